@@ -1,0 +1,163 @@
+"""Parameters of the checks: one frozen model a check, validated where they enter.
+
+An unknown name, a wrong type or an impossible value is refused before any model loads, in a sentence
+that names the field, what came, what is allowed and, for a name, the nearest known one. Types are
+strict: papermill hands over YAML, and YAML 1.1 reads ``1e-3`` as text and ``12:30`` as 750.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from djinn_checks.errors import ParamsError
+from djinn_checks.units import GB
+
+_PAPERMILL_NAMES = {"PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH", "PAPERMILL_CWD"}
+
+
+class Params(BaseModel):
+    """What every check's parameters share: frozen, strict, no unknown names."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
+    check: ClassVar[str]
+
+    @classmethod
+    def create(cls, **values: Any) -> Self:
+        """Validate and return the parameters.
+
+        Raises:
+            ParamsError: at least one name is unknown or one value impossible; every offence is listed.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise ParamsError(_explain(cls, values, error)) from None
+
+    @classmethod
+    def from_notebook(cls, namespace: Mapping[str, Any]) -> Self:
+        """Take the parameters from a notebook's globals.
+
+        papermill injects a cell that starts with "# Parameters" and only warns about names that the
+        notebook does not know. The cells that ran are in IPython's ``In``, so the injected names are
+        read from there and an unknown one is refused like anywhere else.
+
+        Raises:
+            ParamsError: as `create`.
+        """
+        known = {name: namespace[name] for name in cls.model_fields if name in namespace}
+        injected = _injected_names(namespace.get("In", ())) - _PAPERMILL_NAMES
+        unknown = {name: namespace.get(name) for name in sorted(injected - set(cls.model_fields))}
+        return cls.create(**known, **unknown)
+
+
+def _injected_names(cells: Any) -> set[str]:
+    """Return the names assigned in the cells that papermill injected."""
+    names: set[str] = set()
+    for source in cells:
+        if not str(source).startswith("# Parameters"):
+            continue
+        for statement in ast.parse(source).body:
+            if isinstance(statement, ast.Assign):
+                names.update(target.id for target in statement.targets if isinstance(target, ast.Name))
+    return names
+
+
+def _explain(cls: type[Params], values: Mapping[str, Any], error: ValidationError) -> str:
+    lines = [f"{cls.check} params: {error.error_count()} problem(s)"]
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        field = str(problem["loc"][0]) if problem["loc"] else ""
+        if problem["type"] == "extra_forbidden":
+            nearest = difflib.get_close_matches(field, cls.model_fields, n=1, cutoff=0.5)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(cls.model_fields)}"
+            lines.append(f"  {field}: unknown name (got {values.get(field)!r}); {hint}")
+        elif not field:
+            lines.append(f"  {problem['msg'].removeprefix('Value error, ')}")
+        else:
+            lines.append(f"  {name}: {problem['msg'].removeprefix('Value error, ')}; got {problem['input']!r}{_yaml_hint(problem['input'])}")
+    return "\n".join(lines)
+
+
+def _yaml_hint(value: Any) -> str:
+    """YAML 1.1 needs a dot in a float: 1e-3 arrives as text."""
+    if not isinstance(value, str):
+        return ""
+    try:
+        float(value)
+    except ValueError:
+        return ""
+    return f" as text: write it with a dot and no quotes ({float(value)!r})"
+
+
+def _check_device(device: str) -> str:
+    kind, _, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
+        raise ValueError("expected auto, cpu, cuda or cuda:<index>")
+    return device
+
+
+Device = Annotated[str, AfterValidator(_check_device)]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class Budget(Params):
+    """The device memory that a system may hold weights in."""
+
+    budget_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Device memory for weights, as a share of the model's weight bytes (0 to 1). 0.25 if neither budget is given."""
+    budget_gb: Annotated[float, Field(gt=0)] | None = None
+    """Device memory for weights in GB (10^9 bytes), in place of budget_fraction."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if self.budget_fraction is not None and self.budget_gb is not None:
+            raise ValueError(
+                f"budget_fraction and budget_gb: give one of the two, got {self.budget_fraction!r} and {self.budget_gb!r}"
+            )
+        return self
+
+    def budget_bytes(self, weight_bytes: int) -> int:
+        """Return the budget in bytes for a model of `weight_bytes`."""
+        if self.budget_gb is not None:
+            return int(self.budget_gb * GB)
+        return int((self.budget_fraction or 0.25) * weight_bytes)
+
+
+class LogitsParams(Budget):
+    """Parameters of the logits check."""
+
+    check: ClassVar[str] = "logits"
+
+    model: Annotated[str, Field(min_length=1)] = "smollm2"
+    """smollm2, random:<shape> (llama-2-7b, llama-2-13b, llama-2-70b, tiny or a config.json), a hub id or a folder."""
+    system: Annotated[str, Field(min_length=1)] = "ring"
+    """The system to check: ring, resident, accelerate, djinn, or a name registered by entry point."""
+    dtype: Dtype = "float32"
+    """Data type of weights and arithmetic: float32, bfloat16 or float16."""
+    device: Device = "auto"
+    """auto (the first GPU, else the CPU), cpu, cuda or cuda:<index>."""
+    prompts: Annotated[int, Field(ge=1, le=30)] | Annotated[list[str], Field(min_length=1)] = 30
+    """How many of the 30 built-in prompts to run (spread over their lengths), or a list of prompts of your own."""
+    max_prompt_tokens: Annotated[int, Field(ge=2)] = 512
+    """Prompts are cut to this many tokens."""
+    decode_tokens: Annotated[int, Field(ge=1)] = 8
+    """Tokens decoded one by one through the KV cache after each prompt, forced to the reference's choices."""
+    passes: Annotated[int, Field(ge=3)] = 3
+    """How often every prompt goes through the system; the worst pass is reported."""
+    l2_threshold: Annotated[float, Field(gt=0)] = 0.1
+    """L2 norm of a logit difference that still counts as equal (the paper's 0.1), in logits."""
+    top_k: Annotated[int, Field(ge=1, le=100)] = 5
+    """How many of the most likely next tokens must agree where the L2 norm does not (the paper's 5), in tokens."""
+    require_bit_equality: bool = True
+    """Streaming changes no arithmetic, so bit-equal logits are required; false makes that criterion informative."""
+    memory_tolerance: Annotated[float, Field(ge=0)] = 0.05
+    """How far peak device memory may exceed the budget plus the working set, as a share."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of random weights."""
+    save_to: str = ""
+    """File for the outcome's JSON; empty: the outcome stays in the notebook."""
