@@ -1,0 +1,161 @@
+"""Hooks that let a module compute with weights that pass through a ring buffer, and take them out again.
+
+Installing binds every parameter to its place on the device, once: places are fixed by the plan. What
+remains for the hooks is order: before a module runs, wait for its copy; after it, let its bytes be
+overwritten. Removing puts the very parameter and buffer objects back that were there before, with the
+same bytes, strides and device.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from djinn_checks.engine.residency import plan_residency
+from djinn_checks.engine.ring_buffer import Weights, WeightRingBuffer
+from djinn_checks.engine.segments import Cut, cut_model
+from djinn_checks.errors import ConcurrentForwardError, EngineError, HooksError
+
+
+class RingBufferHooks:
+    """What `install_ring_buffer_hooks` put into a module. `remove` takes it out."""
+
+    def __init__(self, model: nn.Module, ring: WeightRingBuffer, undo: list[Callable[[], Any]]) -> None:
+        self.model = model
+        self.ring = ring
+        self._undo = undo
+
+    def remove(self) -> None:
+        """Restore the module bit for bit and free the ring's memory.
+
+        Raises:
+            HooksError: they were removed before.
+        """
+        if not self._undo:
+            raise HooksError("these hooks were removed before; install new ones to stream the model again")
+        while self._undo:
+            self._undo.pop()()
+
+    def __enter__(self) -> RingBufferHooks:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._undo:
+            self.remove()
+
+
+def install_ring_buffer_hooks(
+    model: nn.Module, ring: WeightRingBuffer, model_id: str, *, resident_blocks: int | None = None
+) -> RingBufferHooks:
+    """Make `model` run on weights that stream through `ring`.
+
+    If the module itself was registered, its weights move into the ring's memory and their own storage is
+    freed until the hooks are removed. If a mapping was, the module may hold anything, or be on `meta`.
+    It works under `generate()` and any order of prompts, for inference only and one forward at a time.
+
+    Args:
+        model: a causal LM of Hugging Face, or any module with an `nn.ModuleList` of blocks.
+        model_id: a name given to `ring.register_model` before.
+        resident_blocks: keep exactly this many blocks on the device, not as many as fit.
+
+    Raises:
+        HooksError: the ring streams a model already.
+        CapacityError: the ring is smaller than its two largest layers and what must stay resident.
+        EngineError: nothing is registered under `model_id`, or its weights do not fit the module.
+    """
+    source = ring.source(model_id)
+    weights = dict(source.named_parameters(remove_duplicate=False)) if isinstance(source, nn.Module) else source
+    cut = cut_model(model)
+    plan = plan_residency(cut, ring.capacity_bytes, resident_blocks=resident_blocks)
+    with torch.no_grad():
+        ring.attach(model_id, cut, plan, weights)
+    undo: list[Callable[[], Any]] = [ring.detach]
+    hooks = RingBufferHooks(model, ring, undo)
+    try:
+        _bind_parameters(model, ring, cut, undo, free=source is model)
+        _bind_buffers(model, ring.device, undo)
+        _guard_forwards(model, undo)
+        for use, (point, _) in enumerate(plan.uses):
+            module = model.get_submodule(cut.points[point].name)
+            before = module.register_forward_pre_hook(partial(_acquire, ring, use), prepend=True)
+            after = module.register_forward_hook(partial(_release, ring, use))
+            undo += [before.remove, after.remove]
+    except BaseException:
+        hooks.remove()
+        raise
+    return hooks
+
+
+def _acquire(ring: WeightRingBuffer, use: int, module: nn.Module, args: Any) -> None:
+    ring.acquire(use)
+
+
+def _release(ring: WeightRingBuffer, use: int, module: nn.Module, args: Any, output: Any) -> None:
+    ring.release(use)
+
+
+def _bind_parameters(
+    model: nn.Module, ring: WeightRingBuffer, cut: Cut, undo: list[Callable[[], Any]], *, free: bool
+) -> None:
+    for index, segment in enumerate(cut.segments):
+        for tensor in segment.tensors:
+            original = model.get_parameter(tensor.names[0])
+            streamed = nn.Parameter(tensor.view(ring.place(index)), requires_grad=False)
+            for name in tensor.names:
+                owner, _, leaf = name.rpartition(".")
+                module = model.get_submodule(owner)
+                module._parameters[leaf] = streamed
+                undo.append(partial(module._parameters.__setitem__, leaf, original))
+            if free:  # the ring holds these very bytes now
+                undo.append(partial(_refill, original, original.device, tensor.view(ring.home(index))))
+                original.data = torch.empty(0, dtype=original.dtype, device=original.device)
+
+
+def _refill(original: nn.Parameter, device: torch.device, value: Tensor) -> None:
+    """Give a parameter its bytes back, in the layout it had."""
+    original.data = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=device).copy_(value)
+
+
+def _bind_buffers(model: nn.Module, device: torch.device, undo: list[Callable[[], Any]]) -> None:
+    """Move buffers to the device: a copy of the values, since computing them there may round otherwise."""
+    for module in model.modules():
+        for name, buffer in list(module._buffers.items()):
+            if buffer is None or buffer.device == device:
+                continue
+            if buffer.is_meta:
+                raise EngineError(
+                    f"buffer {name!r} of {type(module).__name__} has no values (it is on `meta`); "
+                    "build the module with real buffers, only its parameters may be on `meta`"
+                )
+            undo.append(partial(module._buffers.__setitem__, name, buffer))
+            module._buffers[name] = buffer.to(device)
+
+
+def _guard_forwards(model: nn.Module, undo: list[Callable[[], Any]]) -> None:
+    """Refuse a second thread inside the model, and gradients: the weights are gone when they are needed."""
+    running = threading.Lock()
+    owner: list[int] = []
+
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not running.acquire(blocking=False):
+            raise ConcurrentForwardError(
+                f"a forward of this streamed model is running in thread {owner}; "
+                "a ring buffer serves one forward at a time: use a lock, or one ring a thread"
+            )
+        owner[:] = [threading.get_ident()]
+        inputs = (*args, *kwargs.values())
+        if torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in inputs):
+            raise EngineError("a streamed model is for inference: an input requires a gradient; use torch.no_grad()")
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        if owner == [threading.get_ident()]:
+            owner.clear()
+            running.release()
+
+    undo.append(model.register_forward_pre_hook(enter, prepend=True, with_kwargs=True).remove)
+    undo.append(model.register_forward_hook(leave, always_call=True).remove)

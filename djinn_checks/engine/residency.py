@@ -1,0 +1,224 @@
+"""Which segments stay on the device, and where the others land in the ring.
+
+The budget is split once, before any weight is read: resident segments first, the ring after them. Every
+streamed segment gets a fixed place in the ring from a skip-end allocator: segments are laid one after
+the other, and one that would cross the end starts again at 0, so none is ever split. Fixed places mean
+that parameters are bound to memory once, and that the hot path only orders copies.
+
+Resident blocks are spread evenly among the streamed ones. If they ran one after the other, the link would
+stand idle while they compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from djinn_checks.engine.segments import Cut, Segment
+from djinn_checks.errors import CapacityError
+from djinn_checks.units import format_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """One copy of the cycle that streams the model: which segment, to where, and after what."""
+
+    segment: int
+    offset: int
+    """Bytes from the start of the ring."""
+    nbytes: int
+    blocker_distance: int
+    """How many loads back lies the last one whose bytes this copy overwrites: it may start when that
+    load's segment has been used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A residency plan. Sizes in bytes, alignment included."""
+
+    resident: tuple[int, ...]
+    """Segments that stay on the device, by index."""
+    resident_offsets: tuple[int, ...]
+    resident_bytes: int
+    ring_bytes: int
+    loads: tuple[Load, ...]
+    """The cycle of copies that one forward needs; it repeats with every forward."""
+    uses: tuple[tuple[int, int], ...]
+    """(point, load) in the order of a forward. Neighbours with the same load share one copy."""
+
+    @property
+    def bytes_per_pass(self) -> int:
+        """Bytes that one forward moves to the device.
+
+        With a single load the cycle has one segment and nothing that could overwrite it: it stays.
+        """
+        return sum(load.nbytes for load in self.loads) if len(self.loads) > 1 else 0
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of host memory that the streamed segments need."""
+        return sum({load.segment: load.nbytes for load in self.loads}.values())
+
+
+def plan_residency(cut: Cut, capacity_bytes: int, *, resident_blocks: int | None = None) -> Plan:
+    """Decide what stays resident within `capacity_bytes` and place the rest in the ring.
+
+    Whatever leaves room for the two largest streamed segments may stay: first the small segments outside
+    the blocks, then the larger ones (embeddings, head), then as many blocks as fit, evenly spread.
+
+    Args:
+        capacity_bytes: device memory for resident segments and ring together.
+        resident_blocks: keep exactly this many decoder blocks, not as many as fit.
+
+    Raises:
+        CapacityError: the two largest streamed segments do not fit beside what must stay, or the asked
+            number of resident blocks does not fit.
+    """
+    if cut.nbytes <= capacity_bytes and resident_blocks is None:
+        return _build(cut, capacity_bytes, set(range(len(cut.segments))))
+    resident = _must_stay(cut)
+    outer = [i for i, segment in enumerate(cut.segments) if i not in resident and not segment.is_block]
+    for index in sorted(outer, key=lambda i: cut.segments[i].nbytes):
+        if _fits(cut, resident | {index}, capacity_bytes):
+            resident.add(index)
+    blocks = [i for i, segment in enumerate(cut.segments) if segment.is_block]
+    counts = range(len(blocks), -1, -1) if resident_blocks is None else [min(resident_blocks, len(blocks))]
+    for count in counts:
+        chosen = resident | {blocks[i] for i in evenly_spread(count, len(blocks))}
+        if _fits(cut, chosen, capacity_bytes):
+            return _build(cut, capacity_bytes, chosen)
+    raise CapacityError(_too_small(cut, resident, capacity_bytes, resident_blocks))
+
+
+def evenly_spread(count: int, total: int) -> list[int]:
+    """Return `count` of `total` positions, spread evenly over the cycle: gaps differ by one at most."""
+    return [(2 * i + 1) * total // (2 * count) for i in range(count)]
+
+
+def _must_stay(cut: Cut) -> set[int]:
+    """Return segments that cannot stream: needed while others stream, or beside another at one point.
+
+    A point waits for one streamed segment at most: the largest of those it needs.
+    """
+    stay: set[int] = set()
+    for point in cut.points:
+        if point.spans_blocks:
+            stay.update(point.segments)
+        largest = max(point.segments, key=lambda i: cut.segments[i].nbytes)
+        stay.update(index for index in point.segments if index != largest)
+    return stay
+
+
+def _streamed(cut: Cut, resident: set[int]) -> list[Segment]:
+    return [segment for i, segment in enumerate(cut.segments) if i not in resident]
+
+
+def _ring_needed(streamed: Iterable[Segment]) -> int:
+    """A copy can run ahead of the computation only if any two segments have room side by side."""
+    return sum(sorted((segment.nbytes for segment in streamed), reverse=True)[:2])
+
+
+def _fits(cut: Cut, resident: set[int], capacity_bytes: int) -> bool:
+    held = sum(cut.segments[i].nbytes for i in resident)
+    return held + _ring_needed(_streamed(cut, resident)) <= capacity_bytes
+
+
+def _too_small(cut: Cut, resident: set[int], capacity_bytes: int, resident_blocks: int | None) -> str:
+    held = sum(cut.segments[i].nbytes for i in resident)
+    largest = sorted(_streamed(cut, resident), key=lambda segment: -segment.nbytes)[:2]
+    names = " + ".join(f"{segment.name} ({format_bytes(segment.nbytes)})" for segment in largest)
+    asked = "" if resident_blocks is None else f" and {resident_blocks} resident blocks"
+    needed = held + _ring_needed(largest)
+    return (
+        f"a device budget of {capacity_bytes:,} bytes is too small: the ring must hold its two largest layers, "
+        f"{names}, beside {format_bytes(held)} that stays resident{asked}; "
+        f"give at least {needed:,} bytes ({needed / cut.nbytes:.1%} of the model)"
+    )
+
+
+def _build(cut: Cut, capacity_bytes: int, resident: set[int]) -> Plan:
+    order = sorted(resident)
+    offsets, held = [], 0
+    for index in order:
+        offsets.append(held)
+        held += cut.segments[index].nbytes
+    ring_bytes = capacity_bytes - held if len(resident) < len(cut.segments) else 0
+    needs = [
+        (point, segment)
+        for point, needed in enumerate(cut.points)
+        for segment in needed.segments
+        if segment not in resident
+    ]
+    sequence, uses = _merge_neighbours(needs)
+    sizes = [(index, cut.segments[index].nbytes) for index in sequence]
+    ring_bytes = _best_ring(sizes, ring_bytes)
+    return Plan(
+        resident=tuple(order),
+        resident_offsets=tuple(offsets),
+        resident_bytes=held,
+        ring_bytes=ring_bytes,
+        loads=_place(sizes, ring_bytes),
+        uses=tuple(uses),
+    )
+
+
+def _merge_neighbours(needs: Sequence[tuple[int, int]]) -> tuple[list[int], list[tuple[int, int]]]:
+    """Return the cycle of segments to load and, for each need, the load that serves it.
+
+    The cycle has no end: a tied embedding is the last need of one forward and the first of the next, so
+    one copy serves both.
+    """
+    sequence: list[int] = []
+    uses = []
+    for point, segment in needs:
+        if not sequence or sequence[-1] != segment:
+            sequence.append(segment)
+        uses.append((point, len(sequence) - 1))
+    if len(sequence) > 1 and sequence[0] == sequence[-1]:
+        last = len(sequence) - 1
+        sequence.pop()
+        uses = [(point, 0 if load == last else load) for point, load in uses]
+    return sequence, uses
+
+
+def _best_ring(sequence: Sequence[tuple[int, int]], ring_bytes: int) -> int:
+    """Return the ring size, at most `ring_bytes`, in which every copy can run ahead of the computation.
+
+    Where the cycle's last load lands on the place of its first, the link waits for a layer to compute
+    in every pass. A ring of one slot less often avoids that.
+    """
+    largest = max((nbytes for _, nbytes in sequence), default=0)
+    slots = range(ring_bytes // largest, 1, -1) if largest else ()
+    for size in (ring_bytes, *(count * largest for count in slots)):
+        if all(load.blocker_distance > 1 for load in _place(sequence, size)):
+            return size
+    return ring_bytes
+
+
+def _place(sequence: Sequence[tuple[int, int]], ring_bytes: int) -> tuple[Load, ...]:
+    """Give each (segment, nbytes) of the cycle its place: the skip-end allocator."""
+    places: dict[int, int] = {}
+    spans: list[tuple[int, int]] = []
+    head = 0
+    for segment, nbytes in sequence:
+        if segment not in places:
+            places[segment] = head if head + nbytes <= ring_bytes else 0
+        spans.append((places[segment], places[segment] + nbytes))
+        head = spans[-1][1]
+    return tuple(
+        Load(segment=segment, offset=spans[i][0], nbytes=nbytes, blocker_distance=_blocker_distance(spans, i))
+        for i, (segment, nbytes) in enumerate(sequence)
+    )
+
+
+def _blocker_distance(spans: Sequence[tuple[int, int]], index: int) -> int:
+    """Return how far back in the cycle the nearest load lies that overlaps load `index`.
+
+    The load itself, one cycle ago, overlaps at the latest.
+    """
+    start, end = spans[index]
+    for distance in range(1, len(spans) + 1):
+        other_start, other_end = spans[(index - distance) % len(spans)]
+        if start < other_end and other_start < end:
+            return distance
+    raise ValueError("an empty segment cannot be placed in the ring")

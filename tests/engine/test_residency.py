@@ -1,0 +1,122 @@
+"""The plan: what stays, where the rest goes, and that no copy can overwrite bytes still in use."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from djinn_checks.engine.residency import Plan, evenly_spread, plan_residency
+from djinn_checks.engine.segments import ALIGNMENT, Cut, PackedTensor, Point, Segment
+from djinn_checks.errors import CapacityError
+
+
+def make_cut(blocks: list[int], outer: list[int] | None = None, *, tied: bool = False) -> Cut:
+    """Build a cut of blocks and outer segments with sizes in units of ALIGNMENT; `tied` reuses the first outer last."""
+    outer = outer or []
+    segments = [_segment(f"outer{i}", size, False) for i, size in enumerate(outer)]
+    segments += [_segment(f"block{i}", size, True) for i, size in enumerate(blocks)]
+    points = [Point(name=s.name, segments=(i,), spans_blocks=False) for i, s in enumerate(segments)]
+    if tied:
+        points.append(Point(name="head", segments=(0,), spans_blocks=False))
+    return Cut(segments=tuple(segments), points=tuple(points))
+
+
+def _segment(name: str, size: int, is_block: bool) -> Segment:
+    nbytes = size * ALIGNMENT
+    tensor = PackedTensor(
+        names=(f"{name}.weight",), shape=torch.Size([nbytes]), stride=(1,), dtype=torch.uint8, offset=0, nbytes=nbytes
+    )
+    return Segment(name=name, tensors=(tensor,), nbytes=nbytes, is_block=is_block)
+
+
+cuts = st.builds(
+    make_cut,
+    st.lists(st.integers(1, 40), min_size=2, max_size=20),
+    st.lists(st.integers(1, 60), max_size=3),
+)
+
+
+def smallest_capacity(cut: Cut) -> int:
+    return sum(sorted((segment.nbytes for segment in cut.segments), reverse=True)[:2])
+
+
+@given(cut=cuts, share=st.floats(0, 1))
+def test_everything_is_placed_within_the_budget_and_no_segment_is_split(cut: Cut, share: float) -> None:
+    least = smallest_capacity(cut)
+    capacity = int(least + share * (cut.nbytes - least))
+    plan = plan_residency(cut, capacity)
+    assert plan.resident_bytes + plan.ring_bytes <= capacity
+    streamed = {load.segment for load in plan.loads}
+    assert streamed | set(plan.resident) == set(range(len(cut.segments)))
+    assert not streamed & set(plan.resident)
+    assert all(0 <= load.offset and load.offset + load.nbytes <= plan.ring_bytes for load in plan.loads)
+
+
+@given(cut=cuts, share=st.floats(0, 1), choices=st.lists(st.booleans(), max_size=200))
+def test_no_order_of_copies_and_uses_overwrites_a_segment_before_it_was_used(
+    cut: Cut, share: float, choices: list[bool]
+) -> None:
+    least = smallest_capacity(cut)
+    plan = plan_residency(cut, int(least + share * (cut.nbytes - least)))
+    if len(plan.loads) < 2:
+        return
+    issued = used = 0
+    for copy_next in choices:
+        if copy_next and may_issue(plan, issued, used):
+            for pending in range(used, issued):
+                assert not overlap(plan, pending, issued)
+            issued += 1
+        elif used < issued:
+            used += 1
+
+
+def may_issue(plan: Plan, issued: int, used: int) -> bool:
+    n = len(plan.loads)
+    return issued < used + n and issued - plan.loads[issued % n].blocker_distance < used
+
+
+def overlap(plan: Plan, a: int, b: int) -> bool:
+    one, other = plan.loads[a % len(plan.loads)], plan.loads[b % len(plan.loads)]
+    return one.offset < other.offset + other.nbytes and other.offset < one.offset + one.nbytes
+
+
+@given(count=st.integers(0, 80), total=st.integers(1, 80))
+def test_resident_blocks_are_spread_so_that_gaps_differ_by_one_at_most(count: int, total: int) -> None:
+    if count > total:
+        return
+    positions = evenly_spread(count, total)
+    assert len(set(positions)) == count
+    assert all(0 <= position < total for position in positions)
+    gaps = [(positions[(i + 1) % count] - positions[i]) % total or total for i in range(count)]
+    assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+def test_a_model_that_fits_stays_whole_and_moves_nothing() -> None:
+    cut = make_cut([10, 10, 10], [5])
+    plan = plan_residency(cut, cut.nbytes)
+    assert plan.loads == ()
+    assert plan.bytes_per_pass == 0
+
+
+def test_a_tied_embedding_is_copied_once_a_pass_for_its_two_uses() -> None:
+    cut = make_cut([10] * 8, [60], tied=True)
+    plan = plan_residency(cut, 70 * ALIGNMENT)
+    assert [load for _, load in plan.uses] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 0]
+    assert plan.bytes_per_pass == cut.nbytes
+
+
+def test_resident_layers_leave_the_rest_of_the_bytes_to_the_link() -> None:
+    cut = make_cut([10] * 32, [6, 6])
+    for resident in (0, 8, 16, 24):
+        plan = plan_residency(cut, (12 + 10 * (resident + 2)) * ALIGNMENT, resident_blocks=resident)
+        assert plan.bytes_per_pass == 10 * (32 - resident) * ALIGNMENT
+        assert {load.blocker_distance for load in plan.loads} == {2}
+
+
+def test_a_ring_smaller_than_its_two_largest_layers_is_refused_with_the_size_that_would_do() -> None:
+    cut = make_cut([10, 10, 30, 20])
+    with pytest.raises(CapacityError, match=r"two largest layers, block2 .* \+ block3 .* give at least 25,600 bytes"):
+        plan_residency(cut, 50 * ALIGNMENT - 1)
+    assert plan_residency(cut, 50 * ALIGNMENT).loads
