@@ -25,7 +25,7 @@ SCHEMA = "djinn-checks/outcome/1"
 Observed = float | int | str | bool | None
 
 
-class Status(str, enum.Enum):
+class Status(enum.StrEnum):
     """What is known about a claim. Only PASS is green."""
 
     PASS = "PASS"
@@ -38,9 +38,6 @@ class Status(str, enum.Enum):
     """The check itself crashed, timed out or was killed."""
     SKIP = "SKIP"
     """Not asked for; the reason says why."""
-
-    def __str__(self) -> str:
-        return self.value
 
 
 _WORST_FIRST = (Status.ERROR, Status.FAIL, Status.INCONCLUSIVE, Status.PASS)
@@ -120,7 +117,7 @@ def judge(
         status, reason = Status.INCONCLUSIVE, missing
     elif floor is not None and not holds(floor, threshold):
         status = Status.INCONCLUSIVE
-        reason = f"the noise floor, {format_value(floor)} {unit}, does not itself meet {comparison} {format_value(threshold)}"
+        reason = f"the noise floor is {format_value(floor)} {unit}: not {comparison} {format_value(threshold)} itself"
     elif holds(observed, threshold):
         status, reason = Status.PASS, ""
     else:
@@ -246,7 +243,9 @@ class Outcome:
         """
         if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
             found = data.get("schema") if isinstance(data, Mapping) else type(data).__name__
-            raise OutcomeError(f"outcome: expected schema {SCHEMA!r}, got {found!r}; was it written by another version?")
+            raise OutcomeError(
+                f"outcome: expected schema {SCHEMA!r}, got {found!r}; was it written by another version?"
+            )
         try:
             return cls(
                 check=data["check"],

@@ -79,7 +79,8 @@ def _explain(cls: type[Params], values: Mapping[str, Any], error: ValidationErro
         elif not field:
             lines.append(f"  {problem['msg'].removeprefix('Value error, ')}")
         else:
-            lines.append(f"  {name}: {problem['msg'].removeprefix('Value error, ')}; got {problem['input']!r}{_yaml_hint(problem['input'])}")
+            message, came = problem["msg"].removeprefix("Value error, "), problem["input"]
+            lines.append(f"  {name}: {message}; got {came!r}{_yaml_hint(came)}")
     return "\n".join(lines)
 
 
@@ -116,9 +117,8 @@ class Budget(Params):
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
         if self.budget_fraction is not None and self.budget_gb is not None:
-            raise ValueError(
-                f"budget_fraction and budget_gb: give one of the two, got {self.budget_fraction!r} and {self.budget_gb!r}"
-            )
+            given = f"{self.budget_fraction!r} and {self.budget_gb!r}"
+            raise ValueError(f"budget_fraction and budget_gb: give one of the two, got {given}")
         return self
 
     def budget_bytes(self, weight_bytes: int) -> int:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from djinn_checks.engine.residency import plan_residency
-from djinn_checks.engine.ring_buffer import Weights, WeightRingBuffer
+from djinn_checks.engine.ring_buffer import WeightRingBuffer
 from djinn_checks.engine.segments import Cut, cut_model
 from djinn_checks.errors import ConcurrentForwardError, EngineError, HooksError
 

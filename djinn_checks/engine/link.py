@@ -43,7 +43,7 @@ class CudaLink:
 
     def __init__(self, device: torch.device, slots: int) -> None:
         self._device = device
-        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.stream = torch.cuda.Stream(device)
         # What the allocator hands out may still be in use by computation enqueued before.
         self.stream.wait_stream(torch.cuda.current_stream(device))
         self._copied = [torch.cuda.Event() for _ in range(slots)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import torch
 from torch import nn
 
@@ -38,5 +37,3 @@ class AccelerateSystem(System):
         if self._module is not None:
             remove_hook_from_module(self._module, recurse=True)
             self._module = None
-
-

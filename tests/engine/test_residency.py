@@ -51,7 +51,7 @@ def test_everything_is_placed_within_the_budget_and_no_segment_is_split(cut: Cut
     streamed = {load.segment for load in plan.loads}
     assert streamed | set(plan.resident) == set(range(len(cut.segments)))
     assert not streamed & set(plan.resident)
-    assert all(0 <= load.offset and load.offset + load.nbytes <= plan.ring_bytes for load in plan.loads)
+    assert all(load.offset >= 0 and load.offset + load.nbytes <= plan.ring_bytes for load in plan.loads)
 
 
 @given(cut=cuts, share=st.floats(0, 1), choices=st.lists(st.booleans(), max_size=200))

@@ -1,0 +1,61 @@
+"""Params are refused where they enter, in a sentence that says how to put them right."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from djinn_checks.errors import ParamsError
+from djinn_checks.params import LogitsParams
+
+
+def refused(**values: object) -> str:
+    with pytest.raises(ParamsError) as caught:
+        LogitsParams.create(**values)
+    return str(caught.value)
+
+
+def test_an_unknown_name_gets_the_nearest_known_one() -> None:
+    assert "budget_fracton: unknown name (got 0.5); did you mean 'budget_fraction'?" in refused(budget_fracton=0.5)
+    assert "known: " in refused(zzz=1)
+
+
+def test_every_offence_is_listed_at_once() -> None:
+    message = refused(passes=1, budget_gb=-2.0, dtype="fp16")
+    assert "3 problem(s)" in message
+    assert all(name in message for name in ("passes", "budget_gb", "dtype", "float16"))
+
+
+def test_a_yaml_number_that_arrived_as_text_is_explained() -> None:
+    assert "got '1e-3' as text: write it with a dot and no quotes (0.001)" in refused(l2_threshold="1e-3")
+
+
+def test_types_are_not_guessed() -> None:
+    assert "passes" in refused(passes="3")
+    assert "prompts" in refused(prompts=True)
+    assert LogitsParams.create(l2_threshold=1).l2_threshold == 1.0
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cpu:1", ""])
+def test_a_device_that_cannot_be_is_refused(device: str) -> None:
+    assert "expected auto, cpu, cuda or cuda:<index>" in refused(device=device)
+
+
+def test_two_budgets_at_once_are_refused_and_none_means_a_quarter() -> None:
+    assert "give one of the two" in refused(budget_fraction=0.5, budget_gb=1.0)
+    assert LogitsParams.create().budget_bytes(1000) == 250
+    assert LogitsParams.create(budget_gb=2.0).budget_bytes(1000) == 2_000_000_000
+
+
+def test_params_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        LogitsParams.create().passes = 5  # type: ignore[misc]
+
+
+def test_names_that_papermill_injected_are_checked_and_the_readers_own_variables_are_not() -> None:
+    cells = ["", "passes = 3", "# Parameters\npasses = 4\npases = 5\n"]
+    with pytest.raises(ParamsError, match="pases: unknown name .got 5.; did you mean 'passes'"):
+        LogitsParams.from_notebook({"In": cells, "passes": 4, "pases": 5, "mine": 1})
+    assert LogitsParams.from_notebook({"In": cells[:2], "passes": 4, "mine": 1}).passes == 4
+    with_path = ["# Parameters\npasses = 4\nPAPERMILL_OUTPUT_PATH = 'x'\n"]
+    assert LogitsParams.from_notebook({"In": with_path, "passes": 4}).passes == 4
