@@ -204,6 +204,11 @@ class WeightRingBuffer:
         self._bytes_transferred += load.nbytes
         self._copies += 1
 
+    @property
+    def link(self) -> Link:
+        """The link in use. Only between attach and detach."""
+        return self._link
+
     def get_stats(self) -> dict[str, Any]:
         """Return what the engine claims: bytes and copies given to the link, and the plan's prediction."""
         planned = self.plan.bytes_per_pass if self._attached is not None else None

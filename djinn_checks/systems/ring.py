@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from djinn_checks.engine.hooks import RingBufferHooks, install_ring_buffer_hooks
 from djinn_checks.engine.residency import plan_residency
 from djinn_checks.engine.ring_buffer import WeightRingBuffer
 from djinn_checks.engine.segments import cut_model
+from djinn_checks.engine.timeline import TimedCudaLink, TimedHostLink, open_timed_link
 from djinn_checks.models import Model
 from djinn_checks.systems.base import System
 
@@ -20,17 +22,23 @@ class RingSystem(System):
 
     name = "ring"
 
-    def __init__(self, model: Model, *, device: torch.device, budget_bytes: int) -> None:
+    def __init__(
+        self, model: Model, *, device: torch.device, budget_bytes: int, resident_blocks: int | None = None
+    ) -> None:
+        """Plan as `System` does; `resident_blocks` keeps exactly that many blocks, not as many as fit."""
         super().__init__(model, device=device, budget_bytes=budget_bytes)
         self._skeleton = model.skeleton()
-        self.plan = plan_residency(cut_model(self._skeleton), budget_bytes)
+        self._resident_blocks = resident_blocks
+        self.plan = plan_residency(cut_model(self._skeleton), budget_bytes, resident_blocks=resident_blocks)
         self._ring: WeightRingBuffer | None = None
         self._hooks: RingBufferHooks | None = None
 
     def open(self) -> nn.Module:
-        self._ring = WeightRingBuffer(self.budget_bytes, self.device)
+        self._ring = WeightRingBuffer(self.budget_bytes, self.device, link_factory=open_timed_link)
         self._ring.register_model(self.model.name, self.model.weights)
-        self._hooks = install_ring_buffer_hooks(self._skeleton, self._ring, self.model.name)
+        self._hooks = install_ring_buffer_hooks(
+            self._skeleton, self._ring, self.model.name, resident_blocks=self._resident_blocks
+        )
         return self._skeleton
 
     def predicted_bytes_per_pass(self) -> int | None:
@@ -39,6 +47,21 @@ class RingSystem(System):
     def claimed_bytes(self) -> int | None:
         stats: dict[str, Any] = self._ring.get_stats() if self._ring else {}
         return stats.get("bytes_transferred")
+
+    def timeline(self) -> list[dict[str, Any]]:
+        """Return the last passes' copies and computations as plain rows, in seconds on CLOCK_MONOTONIC.
+
+        Each row has layer, bytes, copy_start_s, copy_end_s, compute_start_s and compute_end_s.
+        """
+        if self._ring is None or not isinstance(self._ring.link, TimedCudaLink | TimedHostLink):
+            return []
+        rows = []
+        for span in self._ring.link.timeline():
+            load = self.plan.loads[span.slot]
+            row = dataclasses.asdict(span) | {"layer": self._ring.cut.segments[load.segment].name, "bytes": load.nbytes}
+            del row["slot"]
+            rows.append(row)
+        return rows
 
     def close(self) -> None:
         if self._hooks is not None:

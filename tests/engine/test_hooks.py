@@ -23,6 +23,7 @@ from djinn_checks.engine.hooks import install_ring_buffer_hooks
 from djinn_checks.engine.link import HostLink
 from djinn_checks.engine.ring_buffer import WeightRingBuffer
 from djinn_checks.engine.segments import cut_model
+from djinn_checks.engine.timeline import TimedHostLink, open_timed_link
 from djinn_checks.errors import ConcurrentForwardError, CopyError, EngineError, HooksError
 
 VOCABULARY = 300
@@ -240,3 +241,17 @@ def test_a_model_on_meta_streams_from_a_state_dict() -> None:
     with install_ring_buffer_hooks(model, ring, "model"):
         assert torch.equal(logits(model, prompt(12)), expected)
     assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_a_link_that_takes_notes_changes_no_logit_and_notes_every_copy_before_its_use() -> None:
+    model = build("llama")
+    expected = logits(model, prompt(9))
+    ring = ring_for(model, 0.5, link_factory=open_timed_link)
+    with install_ring_buffer_hooks(model, ring, "model"):
+        for _ in range(3):
+            assert torch.equal(logits(model, prompt(9)), expected)
+        link = ring.link
+        assert isinstance(link, TimedHostLink)
+        spans = link.timeline()
+        assert len(spans) == 3 * len(ring.plan.loads)
+    assert all(s.copy_start_s <= s.copy_end_s <= s.compute_start_s <= s.compute_end_s for s in spans)
