@@ -1,0 +1,263 @@
+"""The weight witness sees every weight at its use, in any model, and counts memory, not promises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
+
+from djinn_checks.digest import digest
+from djinn_checks.instruments.weight_witness import WeightEvidence, WeightWitness
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+GPT2_SHAPE = {"vocab_size": 97, "n_embd": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0}
+OPT_SHAPE = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "ffn_dim": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "word_embed_proj_dim": 32,
+}
+MOE_SHAPE = {**SHAPE, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
+    "llama-tied": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True)),
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**GPT2_SHAPE)),
+    "qwen3-moe": lambda: Qwen3MoeForCausalLM(Qwen3MoeConfig(**MOE_SHAPE)),
+    "gemma": lambda: GemmaForCausalLM(GemmaConfig(**SHAPE, head_dim=8)),
+    "opt": lambda: OPTForCausalLM(OPTConfig(**OPT_SHAPE)),
+}
+IDS = torch.arange(1, 12)[None]
+
+
+def make(kind: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Return a tiny model without two weights of equal bytes, so that each counts."""
+    torch.manual_seed(0)
+    model = MODELS[kind]().to(dtype).eval()
+    for parameter in model.parameters():
+        parameter.data.add_(0.01 * torch.randn_like(parameter))
+    return model
+
+
+@torch.no_grad()
+def watch(model: nn.Module, reference: WeightEvidence | None = None) -> WeightEvidence:
+    with WeightWitness(reference) as witness:
+        model(IDS, use_cache=True)
+    evidence = witness.evidence()
+    assert evidence is not None
+    return evidence
+
+
+def parameter_bytes(model: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_parameter_of_a_resident_model_is_seen_once_and_none_moved(kind: str, dtype: torch.dtype) -> None:
+    model = make(kind, dtype)
+    seen = watch(model)
+    assert set(seen.weights) == {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    assert seen.used_bytes == seen.exact_bytes == seen.distinct_bytes == parameter_bytes(model)
+    assert seen.moved_bytes_lower_bound == 0
+    again = watch(model, seen)
+    assert again.complete
+    assert again.different == ()
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_witness_changes_no_result_and_leaves_no_hook(kind: str) -> None:
+    model = make(kind)
+    with torch.no_grad():
+        before = model(IDS).logits
+        with WeightWitness():
+            during = model(IDS).logits
+    assert torch.equal(before, during)
+    assert not nn.modules.module._global_forward_hooks
+    assert not nn.modules.module._global_forward_pre_hooks
+
+
+class Slots:
+    """Copies each leaf module's weights from a host copy into one place, right before they are used."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.leaves = {name: leaf for name, leaf in model.named_modules() if leaf._parameters}
+        largest = max(
+            sum(p.numel() for p in leaf._parameters.values() if p is not None) for leaf in self.leaves.values()
+        )
+        self.memory = torch.empty(largest)
+        self.host = {
+            name: {n: p.data for n, p in leaf._parameters.items() if p is not None}
+            for name, leaf in self.leaves.items()
+        }
+        for name, leaf in self.leaves.items():
+            leaf.register_forward_pre_hook(lambda module, args, name=name: self.fill(name))
+
+    def fill(self, name: str) -> None:
+        start = 0
+        for key, value in self.host[name].items():
+            place = self.memory[start : start + value.numel()].view_as(value)
+            place.copy_(value)
+            self.leaves[name]._parameters[key] = nn.Parameter(place, requires_grad=False)
+            start += value.numel()
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt"])
+def test_weights_through_one_slot_prove_that_all_but_the_slot_moved(kind: str) -> None:
+    model = make(kind)
+    reference = watch(model)
+    slots = Slots(model)
+    seen = watch(model, reference)
+    assert (seen.different, seen.complete) == ((), True)
+    assert seen.used_bytes == reference.used_bytes
+    assert seen.distinct_bytes <= slots.memory.nbytes
+    assert seen.moved_bytes_lower_bound == seen.used_bytes - seen.distinct_bytes
+
+
+def test_a_weight_changed_before_its_use_is_named_and_proves_no_movement() -> None:
+    model = make("llama")
+    reference = watch(model)
+    slots = Slots(model)
+    wrong = "model.layers.1.mlp.up_proj.weight"
+    slots.host[wrong.removesuffix(".weight")]["weight"][3, 5] += 1e-6
+    seen = watch(model, reference)
+    assert seen.different == (wrong,)
+    assert seen.exact_bytes == seen.used_bytes - 64 * 32 * 4 == reference.bytes_without([wrong])
+
+
+def test_a_slot_that_is_never_filled_is_all_different_and_moved_nothing() -> None:
+    model = make("llama")
+    reference = watch(model)
+    memory = torch.zeros(64 * 97)
+    for parameter in model.parameters():
+        parameter.data = memory[: parameter.numel()].view_as(parameter)
+    seen = watch(model, reference)
+    assert seen.different == reference.weights
+    assert seen.moved_bytes_lower_bound == 0
+
+
+def test_a_weight_that_is_overwritten_too_early_is_seen_at_its_second_use() -> None:
+    model = make("llama-tied")
+    reference = watch(model)
+
+    def overwrite(*_: Any) -> None:
+        model.model.embed_tokens.weight.data[0].zero_()
+
+    model.model.layers[0].register_forward_hook(overwrite)
+    assert watch(model, reference).different == ("lm_head.weight",)
+
+
+def test_tied_and_equal_weights_count_once() -> None:
+    model = make("llama-tied")
+    twin = model.model.layers[1].mlp.up_proj.weight
+    model.model.layers[2].mlp.up_proj.weight.data.copy_(twin)
+    seen = watch(model)
+    assert {"lm_head.weight", "model.embed_tokens.weight"} <= set(seen.weights)
+    assert seen.used_bytes == parameter_bytes(model) - twin.nbytes
+    assert seen.distinct_bytes == parameter_bytes(model)
+
+
+def test_packing_weights_in_a_hook_is_no_use() -> None:
+    model = make("llama")
+    reference = watch(model)
+    packed = torch.empty(32 * 97)
+
+    def pack(module: nn.Module, args: Any) -> None:
+        for parameter in module.parameters():
+            packed[: parameter.numel()].copy_(parameter.reshape(-1))
+            packed[: parameter.numel()] = parameter.view(-1)
+            parameter.to("cpu", copy=True).clone().numel()
+
+    model.model.layers[1].register_forward_pre_hook(pack)
+    other = make("llama")
+    other.load_state_dict(model.state_dict())
+    assert watch(model, reference) == reference == watch(model)
+
+
+def test_a_wrapped_model_is_recognised_by_the_end_of_its_names_and_a_renamed_one_by_content() -> None:
+    model = make("llama")
+    reference = watch(model)
+
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return self.inner(*args, **kwargs)
+
+    assert watch(Wrapper(), reference) == reference
+    model.model.layers[0].mlp = nn.Sequential(model.model.layers[0].mlp)
+    renamed = watch(model, reference)
+    assert renamed.complete
+    assert renamed.different == ()
+    assert "model.layers.0.mlp.0.up_proj.weight" in renamed.weights
+
+
+def test_a_weight_that_is_used_unseen_makes_the_evidence_incomplete() -> None:
+    model = make("llama")
+    reference = watch(model)
+    norm = model.model.norm
+    hidden = norm._parameters.pop("weight").data  # a plain tensor is not seen
+    object.__setattr__(norm, "weight", hidden)
+    seen = watch(model, reference)
+    assert seen.unseen == ("model.norm.weight",)
+    assert not seen.complete
+
+
+def test_no_modules_is_no_evidence() -> None:
+    weight = nn.Parameter(torch.ones(3, 3))
+    with WeightWitness() as witness:
+        nn.functional.linear(torch.ones(1, 3), weight)
+    assert witness.evidence() is None
+
+
+def test_an_exception_in_a_module_leaves_the_witness_usable() -> None:
+    model = make("llama")
+    handle = model.model.layers[1].register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError), WeightWitness():
+        model(IDS)
+    handle.remove()
+    assert set(watch(model).weights) == {name for name, _ in model.named_parameters()}
+
+
+def test_digests_are_those_of_the_parameters() -> None:
+    model = make("gpt2")
+    seen = watch(model)
+    for name, parameter in model.named_parameters():
+        assert seen.contents[name] == (int(digest(parameter)), parameter.nbytes)
+
+
+def test_accelerate_hooks_that_replace_parameters_after_the_call_began_are_followed() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    model = make("llama")
+    reference = watch(model)
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    seen = watch(model, reference)
+    assert (seen.different, seen.unknown, seen.unseen) == ((), (), ())
+    assert seen.used_bytes == reference.used_bytes
