@@ -83,11 +83,12 @@ def plan_residency(cut: Cut, capacity_bytes: int, *, resident_blocks: int | None
             resident.add(index)
     blocks = [i for i, segment in enumerate(cut.segments) if segment.is_block]
     counts = range(len(blocks), -1, -1) if resident_blocks is None else [min(resident_blocks, len(blocks))]
+    chosen = resident
     for count in counts:
         chosen = resident | {blocks[i] for i in evenly_spread(count, len(blocks))}
         if _fits(cut, chosen, capacity_bytes):
             return _build(cut, capacity_bytes, chosen)
-    raise CapacityError(_too_small(cut, resident, capacity_bytes, resident_blocks))
+    raise CapacityError(_too_small(cut, chosen, capacity_bytes, resident_blocks))
 
 
 def evenly_spread(count: int, total: int) -> list[int]:
@@ -127,7 +128,7 @@ def _too_small(cut: Cut, resident: set[int], capacity_bytes: int, resident_block
     held = sum(cut.segments[i].nbytes for i in resident)
     largest = sorted(_streamed(cut, resident), key=lambda segment: -segment.nbytes)[:2]
     names = " + ".join(f"{segment.name} ({format_bytes(segment.nbytes)})" for segment in largest)
-    asked = "" if resident_blocks is None else f" and {resident_blocks} resident blocks"
+    asked = "" if resident_blocks is None else f" ({resident_blocks} blocks among it, as asked)"
     needed = held + _ring_needed(largest)
     return (
         f"a device budget of {capacity_bytes:,} bytes is too small: the ring must hold its two largest layers, "

@@ -120,3 +120,11 @@ def test_a_ring_smaller_than_its_two_largest_layers_is_refused_with_the_size_tha
     with pytest.raises(CapacityError, match=r"two largest layers, block2 .* \+ block3 .* give at least 25,600 bytes"):
         plan_residency(cut, 50 * ALIGNMENT - 1)
     assert plan_residency(cut, 50 * ALIGNMENT).loads
+
+
+def test_more_resident_blocks_than_fit_are_refused_with_the_size_that_would_do() -> None:
+    cut = make_cut([10] * 8)
+    with pytest.raises(
+        CapacityError, match=r"25.6 kB that stays resident \(5 blocks among it, as asked\).* give at least 35,840"
+    ):
+        plan_residency(cut, 60 * ALIGNMENT, resident_blocks=5)
