@@ -19,6 +19,12 @@ K = 5
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _warm_up() -> None:
+    """The first call into MKL's vector functions may round otherwise (see `LogitsBench`)."""
+    torch.rand(4096, dtype=torch.float64).exp()
+
+
 def compare(reference: Tensor, system: Tensor, tokens: Tensor, *, l2_threshold: float = 0.1) -> dict[str, Any]:
     statistics = LogitStatistics(l2_threshold=l2_threshold)
     statistics.add(reference, system, describe_reference(reference, tokens, K))

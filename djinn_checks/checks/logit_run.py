@@ -1,0 +1,80 @@
+"""One prompt through a model: a prefill, then tokens one by one through the KV cache.
+
+The reference, the reference again and the system go through this same function, so that they do the same
+arithmetic on the same shapes and hold the same logits and caches on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PHASES = ("prefill", "decode")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as the models see it."""
+
+    index: int
+    text: str
+    token_ids: Tensor
+    """[1, T] int64 on the device."""
+
+
+@dataclass(frozen=True)
+class PromptLogits:
+    """What a model answered to one prompt, in its own dtype."""
+
+    prefill: Tensor
+    """[T, V]: logits after each prompt token."""
+    decode: Tensor
+    """[D, V]: logits after each decoded token."""
+    tokens: Tensor
+    """[D + 1] int64: the decoded tokens, and the one that would have come next."""
+
+    def phase(self, name: str) -> Tensor:
+        """Return the logits of "prefill" or "decode"."""
+        return self.prefill if name == "prefill" else self.decode
+
+
+@torch.no_grad()
+def run_prompt(
+    model: Any,
+    token_ids: Tensor,
+    decode_tokens: int,
+    *,
+    forced: Tensor | None = None,
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> PromptLogits:
+    """Run one prompt.
+
+    Args:
+        model: called like a Hugging Face causal LM: ids [1, T], `past_key_values`, `use_cache`; it returns
+            something with `logits` [1, T, V] and `past_key_values`.
+        token_ids: [1, T] int64.
+        decode_tokens: steps through the KV cache after the prefill.
+        forced: [decode_tokens + 1] int64 tokens to feed (teacher forcing); None feeds the most likely one.
+        around: makes the context that each of the 1 + decode_tokens forwards runs in.
+    """
+    with around():
+        output = model(token_ids, use_cache=True)
+    prefill = output.logits[0]
+    tokens = [_next_token(prefill[-1], forced, 0)]
+    decode = []
+    for step in range(decode_tokens):
+        fed = tokens[-1].view(1, 1).to(token_ids.device)
+        with around():
+            output = model(fed, past_key_values=output.past_key_values, use_cache=True)
+        decode.append(output.logits[0, -1].clone())  # a model may write every step's logits to the same place
+        tokens.append(_next_token(decode[-1], forced, step + 1))
+    return PromptLogits(prefill, torch.stack(decode), torch.stack(tokens).cpu())
+
+
+def _next_token(logits: Tensor, forced: Tensor | None, step: int) -> Tensor:
+    return logits.argmax() if forced is None else forced[step]
