@@ -1,1 +1,38 @@
-"""djinn-checks: decide whether streamed weights, a full PCIe link and a sleeping KV cache are what they claim to be."""
+"""djinn-checks decides three claims about systems that stream weights or swap KV caches.
+
+The outputs are right (`check_logits`), the link is full, the agent wakes up whole. The public names are
+loaded when they are first used, so importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "Criterion": "outcome",
+    "LogitsParams": "params",
+    "Model": "models",
+    "Outcome": "outcome",
+    "Status": "outcome",
+    "System": "systems.base",
+    "WeightRingBuffer": "engine.ring_buffer",
+    "check_logits": "checks.logits",
+    "find_system": "systems.base",
+    "install_ring_buffer_hooks": "engine.hooks",
+    "load_outcome": "report.load",
+    "open_model": "models",
+    "show": "report.html",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,2 +1,131 @@
-def main() -> int:
+"""The command line: arguments and exit codes. All work is done elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from djinn_checks.errors import DjinnChecksError
+from djinn_checks.outcome import Status
+
+if TYPE_CHECKING:
+    from djinn_checks.runner import Result
+
+EXIT_CODES = """exit codes:
+  0  nothing failed (INCONCLUSIVE counts as not failed, unless --strict)
+  1  a check is FAIL
+  2  the command line or a params file is wrong; nothing ran
+  3  a check is INCONCLUSIVE, under --strict
+  4  a check is ERROR: it crashed, timed out or was killed
+"""
+_STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "ERROR": "bold magenta", "SKIP": "dim"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return int(options.command(options))
+    except DjinnChecksError as error:
+        print(f"djinn-checks: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("djinn-checks: interrupted; finished checks are kept", file=sys.stderr)
+        return 130
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Treat SIGTERM like Ctrl-C, so that running kernels are ended."""
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="djinn-checks",
+        description="Decide whether streamed weights, a full PCIe link and a sleeping KV cache are what they claim.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser(
+        "run", help="run a suite", epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    run.add_argument("suite", type=Path, help="folder of params files, for example params/smoke")
+    run.add_argument("--only", action="append", default=[], metavar="CHECK", help="run this check alone (repeatable)")
+    run.add_argument("--out", type=Path, help="where reports go (default: reports/<name of the suite>)")
+    run.add_argument("--timeout", type=float, default=3600.0, metavar="S", help="limit for each check, seconds")
+    run.add_argument("--strict", action="store_true", help="exit 3 if a check is INCONCLUSIVE")
+    run.set_defaults(command=_run)
+    render = commands.add_parser("render", help="rebuild the HTML of a finished suite, without torch")
+    render.add_argument("folder", type=Path)
+    render.set_defaults(command=_render)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from djinn_checks.runner import read_suite, run_suite
+
+    jobs = read_suite(options.suite, options.only)
+    out = options.out or Path("reports") / options.suite.resolve().name
+    console = Console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    results = []
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=len(jobs))
+        for result in run_suite(
+            jobs, out, timeout_s=options.timeout, on_start=lambda job: bar.update(task, description=job.name)
+        ):
+            results.append(result)
+            bar.advance(task)
+            bar.console.print(_line(result), highlight=False, markup=False)
+    _print_table(console, results)
+    return exit_code([result.outcome.status for result in results], strict=options.strict)
+
+
+def _line(result: Result) -> str:
+    return f"{result.outcome.status}  {result.job.name}  {result.seconds:.0f} s  {result.html_file}"
+
+
+def _print_table(console: object, results: Sequence[Result]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("check", "verdict", "what was found", "time", "report", show_lines=True)
+    for result in results:
+        status = str(result.outcome.status)
+        table.add_row(
+            result.job.name,
+            Text(status, style=_STYLES[status]),
+            Text(result.outcome.summary),
+            f"{result.seconds:.0f} s",
+            Text(str(result.html_file), overflow="fold"),
+        )
+    if isinstance(console, Console):
+        console.print(table)
+
+
+def exit_code(statuses: Sequence[Status], *, strict: bool) -> int:
+    """Return the exit code for the statuses of a suite; see EXIT_CODES."""
+    if Status.ERROR in statuses:
+        return 4
+    if Status.FAIL in statuses:
+        return 1
+    return 3 if strict and Status.INCONCLUSIVE in statuses else 0
+
+
+def _render(options: argparse.Namespace) -> int:
+    from djinn_checks.runner import render_folder
+
+    for path in render_folder(options.folder):
+        print(path)
     return 0

@@ -161,3 +161,7 @@ class LogitsParams(Budget):
     """Seed of random weights."""
     save_to: str = ""
     """File for the outcome's JSON; empty: the outcome stays in the notebook."""
+
+
+PARAMS: dict[str, type[Params]] = {model.check: model for model in (LogitsParams,)}
+"""The params of each check, by the name that its notebook and params files have."""

