@@ -1,0 +1,147 @@
+"""The verdict as HTML: in a notebook (`show`) and as one self-contained page (`render_html`).
+
+The page makes no request: style and figures are inlined, it holds no script, and its content security
+policy forbids both. Its verdict is the outcome it was given, because a kernel may have died after it showed
+another one; without one it is the outcome that the notebook embeds.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from functools import cache
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from djinn_checks.outcome import Failure, Outcome, Status
+from djinn_checks.report.load import OUTCOME_MIME
+from djinn_checks.report.plots import to_svg
+from djinn_checks.report.tables import ICONS, Html, render_criteria, render_environment, render_params
+
+TEMPLATE = "djinn_checks"
+TEMPLATE_FOLDER = Path(__file__).parent / "templates"
+
+_MEANINGS = {
+    Status.PASS: "measured, and every required criterion holds",
+    Status.FAIL: "measured, and the claim does not hold",
+    Status.INCONCLUSIVE: "not decided: evidence is missing or too coarse",
+    Status.ERROR: "the check itself did not finish, so nothing is decided",
+    Status.SKIP: "not asked for",
+}
+
+
+def render_banner(outcome: Outcome) -> Html:
+    """Return the verdict: icon, word, key figure, and how the criteria came out."""
+    status = outcome.status
+    return Html(
+        f'<header class="banner {status.value.lower()}" role="status">'
+        f'<p class="verdict"><span class="icon" aria-hidden="true">{ICONS[status]}</span> '
+        f'<strong>{status.value}</strong> <span class="check">{escape(outcome.check)}</span></p>'
+        f'<p class="summary">{escape(outcome.summary)}</p>'
+        f'<p class="meaning">{escape(_meaning(outcome))}</p></header>'
+    )
+
+
+def render_no_verdict() -> Html:
+    """Return the banner of a notebook in which no check came to an end."""
+    return Html(
+        '<header class="banner none" role="status">'
+        '<p class="verdict"><span class="icon" aria-hidden="true">∅</span> <strong>NO VERDICT</strong></p>'
+        '<p class="summary">This notebook holds no verdict: no output carries an outcome.</p>'
+        '<p class="meaning">It was not run, or stopped before show(outcome). Nothing below is a pass.</p></header>'
+    )
+
+
+def render_verdict(outcome: Outcome) -> Html:
+    """Return banner, failure and criteria: everything that decides."""
+    failure = render_failure(outcome.failure) if outcome.failure else ""
+    return Html(render_banner(outcome) + failure + render_criteria(outcome))
+
+
+def render_failure(failure: Failure) -> Html:
+    """Return what stopped a check, its traceback folded."""
+    trace = escape(failure.traceback.rstrip())
+    folded = f"<details><summary>Traceback</summary><pre>{trace}</pre></details>" if trace else ""
+    return Html(
+        f'<section class="failure"><h2>What stopped the check</h2><p><code>{escape(failure.type)}</code></p>'
+        f"<pre>{escape(failure.message)}</pre>{folded}</section>"
+    )
+
+
+def render_context(outcome: Outcome) -> Html:
+    """Return parameters and machine, folded: for pages whose notebook may not have come so far."""
+    return Html(
+        "<details><summary>Parameters, machine and timings of this outcome</summary>"
+        f"{render_params(outcome)}{render_environment(outcome)}</details>"
+    )
+
+
+def show(outcome: Outcome) -> None:
+    """Display the verdict in a notebook, and embed the outcome in the same output for those who read it later."""
+    from IPython.display import display  # only where a kernel runs
+
+    fragment = f'<style>{read_style()}</style><div class="djinn-checks">{render_verdict(outcome)}</div>'
+    text = f"{outcome.status.value}: {outcome.summary}"
+    display({"text/html": fragment, "text/plain": text, OUTCOME_MIME: outcome.to_dict()}, raw=True)
+
+
+def show_figure(figure: Figure | None, alt: str) -> None:
+    """Display a figure in a notebook as SVG with its description; without a figure, the description alone.
+
+    The SVG is an image of its own, so that the ids of two figures on one page never meet.
+    """
+    from IPython.display import display  # only where a kernel runs
+
+    inner = render_figure(figure, alt)
+    display({"text/html": f'<div class="djinn-checks">{inner}</div>', "text/plain": alt}, raw=True)
+
+
+def render_figure(figure: Figure | None, alt: str) -> Html:
+    """Return a figure as an image with alternative text, or the text alone where there is no figure."""
+    if figure is None:
+        return Html(f'<p class="nothing-to-draw">{escape(alt)}</p>')
+    data = base64.b64encode(to_svg(figure).encode()).decode()
+    image = f'<img src="data:image/svg+xml;base64,{data}" alt="{escape(alt)}">'
+    return Html(f'<figure>{image}<figcaption aria-hidden="true">{escape(alt)}</figcaption></figure>')
+
+
+def render_html(notebook: str | os.PathLike[str] | Any, outcome: Outcome | None = None) -> str:
+    """Return an executed notebook as one self-contained HTML page, the verdict first.
+
+    Args:
+        notebook: path of an .ipynb, or a NotebookNode.
+        outcome: the settled outcome; None takes the one that the notebook embeds, and if there is none the
+            page says so.
+
+    Raises:
+        OutcomeError: the notebook embeds an outcome that cannot be read, and none was given.
+    """
+    import nbformat  # these two only where a page is written, not in every notebook
+    from nbconvert import HTMLExporter
+
+    from djinn_checks.report.preprocessor import RESOURCE
+
+    is_path = isinstance(notebook, str | os.PathLike)
+    node = nbformat.read(notebook, as_version=4) if is_path else notebook
+    name = Path(notebook).stem if is_path else "notebook"
+    exporter = HTMLExporter(template_name=TEMPLATE, extra_template_basedirs=[str(TEMPLATE_FOLDER)])
+    page, _ = exporter.from_notebook_node(node, {"metadata": {"name": name}, RESOURCE: outcome})
+    return str(page)
+
+
+@cache
+def read_style() -> str:
+    """Return the style sheet that notebooks and pages share."""
+    return (TEMPLATE_FOLDER / TEMPLATE / "style.css").read_text(encoding="utf-8")
+
+
+def _meaning(outcome: Outcome) -> str:
+    required = [row.status for row in outcome.criteria if row.required]
+    counts = [f"{required.count(status)} {status.value}" for status in Status if status in required]
+    tally = f"Required criteria: {', '.join(counts)}." if counts else ""
+    meaning = _MEANINGS[outcome.status]
+    when = f"Started {outcome.started_at}." if outcome.started_at else ""
+    return " ".join(part for part in (f"{meaning[0].upper()}{meaning[1:]}.", tally, when) if part)

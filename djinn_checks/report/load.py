@@ -1,0 +1,74 @@
+"""Outcomes read back: from their own JSON file, or from the executed notebook that showed them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from djinn_checks.errors import OutcomeError
+from djinn_checks.outcome import Outcome
+
+OUTCOME_MIME = "application/vnd.djinn-checks.outcome+json"
+"""Under this type `show` embeds the outcome in a notebook's output."""
+
+
+def load_outcome(path: str | os.PathLike[str]) -> Outcome:
+    """Read the outcome of a check from its JSON file or from an executed notebook (.ipynb).
+
+    Raises:
+        OutcomeError: the file cannot be read, holds no outcome, or holds one of another schema.
+    """
+    source = Path(path)
+    if source.suffix != ".ipynb":
+        return Outcome.load(source)
+    outcome = find_outcome(_read_notebook(source))
+    if outcome is None:
+        raise OutcomeError(
+            f"notebook {source}: no output carries an outcome ({OUTCOME_MIME}); was it run as far as show(outcome)?"
+        )
+    return outcome
+
+
+def find_outcome(notebook: Mapping[str, Any]) -> Outcome | None:
+    """Return the last outcome that an executed notebook (nbformat 4) shows, or None.
+
+    Raises:
+        OutcomeError: an output claims to be an outcome and cannot be read as one.
+    """
+    found: Outcome | None = None
+    for cell in notebook.get("cells", ()):
+        for output in cell.get("outputs", ()):
+            if carries_outcome(output):
+                found = Outcome.from_dict(_decode(output["data"][OUTCOME_MIME]))
+    return found
+
+
+def carries_outcome(output: Mapping[str, Any]) -> bool:
+    """Tell whether a notebook output embeds an outcome."""
+    return OUTCOME_MIME in (output.get("data") or {})
+
+
+def _read_notebook(path: Path) -> Mapping[str, Any]:
+    try:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OutcomeError(f"notebook {path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise OutcomeError(f"notebook {path}: is not JSON ({error}); was it cut short?") from error
+    if not isinstance(notebook, Mapping) or notebook.get("nbformat") != 4:
+        raise OutcomeError(f"notebook {path}: expected a notebook of nbformat 4; was it saved by an older Jupyter?")
+    return notebook
+
+
+def _decode(value: Any) -> Any:
+    """A JSON output is stored as data, or by some tools as text or lines of text."""
+    text = "".join(value) if isinstance(value, list) else value
+    if not isinstance(text, str):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise OutcomeError(f"outcome in a notebook: is not JSON ({error})") from error

@@ -1,0 +1,34 @@
+"""What the nbconvert template needs of a notebook: the verdict, and the notebook without its own copy of it.
+
+The template's conf.json names this class, so that `jupyter nbconvert --template djinn_checks` and
+`render_html` go the same way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nbconvert.preprocessors import Preprocessor
+
+from djinn_checks.outcome import Outcome
+from djinn_checks.report.html import render_context, render_no_verdict, render_verdict
+from djinn_checks.report.load import carries_outcome, find_outcome
+
+RESOURCE = "djinn_checks_outcome"
+"""The resource under which an exporter's caller may hand over a settled outcome."""
+
+
+class VerdictPreprocessor(Preprocessor):  # type: ignore[misc]  # nbconvert has no annotations
+    """Puts the verdict into the resources and takes it out of the cells: a page says it once."""
+
+    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+        outcome: Outcome | None = resources.get(RESOURCE) or find_outcome(nb)
+        resources["djinn_checks"] = {
+            "title": f"{outcome.status.value}: {outcome.check}" if outcome else "No verdict",
+            "verdict": render_verdict(outcome) if outcome else render_no_verdict(),
+            "context": render_context(outcome) if outcome and outcome.failure else "",
+        }
+        for cell in nb.cells:
+            if cell.cell_type == "code":
+                cell.outputs = [output for output in cell.outputs if not carries_outcome(output)]
+        return nb, resources

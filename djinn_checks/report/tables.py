@@ -1,0 +1,175 @@
+"""Tables as HTML, for notebooks and for the exported page. Everything that comes from an outcome is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from djinn_checks.outcome import Criterion, Observed, Outcome, Status, format_value
+from djinn_checks.units import format_bytes
+
+ICONS = {
+    Status.PASS: "✓",
+    Status.FAIL: "✕",
+    Status.INCONCLUSIVE: "?",
+    Status.ERROR: "!",
+    Status.SKIP: "–",
+}
+"""One glyph a status, so that the colour is never the only sign."""
+
+_CRITERIA_COLUMNS = ("Status", "Claim", "Observed", "Expected", "Evidence", "Reason")
+
+
+class Html(str):
+    """Markup that is safe to embed as it is: text from outside was escaped when it was made."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        return f'<div class="djinn-checks">{self}</div>'
+
+
+def render_table(
+    caption: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    note: str = "",
+    numeric: bool = True,
+) -> Html:
+    """Return a table whose first cell of each row is its heading.
+
+    Args:
+        caption: what the table shows, with the units that all its cells share.
+        rows: cells as text or plain values; `Html` cells are taken as they are.
+        note: a sentence under the caption.
+        numeric: align all columns but the first to the right.
+    """
+    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
+    body = "".join(_row(row) for row in rows)
+    kind = "numeric" if numeric else "plain"
+    small = f"<small>{escape(note)}</small>" if note else ""
+    return Html(
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table class="{kind}">'
+        f"<caption>{escape(caption)}{small}</caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def render_mapping(caption: str, values: Mapping[str, Any]) -> Html:
+    """Return plain data as a table of names and values; nested names are joined by dots."""
+    rows = [(name, _text(value)) for name, value in _flatten(values)]
+    if not rows:
+        return Html(f"<p><strong>{escape(caption)}</strong>: none recorded.</p>")
+    return render_table(caption, ("Name", "Value"), rows, numeric=False)
+
+
+def render_params(outcome: Outcome) -> Html:
+    """Return the parameters that the outcome was made with, defaults included."""
+    return render_mapping("Parameters, as resolved", outcome.params)
+
+
+def render_environment(outcome: Outcome) -> Html:
+    """Return machine and software of the outcome, and how long its parts took."""
+    machine = render_mapping("Machine and software", outcome.environment)
+    return Html(machine + render_mapping("Timings", outcome.timings))
+
+
+def render_criteria(outcome: Outcome) -> Html:
+    """Return the criteria, what went wrong first; informative ones under a heading of their own."""
+    if not outcome.criteria:
+        return Html("<p>No criterion was judged.</p>")
+    head = "".join(f'<th scope="col">{column}</th>' for column in _CRITERIA_COLUMNS)
+    required = [row for row in outcome.failed_first if row.required]
+    informative = [row for row in outcome.failed_first if not row.required]
+    return Html(
+        '<table class="criteria"><caption>Criteria'
+        "<small>All required criteria must hold. What went wrong comes first.</small></caption>"
+        f"<thead><tr>{head}</tr></thead>"
+        + _criteria_group("Required: these decide", required)
+        + _criteria_group("Informative: shown, never decide", informative)
+        + "</table>"
+    )
+
+
+def format_share(share: float | None) -> str:
+    """Return a share (0 to 1) in percent; only exactly 1 is "100 %" and only exactly 0 is "0 %"."""
+    if share is None:
+        return "unknown"
+    if share in (0, 1):
+        return f"{100 * share:.0f} %"
+    percent = 100 * share
+    if percent < 0.01:
+        return "< 0.01 %"
+    return f"{percent:.2f} %" if percent < 99.99 else "> 99.99 %"
+
+
+def as_number(value: Any) -> float | None:
+    """Return a measurement as a float: "NaN" and "Infinity" as JSON holds them, None as it is."""
+    return None if value is None else float(value)
+
+
+def _criteria_group(title: str, criteria: Sequence[Criterion]) -> str:
+    if not criteria:
+        return ""
+    heading = f'<tr class="group"><th scope="rowgroup" colspan="{len(_CRITERIA_COLUMNS)}">{title}</th></tr>'
+    return f"<tbody>{heading}{''.join(_criterion_row(row) for row in criteria)}</tbody>"
+
+
+def _criterion_row(row: Criterion) -> str:
+    mark = "" if row.required else ' <span class="mark">informative</span>'
+    claim = f"{escape(row.title)}<br><code>{escape(row.name)}</code>{mark}"
+    expected = "" if row.threshold is None else f"{escape(row.comparison)}&nbsp;{_quantity(row.threshold, row.unit)}"
+    observed = "" if row.status is Status.SKIP else _quantity(row.observed, row.unit)
+    cells = (observed, expected, _prose(row.evidence), _prose(row.reason))
+    filled = zip(_CRITERIA_COLUMNS[2:], cells, strict=True)
+    weight = "" if row.required else " informative"
+    return (
+        f'<tr class="{row.status.value.lower()}{weight}"><td>{status_chip(row.status)}</td>'
+        f'<th scope="row">{claim}</th>'
+        + "".join(f'<td class="{name.lower()}" data-label="{name}"><div>{cell}</div></td>' for name, cell in filled)
+        + "</tr>"
+    )
+
+
+def status_chip(status: Status) -> Html:
+    """Return a status as icon and word."""
+    icon = f'<span aria-hidden="true">{ICONS[status]}</span>'
+    return Html(f'<span class="chip {status.value.lower()}">{icon} {status.value}</span>')
+
+
+def _quantity(value: Observed, unit: str) -> str:
+    """Return a value with its unit: bytes also in GB or MB, shares in percent."""
+    if isinstance(value, bool | str) or value is None:
+        return escape(format_value(value))
+    if unit == "bytes" and abs(value) >= 1000:
+        return f"{format_bytes(value)}<br><small>{escape(format_value(value))} bytes</small>"
+    if unit == "share":
+        return escape(format_share(value))
+    return escape(f"{format_value(value)} {unit}".strip())
+
+
+def _prose(text: str) -> str:
+    return escape(text).replace("\n", "<br>")
+
+
+def _row(cells: Sequence[Any]) -> str:
+    first, *rest = (cell if isinstance(cell, Html) else escape(_text(cell)) for cell in cells)
+    return f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(_text(item) for item in value) if value else "none"
+    if value is None or isinstance(value, bool | int | float | str):
+        return format_value(value)
+    return str(value)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
