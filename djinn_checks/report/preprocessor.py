@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from nbconvert.preprocessors import Preprocessor
+from nbformat.v4 import new_output
 
 from djinn_checks.outcome import Outcome
 from djinn_checks.report.html import render_context, render_no_verdict, render_verdict
@@ -16,6 +17,10 @@ from djinn_checks.report.load import carries_outcome, find_outcome
 
 RESOURCE = "djinn_checks_outcome"
 """The resource under which an exporter's caller may hand over a settled outcome."""
+
+_POINTER = new_output(
+    "display_data", {"text/html": "<p><small>The verdict stands at the top of this page.</small></p>"}
+)
 
 
 class VerdictPreprocessor(Preprocessor):  # type: ignore[misc]  # nbconvert has no annotations
@@ -30,5 +35,5 @@ class VerdictPreprocessor(Preprocessor):  # type: ignore[misc]  # nbconvert has 
         }
         for cell in nb.cells:
             if cell.cell_type == "code":
-                cell.outputs = [output for output in cell.outputs if not carries_outcome(output)]
+                cell.outputs = [_POINTER if carries_outcome(output) else output for output in cell.outputs]
         return nb, resources
