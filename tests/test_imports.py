@@ -12,13 +12,14 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "djinn_checks"
 
-LEFT = {"errors", "units", "digest", "layers"}
+LEFT = {"errors", "units", "digest", "layers", "attention"}
 MODELS = {"models", "random_weights", "safetensors_weights", "smollm2"}
 DATA = LEFT | {"outcome", "params"}
 SYSTEMS = DATA | MODELS | {"engine", "systems"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "units": set(),
+    "attention": set(),
     "digest": LEFT,
     "layers": LEFT,
     "outcome": LEFT,

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from djinn_checks.attention import reproducible_attention
 from djinn_checks.checks.logit_criteria import LogitsEvidence, judge_logits
 from djinn_checks.checks.logit_measure import LogitsBench, Progress, release_memory
 from djinn_checks.checks.logit_measurements import gather_measurements, summarize
@@ -62,7 +63,8 @@ def check_logits(
     try:
         device = resolve_device(params.device)
         facts["environment"] = _read_environment(device)
-        outcome = _run(params, factory, device, clock, progress or _no_progress, facts)
+        with reproducible_attention():
+            outcome = _run(params, factory, device, clock, progress or _no_progress, facts)
     except ParamsError:
         raise
     except SystemUnavailableError as error:

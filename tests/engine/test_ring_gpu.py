@@ -5,14 +5,15 @@ from __future__ import annotations
 import gc
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
-from djinn_checks.models import Model, open_model
 from torch import Tensor
 
+from djinn_checks.attention import reproducible_attention
+from djinn_checks.models import Model, open_model
 from djinn_checks.systems.ring import RingSystem
 
 pytestmark = pytest.mark.gpu
@@ -20,6 +21,12 @@ pytestmark = pytest.mark.gpu
 SHARE = 0.25
 DECODED = 6
 SYNCHRONIZING = ("Synchronize", "cudaMemcpy", "cudaFree", "cudaHostAlloc", "cudaMalloc")
+
+
+@pytest.fixture(autouse=True)
+def same_attention() -> Iterator[None]:
+    with reproducible_attention():
+        yield
 
 
 def cuda() -> torch.device:
