@@ -51,20 +51,28 @@ def random_tensor(
     of norms) are 1 plus that. Values are computed in float32 and rounded to nearest in `dtype`.
     """
     out = torch.empty(shape, dtype=dtype, device=device)
-    key = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
-    low, high = (int.from_bytes(part, "little") for part in (key[:4], key[4:]))
+    flat = out.view(-1)
     offset = 1.0 if len(shape) == 1 and not name.endswith("bias") else 0.0
     half_width = STANDARD_DEVIATION * math.sqrt(3)  # a uniform variable on (-a, a) has deviation a / sqrt(3)
-    flat = out.view(-1)
     chunk = _CHUNK.get(device.type, _CHUNK["cpu"])
     for start in range(0, flat.numel(), chunk):
         end = min(start + chunk, flat.numel())
-        index = torch.arange(start, end, dtype=torch.int64, device=device)
-        words = _mix((index & _MASK) ^ low) ^ _mix((index >> 32) + high)
-        # 23 bits and a half are exact in float32; the half centres them, so that the mean is 0.
-        unit = (_mix(words) >> 9).to(torch.float32).add_(0.5).mul_(2.0**-22).sub_(1.0)
+        unit = uniform(name, start, end, device=device, seed=seed)
         flat[start:end] = unit.mul_(half_width).add_(offset).to(dtype)
     return out
+
+
+def uniform(name: str, start: int, end: int, *, device: torch.device, seed: int = 0) -> Tensor:
+    """Return elements `start` to `end` of the stream `name`: float32, uniform on (-1, 1), exact on every device.
+
+    The stream has 2^64 places, numbered in int64: a tensor of more than 2^32 elements does not repeat.
+    """
+    key = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
+    low, high = (int.from_bytes(part, "little") for part in (key[:4], key[4:]))
+    index = torch.arange(start, end, dtype=torch.int64, device=device)
+    words = _mix((index & _MASK) ^ low) ^ _mix((index >> 32) + high)
+    # 23 bits and a half are exact in float32; the half centres them, so that the mean is 0.
+    return (_mix(words) >> 9).to(torch.float32).add_(0.5).mul_(2.0**-22).sub_(1.0)
 
 
 def _mix(word: Tensor) -> Tensor:
