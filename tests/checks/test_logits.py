@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from djinn_checks.checks import frame
 from djinn_checks.checks import logits as logits_check
 from djinn_checks.checks.logit_prompts import PROMPTS, select_prompts
 from djinn_checks.checks.logits import check_logits
@@ -39,7 +40,7 @@ SLOTS_AND_REST = 2 * 37_120 + 2 * 97 * 32 * 4 + 32 * 4
 @pytest.fixture(autouse=True)
 def _tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logits_check, "open_model", lambda spec, *, dtype, device, seed: TinyModel(dtype, seed))
-    monkeypatch.setattr(logits_check, "_read_environment", lambda device: {"device": str(device)})
+    monkeypatch.setattr(frame, "read_environment", lambda device: {"device": str(device)})
 
 
 def params(**changed: Any) -> LogitsParams:
