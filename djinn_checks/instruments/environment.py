@@ -97,6 +97,11 @@ def _locked_memory_limit() -> int | str | None:
     return "unlimited" if soft == resource.RLIM_INFINITY else soft
 
 
+def find_uuid(device: torch.device) -> str:
+    """Return NVML's name of a CUDA device, as torch counts devices (CUDA_VISIBLE_DEVICES applied)."""
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+
+
 def _gpu(device: torch.device) -> dict[str, Any]:
     properties = torch.cuda.get_device_properties(device)
     return {

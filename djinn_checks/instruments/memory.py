@@ -1,11 +1,18 @@
-"""Peak device memory, as PyTorch's CUDA allocator counts it.
+"""How much memory a system takes, on the device and on the host.
 
-Valid because every tensor of the process on that device comes from this allocator, which keeps the peak
-itself: nothing is sampled, so nothing is missed between samples. It is blind to memory taken beside it (a
-system's own cudaMalloc, other processes) and to the CUDA context.
+Device. PyTorch's CUDA allocator counts every tensor of the process on that device and keeps the peak itself:
+nothing is sampled, so nothing is missed between samples. It is blind to memory taken beside it (a system's
+own cudaMalloc, other processes) and to the CUDA context. With `whole_device` the driver's count of used
+memory is looked at as well, at the moments that `look` is called.
+
+Host. The kernel keeps the peak of the process's resident memory (VmHWM). Registered and touched pages are
+in it; memory that the driver itself maps (`cudaHostAlloc`, PyTorch's own pinned memory) is not.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -19,16 +26,63 @@ class PeakMemory:
     >>> memory.peak_bytes
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, whole_device: bool = False) -> None:
+        """Measure allocated bytes; with `whole_device` reserved bytes, and what the driver counts beside them."""
         self._device = device
+        self._whole_device = whole_device
+        self._used_before = 0
         self.peak_bytes: int | None = None
-        """Most bytes allocated at any moment within the blocks; None if not measured, as on a CPU."""
+        """Most bytes at any moment within the blocks; None if not measured, as on a CPU."""
 
-    def __enter__(self) -> PeakMemory:
+    def __enter__(self) -> Self:
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
+            self._used_before = self._used() - torch.cuda.memory_reserved(self._device)
         return self
+
+    def look(self) -> None:
+        """Count now what the whole device has in use beyond what it had in use beside PyTorch at the start."""
+        if self._device.type == "cuda" and self._whole_device:
+            self._raise_to(self._used() - self._used_before)
 
     def __exit__(self, *exc: object) -> None:
         if self._device.type == "cuda":
-            self.peak_bytes = max(self.peak_bytes or 0, torch.cuda.max_memory_allocated(self._device))
+            peak = torch.cuda.max_memory_reserved if self._whole_device else torch.cuda.max_memory_allocated
+            self._raise_to(peak(self._device))
+
+    def _raise_to(self, count: int) -> None:
+        self.peak_bytes = max(self.peak_bytes or 0, count)
+
+    def _used(self) -> int:
+        free, total = torch.cuda.mem_get_info(self._device)
+        return int(total - free)
+
+
+class HostGrowth:
+    """Measures how far the process's resident memory grows above what it was, at its peak within the block."""
+
+    def __init__(self) -> None:
+        self._before: int | None = None
+        self.growth_bytes: int | None = None
+        """None where the kernel does not say, or does not let the peak be reset."""
+
+    def __enter__(self) -> Self:
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # resets the peak, see proc(5)
+        except OSError:
+            return self
+        self._before = _status_bytes("VmRSS")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        peak = _status_bytes("VmHWM")
+        if self._before is not None and peak is not None:
+            self.growth_bytes = max(0, peak - self._before)
+
+
+def _status_bytes(name: str) -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)

@@ -1,0 +1,259 @@
+"""PCIe traffic as the GPU counts it: a series of cumulative wire bytes, with its holes.
+
+Why this is valid. The counters are the GPU's, read by a process of its own. They wrap at 2^32, so
+the difference of two readings is known modulo 2^32 only. It is exact if less than one wrap went by, which
+the link's top rate bounds: a gap in which more than half a wrap could have passed is a hole, and what
+passed in it is unknown, never zero. (Half, since a full wrap and none look the same, and clocks jitter.)
+Counters that stand still are no evidence either: each query itself moves some bytes over the link, so two
+readings a while apart that are equal mean a counter that does not count, not an idle link.
+
+Bytes between two instants are interpolated linearly between readings; with readings 1 ms apart the error
+at each end is below one reading's bytes, a few parts in a thousand of a 20 ms window.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from djinn_checks.errors import InstrumentError
+from djinn_checks.instruments.sampler import RECORD
+
+WRAP = 2**32
+TOP_RATE_BYTES_PER_S = 64e9
+"""Raw rate of PCIe 5.0 x16, the fastest link in use: 16 lanes of 3.94 GB/s, rounded up."""
+FROZEN_S = 0.05
+"""Neither counter moves for so long: it does not count. At 1 kHz that is 50 queries without a byte."""
+_START_S = 20.0
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class CounterSeries:
+    """What was counted, in time. Seconds on CLOCK_MONOTONIC; bytes on the wire since the first reading."""
+
+    t_s: Floats
+    rx_bytes: Integers
+    """Host to device. Across a hole the sum goes on as if nothing had passed; `bytes_between` knows."""
+    tx_bytes: Integers
+    holes: tuple[tuple[float, float], ...]
+    """(start_s, end_s) of lost evidence: more than half a wrap could have passed, or the counters stood still."""
+    source: str
+    query_s: float
+    """Median time of one query."""
+
+    def bytes_between(self, start_s: float, end_s: float, direction: str = "rx") -> float | None:
+        """Return the wire bytes in [start_s, end_s], or None if a hole or the series' end touches it."""
+        if len(self.t_s) < 2 or start_s < self.t_s[0] or end_s > self.t_s[-1] or self._lost(start_s, end_s):
+            return None
+        low, high = np.interp([start_s, end_s], self.t_s, self._sum(direction))
+        return float(high - low)
+
+    def windows(self, start_s: float, end_s: float, window_s: float, direction: str = "rx") -> tuple[Floats, Floats]:
+        """Return starts and bytes of the whole windows within [start_s, end_s]; NaN is lost evidence."""
+        count = int((end_s - start_s) / window_s + 1e-9)
+        edges = np.asarray(start_s + window_s * np.arange(count + 1), dtype=np.float64)
+        if len(self.t_s) < 2:
+            return edges[:-1], np.full(count, np.nan)
+        sums = np.interp(edges, self.t_s, self._sum(direction), left=np.nan, right=np.nan)
+        counted = np.asarray(np.diff(sums), dtype=np.float64)
+        for hole_start, hole_end in self.holes:
+            counted[(edges[:-1] < hole_end) & (edges[1:] > hole_start)] = np.nan
+        return edges[:-1], counted
+
+    def longest_gap_s(self, start_s: float, end_s: float) -> float | None:
+        """Return the longest time between two readings in [start_s, end_s], None with less than two."""
+        inside = self.t_s[(self.t_s >= start_s) & (self.t_s <= end_s)]
+        return float(np.diff(inside).max()) if len(inside) > 1 else None
+
+    def typical_gap_s(self) -> float | None:
+        """Return the median time between two readings: what happens within it is seen as a mean only."""
+        return float(np.median(np.diff(self.t_s))) if len(self.t_s) > 1 else None
+
+    def _lost(self, start_s: float, end_s: float) -> bool:
+        return any(start_s < hole_end and end_s > hole_start for hole_start, hole_end in self.holes)
+
+    def _sum(self, direction: str) -> Integers:
+        return self.rx_bytes if direction == "rx" else self.tx_bytes
+
+
+def build_series(
+    t_before_s: Floats,
+    t_after_s: Floats,
+    rx_raw: Integers,
+    tx_raw: Integers,
+    *,
+    source: str,
+    wraps: bool = True,
+    top_rate_bytes_per_s: float = TOP_RATE_BYTES_PER_S,
+) -> CounterSeries:
+    """Unwrap raw readings into a series.
+
+    Args:
+        t_before_s: float64 [n], clock before each query; `t_after_s` after it.
+        rx_raw: int64 [n], counters modulo 2^32 if `wraps`, else running sums.
+        top_rate_bytes_per_s: what the link can carry at most, on the wire, in one direction.
+    """
+    t_s = (t_before_s + t_after_s) / 2
+    holes: list[tuple[float, float]] = []
+    if wraps:
+        # A reading was taken somewhere between its two clocks, so two readings may lie this far apart.
+        apart = t_after_s[1:] - t_before_s[:-1]
+        missed = np.flatnonzero(apart > WRAP / 2 / top_rate_bytes_per_s)
+        holes = [(float(t_s[i]), float(t_s[i + 1])) for i in missed] + _frozen(t_s, rx_raw, tx_raw)
+    return CounterSeries(
+        t_s=t_s,
+        rx_bytes=_cumulate(rx_raw, wraps),
+        tx_bytes=_cumulate(tx_raw, wraps),
+        holes=tuple(sorted(holes)),
+        source=source,
+        query_s=float(np.median(t_after_s - t_before_s)) if len(t_s) else 0.0,
+    )
+
+
+def _frozen(t_s: Floats, rx_raw: Integers, tx_raw: Integers) -> list[tuple[float, float]]:
+    """Return the spans of at least FROZEN_S in which neither counter moved."""
+    moved = np.flatnonzero((np.diff(rx_raw) != 0) | (np.diff(tx_raw) != 0))
+    if len(t_s) < 2:
+        return []
+    starts = t_s[np.concatenate([[0], moved + 1])]
+    ends = t_s[np.concatenate([moved, [len(t_s) - 1]])]  # the last reading before the next change
+    long = np.flatnonzero(ends - starts >= FROZEN_S)
+    return [(float(starts[i]), float(ends[i])) for i in long]
+
+
+def _cumulate(raw: Integers, wraps: bool) -> Integers:
+    steps = np.diff(raw.astype(np.int64), prepend=raw[:1].astype(np.int64))
+    return np.cumsum(np.mod(steps, WRAP) if wraps else steps, dtype=np.int64)
+
+
+class CounterSampler:
+    """Samples the PCIe counters of one GPU in a process of its own, as a context manager."""
+
+    def __init__(self, uuid: str | None = None, *, hz: float = 1000.0, source: str = "auto") -> None:
+        """Prepare to sample.
+
+        Args:
+            uuid: NVML's name of the GPU (`environment.find_uuid`); None is the first.
+            hz: readings per second.
+            source: auto (field counters, else GPM, else throughput), one of these, or module:function of
+                a fake that gives a function that gives (received, sent).
+        """
+        self._options = ["--hz", str(hz), "--source", source, *(["--uuid", uuid] if uuid else [])]
+        self.source: str | None = None
+        """What is read; None if there is nothing to read."""
+        self.reasons: dict[str, str] = {}
+        """Why each source that was tried before could not be read."""
+
+    def __enter__(self) -> Self:
+        """Start the process and wait for its first reading; with no source, for its word that there is none.
+
+        Raises:
+            InstrumentError: it neither read nor said anything.
+        """
+        self._folder = tempfile.TemporaryDirectory(prefix="djinn-checks-sampler-")
+        self._path = Path(self._folder.name) / "samples"
+        command = [sys.executable, "-m", "djinn_checks.instruments.sampler", str(self._path), *self._options]
+        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        try:
+            self._wait_for_first_reading()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _wait_for_first_reading(self) -> None:
+        deadline = time.monotonic() + _START_S
+        while time.monotonic() < deadline:
+            header, records = self._read_file()
+            if header is not None:
+                self.source, self.reasons = header["source"], header["reasons"]
+            if header is not None and (self.source is None or len(records)):
+                return
+            if self._process.poll() is not None:
+                said = self._process.stderr.read().decode(errors="replace") if self._process.stderr else ""
+                raise InstrumentError(f"counter sampler: ended with code {self._process.returncode}: {said[-500:]}")
+            time.sleep(0.01)
+        raise InstrumentError(f"counter sampler: no reading within {_START_S:.0f} s")
+
+    def _read_file(self) -> tuple[dict[str, Any] | None, bytes]:
+        data = self._path.read_bytes() if self._path.exists() else b""
+        head, newline, records = data.partition(b"\n")
+        return (json.loads(head) if newline else None), records
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is still sampling."""
+        return self._process.poll() is None
+
+    def read(self) -> CounterSeries | None:
+        """Return everything sampled so far, also after the sampler ended or died; None without a source."""
+        if self.source is None:
+            return None
+        records = self._read_file()[1] if self._path.exists() else self._kept
+        whole = np.frombuffer(records[: len(records) // RECORD.size * RECORD.size], dtype=_DTYPE)
+        wraps = self.source not in ("gpm", "throughput")
+        columns = (np.ascontiguousarray(whole[name]) for name in _DTYPE.names or ())
+        before, after, rx, tx = columns
+        return build_series(before, after, rx, tx, source=self.source, wraps=wraps)
+
+    def __exit__(self, *exc: object) -> None:
+        """End the process; what it sampled stays readable."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stderr:
+            self._process.stderr.close()
+        self._kept = self._read_file()[1]
+        self._folder.cleanup()
+
+
+_DTYPE = np.dtype([("before", "<f8"), ("after", "<f8"), ("rx", "<i8"), ("tx", "<i8")])
+_COLUMNS = ("t_before_s", "t_after_s", "nvml_timestamp_us", "rx_raw", "tx_raw")
+
+
+def load_trace(path: str | os.PathLike[str]) -> CounterSeries:
+    """Read a recorded trace (CSV, gzip): t_before_s, t_after_s, nvml_timestamp_us, rx_raw, tx_raw.
+
+    Raises:
+        InstrumentError: the file is missing, or is no such trace.
+    """
+    try:
+        with gzip.open(path, "rt", newline="") as file:
+            rows = list(csv.reader(file))
+        if tuple(rows[0]) != _COLUMNS:
+            raise InstrumentError(f"trace {path}: expected the columns {', '.join(_COLUMNS)}, got {', '.join(rows[0])}")
+        table = np.array(rows[1:], dtype=object)
+        times = table[:, :2].astype(np.float64)
+        raw = table[:, 3:].astype(np.int64)
+    except (OSError, ValueError, IndexError, EOFError) as error:
+        raise InstrumentError(f"trace {path}: cannot be read as a gzipped CSV of counters ({error})") from error
+    return build_series(times[:, 0], times[:, 1], raw[:, 0], raw[:, 1], source=f"trace {Path(path).name}")
+
+
+def save_trace(series: CounterSeries, path: str | os.PathLike[str]) -> None:
+    """Write a series in the format that `load_trace` reads. Query times are not kept: before equals after."""
+    with gzip.open(path, "wt", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(_COLUMNS)
+        for t, rx, tx in zip(series.t_s, np.mod(series.rx_bytes, WRAP), np.mod(series.tx_bytes, WRAP), strict=True):
+            writer.writerow([f"{t:.6f}", f"{t:.6f}", "", rx, tx])

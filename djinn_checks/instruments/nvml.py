@@ -1,0 +1,197 @@
+"""NVIDIA's management library: counters and facts of a GPU, read from outside any CUDA context.
+
+The only file that imports pynvml. Importing it needs no driver; every call does, and raises
+InstrumentError with NVML's own reason where there is none. What a GPU does not support is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pynvml
+
+from djinn_checks.errors import InstrumentError
+from djinn_checks.units import KB, MIB
+
+LANE_GB_PER_S = {1: 0.25, 2: 0.5, 3: 0.985, 4: 1.969, 5: 3.938, 6: 7.563}
+"""Raw rate of one PCIe lane by generation, GB/s: transfer rate times encoding, PCI-SIG base specifications."""
+
+
+def initialize() -> None:
+    """Initialize NVML for the rest of the process.
+
+    Raises:
+        InstrumentError: there is no NVIDIA driver here.
+    """
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        raise InstrumentError(f"NVML: no NVIDIA driver answers ({error})") from error
+
+
+@contextmanager
+def open_nvml() -> Iterator[None]:
+    """Initialize NVML and shut it down again.
+
+    Raises:
+        InstrumentError: there is no NVIDIA driver here.
+    """
+    initialize()
+    try:
+        yield
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def find_handle(uuid: str | None) -> Any:
+    """Return the NVML handle of a GPU; of the first one if no UUID is given. NVML must be open.
+
+    Raises:
+        InstrumentError: NVML has no such GPU.
+    """
+    try:
+        return pynvml.nvmlDeviceGetHandleByUUID(uuid) if uuid else pynvml.nvmlDeviceGetHandleByIndex(0)
+    except pynvml.NVMLError as error:
+        raise InstrumentError(f"NVML: GPU {uuid or 0} is not there ({error})") from error
+
+
+def read_field_counters(handle: Any) -> tuple[int, int]:
+    """Return the PCIe counters (received, sent) in wire bytes, modulo 2^32, in one query of about 0.3 ms.
+
+    Received is host to device.
+
+    Raises:
+        InstrumentError: this GPU or driver has no such counters.
+    """
+    fields = [pynvml.NVML_FI_DEV_PCIE_COUNT_RX_BYTES, pynvml.NVML_FI_DEV_PCIE_COUNT_TX_BYTES]
+    try:
+        received, sent = pynvml.nvmlDeviceGetFieldValues(handle, fields)
+    except pynvml.NVMLError as error:
+        raise InstrumentError(f"NVML: PCIe byte counters cannot be read ({error})") from error
+    for value in (received, sent):
+        if value.nvmlReturn != pynvml.NVML_SUCCESS:
+            reason = pynvml.NVMLError(value.nvmlReturn)
+            raise InstrumentError(f"NVML: PCIe byte counters are not supported by this GPU ({reason})")
+    return _integer(received), _integer(sent)
+
+
+def _integer(field: Any) -> int:
+    """Return a field's value by its type: reading another member of the union gives bytes of its neighbours."""
+    members = {
+        pynvml.NVML_VALUE_TYPE_UNSIGNED_INT: "uiVal",
+        pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG: "ulVal",
+        pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG: "ullVal",
+    }
+    if field.valueType not in members:
+        raise InstrumentError(f"NVML: PCIe byte counter has value type {field.valueType}, expected an unsigned integer")
+    return int(getattr(field.value, members[field.valueType])) % 2**32
+
+
+class GpmRates:
+    """PCIe rates of NVIDIA's GPU performance monitoring: means between two looks, MiB/s of wire bytes."""
+
+    def __init__(self, handle: Any) -> None:
+        """Take the first look.
+
+        Raises:
+            InstrumentError: this GPU has no performance monitoring.
+        """
+        self._handle = handle
+        try:
+            if not pynvml.nvmlGpmQueryDeviceSupport(handle).isSupportedDevice:
+                raise InstrumentError("NVML: this GPU has no performance monitoring (GPM)")
+            self._last, self._next = pynvml.nvmlGpmSampleAlloc(), pynvml.nvmlGpmSampleAlloc()
+            pynvml.nvmlGpmSampleGet(handle, self._last)
+        except (pynvml.NVMLError, AttributeError) as error:
+            raise InstrumentError(f"NVML: GPM cannot be read ({error})") from error
+
+    def read(self) -> tuple[float, float]:
+        """Return (received, sent) in bytes per second since the last look.
+
+        Raises:
+            InstrumentError: NVML does not answer any more.
+        """
+        query = pynvml.c_nvmlGpmMetricsGet_t()
+        query.version, query.numMetrics = pynvml.NVML_GPM_METRICS_GET_VERSION, 2
+        query.sample1, query.sample2 = self._last, self._next
+        query.metrics[0].metricId = pynvml.NVML_GPM_METRIC_PCIE_RX_PER_SEC
+        query.metrics[1].metricId = pynvml.NVML_GPM_METRIC_PCIE_TX_PER_SEC
+        try:
+            pynvml.nvmlGpmSampleGet(self._handle, self._next)
+            pynvml.nvmlGpmMetricsGet(query)
+        except pynvml.NVMLError as error:
+            raise InstrumentError(f"NVML: GPM cannot be read ({error})") from error
+        self._last, self._next = self._next, self._last
+        return query.metrics[0].value * MIB, query.metrics[1].value * MIB
+
+
+def read_throughput(handle: Any) -> tuple[float, float]:
+    """Return (received, sent) in wire bytes per second, each a mean over the 20 ms that its query blocks.
+
+    Raises:
+        InstrumentError: this GPU or driver does not say.
+    """
+    try:
+        kinds = (pynvml.NVML_PCIE_UTIL_RX_BYTES, pynvml.NVML_PCIE_UTIL_TX_BYTES)
+        received, sent = (pynvml.nvmlDeviceGetPcieThroughput(handle, kind) * KB for kind in kinds)
+    except pynvml.NVMLError as error:
+        raise InstrumentError(f"NVML: PCIe throughput is not supported by this GPU ({error})") from error
+    return float(received), float(sent)
+
+
+def read_link(handle: Any) -> dict[str, int | None]:
+    """Return generation and width of the PCIe link, current and maximum, None where NVML does not say.
+
+    An idle link may run at a lower generation than under load.
+    """
+    return {
+        "generation": _ask(pynvml.nvmlDeviceGetCurrPcieLinkGeneration, handle),
+        "width": _ask(pynvml.nvmlDeviceGetCurrPcieLinkWidth, handle),
+        "max_generation": _ask(pynvml.nvmlDeviceGetMaxPcieLinkGeneration, handle),
+        "max_width": _ask(pynvml.nvmlDeviceGetMaxPcieLinkWidth, handle),
+    }
+
+
+def read_numa_node(handle: Any) -> int | None:
+    """Return the NUMA node that a GPU hangs on, from the kernel's PCI tree; None if it does not say."""
+    info = _ask(pynvml.nvmlDeviceGetPciInfo, handle)
+    if info is None:
+        return None
+    bus = info.busId.decode() if isinstance(info.busId, bytes) else str(info.busId)
+    name = bus.lower()[-12:]  # NVML writes the domain with eight digits, the kernel with four
+    try:
+        node = int(Path(f"/sys/bus/pci/devices/{name}/numa_node").read_text())
+    except (OSError, ValueError):
+        return None
+    return node if node >= 0 else None
+
+
+def read_memory_bytes(handle: Any) -> tuple[int, int] | None:
+    """Return (free, total) device memory in bytes, whoever uses it; None if NVML does not say."""
+    found = _ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    return None if found is None else (int(found.free), int(found.total))
+
+
+def read_device(handle: Any) -> dict[str, Any]:
+    """Return name and driver version of a GPU."""
+    return {"name": _ask(pynvml.nvmlDeviceGetName, handle), "driver": _ask(lambda _: _driver(), handle)}
+
+
+def _driver() -> str:
+    return str(pynvml.nvmlSystemGetDriverVersion())
+
+
+def process_memory_bytes(handle: Any, pid: int) -> int | None:
+    """Return the device memory of a process in bytes, context included; None if NVML does not list it."""
+    processes = _ask(pynvml.nvmlDeviceGetComputeRunningProcesses, handle) or []
+    return next((process.usedGpuMemory for process in processes if process.pid == pid), None)
+
+
+def _ask(question: Callable[[Any], Any], handle: Any) -> Any:
+    try:
+        return question(handle)
+    except pynvml.NVMLError:
+        return None
