@@ -163,5 +163,56 @@ class LogitsParams(Budget):
     """File for the outcome's JSON; empty: the outcome stays in the notebook."""
 
 
-PARAMS: dict[str, type[Params]] = {model.check: model for model in (LogitsParams,)}
+class PcieParams(Budget):
+    """Parameters of the PCIe check."""
+
+    check: ClassVar[str] = "pcie"
+
+    model: Annotated[str, Field(min_length=1)] = "smollm2"
+    """smollm2, random:<shape> (llama-2-7b, llama-2-13b, llama-2-70b, tiny or a config.json), a hub id or a folder."""
+    system: Annotated[str, Field(min_length=1)] = "ring"
+    """The system to check: ring, resident, accelerate, ramtorch, diffusers, djinn, or one registered by entry point."""
+    dtype: Dtype = "float16"
+    """Data type of weights and arithmetic: float32, bfloat16 or float16."""
+    device: Device = "auto"
+    """auto (the first GPU, else the CPU), cpu, cuda or cuda:<index>."""
+    resident_layers: Annotated[int, Field(ge=0)] | None = None
+    """Keep exactly this many decoder layers on the device; empty: as many as the budget holds."""
+    vram_limit_gb: Annotated[float, Field(gt=0)] | None = None
+    """Let the process have no more device memory than this, in GB: a large GPU stands in for a small one."""
+    duration_s: Annotated[float, Field(ge=1)] = 10.0
+    """How long the decode loop runs, in seconds. The paper's criterion needs 10."""
+    warmup_passes: Annotated[int, Field(ge=1)] = 5
+    """Forwards before the measurement starts."""
+    context_tokens: Annotated[int, Field(ge=2)] = 128
+    """The KV cache is started anew when it holds this many tokens, so that the time a pass stays constant."""
+    window_ms: Annotated[float, Field(gt=0)] = 20.0
+    """Windows that the criteria are judged on, in milliseconds (20: what nvidia-smi integrates over)."""
+    zoom_ms: Annotated[float, Field(gt=0)] = 1.0
+    """Windows of the zoomed plot, in milliseconds."""
+    threshold_mb_per_s: Annotated[float, Field(gt=0)] = 20_000.0
+    """Received payload that counts as saturated, in MB/s (the paper's 20,000)."""
+    threshold_share: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Share of windows that must be above it (the paper's 0.8)."""
+    ceiling_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Part of the link's measured ceiling that a window must reach."""
+    ceiling_share: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Share of windows that must reach it."""
+    byte_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """How far claimed and counted bytes may lie apart, as a share."""
+    sampler_hz: Annotated[float, Field(ge=50, le=4000)] = 1000.0
+    """Readings of the PCIe counters per second."""
+    counters: str = "auto"
+    """Source of the counters: auto, field, gpm or throughput."""
+    sweep: bool = True
+    """Also measure copies of 1 to 512 MiB, pinned and pageable."""
+    trace: str = ""
+    """A recorded trace (csv.gz, truth.json and copy_h2d.csv.gz beside it) to judge in place of a run."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of random weights."""
+    save_to: str = ""
+    """File for the outcome's JSON; empty: the outcome stays in the notebook."""
+
+
+PARAMS: dict[str, type[Params]] = {model.check: model for model in (LogitsParams, PcieParams)}
 """The params of each check, by the name that its notebook and params files have."""

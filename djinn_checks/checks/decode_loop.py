@@ -1,0 +1,126 @@
+"""A system under load: a decode loop at batch 1, token after token, for as long as the check measures.
+
+The host waits for the computation of each token, as every `generate()` does to know whether to go on, and
+never for the device as a whole: that would also wait for copies that run ahead for the next token.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from djinn_checks.errors import InstrumentError
+from djinn_checks.instruments.memory import HostGrowth, PeakMemory
+from djinn_checks.instruments.weight_witness import WeightWitness
+from djinn_checks.params import PcieParams
+from djinn_checks.systems.base import System
+
+Progress = Callable[[str, float, float], None]
+"""Called with the stage, the seconds done and the seconds to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeRun:
+    """What was seen of a system under load. Instants are seconds on CLOCK_MONOTONIC."""
+
+    start_s: float
+    end_s: float
+    pass_ends_s: tuple[float, ...]
+    predicted_bytes: int | None
+    """Bytes a pass, by the system's plan."""
+    claimed_bytes: int | None
+    """Bytes that the system claims for the time from start to end."""
+    witnessed_bytes: int | None
+    """Bytes that were certainly written in one pass before the start (weight witness). None if nothing was seen,
+    and on a GPU, where the counters see the link itself."""
+    peak_device_bytes: int | None
+    """Most device memory that was reserved or taken; None on a CPU."""
+    host_growth_bytes: int | None
+    """How far the process's resident memory grew beyond what it was before the system opened."""
+    open_s: float
+    timeline: tuple[dict[str, Any], ...]
+    """The system's own account of its last copies and computations; empty if it keeps none."""
+
+    @property
+    def seconds_per_pass(self) -> float:
+        """Mean over the run."""
+        return (self.end_s - self.start_s) / len(self.pass_ends_s)
+
+
+def run_decode_loop(system: System, params: PcieParams, device: torch.device, report: Progress) -> DecodeRun:
+    """Open the system, warm it up, and decode for `params.duration_s`; at least one pass.
+
+    Args:
+        report: told about progress about twice a second.
+
+    Raises:
+        InstrumentError: the system's model keeps no KV cache, so there is nothing to decode with.
+    """
+    with HostGrowth() as host, PeakMemory(device, whole_device=True) as memory, system:
+        began = time.monotonic()
+        model = system.open()
+        loop = _Loop(model, device, params.context_tokens)
+        opened = time.monotonic()
+        witnessed = _witness(loop) if device.type == "cpu" else None
+        for _ in range(params.warmup_passes):
+            loop.step()
+        claimed = system.claimed_bytes()
+        ends: list[float] = []
+        start = told = time.monotonic()
+        while not ends or ends[-1] - start < params.duration_s:
+            loop.step()
+            ends.append(time.monotonic())
+            if ends[-1] - told > 0.5:
+                told = ends[-1]
+                report("decode", told - start, params.duration_s)
+        claimed_after = system.claimed_bytes()
+        memory.look()
+        timeline: list[dict[str, Any]] = getattr(system, "timeline", list)()
+    return DecodeRun(
+        start_s=start,
+        end_s=ends[-1],
+        pass_ends_s=tuple(ends),
+        predicted_bytes=system.predicted_bytes_per_pass(),
+        claimed_bytes=None if claimed is None or claimed_after is None else claimed_after - claimed,
+        witnessed_bytes=witnessed,
+        peak_device_bytes=memory.peak_bytes,
+        host_growth_bytes=host.growth_bytes,
+        open_s=opened - began,
+        timeline=tuple(timeline),
+    )
+
+
+def _witness(loop: _Loop) -> int | None:
+    with WeightWitness() as witness:
+        loop.step()
+    seen = witness.evidence()
+    return seen.moved_bytes_lower_bound if seen else None
+
+
+class _Loop:
+    """Greedy decoding, with a KV cache that starts anew when it is full."""
+
+    def __init__(self, model: Any, device: torch.device, context_tokens: int) -> None:
+        self._model = model
+        self._device = device
+        self._context_tokens = context_tokens
+        self._cache: Any = None
+        self._held = 0
+        self._token = torch.zeros(1, 1, dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Decode one token and wait for it."""
+        if self._held >= self._context_tokens:
+            self._cache, self._held = None, 0
+        output = self._model(self._token, past_key_values=self._cache, use_cache=True)
+        if output.past_key_values is None:
+            raise InstrumentError("decode loop: the model gives no KV cache back (past_key_values is None)")
+        self._cache, self._held = output.past_key_values, self._held + 1
+        self._token = output.logits[:, -1:].argmax(-1)
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
