@@ -22,6 +22,7 @@ EXIT_CODES = """exit codes:
   2  the command line or a params file is wrong; nothing ran
   3  a check is INCONCLUSIVE, under --strict
   4  a check is ERROR: it crashed, timed out or was killed
+preflight: 0 if nothing is missing, 1 otherwise
 """
 _STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "ERROR": "bold magenta", "SKIP": "dim"}
 
@@ -62,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--timeout", type=float, default=3600.0, metavar="S", help="limit for each check, seconds")
     run.add_argument("--strict", action="store_true", help="exit 3 if a check is INCONCLUSIVE")
     run.set_defaults(command=_run)
+    preflight = commands.add_parser("preflight", help="look at what the PCIe check needs of this machine")
+    preflight.set_defaults(command=_preflight)
     render = commands.add_parser("render", help="rebuild the HTML of a finished suite, without torch")
     render.add_argument("folder", type=Path)
     render.set_defaults(command=_render)
@@ -121,6 +124,22 @@ def exit_code(statuses: Sequence[Status], *, strict: bool) -> int:
     if Status.FAIL in statuses:
         return 1
     return 3 if strict and Status.INCONCLUSIVE in statuses else 0
+
+
+def _preflight(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from djinn_checks.instruments.preflight import look_around
+
+    rows = look_around()
+    table = Table("", "what", "found", "wanted", "remedy", show_lines=True)
+    for row in rows:
+        word, style = {True: ("ok", "green"), False: ("missing", "bold red"), None: ("unknown", "yellow")}[row.ok]
+        table.add_row(Text(word, style=style), row.name, Text(row.found), Text(row.wanted), Text(row.remedy))
+    Console().print(table)
+    return 1 if any(row.ok is False for row in rows) else 0
 
 
 def _render(options: argparse.Namespace) -> int:

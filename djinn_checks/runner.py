@@ -44,6 +44,8 @@ class Job:
     """One params file of a suite, validated."""
 
     name: str
+    """The file's: `<check>`, or `<check>-<variant>` where a suite runs one notebook several times."""
+    check: str
     params_file: Path
     notebook: Path
     values: dict[str, Any]
@@ -65,8 +67,8 @@ def read_suite(folder: Path, only: Iterable[str] = ()) -> list[Job]:
     """Read and validate every params file of a suite before anything runs.
 
     Args:
-        folder: holds `<check>.yaml` files; each is run with `notebooks/<check>.ipynb`.
-        only: run these alone, in the order of the folder.
+        folder: holds `<check>.yaml` or `<check>-<variant>.yaml` files, run with `notebooks/<check>.ipynb`.
+        only: run these files or checks alone, in the order of the folder.
 
     Raises:
         ParamsError: a file is not a mapping of known names to possible values.
@@ -76,14 +78,19 @@ def read_suite(folder: Path, only: Iterable[str] = ()) -> list[Job]:
     if not files:
         raise RunnerError(f"suite {folder}: expected a folder with <check>.yaml files, found none there")
     names = [file.stem for file in files]
-    unknown = sorted(set(only) - set(names))
+    unknown = sorted(set(only) - set(names) - {_check_of(name) for name in names})
     if unknown:
         raise RunnerError(f"suite {folder}: --only names {', '.join(unknown)}; it has {', '.join(names)}")
-    return [_read_job(file) for file in files if not only or file.stem in set(only)]
+    return [_read_job(file) for file in files if not only or {file.stem, _check_of(file.stem)} & set(only)]
+
+
+def _check_of(name: str) -> str:
+    return name.partition("-")[0]
 
 
 def _read_job(file: Path) -> Job:
-    if file.stem not in PARAMS:
+    check = _check_of(file.stem)
+    if check not in PARAMS:
         raise RunnerError(f"{file}: there is no check of that name; known: {', '.join(PARAMS)}")
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -92,12 +99,12 @@ def _read_job(file: Path) -> Job:
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise ParamsError(f"{file}: expected `name: value` lines, got {type(values).__name__}")
-    checked: type[Params] = PARAMS[file.stem]
+    checked: type[Params] = PARAMS[check]
     try:
         checked.create(**{str(name): value for name, value in values.items()})
     except ParamsError as error:
         raise ParamsError(f"{file}: {error}") from None
-    return Job(name=file.stem, params_file=file, notebook=find_notebook(file.stem), values=values)
+    return Job(name=file.stem, check=check, params_file=file, notebook=find_notebook(check), values=values)
 
 
 def find_notebook(name: str) -> Path:
@@ -122,7 +129,7 @@ def run_suite(
     on_start: Callable[[Job], None] = lambda job: None,
     on_result: Callable[[Result], None] = lambda result: None,
 ) -> Iterator[Result]:
-    """Run jobs one after the other and write `<name>.outcome.json`, `.ipynb` and `.html` into `out`.
+    """Run jobs one after the other and write `<name>.outcome.json`, `.ipynb`, `.html` and samples into `out`.
 
     Files of an earlier run of the same check are removed first. Results come as they are settled, so an
     interrupt loses only the job it hits.
@@ -142,7 +149,7 @@ def run_job(job: Job, out: Path, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Res
     files = {kind: out / f"{job.name}.{kind}" for kind in ("outcome.json", "ipynb", "html")}
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for file in files.values():
+        for file in (*files.values(), *out.glob(f"{job.name}.samples.*")):
             file.unlink(missing_ok=True)
         scratch = tempfile.TemporaryDirectory(dir=out, prefix=f".{job.name}.")
     except OSError as error:
@@ -161,6 +168,8 @@ def run_job(job: Job, out: Path, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Res
         outcome.save(files["outcome.json"])
         if notebook is not None:
             os.replace(executed, files["ipynb"])
+        for samples in Path(name).glob("outcome.samples.*"):  # what a check keeps beside its outcome
+            os.replace(samples, out / samples.name.replace("outcome", job.name, 1))
         os.replace(html, files["html"])
     return Result(
         job=job,
@@ -232,7 +241,7 @@ def _settle(job: Job, scratch: Path, end: _End, started: str) -> Outcome:
         outcome = Outcome.load(scratch / "outcome.json")
     except OutcomeError as error:
         return _error(job, _cause(scratch, end, error), started)
-    if end.code == 0 and outcome.check == job.name:
+    if end.code == 0 and outcome.check == job.check:
         return outcome
     cause = _cause(scratch, end, OutcomeError(f"the outcome is of check {outcome.check!r}"))
     return replace(_error(job, cause, started), criteria=outcome.criteria, measurements=outcome.measurements)
@@ -285,7 +294,7 @@ def _is_notebook(path: Path) -> bool:
 
 def _error(job: Job, cause: Failure, started: str) -> Outcome:
     return Outcome(
-        check=job.name,
+        check=job.check,
         status=Status.ERROR,
         summary=f"{cause.type}: {cause.message}".splitlines()[0][:300],
         params=job.values,

@@ -37,7 +37,7 @@ def run(tmp_path: Path, *cells: str, timeout_s: float = 60.0) -> Result:
     notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     path = tmp_path / "logits.ipynb"
     nbformat.write(notebook, path)
-    job = Job(name="logits", params_file=tmp_path / "logits.yaml", notebook=path, values={})
+    job = Job(name="logits", check="logits", params_file=tmp_path / "logits.yaml", notebook=path, values={})
     result = run_job(job, tmp_path / "out", timeout_s=timeout_s)
     assert not alive(int((tmp_path / "pid").read_text())), "the kernel outlived its run"
     return result
