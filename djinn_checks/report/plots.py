@@ -6,6 +6,7 @@ No pyplot: a figure is a value that a function returns, and nothing is left open
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -33,11 +34,18 @@ class Plot(NamedTuple):
 
 
 def make_figure(
-    rows: int = 1, columns: int = 1, *, width: float = 9.0, height: float = 3.6
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    width: float = 9.0,
+    height: float = 3.6,
+    height_ratios: Sequence[float] | None = None,
+    share_x: bool = False,
 ) -> tuple[Figure, list[Axes]]:
     """Return an empty figure of `width` by `height` inches and its axes, row by row."""
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    grid = figure.subplots(rows, columns, squeeze=False, height_ratios=height_ratios, sharex=share_x)
+    axes = grid.ravel().tolist()
     for one in axes:
         style_axes(one)
     return figure, axes

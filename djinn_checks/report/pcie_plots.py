@@ -1,0 +1,194 @@
+"""Figures of the PCIe check, from an outcome's measurements alone. Rates in GB/s of payload, times in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from djinn_checks.outcome import Outcome
+from djinn_checks.report.plots import FLOOR, INK, MARK, SYSTEM, Plot, make_figure, set_title
+from djinn_checks.report.tables import format_share
+from djinn_checks.units import GB, MIB, format_bytes
+
+_NO_COUNTERS = (
+    "There are no PCIe counters on this machine, so there is no traffic to draw. A recorded trace can be looked at in "
+    "its place: set `trace`, for example to tests/data/traces/ring.csv.gz."
+)
+_COMPUTE = "#E69F00"
+
+
+def plot_flatline(outcome: Outcome) -> Plot:
+    """Received payload over the whole run, window by window, with threshold and ceiling."""
+    windows = outcome.measurements.get("windows")
+    if not windows:
+        return Plot(None, _NO_COUNTERS)
+    rates = _gb(windows["rx_mb_per_s"])
+    ceiling, threshold = _ceiling(outcome), _threshold(outcome)
+    starts = windows["window_s"] * np.arange(len(rates))
+    figure, (axes,) = make_figure(width=10, height=3.6)
+    axes.fill_between(starts, rates, step="post", color=SYSTEM, alpha=0.18, linewidth=0)
+    axes.step(starts, rates, where="post", color=SYSTEM, linewidth=0.9, label="received")
+    _draw_levels(axes, ceiling, threshold)
+    for start, end in windows["holes_s"]:
+        axes.axvspan(start, end, color=MARK, alpha=0.25, linewidth=0)
+    axes.set_xlim(0, windows["duration_s"])
+    axes.set_ylim(0, 1.12 * max(ceiling, float(np.nanmax(rates, initial=0.0))))
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("GB/s")
+    set_title(axes, f"{format_share(_share_above(rates, threshold))} of windows above {1e3 * threshold:,.0f} MB/s")
+    return Plot(figure, _describe_flatline(outcome, rates, windows))
+
+
+def plot_zoom(outcome: Outcome) -> Plot:
+    """The last passes in short windows, and beneath them each layer's copy and computation by the system's account."""
+    zoom = outcome.measurements.get("zoom")
+    if not zoom:
+        return Plot(None, _NO_COUNTERS)
+    rows, rates = zoom["timeline"], zoom["rx_mb_per_s"]
+    parts = [part for part, there in (("rates", rates), ("copies", rows)) if there]
+    heights = {"rates": 3.0, "copies": 1.9}
+    ratios = [heights[part] for part in parts]
+    figure, axes = make_figure(len(parts), width=10, height=0.5 + sum(ratios), height_ratios=ratios, share_x=True)
+    for part, one in zip(parts, axes, strict=True):
+        (_draw_zoom if part == "rates" else _draw_overlap)(one, outcome, zoom)
+        for end in zoom["pass_ends_s"]:
+            one.axvline(end, color=INK, linewidth=0.6, linestyle=(0, (1, 2)))
+    axes[-1].set_xlim(zoom["start_s"], zoom["end_s"])
+    axes[-1].set_xlabel("seconds after the start (dotted: a pass ends)")
+    return Plot(figure, _describe_zoom(zoom))
+
+
+def plot_distribution(outcome: Outcome) -> Plot:
+    """How the windows' rates are distributed."""
+    windows = outcome.measurements.get("windows")
+    if not windows:
+        return Plot(None, _NO_COUNTERS)
+    rates = _gb(windows["rx_mb_per_s"])
+    rates = rates[np.isfinite(rates)]
+    if not len(rates):
+        return Plot(None, "Every window is lost: the counters gave no evidence.")
+    ceiling, threshold = _ceiling(outcome), _threshold(outcome)
+    figure, (axes,) = make_figure(width=10, height=2.8)
+    top = 1.05 * max(ceiling, float(rates.max()))
+    counts, _, _ = axes.hist(rates, bins=np.linspace(0, top, 106).tolist(), color=SYSTEM)
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set_ylim(0, 2 * float(np.max(counts)))
+    for value, text, colour in ((threshold, "threshold", MARK), (ceiling, "ceiling", FLOOR)):
+        axes.axvline(value, color=colour, linewidth=1.2, linestyle="--")
+        axes.annotate(text, (value, 1), xycoords=("data", "axes fraction"), xytext=(-4, -2), fontsize=9, color=colour,
+                      textcoords="offset points", ha="right", va="top")  # fmt: skip
+    axes.set_xlim(0, top)
+    axes.set_xlabel("GB/s received in a window")
+    axes.set_ylabel("windows")
+    low, median, high = np.quantile(rates, [0.01, 0.5, 0.99])
+    words = (
+        f"Distribution of {len(rates):,} windows of {windows['window_s'] * 1e3:g} ms: median {median:.1f} GB/s, "
+        f"1st percentile {low:.1f}, 99th {high:.1f}; the ceiling is {ceiling:.1f} GB/s."
+    )
+    return Plot(figure, words)
+
+
+def plot_sweep(outcome: Outcome) -> Plot:
+    """The link's rate for copies of 1 to 512 MiB, from pinned and from pageable memory."""
+    sweep = outcome.measurements.get("link", {}).get("sweep") or []
+    if not sweep:
+        return Plot(None, "The sweep over sizes of copies was not asked for (`sweep: false`), or this is a replay.")
+    host = outcome.measurements["link"]["subject"] == "host memory"
+    figure, (axes,) = make_figure(width=10, height=3.2)
+    words = []
+    for pinned, name, colour in ((True, "pinned", SYSTEM), (False, "pageable", MARK)):
+        rows = [row for row in sweep if row["pinned"] == pinned]
+        if not rows:
+            continue
+        sizes = [row["nbytes"] / MIB for row in rows]
+        rates = [row["bytes_per_s"] / GB for row in rows]
+        label = "host memory" if host else name
+        axes.plot(sizes, rates, color=colour, marker="o", markersize=4, linewidth=1.4)
+        axes.annotate(label, (sizes[-1], rates[-1]), xytext=(8, 0), textcoords="offset points", color=colour,
+                      fontsize=9.5, va="center")  # fmt: skip
+        words.append(f"{label}: {rates[0]:.1f} GB/s at {sizes[0]:g} MiB, {rates[-1]:.1f} GB/s at {sizes[-1]:g} MiB")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
+    axes.minorticks_off()
+    axes.set_xlim(0.8, 1.9 * max(sizes))
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("MiB a copy")
+    axes.set_ylabel("GB/s")
+    return Plot(figure, f"Rate of copies to the device by their size. {'; '.join(words)}.")
+
+
+def _ceiling(outcome: Outcome) -> float:
+    return float(outcome.measurements["link"]["ceiling_bytes_per_s"]) / GB
+
+
+def _threshold(outcome: Outcome) -> float:
+    return float(outcome.params.get("threshold_mb_per_s", 20_000)) / 1e3
+
+
+def _gb(mb_per_s: Sequence[float | None]) -> np.ndarray:
+    """Return MB/s as GB/s; None, lost evidence, as NaN."""
+    return np.array([np.nan if rate is None else rate / 1e3 for rate in mb_per_s], dtype=float)
+
+
+def _share_above(rates: np.ndarray, threshold: float) -> float:
+    return float((rates > threshold).mean()) if len(rates) else 0.0
+
+
+def _draw_levels(axes: Axes, ceiling: float, threshold: float) -> None:
+    for value, text, colour in ((ceiling, "ceiling", FLOOR), (threshold, "threshold", MARK)):
+        axes.axhline(value, color=colour, linewidth=1.1, linestyle="--")
+        axes.annotate(f"{text} {value:.1f}", (1, value), xycoords=("axes fraction", "data"), xytext=(-4, 3), fontsize=9,
+                      color=colour, textcoords="offset points", ha="right")  # fmt: skip
+
+
+def _draw_zoom(axes: Axes, outcome: Outcome, zoom: Mapping[str, Any]) -> None:
+    rates = _gb(zoom["rx_mb_per_s"])
+    starts = zoom["start_s"] + zoom["window_s"] * np.arange(len(rates))
+    axes.step(starts, rates, where="post", color=SYSTEM, linewidth=0.8)
+    axes.axhline(_ceiling(outcome), color=FLOOR, linewidth=1.1, linestyle="--")
+    axes.set_ylim(0, 1.25 * max(_ceiling(outcome), float(np.nanmax(rates, initial=0.0))))
+    axes.set_ylabel("GB/s")
+    set_title(axes, f"Counted, in windows of {zoom['window_s'] * 1e3:g} ms")
+
+
+def _draw_overlap(axes: Axes, outcome: Outcome, zoom: Mapping[str, Any]) -> None:
+    """Two strips: what was copied when, and what computed when; neighbours alternate in shade."""
+    for index, row in enumerate(zoom["timeline"]):
+        shade = 0.95 if index % 2 else 0.6
+        for lane, part, colour in ((1, "copy", SYSTEM), (0, "compute", _COMPUTE)):
+            start, end = row[f"{part}_start_s"], row[f"{part}_end_s"]
+            axes.broken_barh([(start, end - start)], (lane - 0.36, 0.72), facecolor=colour, alpha=shade, linewidth=0)
+    axes.set_yticks([0, 1], ["computation", "copies"])
+    axes.set_ylim(-0.6, 1.6)
+    axes.grid(visible=False)
+    set_title(axes, "Layer by layer, by the system's own events")
+
+
+def _describe_flatline(outcome: Outcome, rates: np.ndarray, windows: Mapping[str, Any]) -> str:
+    known = rates[np.isfinite(rates)]
+    ceiling, threshold = _ceiling(outcome), _threshold(outcome)
+    mean = f"{known.mean():.1f} GB/s on average" if len(known) else "nothing known"
+    lost = f", {len(rates) - len(known):,} windows lost" if len(known) < len(rates) else ""
+    return (
+        f"Received payload over {windows['duration_s']:.1f} s in {len(rates):,} windows of "
+        f"{windows['window_s'] * 1e3:g} ms: {mean}{lost}; {format_share(_share_above(rates, threshold))} of windows "
+        f"above {threshold:.0f} GB/s, "
+        f"{format_share(_share_above(rates, 0.9 * ceiling))} above nine tenths of the ceiling of {ceiling:.1f} GB/s."
+    )
+
+
+def _describe_zoom(zoom: Mapping[str, Any]) -> str:
+    span = zoom["end_s"] - zoom["start_s"]
+    text = f"The last {span:.2f} s of the run"
+    if zoom["rx_mb_per_s"]:
+        known = _gb(zoom["rx_mb_per_s"])
+        known = known[np.isfinite(known)]
+        idle = float((known < 1.0).mean()) if len(known) else 0.0
+        text += f" in windows of {zoom['window_s'] * 1e3:g} ms: {format_share(idle)} of them carry less than 1 GB/s"
+    if not zoom["timeline"]:
+        return f"{text}. The system keeps no account of its copies, so none is drawn."
+    copied = sum(row["bytes"] for row in zoom["timeline"])
+    return f"{text}; beneath, {len(zoom['timeline'])} copies of {format_bytes(copied)} in all, and the computations."

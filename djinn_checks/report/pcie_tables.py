@@ -1,0 +1,130 @@
+"""Tables of the PCIe check, from an outcome's measurements alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from djinn_checks.outcome import Outcome
+from djinn_checks.report.tables import Html, format_share, render_table
+from djinn_checks.units import GB, format_bytes, format_seconds
+
+_DIRECTIONS = {"h2d": "host to device", "d2h": "device to host", "both": "both at once"}
+
+
+def tabulate_traffic(outcome: Outcome) -> Html:
+    """Return predicted, claimed and counted bytes beside each other."""
+    found = outcome.measurements.get("bytes")
+    if not found:
+        return Html("<p>Nothing was run, so there are no bytes to compare.</p>")
+    counted, passes = found["counted"], found["passes"]
+    named = (
+        ("Planned by the system", found["predicted"]),
+        ("Claimed by the system" if passes else "Moved, by the recorded truth", found["claimed"]),
+        ("Counted at the link, as payload", counted),
+        ("Counted at the link, on the wire", found["wire"]),
+    )
+    rows = [
+        (name, format_bytes(value), _each(value, passes), _against(value, counted) if "wire" not in name else "")
+        for name, value in named
+    ]
+    if found["witnessed_a_pass"] is not None:
+        rows.append(("Certainly written (weight witness)", "", format_bytes(found["witnessed_a_pass"]), ""))
+    note = "Payload is wire bytes over the ratio that a copy of known size gave in the same run."
+    return render_table("Bytes received", ("What", "In the whole run", "A pass", "Against counted"), rows, note=note)
+
+
+def tabulate_limit(outcome: Outcome) -> Html:
+    """Return the time of a pass beside the least that its bytes need."""
+    passes, limit = outcome.measurements.get("passes"), outcome.measurements.get("limit") or {}
+    if not passes:
+        return Html("<p>A recorded trace does not say which passes ran.</p>")
+    rows = [
+        ("Passes", f"{passes['count']:,}"),
+        ("Time a pass, mean", format_seconds(passes["mean_s"])),
+        ("Time a pass, median", format_seconds(passes["median_s"])),
+        ("Time a pass, shortest", format_seconds(passes["min_s"])),
+        ("Time a pass, 99th percentile", format_seconds(passes["p99_s"])),
+        ("Bytes a pass has to move, M - C", format_bytes(limit.get("needed_bytes"))),
+        ("Least time for them at the ceiling, (M - C) / B", format_seconds(limit.get("seconds"))),
+        ("Limit over time a pass (1 is the limit)", _ratio(limit.get("ratio"))),
+        ("Mean payload rate over the ceiling", _ratio(limit.get("streamed_of_ceiling"))),
+        ("Opening the system", format_seconds(passes["open_s"])),
+    ]
+    return render_table("Time a pass, and the link's limit", ("What", "Value"), rows)
+
+
+def tabulate_ceilings(outcome: Outcome) -> Html:
+    """Return the link's ceilings, with spread and proof of arrival."""
+    link = outcome.measurements.get("link") or {}
+    measured = [(row, "before") for row in link.get("ceilings") or []]
+    measured += [(link["ceiling_after"], "after")] if link.get("ceiling_after") else []
+    if not measured:
+        return Html("<p>No ceiling was measured here: it comes from the recorded copy beside the trace.</p>")
+    rows = [
+        (
+            f"{_DIRECTIONS[row['direction']]}, {_memory(row)}, {when} the run",
+            f"{row['bytes_per_s'] / GB:.2f} GB/s",
+            format_share(row["spread"]),
+            f"{len(row['samples_s'])} × {format_bytes(row['nbytes'])}",
+            "yes" if row["verified"] else "NO",
+        )
+        for row, when in measured
+    ]
+    columns = ("Copies", "Median", "Spread", "Samples", "Bytes arrived")
+    note = "Warmed up, timed by events on the device; spread is largest minus smallest over the median."
+    return render_table("What the link can carry", columns, rows, note=note)
+
+
+def tabulate_preflight(outcome: Outcome) -> Html:
+    """Return what the machine offers, with a remedy where something is missing."""
+    rows = outcome.measurements.get("preflight") or []
+    if not rows:
+        return Html("<p>A replay needs nothing of this machine.</p>")
+    words = {True: "ok", False: "missing", None: "unknown"}
+    cells = [(row["name"], words[row["ok"]], row["found"], row["wanted"], row["remedy"]) for row in rows]
+    return render_table("Preflight", ("What", "", "Found", "Wanted", "Remedy"), cells, numeric=False)
+
+
+def tabulate_peers(outcomes: Mapping[str, Outcome] | Sequence[Outcome]) -> Html:
+    """Return one row a system: how close each comes to the link's limit."""
+    listed = list(outcomes.values()) if isinstance(outcomes, Mapping) else list(outcomes)
+    rows = [_peer_row(outcome) for outcome in listed if outcome.check == "pcie"]
+    columns = ("System", "Verdict", "Time a pass", "Received", "Of the ceiling", "Limit over time a pass")
+    note = "Every row against the ceiling that its own run measured; ratios compare, absolute rates do not."
+    return render_table("Systems beside each other", columns, rows, note=note)
+
+
+def _peer_row(outcome: Outcome) -> Sequence[Any]:
+    measured = outcome.measurements
+    limit, passes = measured.get("limit") or {}, measured.get("passes") or {}
+    share = limit.get("streamed_of_ceiling")
+    rate = None if share is None else share * measured["link"]["ceiling_bytes_per_s"] / GB
+    return (
+        str(outcome.params.get("system", "?")),
+        outcome.status.value,
+        format_seconds(passes.get("mean_s")),
+        "unknown" if rate is None else f"{rate:.1f} GB/s",
+        _ratio(share),
+        _ratio(limit.get("ratio")),
+    )
+
+
+def _memory(row: Mapping[str, Any]) -> str:
+    if row["kind"] == "host memory":
+        return "within host memory"
+    return "pinned" if row["pinned"] else "pageable"
+
+
+def _each(value: float | None, passes: int | None) -> str:
+    return "" if not passes else format_bytes(None if value is None else value / passes)
+
+
+def _against(value: float | None, counted: float | None) -> str:
+    if value is None or not counted:
+        return "unknown"
+    return f"{value / counted:.4f}"
+
+
+def _ratio(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4f}"
