@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from djinn_checks.outcome import Outcome, format_value
-from djinn_checks.report.logits_plots import measured_phases, name_some
-from djinn_checks.report.tables import Html, as_number, format_share, render_table
+from djinn_checks.report.logits_plots import measured_phases
+from djinn_checks.report.tables import Html, as_number, format_share, name_some, render_table
 from djinn_checks.units import format_bytes
 
 
@@ -55,6 +55,21 @@ def tabulate_witness(outcome: Outcome) -> Html:
     ]
     note = "One forward, watched from outside. More used than memory to hold it: the rest was written meanwhile."
     return render_table("Weight witness", ("What", "Value"), rows, note=note)
+
+
+def tabulate_prompts(outcome: Outcome) -> Html:
+    """Return the prompts that were run, by number, and how they begin."""
+    prompts = outcome.measurements.get("prompts") or []
+    if not prompts:
+        return Html("<p>No prompt was run.</p>")
+    rows = [(one["index"], one["tokens"], _beginning(one["text"])) for one in prompts]
+    note = "By these numbers figures and reasons call them."
+    return render_table("Prompts that were run", ("Prompt", "Tokens", "Begins"), rows, note=note, numeric=False)
+
+
+def _beginning(text: str, length: int = 140) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[:length].rstrip()}…"
 
 
 def _exact_bytes(count: int | None) -> Html:

@@ -18,6 +18,7 @@ ICONS = {
 }
 """One glyph a status, so that the colour is never the only sign."""
 
+_SIGNS = {">=": "≥", "<=": "≤", "==": "="}
 _CRITERIA_COLUMNS = ("Status", "Claim", "Observed", "Expected", "Evidence", "Reason")
 
 
@@ -51,15 +52,19 @@ def render_table(
     kind = "numeric" if numeric else "plain"
     small = f"<small>{escape(note)}</small>" if note else ""
     return Html(
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table class="{kind}">'
-        f"<caption>{escape(caption)}{small}</caption>"
+        f'<div class="scroll" role="group" tabindex="0" aria-label="{escape(caption)}"><table class="{kind}">'
+        f"<caption><div>{escape(caption)}{small}</div></caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
-def render_mapping(caption: str, values: Mapping[str, Any]) -> Html:
-    """Return plain data as a table of names and values; nested names are joined by dots."""
-    rows = [(name, _text(value)) for name, value in _flatten(values)]
+def render_mapping(caption: str, values: Mapping[str, Any], *, missing: str = "unknown") -> Html:
+    """Return plain data as a table of names and values; nested names are joined by dots.
+
+    Args:
+        missing: what stands for a value that is None.
+    """
+    rows = [(_breakable(name), missing if value is None else _text(value)) for name, value in _flatten(values)]
     if not rows:
         return Html(f"<p><strong>{escape(caption)}</strong>: none recorded.</p>")
     return render_table(caption, ("Name", "Value"), rows, numeric=False)
@@ -67,7 +72,7 @@ def render_mapping(caption: str, values: Mapping[str, Any]) -> Html:
 
 def render_params(outcome: Outcome) -> Html:
     """Return the parameters that the outcome was made with, defaults included."""
-    return render_mapping("Parameters, as resolved", outcome.params)
+    return render_mapping("Parameters, as resolved", outcome.params, missing="not given")
 
 
 def render_environment(outcome: Outcome) -> Html:
@@ -110,6 +115,12 @@ def as_number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
+def name_some(names: Sequence[str]) -> str:
+    """Return the first three names and how many more there are; "none" for none."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more if names else "none"
+
+
 def _criteria_group(title: str, criteria: Sequence[Criterion]) -> str:
     if not criteria:
         return ""
@@ -120,7 +131,8 @@ def _criteria_group(title: str, criteria: Sequence[Criterion]) -> str:
 def _criterion_row(row: Criterion) -> str:
     mark = "" if row.required else ' <span class="mark">informative</span>'
     claim = f"{escape(row.title)}<br><code>{escape(row.name)}</code>{mark}"
-    expected = "" if row.threshold is None else f"{escape(row.comparison)}&nbsp;{_quantity(row.threshold, row.unit)}"
+    sign = escape(_SIGNS.get(row.comparison, row.comparison))
+    expected = "" if row.threshold is None else f"{sign}&nbsp;{_quantity(row.threshold, row.unit)}"
     observed = "" if row.status is Status.SKIP else _quantity(row.observed, row.unit)
     cells = (observed, expected, _prose(row.evidence), _prose(row.reason))
     filled = zip(_CRITERIA_COLUMNS[2:], cells, strict=True)
@@ -140,14 +152,14 @@ def status_chip(status: Status) -> Html:
 
 
 def _quantity(value: Observed, unit: str) -> str:
-    """Return a value with its unit: bytes also in GB or MB, shares in percent."""
+    """Return a value with its unit: bytes also in GB or MB, shares in percent, ratios bare."""
     if isinstance(value, bool | str) or value is None:
         return escape(format_value(value))
     if unit == "bytes" and abs(value) >= 1000:
         return f"{format_bytes(value)}<br><small>{escape(format_value(value))} bytes</small>"
     if unit == "share":
         return escape(format_share(value))
-    return escape(f"{format_value(value)} {unit}".strip())
+    return escape(format_value(value) if unit == "ratio" else f"{format_value(value)} {unit}".strip())
 
 
 def _prose(text: str) -> str:
@@ -157,6 +169,11 @@ def _prose(text: str) -> str:
 def _row(cells: Sequence[Any]) -> str:
     first, *rest = (cell if isinstance(cell, Html) else escape(_text(cell)) for cell in cells)
     return f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
+
+
+def _breakable(name: str) -> Html:
+    """Return a name that a narrow column may break after its dots and underscores, and nowhere else if it can."""
+    return Html(escape(name).replace(".", ".<wbr>").replace("_", "_<wbr>"))
 
 
 def _text(value: Any) -> str:

@@ -10,13 +10,16 @@ import numpy as np
 from djinn_checks.outcome import Criterion, Failure, Outcome, Status, judge, skip
 from djinn_checks.report.html import render_figure, render_verdict
 from djinn_checks.report.load import OUTCOME_MIME
-from djinn_checks.report.logits_plots import plot_differences, plot_kl, plot_layers, plot_margins
-from djinn_checks.report.logits_tables import tabulate_bytes, tabulate_statistics, tabulate_witness
+from djinn_checks.report.logits_layers import plot_layers
+from djinn_checks.report.logits_plots import plot_differences, plot_kl, plot_margins
+from djinn_checks.report.logits_tables import tabulate_bytes, tabulate_prompts, tabulate_statistics, tabulate_witness
+from djinn_checks.report.tables import render_environment, render_params
 
 LAYERS = ["embeddings", *(f"model.layers.{n}" for n in range(30)), "logits"]
 WITNESS = "weight witness: every use of a parameter in one forward of the shortest prompt"
 PASSES = "3 passes of 6 prompts, each against the resident model"
 PARAMS = {"model": "smollm2", "system": "ring", "dtype": "float32", "budget_fraction": 0.25, "prompts": 6, "top_k": 5}
+TABLES = (tabulate_statistics, tabulate_bytes, tabulate_witness, tabulate_prompts, render_params, render_environment)
 ENVIRONMENT = {"device": "cuda:0", "cpu": {"model": "Example CPU", "cores": 16}, "gpu": {"name": "Example GPU"}}
 
 
@@ -70,7 +73,7 @@ def executed_notebook(outcome: Outcome) -> Any:
     for plot in (plot_differences, plot_kl, plot_margins, plot_layers):
         fragment = render_figure(*plot(outcome))
         cells += [new.new_markdown_cell(f"## {plot.__name__}"), _html_cell(f"{plot.__name__}(outcome)", fragment)]
-    for table in (tabulate_statistics, tabulate_bytes, tabulate_witness):
+    for table in TABLES:
         cells.append(_html_cell(f"{table.__name__}(outcome)", table(outcome)))
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"  # nbformat's own are random

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from djinn_checks.outcome import Outcome
-from djinn_checks.report.logits_plots import plot_differences, plot_kl, plot_layers, plot_margins
-from djinn_checks.report.logits_tables import tabulate_bytes, tabulate_statistics, tabulate_witness
+from djinn_checks.report.logits_layers import plot_layers
+from djinn_checks.report.logits_plots import plot_differences, plot_kl, plot_margins
+from djinn_checks.report.logits_tables import tabulate_bytes, tabulate_prompts
 from djinn_checks.report.plots import Plot, to_svg
-from djinn_checks.report.tables import Html, format_share, render_environment, render_params
+from djinn_checks.report.tables import Html, format_share, render_params
 from tests.report import samples
 
 PLOTS = [plot_differences, plot_kl, plot_margins, plot_layers]
-TABLES = [tabulate_statistics, tabulate_bytes, tabulate_witness, render_params, render_environment]
+TABLES = samples.TABLES
 
 
 @pytest.mark.parametrize("plot", PLOTS)
@@ -44,8 +45,51 @@ def test_bit_equal_logits_are_said_in_words() -> None:
     outcome = samples.passed()
     assert plot_kl(outcome).figure is None
     assert "exactly zero at every one of 900 positions" in plot_kl(outcome).alt
-    assert "all 44,236,800 logits equal the reference bit for bit" in plot_differences(outcome).alt
     assert plot_layers(outcome).alt == "Nothing differed, so no layer had to be searched."
+
+
+def _texts(plot: Plot) -> str:
+    assert plot.figure is not None
+    return " ".join(text.get_text() for axes in plot.figure.axes for text in (*axes.texts, *axes.get_xticklabels()))
+
+
+def test_logits_that_are_all_equal_are_drawn_as_a_spike_that_says_how_many_they_are() -> None:
+    plot = plot_differences(samples.passed())
+    assert "Prefill: all 44,236,800 logits equal the reference bit for bit" in plot.alt
+    texts = _texts(plot)
+    assert texts.count("100 % exactly 0") == 4  # system and floor, prefill and decode
+    assert texts.count("44,236,800 logits") == 2
+    assert texts.count("no logit\nbelow the reference") == texts.count("no logit\nabove the reference") == 2
+
+
+def test_the_figure_of_differences_has_a_bin_for_zero_and_the_empty_decades_beside_it() -> None:
+    for outcome in (samples.passed(), samples.failed()):
+        plot = plot_differences(outcome)
+        assert plot.figure is not None
+        for axes in plot.figure.axes:
+            labels = [label.get_text() for label in axes.get_xticklabels()]
+            assert labels == [*(f"$-10^{{{n}}}$" for n in (4, 0, -4, -8)), "exactly 0",
+                              *(f"$10^{{{n}}}$" for n in (-8, -4, 0, 4))]  # fmt: skip
+
+
+def test_a_side_is_said_to_be_empty_only_if_it_is() -> None:
+    found = samples.measurements()
+    histogram = found["statistics"]["decode"]["difference_histogram"]
+    histogram["negative"] = [1] * len(histogram["negative"])
+    texts = _texts(plot_differences(samples.passed(measurements=found)))
+    assert (texts.count("below the reference"), texts.count("above the reference")) == (1, 2)
+
+
+def test_differences_that_are_not_a_number_are_said_to_be_missing_from_the_figure() -> None:
+    found = samples.measurements(differing=True)
+    found["statistics"]["prefill"]["difference_histogram"]["nan"] = 7
+    assert (
+        "7 differences are not a number and are not drawn" in plot_differences(samples.failed(measurements=found)).alt
+    )
+
+
+def test_a_margin_is_held_against_a_largest_difference_of_exactly_nothing() -> None:
+    assert _texts(plot_margins(samples.passed())).count("largest difference (L2): exactly 0") == 2
 
 
 def test_a_difference_is_described_where_it_begins() -> None:
@@ -92,6 +136,31 @@ def test_a_table_shows_bytes_exactly_and_unknown_ones_as_unknown() -> None:
     table = tabulate_bytes(samples.passed())
     assert "21.8 GB<small>21,791,431,296 bytes</small>" in table
     assert re.search(r"<td>unknown</td>", table)
+
+
+def test_a_model_of_many_layers_does_not_swell_the_page() -> None:
+    layers = ["embeddings", *(f"model.layers.{n}" for n in range(80)), "logits"]
+    values = [[10.0 ** -(1 + (row * layer) % 7) for layer in range(82)] for row in range(30)]
+    found = samples.measurements(differing=True)
+    found["localisation"] = {**samples.localisation(), "layers": layers, "relative_l2": values}
+    outcome = samples.failed(measurements=found)
+    figures = [plot(outcome).figure for plot in PLOTS]
+    assert (
+        sum(len(to_svg(figure)) for figure in figures if figure) * 4 / 3 < 1_000_000
+    )  # base64; the page may have 1.5 MB
+
+
+def test_prompts_are_listed_by_number_each_on_one_line_and_cut_visibly() -> None:
+    prompts = [{"index": 0, "tokens": 2, "text": "a\nb"}, {"index": 1, "tokens": 99, "text": "word " * 60}]
+    table = tabulate_prompts(samples.passed(measurements={"prompts": prompts}))
+    assert "<td>a b</td>" in table
+    assert "word…</td>" in table
+
+
+def test_a_parameter_that_was_not_given_is_not_called_unknown() -> None:
+    table = render_params(samples.passed(params={"budget_gb": None}))
+    assert "<td>not given</td>" in table
+    assert "unknown" not in table
 
 
 def test_a_share_is_whole_only_when_it_is_exactly_whole() -> None:
