@@ -37,21 +37,21 @@ def render_banner(outcome: Outcome) -> Html:
     """Return the verdict: icon, word, key figure, and how the criteria came out."""
     status = outcome.status
     return Html(
-        f'<header class="banner {status.value.lower()}" role="status">'
+        f'<div class="banner {status.value.lower()}">'
         f'<p class="verdict"><span class="icon" aria-hidden="true">{ICONS[status]}</span> '
         f'<strong>{status.value}</strong> <span class="check">{escape(outcome.check)}</span></p>'
         f'<p class="summary">{escape(outcome.summary)}</p>'
-        f'<p class="meaning">{escape(_meaning(outcome))}</p></header>'
+        f'<p class="meaning">{escape(_meaning(outcome))}</p></div>'
     )
 
 
 def render_no_verdict() -> Html:
     """Return the banner of a notebook in which no check came to an end."""
     return Html(
-        '<header class="banner none" role="status">'
+        '<div class="banner none">'
         '<p class="verdict"><span class="icon" aria-hidden="true">∅</span> <strong>NO VERDICT</strong></p>'
         '<p class="summary">This notebook holds no verdict: no output carries an outcome.</p>'
-        '<p class="meaning">It was not run, or stopped before show(outcome). Nothing below is a pass.</p></header>'
+        '<p class="meaning">It was not run, or stopped before show(outcome). Nothing below is a pass.</p></div>'
     )
 
 
@@ -105,7 +105,8 @@ def render_figure(figure: Figure | None, alt: str) -> Html:
         return Html(f'<p class="nothing-to-draw">{escape(alt)}</p>')
     data = base64.b64encode(to_svg(figure).encode()).decode()
     image = f'<img src="data:image/svg+xml;base64,{data}" alt="{escape(alt)}">'
-    return Html(f'<figure>{image}<figcaption aria-hidden="true">{escape(alt)}</figcaption></figure>')
+    picture = f'<div class="picture" role="group" tabindex="0" aria-label="Figure">{image}</div>'
+    return Html(f'<figure>{picture}<figcaption aria-hidden="true">{escape(alt)}</figcaption></figure>')
 
 
 def render_html(notebook: str | os.PathLike[str] | Any, outcome: Outcome | None = None) -> str:

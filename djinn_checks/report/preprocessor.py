@@ -22,6 +22,10 @@ _POINTER = new_output(
     "display_data", {"text/html": "<p><small>The verdict stands at the top of this page.</small></p>"}
 )
 
+_PAPERMILL_TAG = "papermill-error-cell-tag"
+_PAPERMILL_ANCHOR = "papermill-error-cell"
+"""papermill marks a cell that raised by two of its own in large red letters; here they are said quietly."""
+
 
 class VerdictPreprocessor(Preprocessor):  # type: ignore[misc]  # nbconvert has no annotations
     """Puts the verdict into the resources and takes it out of the cells: a page says it once."""
@@ -34,6 +38,15 @@ class VerdictPreprocessor(Preprocessor):  # type: ignore[misc]  # nbconvert has 
             "context": render_context(outcome) if outcome and outcome.failure else "",
         }
         for cell in nb.cells:
-            if cell.cell_type == "code":
+            if _PAPERMILL_TAG in cell.metadata.get("tags", ()):
+                cell.source = _restate_marker(cell.source)
+            elif cell.cell_type == "code":
                 cell.outputs = [_POINTER if carries_outcome(output) else output for output in cell.outputs]
         return nb, resources
+
+
+def _restate_marker(source: str) -> str:
+    if f'id="{_PAPERMILL_ANCHOR}"' in source:
+        words = "The notebook stopped in the next cell. Nothing below it was run."
+        return f'<p class="stopped" id="{_PAPERMILL_ANCHOR}">{words}</p>'
+    return f'<p class="stopped">This notebook did not come to its end: <a href="#{_PAPERMILL_ANCHOR}">where</a>.</p>'

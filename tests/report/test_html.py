@@ -75,6 +75,10 @@ def test_no_attribute_of_a_page_runs_code(pages: dict[Status, str]) -> None:
         assert not [name for _, attributes in Page(text).tags for name in attributes if name.startswith("on")]
 
 
+def test_a_page_is_small_enough_to_send(pages: dict[Status, str]) -> None:
+    assert max(len(text.encode()) for text in pages.values()) < 1_500_000
+
+
 def test_every_figure_has_a_description_of_its_own(pages: dict[Status, str]) -> None:
     images = Page(pages[Status.FAIL]).named("img")
     assert len(images) == 4
@@ -125,7 +129,7 @@ def test_what_went_wrong_stands_above_what_did_not(pages: dict[Status, str]) -> 
 def test_code_is_folded_and_kept(pages: dict[Status, str]) -> None:
     page = Page(pages[Status.PASS])
     folded = [attributes for attributes in page.named("details") if attributes.get("class") == "code"]
-    assert len(folded) == 8
+    assert len(folded) == 5 + len(samples.TABLES)  # verdict and figures, tables
     assert not [attributes for attributes in folded if "open" in attributes]
 
 
@@ -146,6 +150,34 @@ def test_text_from_outside_stays_text() -> None:
     assert not page.named("script")
     assert all(image["src"].startswith("data:") for image in page.named("img"))
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+
+
+def test_text_that_a_cell_printed_or_raised_stays_text() -> None:
+    new = nbformat.v4
+    outputs = [
+        new.new_output("stream", name="stdout", text=ATTACK),
+        new.new_output("stream", name="stderr", text=ATTACK),
+        new.new_output("execute_result", {"text/plain": ATTACK}),
+        new.new_output("execute_result", {"text/latex": ATTACK}),
+        new.new_output("display_data", {"image/png": ATTACK}, metadata={"image/png": {"alt": ATTACK}}),
+        new.new_output("error", ename=ATTACK, evalue=ATTACK, traceback=[ATTACK]),
+    ]
+    page = Page(render_html(new.new_notebook(cells=[new.new_code_cell(ATTACK, outputs=outputs)])))
+    assert not page.named("script")
+    (image,) = page.named("img")
+    assert image["src"].startswith("data:image/png;base64,")
+    assert image["alt"] == ATTACK
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+
+
+def test_papermills_red_letters_are_said_quietly() -> None:
+    new, tagged = nbformat.v4, {"tags": ["papermill-error-cell-tag"]}
+    marks = ['<span style="color:red">Raised</span>', '<span id="papermill-error-cell" style="color:red">Here</span>']
+    page = render_html(new.new_notebook(cells=[new.new_markdown_cell(mark, metadata=tagged) for mark in marks]))
+    assert "color:red" not in page
+    assert page.count('class="stopped"') == 2
+    assert Page(page).named("a")[0]["href"] == "#papermill-error-cell"
+    assert page.count('id="papermill-error-cell"') == 1
 
 
 @pytest.fixture

@@ -1,0 +1,69 @@
+"""In a real browser the page reaches nobody, whatever a notebook put into it."""
+
+from __future__ import annotations
+
+import http.server
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from djinn_checks.report.html import render_html
+from tests.report import samples
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)")
+
+
+@pytest.fixture
+def requests() -> Iterator[tuple[str, list[str]]]:
+    """A server on this machine, and the paths that it was asked for."""
+    seen: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.path)
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", seen
+    server.shutdown()
+    server.server_close()
+
+
+def _open(path: Path, profile: Path) -> str:
+    """Return the document as Chromium holds it after everything that it wanted to load."""
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000", f"--user-data-dir={profile}"]
+    command = [str(CHROMIUM), *flags, "--dump-dom", path.as_uri()]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+
+
+def test_a_page_reaches_nobody_even_if_an_output_wants_it_to(tmp_path: Path, requests: tuple[str, list[str]]) -> None:
+    server, seen = requests
+    wanted = (
+        f'<img src="{server}/image"><link rel="stylesheet" href="{server}/style"><iframe src="{server}/frame"></iframe>'
+        f'<script>document.title = "ran"; fetch("{server}/fetch")</script>'
+        f'<p style="background: url({server}/css)">x</p>'
+    )
+    notebook = samples.executed_notebook(samples.passed())
+    notebook.cells.append(
+        nbformat.v4.new_code_cell("x", outputs=[nbformat.v4.new_output("display_data", {"text/html": wanted})])
+    )
+    page = render_html(notebook)
+    (tmp_path / "page.html").write_text(page)
+    document = _open(tmp_path / "page.html", tmp_path / "profile")
+    assert "<title>PASS: logits – djinn-checks</title>" in document
+    assert seen == []
+
+    (tmp_path / "open.html").write_text(page.replace('http-equiv="Content-Security-Policy"', "name='none'"))
+    assert "<title>ran</title>" in _open(tmp_path / "open.html", tmp_path / "profile")
+    assert {"/image", "/style", "/frame", "/fetch", "/css"} <= set(seen)
