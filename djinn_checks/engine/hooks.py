@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from djinn_checks.engine.residency import plan_residency
+from djinn_checks.engine.binding import bind_buffers, bind_parameters
+from djinn_checks.engine.residency import Plan, plan_residency
 from djinn_checks.engine.ring_buffer import WeightRingBuffer
-from djinn_checks.engine.segments import Cut, cut_model
+from djinn_checks.engine.segments import cut_model
 from djinn_checks.errors import ConcurrentForwardError, EngineError, HooksError
 
 
@@ -50,7 +51,7 @@ class RingBufferHooks:
 
 
 def install_ring_buffer_hooks(
-    model: nn.Module, ring: WeightRingBuffer, model_id: str, *, resident_blocks: int | None = None
+    model: nn.Module, ring: WeightRingBuffer, model_id: str, *, plan: Plan | None = None
 ) -> RingBufferHooks:
     """Make `model` run on weights that stream through `ring`.
 
@@ -61,7 +62,7 @@ def install_ring_buffer_hooks(
     Args:
         model: a causal LM of Hugging Face, or any module with an `nn.ModuleList` of blocks.
         model_id: a name given to `ring.register_model` before.
-        resident_blocks: keep exactly this many blocks on the device, not as many as fit.
+        plan: a residency plan for this module within the ring's capacity; None keeps as much as fits.
 
     Raises:
         HooksError: the ring streams a model already.
@@ -71,14 +72,14 @@ def install_ring_buffer_hooks(
     source = ring.source(model_id)
     weights = dict(source.named_parameters(remove_duplicate=False)) if isinstance(source, nn.Module) else source
     cut = cut_model(model)
-    plan = plan_residency(cut, ring.capacity_bytes, resident_blocks=resident_blocks)
+    plan = plan or plan_residency(cut, ring.capacity_bytes)
     with torch.no_grad():
         ring.attach(model_id, cut, plan, weights)
     undo: list[Callable[[], Any]] = [ring.detach]
     hooks = RingBufferHooks(model, ring, undo)
     try:
-        _bind_parameters(model, ring, cut, undo, free=source is model)
-        _bind_buffers(model, ring.device, undo)
+        bind_parameters(model, cut, ring.place, undo, homes=ring.home if source is model else None)
+        bind_buffers(model, ring.device, undo)
         _guard_forwards(model, undo)
         for use, (point, _) in enumerate(plan.uses):
             module = model.get_submodule(cut.points[point].name)
@@ -97,43 +98,6 @@ def _acquire(ring: WeightRingBuffer, use: int, module: nn.Module, args: Any) -> 
 
 def _release(ring: WeightRingBuffer, use: int, module: nn.Module, args: Any, output: Any) -> None:
     ring.release(use)
-
-
-def _bind_parameters(
-    model: nn.Module, ring: WeightRingBuffer, cut: Cut, undo: list[Callable[[], Any]], *, free: bool
-) -> None:
-    for index, segment in enumerate(cut.segments):
-        for tensor in segment.tensors:
-            original = model.get_parameter(tensor.names[0])
-            streamed = nn.Parameter(tensor.view(ring.place(index)), requires_grad=False)
-            for name in tensor.names:
-                owner, _, leaf = name.rpartition(".")
-                module = model.get_submodule(owner)
-                module._parameters[leaf] = streamed
-                undo.append(partial(module._parameters.__setitem__, leaf, original))
-            if free:  # the ring holds these very bytes now
-                undo.append(partial(_refill, original, original.device, tensor.view(ring.home(index))))
-                original.data = torch.empty(0, dtype=original.dtype, device=original.device)
-
-
-def _refill(original: nn.Parameter, device: torch.device, value: Tensor) -> None:
-    """Give a parameter its bytes back, in the layout it had."""
-    original.data = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=device).copy_(value)
-
-
-def _bind_buffers(model: nn.Module, device: torch.device, undo: list[Callable[[], Any]]) -> None:
-    """Move buffers to the device: a copy of the values, since computing them there may round otherwise."""
-    for module in model.modules():
-        for name, buffer in list(module._buffers.items()):
-            if buffer is None or buffer.device == device:
-                continue
-            if buffer.is_meta:
-                raise EngineError(
-                    f"buffer {name!r} of {type(module).__name__} has no values (it is on `meta`); "
-                    "build the module with real buffers, only its parameters may be on `meta`"
-                )
-            undo.append(partial(module._buffers.__setitem__, name, buffer))
-            module._buffers[name] = buffer.to(device)
 
 
 def _guard_forwards(model: nn.Module, undo: list[Callable[[], Any]]) -> None:

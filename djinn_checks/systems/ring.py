@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from djinn_checks.engine.hooks import RingBufferHooks, install_ring_buffer_hooks
+from djinn_checks.engine.pacing import plan_for_pace
+from djinn_checks.engine.rehearsal import rehearse
 from djinn_checks.engine.residency import plan_residency
 from djinn_checks.engine.ring_buffer import WeightRingBuffer
 from djinn_checks.engine.segments import cut_model
@@ -25,20 +27,25 @@ class RingSystem(System):
     def __init__(
         self, model: Model, *, device: torch.device, budget_bytes: int, resident_blocks: int | None = None
     ) -> None:
-        """Plan as `System` does; `resident_blocks` keeps exactly that many blocks, not as many as fit."""
+        """Plan as `System` does; `resident_blocks` keeps exactly that many blocks.
+
+        Without it the plan is made anew on a GPU when the system opens, from times that are measured there.
+        """
         super().__init__(model, device=device, budget_bytes=budget_bytes)
         self._skeleton = model.skeleton()
         self._resident_blocks = resident_blocks
-        self.plan = plan_residency(cut_model(self._skeleton), budget_bytes, resident_blocks=resident_blocks)
+        self._cut = cut_model(self._skeleton)
+        self.plan = plan_residency(self._cut, budget_bytes, resident_blocks=resident_blocks)
         self._ring: WeightRingBuffer | None = None
         self._hooks: RingBufferHooks | None = None
 
     def open(self) -> nn.Module:
+        if self.device.type == "cuda" and self._resident_blocks is None and self.plan.loads:
+            pace = rehearse(self._skeleton, self._cut, self.device)
+            self.plan = plan_for_pace(self._cut, self.budget_bytes, pace) if pace else self.plan
         self._ring = WeightRingBuffer(self.budget_bytes, self.device, link_factory=open_timed_link)
         self._ring.register_model(self.model.name, self.model.weights)
-        self._hooks = install_ring_buffer_hooks(
-            self._skeleton, self._ring, self.model.name, resident_blocks=self._resident_blocks
-        )
+        self._hooks = install_ring_buffer_hooks(self._skeleton, self._ring, self.model.name, plan=self.plan)
         return self._skeleton
 
     def predicted_bytes_per_pass(self) -> int | None:

@@ -1,0 +1,79 @@
+"""Predicted times follow from the rules of the ring, and the plan that is chosen is the fastest one."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from djinn_checks.engine.pacing import Pace, plan_for_pace, predict_seconds_per_pass
+from djinn_checks.engine.residency import plan_residency
+from djinn_checks.engine.segments import ALIGNMENT, Cut
+from tests.engine.test_residency import make_cut
+
+BLOCKS, UNITS = 16, 10
+CUT = make_cut([UNITS] * BLOCKS)
+COPY_S = 0.010
+RATE = UNITS * ALIGNMENT / COPY_S
+
+
+def pace(compute_s: float, gap_s: float = 0.0, cut: Cut = CUT) -> Pace:
+    return Pace(copy_latency_s=0.0, copy_bytes_per_s=RATE, compute_s=(compute_s,) * len(cut.points), gap_s=gap_s)
+
+
+def capacity(blocks: int) -> int:
+    return blocks * UNITS * ALIGNMENT
+
+
+def test_where_copies_take_longer_a_pass_takes_what_its_copies_take() -> None:
+    plan = plan_residency(CUT, capacity(2))
+    assert predict_seconds_per_pass(plan, CUT, pace(0.001)) == pytest.approx(BLOCKS * COPY_S)
+
+
+def test_where_computing_takes_longer_a_pass_takes_what_the_points_take() -> None:
+    plan = plan_residency(CUT, capacity(2))
+    assert predict_seconds_per_pass(plan, CUT, pace(0.03)) == pytest.approx(BLOCKS * 0.03)
+
+
+def test_resident_blocks_save_their_copies() -> None:
+    plan = plan_residency(CUT, capacity(2 + 8))
+    assert predict_seconds_per_pass(plan, CUT, pace(0.001)) == pytest.approx(8 * COPY_S)
+
+
+def test_what_fits_altogether_moves_nothing() -> None:
+    plan = plan_residency(CUT, CUT.nbytes)
+    assert predict_seconds_per_pass(plan, CUT, pace(0.001, gap_s=0.002)) == pytest.approx(BLOCKS * 0.001 + 0.002)
+
+
+def test_two_slots_are_enough_where_nothing_stops_the_link_and_as_much_as_fits_stays() -> None:
+    assert plan_for_pace(CUT, capacity(6), pace(0.001)) == plan_residency(CUT, capacity(6))
+
+
+def test_where_both_take_about_as_long_a_deeper_ring_is_worth_a_resident_block() -> None:
+    cut = make_cut([UNITS] * 8)
+    even = pace(0.8 * COPY_S, cut=cut)
+    fullest, chosen = plan_residency(cut, capacity(5)), plan_for_pace(cut, capacity(5), even)
+    assert len(chosen.resident) == len(fullest.resident) - 1
+    assert chosen.resident_bytes + chosen.ring_bytes <= capacity(5)
+    assert predict_seconds_per_pass(chosen, cut, even) < 0.9 * predict_seconds_per_pass(fullest, cut, even)
+
+
+def test_a_pause_between_forwards_is_no_reason_for_a_deeper_ring() -> None:
+    """A slot more lets one more copy run ahead in the pause, a block less is one more copy: nothing is won."""
+    slow = pace(0.0005, gap_s=4 * COPY_S)
+    assert plan_for_pace(CUT, capacity(8), slow) == plan_residency(CUT, capacity(8))
+
+
+@given(
+    slots=st.integers(2, 12),
+    compute_s=st.floats(0, 0.03),
+    gap_s=st.floats(0, 0.1),
+)
+def test_no_pass_is_predicted_to_be_faster_than_its_copies_or_its_computation(
+    slots: int, compute_s: float, gap_s: float
+) -> None:
+    plan, speed = plan_residency(CUT, capacity(slots)), pace(compute_s, gap_s)
+    seconds = predict_seconds_per_pass(plan, CUT, speed)
+    assert seconds >= 0.999 * plan.bytes_per_pass / RATE
+    assert seconds >= 0.999 * (BLOCKS * compute_s + gap_s)
+    assert seconds <= 1.001 * (BLOCKS * (compute_s + COPY_S) + gap_s)
