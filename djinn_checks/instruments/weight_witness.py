@@ -103,6 +103,7 @@ class _Use:
     name: str
     device: torch.device
     address: int
+    version: int | None
     nbytes: int
     digest: Tensor
 
@@ -174,17 +175,17 @@ class WeightWitness(TorchFunctionMode):
                 return
 
     def _note(self, parameter: nn.Parameter, *, direct_only: bool) -> None:
-        """Note a use, once a module call; of a weight seen at two addresses in one call, the later one."""
+        """Note a use, once a module call; of a weight that was moved or written meanwhile, the later one."""
         if parameter.is_meta:
             return
         module, uses = self._running[-1]
         name = self._find_name(module, parameter, direct_only)
         if name is None:
             return
-        address = parameter.data_ptr()
-        if name in uses and uses[name].address == address:
+        address, version = parameter.data_ptr(), _version(parameter)
+        if name in uses and (uses[name].address, uses[name].version) == (address, version):
             return
-        uses[name] = _Use(name, parameter.device, address, _extent_bytes(parameter), digest(parameter))
+        uses[name] = _Use(name, parameter.device, address, version, _extent_bytes(parameter), digest(parameter))
 
     def _find_name(self, module: nn.Module, parameter: nn.Parameter, direct_only: bool) -> str | None:
         """Look the name up now: hooks may have put another parameter in place after the call began."""
@@ -265,6 +266,11 @@ def _function_name(func: Callable[..., Any]) -> str:
         return name
     property_name = getattr(getattr(func, "__self__", None), "__name__", "")
     return property_name if property_name in _VIEWS else "size"
+
+
+def _version(parameter: nn.Parameter) -> int | None:
+    """Return PyTorch's count of writes to a tensor's memory; tensors of inference mode have none."""
+    return None if parameter.is_inference() else parameter._version
 
 
 def _extent_bytes(tensor: Tensor) -> int:

@@ -172,6 +172,22 @@ def test_a_weight_that_is_overwritten_too_early_is_seen_at_its_second_use() -> N
     assert watch(model, reference).different == ("lm_head.weight",)
 
 
+def test_a_weight_that_is_spoiled_after_it_was_touched_within_one_call_is_seen() -> None:
+    model = make("llama")
+    projection = model.model.layers[1].mlp.up_proj
+
+    def spoil(module: nn.Module, args: Any) -> None:
+        assert module.weight.sum().isfinite()  # a touch, before the use
+        module.weight[3].zero_()
+
+    reference = watch(model)
+    with torch.no_grad():
+        hook = projection.register_forward_pre_hook(spoil)
+        seen = watch(model, reference)
+    hook.remove()
+    assert seen.different == ("model.layers.1.mlp.up_proj.weight",)
+
+
 def test_tied_and_equal_weights_count_once() -> None:
     model = make("llama-tied")
     twin = model.model.layers[1].mlp.up_proj.weight
