@@ -89,9 +89,14 @@ def build_system(
         options: passed on to the system.
 
     Raises:
-        ParamsError: the budget cannot hold what the system needs.
+        ParamsError: the budget cannot hold what the system needs, or holds the whole model.
     """
     budget_bytes: int = params.budget_bytes(model.weight_bytes)
+    if budget_bytes >= model.weight_bytes:
+        raise ParamsError(
+            f"budget: {format_bytes(budget_bytes)} hold all of {params.model} ({format_bytes(model.weight_bytes)}), so "
+            "nothing has to be streamed and nothing could be proved; give a smaller budget"
+        )
     try:
         return factory(model, device=device, budget_bytes=budget_bytes, **options), budget_bytes
     except CapacityError as error:

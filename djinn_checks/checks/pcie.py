@@ -88,12 +88,6 @@ def _run(params: PcieParams, factory: SystemFactory, device: torch.device, facts
 
 
 def _plan(params: PcieParams, factory: SystemFactory, model: Model, device: torch.device) -> tuple[System, int]:
-    budget_bytes = params.budget_bytes(model.weight_bytes)
-    if budget_bytes >= model.weight_bytes:
-        raise ParamsError(
-            f"budget: {format_bytes(budget_bytes)} hold all of {params.model} ({format_bytes(model.weight_bytes)}), so "
-            "nothing has to be streamed and the link has nothing to show; give a smaller budget"
-        )
     options = {} if params.resident_layers is None else {"resident_blocks": params.resident_layers}
     if options and not options.keys() <= inspect.signature(factory).parameters.keys():
         raise ParamsError(
