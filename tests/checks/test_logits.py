@@ -264,3 +264,23 @@ def test_there_are_thirty_different_prompts_and_any_number_of_them_spans_the_len
         chosen = select_prompts(count)
         assert len(set(chosen)) == count
         assert (chosen[0], chosen[-1]) == (PROMPTS[0], PROMPTS[-1])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_trained_model_through_a_ring_of_a_quarter_of_its_bytes_is_bit_equal(
+    dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # the real model, not the fake of this file
+    chosen = params(
+        model="smollm2", dtype=dtype, prompts=2, decode_tokens=2, passes=3, budget_gb=None, budget_fraction=0.25
+    )
+    outcome = check_logits(chosen)
+    assert outcome.status is Status.PASS, outcome.summary
+    assert all(row.status in (Status.PASS, Status.SKIP) for row in outcome.criteria if row.required)
+    forwards = 2 * (1 + 2)
+    for one in outcome.measurements["passes"]:
+        assert one["forwards"] == forwards
+        assert one["unequal_elements"] == 0
+        assert one["claimed_bytes"] == one["predicted_bytes"] > 0
+    witness = outcome.measurements["witness"]
+    assert witness["moved_bytes_lower_bound"] >= witness["used_bytes"] - witness["budget_bytes"] > 0
