@@ -95,7 +95,11 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _line(result: Result) -> str:
-    return f"{result.outcome.status}  {result.job.name}  {result.seconds:.0f} s  {result.html_file}"
+    return f"{result.outcome.status}  {result.job.name}  {result.seconds:.0f} s  {_report(result)}"
+
+
+def _report(result: Result) -> str:
+    return result.report_problem or str(result.html_file)
 
 
 def _print_table(console: object, results: Sequence[Result]) -> None:
@@ -111,7 +115,7 @@ def _print_table(console: object, results: Sequence[Result]) -> None:
             Text(status, style=_STYLES[status]),
             Text(result.outcome.summary),
             f"{result.seconds:.0f} s",
-            Text(str(result.html_file), overflow="fold"),
+            Text(_report(result), overflow="fold"),
         )
     if isinstance(console, Console):
         console.print(table)

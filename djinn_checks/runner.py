@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +28,7 @@ import psutil
 import yaml
 
 from djinn_checks.errors import OutcomeError, ParamsError, RunnerError
-from djinn_checks.outcome import Failure, Outcome, Status
+from djinn_checks.outcome import Failure, Outcome, Status, write_atomically
 from djinn_checks.params import PARAMS, Params
 from djinn_checks.report.html import render_html
 
@@ -60,7 +59,9 @@ class Result:
     seconds: float
     outcome_file: Path
     notebook_file: Path | None
-    html_file: Path
+    html_file: Path | None
+    report_problem: str = ""
+    """Why there is no report; empty if there is one."""
 
 
 def read_suite(folder: Path, only: Iterable[str] = ()) -> list[Job]:
@@ -163,22 +164,31 @@ def run_job(job: Job, out: Path, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Res
         outcome = replace(outcome, timings={**outcome.timings, "run_s": seconds})
         executed = Path(name) / "executed.ipynb"
         notebook = executed if _is_notebook(executed) else None
-        html = Path(name) / "report.html"
-        html.write_text(_render(executed, outcome), encoding="utf-8")
+        page, problem = _try_render(executed, outcome)
         outcome.save(files["outcome.json"])
+        if page is not None:
+            write_atomically(files["html"], page)
         if notebook is not None:
             os.replace(executed, files["ipynb"])
         for samples in Path(name).glob("outcome.samples.*"):  # what a check keeps beside its outcome
             os.replace(samples, out / samples.name.replace("outcome", job.name, 1))
-        os.replace(html, files["html"])
     return Result(
         job=job,
         outcome=outcome,
         seconds=seconds,
         outcome_file=files["outcome.json"],
         notebook_file=files["ipynb"] if notebook is not None else None,
-        html_file=files["html"],
+        html_file=files["html"] if page is not None else None,
+        report_problem=problem,
     )
+
+
+def _try_render(notebook: Path, outcome: Outcome) -> tuple[str | None, str]:
+    """Return the report, or None and why there is none: a verdict is not lost for the sake of its page."""
+    try:
+        return _render(notebook, outcome), ""
+    except Exception as error:
+        return None, f"no report could be written ({type(error).__name__}: {error}); `djinn-checks render` tries again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +252,7 @@ def _settle(job: Job, scratch: Path, end: _End, started: str) -> Outcome:
     except OutcomeError as error:
         return _error(job, _cause(scratch, end, error), started)
     if end.code == 0 and outcome.check == job.check:
-        return outcome
+        return replace(outcome, params={**outcome.params, "save_to": ""})  # the scratch folder says nothing to anyone
     cause = _cause(scratch, end, OutcomeError(f"the outcome is of check {outcome.check!r}"))
     return replace(_error(job, cause, started), criteria=outcome.criteria, measurements=outcome.measurements)
 
@@ -317,8 +327,5 @@ def render_folder(folder: Path) -> list[Path]:
     for file in files:
         name = file.name.removesuffix(".outcome.json")
         notebook = folder / f"{name}.ipynb"
-        html = _render(notebook, Outcome.load(file))
-        scratch = folder / f".{name}.html"
-        scratch.write_text(html, encoding="utf-8")
-        written.append(Path(shutil.move(scratch, folder / f"{name}.html")))
+        written.append(write_atomically(folder / f"{name}.html", _render(notebook, Outcome.load(file))))
     return written

@@ -14,6 +14,7 @@ import nbformat
 import psutil
 import pytest
 
+from djinn_checks import runner
 from djinn_checks.cli import exit_code, main
 from djinn_checks.errors import ParamsError, RunnerError
 from djinn_checks.outcome import Outcome, Status
@@ -51,7 +52,7 @@ def alive(pid: int) -> bool:
 
 
 def files(result: Result) -> set[str]:
-    return {path.name for path in result.html_file.parent.iterdir()}
+    return {path.name for path in result.outcome_file.parent.iterdir()}
 
 
 def test_a_finished_check_gives_its_outcome_notebook_and_report_and_no_scratch(tmp_path: Path) -> None:
@@ -70,6 +71,37 @@ DEATHS = {
     "exits": ("import os; os._exit(3)", "DeadKernel", "the kernel died"),
     "is killed": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "DeadKernel", "the kernel died"),
 }
+
+
+def test_samples_that_a_check_keeps_lie_beside_its_outcome_under_its_name(tmp_path: Path) -> None:
+    keep = "Path(save_to).with_name('outcome.samples.csv.gz').write_bytes(b'123')"
+    assert "logits.samples.csv.gz" in files(run(tmp_path, SAVE, keep))
+    assert "logits.samples.csv.gz" not in files(run(tmp_path, SAVE)), "samples of an earlier run are gone"
+
+
+def test_a_verdict_is_kept_when_its_report_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> str:
+        raise ValueError("no template")
+
+    monkeypatch.setattr(runner, "render_html", broken)
+    result = run(tmp_path, SAVE)
+    assert result.outcome.status is Status.PASS
+    assert result.html_file is None
+    assert "no template" in result.report_problem
+    assert files(result) == {"logits.outcome.json", "logits.ipynb"}
+
+
+def test_one_notebook_runs_once_for_each_of_its_params_files(tmp_path: Path) -> None:
+    for name in ("pcie", "pcie-a", "logits-b"):
+        (tmp_path / f"{name}.yaml").write_text("seed: 1\n")
+    jobs = read_suite(tmp_path)
+    assert {(job.name, job.check, job.notebook.stem) for job in jobs} == {
+        ("logits-b", "logits", "logits"),
+        ("pcie", "pcie", "pcie"),
+        ("pcie-a", "pcie", "pcie"),
+    }
+    assert {job.name for job in read_suite(tmp_path, ["pcie"])} == {"pcie", "pcie-a"}
+    assert {job.name for job in read_suite(tmp_path, ["pcie-a"])} == {"pcie-a"}
 
 
 @pytest.mark.parametrize("saved_before", [False, True], ids=["before saving", "after saving a PASS"])
