@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def opened(spec: str, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Mode
 
 def save_folder(name: str, folder: Path, **kwargs: Any) -> Any:
     torch.manual_seed(3)
-    module = AutoModelForCausalLM.from_config(ALL_CONFIGS[name]).eval()
+    module = AutoModelForCausalLM.from_config(copy.deepcopy(ALL_CONFIGS[name])).eval()
     module.save_pretrained(folder, **kwargs)
     return module
 

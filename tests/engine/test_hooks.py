@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from typing import Any
 
@@ -42,7 +43,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
 
 def build(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
     torch.manual_seed(7)
-    model: nn.Module = AutoModelForCausalLM.from_config(CONFIGS[name], dtype=dtype).eval()
+    model: nn.Module = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[name]), dtype=dtype).eval()
     return model
 
 
