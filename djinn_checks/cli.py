@@ -91,6 +91,7 @@ def _run(options: argparse.Namespace) -> int:
             bar.advance(task)
             bar.console.print(_line(result), highlight=False, markup=False)
     _print_table(console, results)
+    console.print(f"all on one page: {out / 'index.html'}", highlight=False, markup=False)
     return exit_code([result.outcome.status for result in results], strict=options.strict)
 
 

@@ -31,6 +31,7 @@ from djinn_checks.errors import OutcomeError, ParamsError, RunnerError
 from djinn_checks.outcome import Failure, Outcome, Status, write_atomically
 from djinn_checks.params import PARAMS, Params
 from djinn_checks.report.html import render_html
+from djinn_checks.report.index import render_index
 
 DEFAULT_TIMEOUT_S = 3600.0
 _GRACE_S = 5.0
@@ -132,6 +133,8 @@ def run_suite(
 ) -> Iterator[Result]:
     """Run jobs one after the other and write `<name>.outcome.json`, `.ipynb`, `.html` and samples into `out`.
 
+    `index.html` shows all verdicts of the folder and is written anew after each job.
+
     Files of an earlier run of the same check are removed first. Results come as they are settled, so an
     interrupt loses only the job it hits.
 
@@ -141,6 +144,7 @@ def run_suite(
     for job in jobs:
         on_start(job)
         result = run_job(job, out, timeout_s=timeout_s)
+        write_index(out)
         on_result(result)
         yield result
 
@@ -328,4 +332,14 @@ def render_folder(folder: Path) -> list[Path]:
         name = file.name.removesuffix(".outcome.json")
         notebook = folder / f"{name}.ipynb"
         written.append(write_atomically(folder / f"{name}.html", _render(notebook, Outcome.load(file))))
-    return written
+    return [*written, write_index(folder)]
+
+
+def write_index(folder: Path) -> Path:
+    """Write `index.html` from the outcomes in a folder; one that cannot be read, of another version, is left out."""
+    outcomes = {}
+    for file in sorted(folder.glob("*.outcome.json")):
+        with contextlib.suppress(OutcomeError):
+            outcomes[file.name.removesuffix(".outcome.json")] = Outcome.load(file)
+    reports = {name: f"{name}.html" for name in outcomes if (folder / f"{name}.html").is_file()}
+    return write_atomically(folder / "index.html", render_index(folder.resolve().name, outcomes, reports))

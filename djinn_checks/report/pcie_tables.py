@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from djinn_checks.outcome import Outcome
-from djinn_checks.report.tables import Html, format_share, render_table
+from djinn_checks.report.tables import Html, format_share, render_table, status_chip
 from djinn_checks.units import GB, format_bytes, format_seconds
 
 _DIRECTIONS = {"h2d": "host to device", "d2h": "device to host", "both": "both at once"}
@@ -41,12 +41,12 @@ def tabulate_limit(outcome: Outcome) -> Html:
         return Html("<p>A recorded trace does not say which passes ran.</p>")
     rows = [
         ("Passes", f"{passes['count']:,}"),
-        ("Time a pass, mean", format_seconds(passes["mean_s"])),
-        ("Time a pass, median", format_seconds(passes["median_s"])),
-        ("Time a pass, shortest", format_seconds(passes["min_s"])),
-        ("Time a pass, 99th percentile", format_seconds(passes["p99_s"])),
+        ("Time a pass, mean", _seconds(passes["mean_s"])),
+        ("Time a pass, median", _seconds(passes["median_s"])),
+        ("Time a pass, shortest", _seconds(passes["min_s"])),
+        ("Time a pass, 99th percentile", _seconds(passes["p99_s"])),
         ("Bytes a pass has to move, M - C", format_bytes(limit.get("needed_bytes"))),
-        ("Least time for them at the ceiling, (M - C) / B", format_seconds(limit.get("seconds"))),
+        ("Least time for them at the ceiling, (M - C) / B", _seconds(limit.get("seconds"))),
         ("Limit over time a pass (1 is the limit)", _ratio(limit.get("ratio"))),
         ("Mean payload rate over the ceiling", _ratio(limit.get("streamed_of_ceiling"))),
         ("Opening the system", format_seconds(passes["open_s"])),
@@ -86,11 +86,11 @@ def tabulate_preflight(outcome: Outcome) -> Html:
     return render_table("Preflight", ("What", "", "Found", "Wanted", "Remedy"), cells, numeric=False)
 
 
-def tabulate_peers(outcomes: Mapping[str, Outcome] | Sequence[Outcome]) -> Html:
-    """Return one row a system: how close each comes to the link's limit."""
-    listed = list(outcomes.values()) if isinstance(outcomes, Mapping) else list(outcomes)
-    rows = [_peer_row(outcome) for outcome in listed if outcome.check == "pcie"]
-    columns = ("System", "Verdict", "Time a pass", "Received", "Of the ceiling", "Limit over time a pass")
+def tabulate_peers(outcomes: Sequence[Outcome]) -> Html:
+    """Return one row a system, the one that comes closest to the link's limit first."""
+    ranked = sorted(outcomes, key=lambda outcome: -((outcome.measurements.get("limit") or {}).get("ratio") or 0.0))
+    rows = [_peer_row(outcome) for outcome in ranked]
+    columns = ("System", "Verdict", "Model", "Time a pass", "Received", "Of the ceiling", "Limit over time a pass")
     note = "Every row against the ceiling that its own run measured; ratios compare, absolute rates do not."
     return render_table("Systems beside each other", columns, rows, note=note)
 
@@ -102,8 +102,9 @@ def _peer_row(outcome: Outcome) -> Sequence[Any]:
     rate = None if share is None else share * measured["link"]["ceiling_bytes_per_s"] / GB
     return (
         str(outcome.params.get("system", "?")),
-        outcome.status.value,
-        format_seconds(passes.get("mean_s")),
+        status_chip(outcome.status),
+        str(outcome.params.get("model", "?")),
+        _seconds(passes.get("mean_s")),
         "unknown" if rate is None else f"{rate:.1f} GB/s",
         _ratio(share),
         _ratio(limit.get("ratio")),
@@ -124,6 +125,13 @@ def _against(value: float | None, counted: float | None) -> str:
     if value is None or not counted:
         return "unknown"
     return f"{value / counted:.4f}"
+
+
+def _seconds(value: float | None) -> str:
+    """Return four digits: the times of a pass differ in the third."""
+    if value is None:
+        return "unknown"
+    return f"{value:.4g} s" if value >= 1 else f"{value * 1e3:.4g} ms"
 
 
 def _ratio(value: float | None) -> str:

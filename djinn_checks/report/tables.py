@@ -157,8 +157,8 @@ def _quantity(value: Observed, unit: str) -> str:
         return escape(format_value(value))
     if unit == "bytes" and abs(value) >= 1000:
         return f"{format_bytes(value)}<br><small>{escape(format_value(value))} bytes</small>"
-    if unit == "share":
-        return escape(format_share(value))
+    if unit.startswith("share"):
+        return escape(format_share(value) + unit.removeprefix("share"))
     return escape(format_value(value) if unit == "ratio" else f"{format_value(value)} {unit}".strip())
 
 
@@ -179,7 +179,9 @@ def _breakable(name: str) -> Html:
 def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_text(item) for item in value) if value else "none"
-    if value is None or isinstance(value, bool | int | float | str):
+    if isinstance(value, float):
+        return f"{value:.10g}"  # parameters and facts are shown as they are, not rounded like measurements
+    if value is None or isinstance(value, bool | int | str):
         return format_value(value)
     return str(value)
 
