@@ -62,7 +62,7 @@ def test_a_finished_check_gives_its_outcome_notebook_and_report_and_no_scratch(t
     assert Outcome.load(result.outcome_file) == result.outcome
     assert "PASS" in result.html_file.read_text()
     before = result.html_file.read_bytes()
-    assert render_folder(tmp_path / "out") == [result.html_file]
+    assert render_folder(tmp_path / "out") == [result.html_file, tmp_path / "out" / "index.html"]
     assert result.html_file.read_bytes() == before
 
 

@@ -18,6 +18,8 @@ _NO_COUNTERS = (
     "its place: set `trace`, for example to tests/data/traces/ring.csv.gz."
 )
 _COMPUTE = "#E69F00"
+_PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.85}
+"""Behind words that stand on data."""
 
 
 def plot_flatline(outcome: Outcome) -> Plot:
@@ -35,7 +37,7 @@ def plot_flatline(outcome: Outcome) -> Plot:
     for start, end in windows["holes_s"]:
         axes.axvspan(start, end, color=MARK, alpha=0.25, linewidth=0)
     axes.set_xlim(0, windows["duration_s"])
-    axes.set_ylim(0, 1.12 * max(ceiling, float(np.nanmax(rates, initial=0.0))))
+    axes.set_ylim(0, 1.2 * max(ceiling, float(np.nanmax(rates, initial=0.0))))
     axes.set_xlabel("seconds")
     axes.set_ylabel("GB/s")
     set_title(axes, f"{format_share(_share_above(rates, threshold))} of windows above {1e3 * threshold:,.0f} MB/s")
@@ -140,8 +142,8 @@ def _share_above(rates: np.ndarray, threshold: float) -> float:
 def _draw_levels(axes: Axes, ceiling: float, threshold: float) -> None:
     for value, text, colour in ((ceiling, "ceiling", FLOOR), (threshold, "threshold", MARK)):
         axes.axhline(value, color=colour, linewidth=1.1, linestyle="--")
-        axes.annotate(f"{text} {value:.1f}", (1, value), xycoords=("axes fraction", "data"), xytext=(-4, 3), fontsize=9,
-                      color=colour, textcoords="offset points", ha="right")  # fmt: skip
+        axes.annotate(f"{text} {value:.1f} GB/s", (1, value), xycoords=("axes fraction", "data"), xytext=(-4, 6),
+                      fontsize=9, color=colour, textcoords="offset points", ha="right", bbox=_PAPER)  # fmt: skip
 
 
 def _draw_zoom(axes: Axes, outcome: Outcome, zoom: Mapping[str, Any]) -> None:
@@ -155,12 +157,12 @@ def _draw_zoom(axes: Axes, outcome: Outcome, zoom: Mapping[str, Any]) -> None:
 
 
 def _draw_overlap(axes: Axes, outcome: Outcome, zoom: Mapping[str, Any]) -> None:
-    """Two strips: what was copied when, and what computed when; neighbours alternate in shade."""
+    """Two strips: what was copied when, neighbours in alternating shades, and what computed when."""
     for index, row in enumerate(zoom["timeline"]):
-        shade = 0.95 if index % 2 else 0.6
         for lane, part, colour in ((1, "copy", SYSTEM), (0, "compute", _COMPUTE)):
             start, end = row[f"{part}_start_s"], row[f"{part}_end_s"]
-            axes.broken_barh([(start, end - start)], (lane - 0.36, 0.72), facecolor=colour, alpha=shade, linewidth=0)
+            shade = 0.6 if part == "copy" and index % 2 else 1.0  # copies follow each other without a gap
+            axes.broken_barh([(start, end - start)], (lane - 0.36, 0.72), color=colour, alpha=shade, linewidth=0.5)
     axes.set_yticks([0, 1], ["computation", "copies"])
     axes.set_ylim(-0.6, 1.6)
     axes.grid(visible=False)
