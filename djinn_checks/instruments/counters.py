@@ -44,6 +44,18 @@ Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class Readings:
+    """What was read, as it was read: arrays of one length."""
+
+    before_s: Floats
+    """CLOCK_MONOTONIC before each query; `after_s` after it."""
+    after_s: Floats
+    rx: Integers
+    """Counters modulo 2^32, or running sums of bytes from a source of rates."""
+    tx: Integers
+
+
+@dataclass(frozen=True)
 class CounterSeries:
     """What was counted, in time. Seconds on CLOCK_MONOTONIC; bytes on the wire since the first reading."""
 
@@ -54,6 +66,7 @@ class CounterSeries:
     holes: tuple[tuple[float, float], ...]
     """(start_s, end_s) of lost evidence: more than half a wrap could have passed, or the counters stood still."""
     source: str
+    raw: Readings
     query_s: float
     """Median time of one query."""
 
@@ -122,6 +135,7 @@ def build_series(
         tx_bytes=_cumulate(tx_raw, wraps),
         holes=tuple(sorted(holes)),
         source=source,
+        raw=Readings(before_s=t_before_s, after_s=t_after_s, rx=rx_raw, tx=tx_raw),
         query_s=float(np.median(t_after_s - t_before_s)) if len(t_s) else 0.0,
     )
 
@@ -251,9 +265,10 @@ def load_trace(path: str | os.PathLike[str]) -> CounterSeries:
 
 
 def save_trace(series: CounterSeries, path: str | os.PathLike[str]) -> None:
-    """Write a series in the format that `load_trace` reads. Query times are not kept: before equals after."""
+    """Write the raw readings of a series in the format that `load_trace` reads, without NVML's own timestamps."""
+    raw = series.raw
     with gzip.open(path, "wt", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
-        for t, rx, tx in zip(series.t_s, np.mod(series.rx_bytes, WRAP), np.mod(series.tx_bytes, WRAP), strict=True):
-            writer.writerow([f"{t:.6f}", f"{t:.6f}", "", rx, tx])
+        for before, after, rx, tx in zip(raw.before_s, raw.after_s, raw.rx, raw.tx, strict=True):
+            writer.writerow([f"{before:.6f}", f"{after:.6f}", "", rx, tx])

@@ -39,10 +39,18 @@ def render_banner(outcome: Outcome) -> Html:
     return Html(
         f'<div class="banner {status.value.lower()}">'
         f'<p class="verdict"><span class="icon" aria-hidden="true">{ICONS[status]}</span> '
-        f'<strong>{status.value}</strong> <span class="check">{escape(outcome.check)}</span></p>'
+        f'<strong>{status.value}</strong> <span class="check">{escape(outcome.check)}</span>{_mark(outcome)}</p>'
         f'<p class="summary">{escape(outcome.summary)}</p>'
         f'<p class="meaning">{escape(_meaning(outcome))}</p></div>'
     )
+
+
+def _mark(outcome: Outcome) -> str:
+    """Return a mark for a verdict that is about something else than a GPU's link: a replay, or host memory."""
+    link = outcome.measurements.get("link") or {}
+    if link.get("subject", "pcie") == "pcie":
+        return ""
+    return f' <span class="subject">{escape(str(link["label"]))}</span>'
 
 
 def render_no_verdict() -> Html:

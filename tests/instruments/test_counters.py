@@ -114,6 +114,8 @@ def test_a_saved_trace_is_read_back_with_the_same_sums(tmp_path: Path) -> None:
     save_trace(trace, tmp_path / "again.csv.gz")
     again = load_trace(tmp_path / "again.csv.gz")
     assert (again.rx_bytes == trace.rx_bytes).all()
+    assert (again.raw.rx == trace.raw.rx).all()
+    assert (again.raw.tx == trace.raw.tx).all()
     assert np.abs(again.t_s - trace.t_s).max() < 1e-6
 
 

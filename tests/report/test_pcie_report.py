@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from djinn_checks.outcome import Outcome, Status
+from djinn_checks.report.html import render_banner
 from djinn_checks.report.pcie_plots import plot_distribution, plot_flatline, plot_sweep, plot_zoom
 from djinn_checks.report.pcie_tables import (
     tabulate_ceilings,
@@ -130,3 +131,11 @@ def test_claims_stand_beside_the_count_as_ratios() -> None:
 def test_an_outcome_without_measurements_still_has_its_figures_in_words() -> None:
     nothing = Outcome(check="pcie", status=Status.ERROR, summary="crashed")
     assert all(plot(nothing).figure is None for plot in PLOTS)
+
+
+def test_a_replay_and_a_host_link_are_marked_in_the_banner_and_a_gpu_is_not() -> None:
+    assert "replay of a recorded trace</span>" in render_banner(replayed("ring"))
+    link = dict(replayed("ring").measurements["link"])
+    host = changed("ring", link=link | {"subject": "host memory", "label": "host-memory link: no GPU"})
+    assert "host-memory link: no GPU</span>" in render_banner(host)
+    assert 'class="subject"' not in render_banner(ran())
