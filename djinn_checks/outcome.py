@@ -117,12 +117,13 @@ def judge(
         status, reason = Status.INCONCLUSIVE, missing
     elif floor is not None and not holds(floor, threshold):
         status = Status.INCONCLUSIVE
-        reason = f"the noise floor is {format_value(floor)} {unit}: not {comparison} {format_value(threshold)} itself"
+        expected = _expected(comparison, threshold, unit)
+        reason = f"the noise floor itself is {format_quantity(floor, unit)}, where {expected} is expected"
     elif holds(observed, threshold):
         status, reason = Status.PASS, ""
     else:
         status = Status.FAIL
-        reason = f"{format_value(observed)} is not {comparison} {format_value(threshold)} {unit}".rstrip()
+        reason = f"{format_quantity(observed, unit)}, expected {_expected(comparison, threshold, unit)}"
         reason += f": {failed}" if failed else ""
     return Criterion(
         name=name,
@@ -163,6 +164,18 @@ def format_value(value: Observed) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.4g}"
+
+
+def format_quantity(value: Observed, unit: str) -> str:
+    """Return a value with its unit: "12 elements", "95.2 % of windows" for a "share of windows"."""
+    if unit.startswith("share") and isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{100 * value:.4g} %{unit.removeprefix('share')}"
+    return f"{format_value(value)} {unit}".rstrip()
+
+
+def _expected(comparison: str, threshold: Observed, unit: str) -> str:
+    words = {"<": "less than ", "<=": "at most ", ">": "more than ", ">=": "at least ", "==": ""}
+    return words[comparison] + format_quantity(threshold, unit)
 
 
 @dataclass(frozen=True, kw_only=True)
