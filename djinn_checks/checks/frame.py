@@ -49,6 +49,8 @@ def run_check(
     facts: Facts = {"params": params.model_dump(), "started_at": started_at}
     try:
         device = resolve_device(params.device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # streams, events and pinned memory go with the current device
         facts["environment"] = read_environment(device)
         outcome = work(device, facts)
     except ParamsError:

@@ -33,8 +33,8 @@ from djinn_checks.errors import InstrumentError
 from djinn_checks.instruments.sampler import RECORD
 
 WRAP = 2**32
-TOP_RATE_BYTES_PER_S = 64e9
-"""Raw rate of PCIe 5.0 x16, the fastest link in use: 16 lanes of 3.94 GB/s, rounded up."""
+TOP_RATE_BYTES_PER_S = 128e9
+"""Raw rate of PCIe 6.0 x16, the fastest link in use: 16 lanes of 64 GT/s (PCI-SIG), a byte for eight transfers."""
 FROZEN_S = 0.05
 """Neither counter moves for so long: it does not count. At 1 kHz that is 50 queries without a byte."""
 _START_S = 20.0

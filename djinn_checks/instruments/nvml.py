@@ -16,9 +16,6 @@ import pynvml
 from djinn_checks.errors import InstrumentError
 from djinn_checks.units import KB, MIB
 
-LANE_GB_PER_S = {1: 0.25, 2: 0.5, 3: 0.985, 4: 1.969, 5: 3.938, 6: 7.563}
-"""Raw rate of one PCIe lane by generation, GB/s: transfer rate times encoding, PCI-SIG base specifications."""
-
 
 def initialize() -> None:
     """Initialize NVML for the rest of the process.
