@@ -23,6 +23,7 @@ EXIT_CODES = """exit codes:
   3  a check is INCONCLUSIVE, under --strict
   4  a check is ERROR: it crashed, timed out or was killed
 preflight: 0 if nothing is missing, 1 otherwise
+faults: 0 if all are caught and no clean run is alarmed, 1 otherwise
 """
 _STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "ERROR": "bold magenta", "SKIP": "dim"}
 
@@ -65,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
     preflight = commands.add_parser("preflight", help="look at what the PCIe check needs of this machine")
     preflight.set_defaults(command=_preflight)
+    faults = commands.add_parser("faults", help="plant defects, and see that the checks catch them on this machine")
+    faults.add_argument("check", nargs="?", help="only those of this check: logits or pcie")
+    faults.add_argument("--fault", metavar="NAME", help="only this one")
+    faults.add_argument("--clean", type=int, default=3, metavar="N", help="runs without a fault, for false alarms (3)")
+    faults.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>")
+    faults.set_defaults(command=_faults)
     render = commands.add_parser("render", help="rebuild the HTML of a finished suite, without torch")
     render.add_argument("folder", type=Path)
     render.set_defaults(command=_render)
@@ -145,6 +152,34 @@ def _preflight(options: argparse.Namespace) -> int:
         table.add_row(Text(word, style=style), row.name, Text(row.found), Text(row.wanted), Text(row.remedy))
     Console().print(table)
     return 1 if any(row.ok is False for row in rows) else 0
+
+
+def _faults(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from djinn_checks.checks.frame import resolve_device
+    from djinn_checks.faults.base import find_faults
+    from djinn_checks.faults.matrix import count_false_alarms, plant
+
+    faults, device = find_faults(options.check, options.fault), resolve_device(options.device)
+    console = Console()
+    table = Table("fault", "verdict", "caught by", "also alarmed", "time", show_lines=True)
+    verdicts = []
+    for result in plant(faults, device):
+        verdicts.append(result.verdict)
+        console.print(f"{result.verdict:15}{result.fault.check:8}{result.fault.name}", highlight=False, markup=False)
+        others = [name for name in result.alarms if name != result.fault.caught_by]
+        why = result.fault.caught_by if result.verdict == "caught" else result.reason
+        table.add_row(result.fault.name, result.verdict, why, ", ".join(others), f"{result.seconds:.1f} s")
+    checks = sorted({fault.check for fault in faults})
+    alarms = {check: count_false_alarms(check, options.clean, device) for check in checks}
+    console.print(table, markup=False)
+    for check, count in alarms.items():
+        console.print(f"{check}: {count} false alarms in {options.clean} clean runs", highlight=False)
+    planted = [verdict for verdict in verdicts if verdict != "not applicable"]
+    console.print(f"caught {planted.count('caught')} of {len(planted)} planted faults", highlight=False)
+    return 1 if "MISSED" in verdicts or any(alarms.values()) else 0
 
 
 def _render(options: argparse.Namespace) -> int:

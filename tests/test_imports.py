@@ -32,9 +32,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": DATA | {"engine"},
     "systems": SYSTEMS,
     "checks": SYSTEMS | {"instruments", "checks"},
+    "faults": SYSTEMS | {"instruments", "checks", "faults"},
     "report": {"errors", "units", "outcome", "report"},
     "runner": {"errors", "units", "outcome", "params", "report"},
-    "cli": {"errors", "units", "outcome", "params", "report", "runner", "instruments"},
+    "cli": {"errors", "units", "outcome", "params", "report", "runner", "instruments", "faults", "checks"},
     "__main__": {"cli"},
     "__init__": set(),
 }

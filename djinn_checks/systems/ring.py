@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from djinn_checks.engine.hooks import RingBufferHooks, install_ring_buffer_hooks
+from djinn_checks.engine.link import Link
 from djinn_checks.engine.pacing import plan_for_pace
 from djinn_checks.engine.rehearsal import rehearse
 from djinn_checks.engine.residency import plan_residency
@@ -25,15 +27,25 @@ class RingSystem(System):
     name = "ring"
 
     def __init__(
-        self, model: Model, *, device: torch.device, budget_bytes: int, resident_blocks: int | None = None
+        self,
+        model: Model,
+        *,
+        device: torch.device,
+        budget_bytes: int,
+        resident_blocks: int | None = None,
+        link_factory: Callable[[torch.device, int], Link] = open_timed_link,
     ) -> None:
-        """Plan as `System` does; `resident_blocks` keeps exactly that many blocks.
+        """Plan as `System` does.
 
-        Without it the plan is made anew on a GPU when the system opens, from times that are measured there.
+        Args:
+            resident_blocks: keep exactly this many blocks. Without it the plan is made anew on a GPU when the
+                system opens, from times that are measured there.
+            link_factory: makes the link from (device, number of copies in the cycle).
         """
         super().__init__(model, device=device, budget_bytes=budget_bytes)
         self._skeleton = model.skeleton()
         self._resident_blocks = resident_blocks
+        self._link_factory = link_factory
         self._cut = cut_model(self._skeleton)
         self.plan = plan_residency(self._cut, budget_bytes, resident_blocks=resident_blocks)
         self._ring: WeightRingBuffer | None = None
@@ -43,7 +55,7 @@ class RingSystem(System):
         if self.device.type == "cuda" and self._resident_blocks is None and self.plan.loads:
             pace = rehearse(self._skeleton, self._cut, self.device)
             self.plan = plan_for_pace(self._cut, self.budget_bytes, pace) if pace else self.plan
-        self._ring = WeightRingBuffer(self.budget_bytes, self.device, link_factory=open_timed_link)
+        self._ring = WeightRingBuffer(self.budget_bytes, self.device, link_factory=self._link_factory)
         self._ring.register_model(self.model.name, self.model.weights)
         self._hooks = install_ring_buffer_hooks(self._skeleton, self._ring, self.model.name, plan=self.plan)
         return self._skeleton

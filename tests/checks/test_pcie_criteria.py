@@ -8,90 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from djinn_checks.checks.decode_loop import DecodeRun
 from djinn_checks.checks.pcie_criteria import judge_pcie
-from djinn_checks.checks.pcie_evidence import PCIE, LinkFacts, PcieEvidence
+from djinn_checks.checks.pcie_evidence import PcieEvidence
 from djinn_checks.checks.pcie_measurements import gather_pcie, summarize_pcie
-from djinn_checks.instruments.counters import CounterSeries, build_series
-from djinn_checks.instruments.link_ceiling import Calibration, Ceiling
+from djinn_checks.faults.traffic import CEILING, CLAIMED_BYTES, PASS_BYTES, START_S, make_evidence, make_series
+from djinn_checks.instruments.counters import build_series
 from djinn_checks.outcome import Criterion, Status, settle
 from djinn_checks.params import PcieParams
-
-CEILING = 50e9
-RATIO = 1.08
-START, END = 1000.0, 1012.0
-PASS_S = 0.2
-MODEL, BUDGET = 13_000_000_000, 3_000_000_000
-MOVED = 9_950_000_000  # a pass: more than model less budget, at 0.995 of the ceiling
-CLAIMED = MOVED * 60
-
-
-def traffic(
-    rate: Any = 0.995 * CEILING, *, end: float = END + 2, drop: tuple[float, float] | None = None
-) -> CounterSeries:
-    """Readings a millisecond apart from two seconds before the run on; `rate` is payload, a number or a function."""
-    times = np.arange(START - 2, end, 0.001)
-    steps = np.array([rate(t) if callable(rate) else rate for t in times[:-1]]) * 0.001 * RATIO
-    # The ceiling was measured from START - 2 to START - 1 and again after the run.
-    measured = ((times < START - 1) | (times > END + 0.5))[:-1]
-    steps = np.where(measured, CEILING * 0.001 * RATIO, steps) + 20.0
-    sums = np.concatenate([[0], np.cumsum(steps.astype(np.int64))])
-    if drop:
-        kept = (times < drop[0]) | (times > drop[1])
-        times, sums = times[kept], sums[kept]
-    return build_series(times, times, sums % 2**32, (sums // 10) % 2**32, source="field")
-
-
-def ceiling(start: float, end: float, **changed: Any) -> Ceiling:
-    values: dict[str, Any] = {
-        "kind": "pcie",
-        "direction": "h2d",
-        "pinned": True,
-        "nbytes": 2**29,
-        "bytes_per_s": CEILING,
-        "spread": 0.001,
-        "samples_s": (0.01,),
-        "verified": True,
-        "start_s": start,
-        "end_s": end,
-        "copied_bytes": int(CEILING * (end - start)),
-    }
-    return Ceiling(**(values | changed))
-
-
-def evidence(series: CounterSeries | None = None, **changed: Any) -> PcieEvidence:
-    calibration = Calibration(wire_per_payload=RATIO, idle_bytes_per_s=16e6, residual=0.0001, payload_bytes=8 * 10**9)
-    run = DecodeRun(
-        start_s=START,
-        end_s=END,
-        pass_ends_s=tuple(START + PASS_S * (i + 1) for i in range(60)),
-        predicted_bytes=MOVED,
-        claimed_bytes=CLAIMED,
-        witnessed_bytes=None,
-        peak_device_bytes=4 * 10**9,
-        host_growth_bytes=MOVED,
-        open_s=1.0,
-        timeline=(),
-    )
-    link = LinkFacts(
-        subject=PCIE,
-        ceiling_bytes_per_s=CEILING,
-        ceilings=(ceiling(START - 1.9, START - 1.1),),
-        ceiling_after=ceiling(END + 0.6, END + 1.4),
-        calibration=calibration,
-    )
-    values: dict[str, Any] = {
-        "params": PcieParams.create(),
-        "link": link,
-        "series": series or traffic(),
-        "start_s": START,
-        "end_s": END,
-        "claimed_bytes": CLAIMED,
-        "run": run,
-        "weight_bytes": MODEL,
-        "budget_bytes": BUDGET,
-    }
-    return PcieEvidence(**(values | changed))
 
 
 def judged(found: PcieEvidence) -> dict[str, Criterion]:
@@ -114,52 +37,52 @@ def open_rows(found: PcieEvidence) -> set[str]:
 
 
 def test_a_full_link_passes_every_criterion() -> None:
-    found = statuses(evidence())
+    found = statuses(make_evidence())
     assert {status for name, status in found.items() if name != "vram_limit"} == {Status.PASS}
     assert found["vram_limit"] is Status.SKIP
 
 
 def test_bursts_that_keep_the_mean_above_the_threshold_fail_by_the_ceiling() -> None:
-    bursts = traffic(lambda t: CEILING if t % 0.01 < 0.005 else 0.0)
-    found = failed(evidence(bursts, claimed_bytes=CLAIMED // 2))
+    bursts = make_series(lambda t: CEILING if t % 0.01 < 0.005 else 0.0)
+    found = failed(make_evidence(bursts, claimed_bytes=CLAIMED_BYTES // 2))
     assert "rx_of_ceiling" in found
     assert "rx_above_threshold" not in found
 
 
 def test_a_slow_link_fails_the_papers_threshold() -> None:
-    assert {"rx_above_threshold", "rx_of_ceiling"} <= failed(evidence(traffic(8e9)))
+    assert {"rx_above_threshold", "rx_of_ceiling"} <= failed(make_evidence(make_series(8e9)))
 
 
 def test_a_system_that_moves_nothing_and_claims_all_is_caught_by_what_was_counted() -> None:
-    found = failed(evidence(traffic(0.0)))
+    found = failed(make_evidence(make_series(0.0)))
     assert {"rx_above_threshold", "claimed_vs_counted", "streams_the_model", "time_per_pass_vs_limit"} <= found
 
 
 @pytest.mark.parametrize(("factor", "status"), [(1.009, Status.PASS), (1.02, Status.FAIL), (2.0, Status.FAIL)])
 def test_a_claim_must_lie_within_one_percent_of_the_count(factor: float, status: Status) -> None:
-    assert statuses(evidence(claimed_bytes=int(CLAIMED * factor)))["claimed_vs_counted"] is status
+    assert statuses(make_evidence(claimed_bytes=int(CLAIMED_BYTES * factor)))["claimed_vs_counted"] is status
 
 
 def test_more_resident_than_the_budget_allows_is_seen_though_the_plan_admits_it() -> None:
-    found = evidence(traffic(0.5 * CEILING), claimed_bytes=CLAIMED // 2)
+    found = make_evidence(make_series(0.5 * CEILING), claimed_bytes=CLAIMED_BYTES // 2)
     assert found.run is not None
-    found = replace(found, run=replace(found.run, predicted_bytes=MOVED // 2))
+    found = replace(found, run=replace(found.run, predicted_bytes=PASS_BYTES // 2))
     assert "streams_the_model" in failed(found)
 
 
 def test_a_plan_that_is_larger_than_what_was_counted_does_not_bring_a_system_nearer_to_the_limit() -> None:
-    found = evidence(traffic(0.5 * CEILING))
+    found = make_evidence(make_series(0.5 * CEILING))
     assert found.limit_ratio == pytest.approx(0.5, rel=0.01)
 
 
 def test_a_run_shorter_than_the_papers_stays_open_when_it_holds_and_fails_when_it_does_not() -> None:
-    short = evidence(end_s=START + 5)
+    short = make_evidence(end_s=START_S + 5)
     assert statuses(short)["rx_above_threshold"] is Status.INCONCLUSIVE
-    assert "rx_above_threshold" in failed(evidence(traffic(1e9), end_s=START + 5))
+    assert "rx_above_threshold" in failed(make_evidence(make_series(1e9), end_s=START_S + 5))
 
 
 def test_without_counters_every_claim_about_the_link_is_open() -> None:
-    found = evidence()
+    found = make_evidence()
     found = replace(found, series=None, link=replace(found.link, calibration=None, reasons=("field: not supported",)))
     rows = judged(found)
     assert not failed(found)
@@ -168,22 +91,24 @@ def test_without_counters_every_claim_about_the_link_is_open() -> None:
 
 
 def test_a_sampler_that_dies_half_way_leaves_the_claims_open() -> None:
-    assert {"counters_complete", "rx_above_threshold", "rx_of_ceiling"} <= open_rows(evidence(traffic(end=START + 6)))
-    assert not failed(evidence(traffic(end=START + 6)))
+    assert {"counters_complete", "rx_above_threshold", "rx_of_ceiling"} <= open_rows(
+        make_evidence(make_series(end_s=START_S + 6))
+    )
+    assert not failed(make_evidence(make_series(end_s=START_S + 6)))
 
 
 def test_a_short_hole_costs_its_windows_and_not_the_verdict() -> None:
-    found = judged(evidence(traffic(drop=(START + 3, START + 3.1))))
+    found = judged(make_evidence(make_series(keep=lambda t: (t < START_S + 3) | (t > START_S + 3.1))))
     assert found["rx_of_ceiling"].status is Status.PASS
     assert found["rx_of_ceiling"].observed == pytest.approx(1 - 6 / 600, abs=2 / 600)
     assert found["claimed_vs_counted"].status is Status.INCONCLUSIVE
 
 
 def test_a_counter_that_freezes_leaves_the_claims_open() -> None:
-    whole = traffic()
-    stopped = np.minimum(np.arange(len(whole.t_s)), int(np.searchsorted(whole.t_s, START + 4)))
+    whole = make_series()
+    stopped = np.minimum(np.arange(len(whole.t_s)), int(np.searchsorted(whole.t_s, START_S + 4)))
     raw = whole.rx_bytes[stopped]
-    found = evidence(build_series(whole.t_s, whole.t_s, raw % 2**32, raw % 2**32, source="field"))
+    found = make_evidence(build_series(whole.t_s, whole.t_s, raw % 2**32, raw % 2**32, source="field"))
     assert {"counters_complete", "rx_above_threshold", "rx_of_ceiling"} <= open_rows(found)
     assert not failed(found)
 
@@ -199,7 +124,7 @@ def test_a_counter_that_freezes_leaves_the_claims_open() -> None:
     ],
 )
 def test_an_instrument_that_cannot_be_trusted_decides_nothing(name: str, spoil: dict[str, Any]) -> None:
-    found = evidence(traffic(8e9))
+    found = make_evidence(make_series(8e9))
     link = found.link
     assert link.calibration is not None
     assert link.ceiling_after is not None
@@ -217,7 +142,7 @@ def test_an_instrument_that_cannot_be_trusted_decides_nothing(name: str, spoil: 
 
 
 def test_readings_that_are_coarser_than_the_windows_decide_nothing() -> None:
-    found = evidence()
+    found = make_evidence()
     fine = found.series
     assert fine is not None
     every = slice(None, None, 41)
@@ -231,14 +156,14 @@ def test_readings_that_are_coarser_than_the_windows_decide_nothing() -> None:
 
 def test_more_device_memory_than_the_limit_fails_by_it() -> None:
     limited = PcieParams.create(vram_limit_gb=3.9)
-    assert failed(evidence(params=limited)) == {"vram_limit"}
-    assert not failed(evidence(params=PcieParams.create(vram_limit_gb=4.1)))
+    assert failed(make_evidence(params=limited)) == {"vram_limit"}
+    assert not failed(make_evidence(params=PcieParams.create(vram_limit_gb=4.1)))
 
 
 def test_a_second_copy_of_the_weights_on_the_host_is_shown() -> None:
-    found = evidence()
+    found = make_evidence()
     assert found.run is not None
-    found = replace(found, run=replace(found.run, host_growth_bytes=2 * MOVED))
+    found = replace(found, run=replace(found.run, host_growth_bytes=2 * PASS_BYTES))
     rows = judged(found)
     assert rows["host_memory"].status is Status.FAIL
     assert not rows["host_memory"].required

@@ -1,0 +1,65 @@
+"""A fault: a defect planted on purpose, with the criterion that must catch it named beforehand.
+
+Faults wrap systems and evidence from outside. Neither the engine nor the checks contain a line for their sake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+import torch
+
+from djinn_checks.errors import ParamsError
+from djinn_checks.outcome import Outcome, Status
+
+ENTRY_POINT_GROUP = "djinn_checks.faults"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One planted defect."""
+
+    name: str
+    check: str
+    """The check that must catch it: logits or pcie."""
+    breaks: str
+    """What it breaks, in one sentence."""
+    modelled_on: str
+    """The real defect that it stands for, with its place where that is known."""
+    caught_by: str
+    """The criterion that must catch it."""
+    run: Callable[[torch.device], Outcome]
+    """Runs the check with the defect in place."""
+    effect: Status = Status.FAIL
+    """What the criterion must say. INCONCLUSIVE for a defect of an instrument: it must not be believed."""
+    attempts: int = 1
+    """How often it is tried: more than once for a defect that bites at random."""
+    applies: Callable[[torch.device], bool] = lambda device: True
+    """Whether it can be planted on this device."""
+
+
+def is_caught(fault: Fault, outcome: Outcome) -> bool:
+    """Tell whether the named criterion caught it. A crash catches nothing, and neither does a passed check."""
+    if outcome.status in (Status.PASS, Status.ERROR):
+        return False
+    return any(row.name == fault.caught_by and row.status is fault.effect for row in outcome.criteria)
+
+
+def find_faults(check: str | None = None, name: str | None = None) -> list[Fault]:
+    """Return the faults that are registered, those of one check or the one of a name.
+
+    Raises:
+        ParamsError: there is none such.
+    """
+    every: dict[str, Fault] = {}
+    for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name):
+        found: Mapping[str, Any] = entry.load()
+        every |= found
+    chosen = [one for one in every.values() if check in (None, one.check) and name in (None, one.name)]
+    if not chosen:
+        asked = " and ".join(f"{what} {value!r}" for what, value in (("check", check), ("name", name)) if value)
+        raise ParamsError(f"faults: there is none of {asked}; known: {', '.join(sorted(every))}")
+    return chosen

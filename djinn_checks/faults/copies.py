@@ -1,0 +1,84 @@
+"""Links whose copies go wrong, and systems that stream over them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from djinn_checks.engine.link import HostLink, Link, open_link
+from djinn_checks.systems.ring import RingSystem
+
+Spoil = Callable[[int, int, Tensor, Tensor], tuple[Tensor, Tensor] | None]
+"""From (number of the copy, slot, destination, source) to what is copied instead; None drops the copy."""
+
+_DELAY_S = 0.003
+
+
+class SpoiledLink:
+    """Passes copies on to a link as `spoil` says, and everything else as it is."""
+
+    def __init__(self, inner: Link, spoil: Spoil) -> None:
+        self._inner, self._spoil = inner, spoil
+        self._number = 0
+        self._kept: dict[int, Tensor] = {}
+
+    def copy(self, slot: int, destination: Tensor, source: Tensor, *, after: int | None) -> None:
+        number, self._number = self._number, self._number + 1
+        chosen = self._spoil(number, slot, destination, source)
+        if chosen is None:
+            return
+        self._kept[slot] = chosen[1]  # alive until the copy of the next cycle
+        self._inner.copy(slot, *chosen, after=after)
+
+    def wait(self, slot: int) -> None:
+        self._inner.wait(slot)
+
+    def mark(self, slot: int) -> None:
+        self._inner.mark(slot)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class SlowHostLink(HostLink):
+    """A host-memory link that is slower than the computation, as a real link is."""
+
+    def copy(self, slot: int, destination: Tensor, source: Tensor, *, after: int | None) -> None:
+        def slow() -> None:
+            time.sleep(_DELAY_S)
+            destination.copy_(source)
+
+        self._copies[slot] = self._thread.submit(slow)
+
+
+def open_slow_link(device: torch.device, slots: int) -> Link:
+    """Return a link that does not keep up with the computation."""
+    return SlowHostLink(slots) if device.type == "cpu" else open_link(device, slots)
+
+
+class UnawaitedLink(SpoiledLink):
+    """Never waits for a copy: the computation reads whatever is there."""
+
+    def __init__(self, inner: Link) -> None:
+        super().__init__(inner, lambda number, slot, destination, source: (destination, source))
+
+    def wait(self, slot: int) -> None:
+        """Wait for nothing."""
+
+
+def stream_over(link_factory: Callable[[torch.device, int], Link]) -> Callable[..., RingSystem]:
+    """Return a factory of the reference system over another link."""
+
+    def build(model: Any, *, device: torch.device, budget_bytes: int) -> RingSystem:
+        return RingSystem(model, device=device, budget_bytes=budget_bytes, link_factory=link_factory)
+
+    return build
+
+
+def spoil_copies(make: Callable[[], Spoil]) -> Callable[..., RingSystem]:
+    """Return a factory of the reference system whose copies go wrong; `make` is called for each link."""
+    return stream_over(lambda device, slots: SpoiledLink(open_link(device, slots), make()))
