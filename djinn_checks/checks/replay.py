@@ -27,6 +27,8 @@ def replay_trace(params: PcieParams) -> PcieEvidence:
         ParamsError: the trace, its truth or the known copy beside it is missing or cannot be read.
     """
     path = Path(params.trace)
+    if not path.is_file():
+        raise ParamsError(f"trace: there is no file {params.trace!r} (relative paths start at {Path.cwd().name!r})")
     name = path.name.removesuffix(".csv.gz")
     truth = _read_truth(path.parent / "truth.json")
     try:

@@ -72,7 +72,7 @@ def plan_residency(cut: Cut, capacity_bytes: int, *, resident_blocks: int | None
 
     Raises:
         CapacityError: the two largest streamed segments do not fit beside what must stay, or the asked
-            number of resident blocks does not fit.
+            number of resident blocks does not fit, or is more than there are.
     """
     if cut.nbytes <= capacity_bytes and resident_blocks is None:
         return _build(cut, capacity_bytes, set(range(len(cut.segments))))
@@ -82,7 +82,9 @@ def plan_residency(cut: Cut, capacity_bytes: int, *, resident_blocks: int | None
         if _fits(cut, resident | {index}, capacity_bytes):
             resident.add(index)
     blocks = [i for i, segment in enumerate(cut.segments) if segment.is_block]
-    counts = range(len(blocks), -1, -1) if resident_blocks is None else [min(resident_blocks, len(blocks))]
+    if resident_blocks is not None and resident_blocks > len(blocks):
+        raise CapacityError(f"{resident_blocks} resident blocks were asked for, and the model has {len(blocks)}")
+    counts = range(len(blocks), -1, -1) if resident_blocks is None else [resident_blocks]
     chosen = resident
     for count in counts:
         chosen = resident | {blocks[i] for i in evenly_spread(count, len(blocks))}

@@ -132,11 +132,16 @@ def test_a_truth_that_is_not_what_was_counted_fails_by_that_name(tmp_path: Path)
 @pytest.mark.parametrize(
     ("trace", "message"),
     [
-        ("nowhere/ring.csv.gz", r"truth\.json must lie beside the trace"),
-        (str(TRACES / "other.csv.gz"), "needs t_start_s.* for 'other'"),
+        ("nowhere/ring.csv.gz", "there is no file 'nowhere/ring.csv.gz'"),
         (str(TRACES / "truth.json"), "needs t_start_s.* for 'truth.json'"),
     ],
 )
-def test_a_trace_that_is_not_there_is_refused_by_name(trace: str, message: str) -> None:
+def test_a_trace_that_is_not_there_or_is_none_is_refused_by_name(trace: str, message: str) -> None:
     with pytest.raises(ParamsError, match=message):
         check_pcie(PcieParams.create(device="cpu", trace=trace))
+
+
+def test_a_trace_without_its_truth_is_refused_by_name(tmp_path: Path) -> None:
+    shutil.copy(TRACES / "ring.csv.gz", tmp_path)
+    with pytest.raises(ParamsError, match=r"truth\.json must lie beside the trace"):
+        check_pcie(PcieParams.create(device="cpu", trace=str(tmp_path / "ring.csv.gz")))

@@ -128,3 +128,8 @@ def test_more_resident_blocks_than_fit_are_refused_with_the_size_that_would_do()
         CapacityError, match=r"25.6 kB that stays resident \(5 blocks among it, as asked\).* give at least 35,840"
     ):
         plan_residency(cut, 60 * ALIGNMENT, resident_blocks=5)
+
+
+def test_more_resident_blocks_than_there_are_are_refused() -> None:
+    with pytest.raises(CapacityError, match="9 resident blocks were asked for, and the model has 8"):
+        plan_residency(make_cut([10] * 8), 70 * ALIGNMENT, resident_blocks=9)
