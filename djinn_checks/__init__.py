@@ -11,6 +11,7 @@ from typing import Any
 
 _HOMES = {
     "Criterion": "outcome",
+    "FaultsParams": "params",
     "LogitsParams": "params",
     "Model": "models",
     "Outcome": "outcome",
@@ -18,6 +19,7 @@ _HOMES = {
     "Status": "outcome",
     "System": "systems.base",
     "WeightRingBuffer": "engine.ring_buffer",
+    "check_faults": "faults.check",
     "check_logits": "checks.logits",
     "check_pcie": "checks.pcie",
     "find_system": "systems.base",

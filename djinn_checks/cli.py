@@ -23,7 +23,7 @@ EXIT_CODES = """exit codes:
   3  a check is INCONCLUSIVE, under --strict
   4  a check is ERROR: it crashed, timed out or was killed
 preflight: 0 if nothing is missing, 1 otherwise
-faults: 0 if all are caught and no clean run is alarmed, 1 otherwise
+faults: 1 if one escapes, or a clean run raises an alarm
 """
 _STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "ERROR": "bold magenta", "SKIP": "dim"}
 
@@ -158,28 +158,23 @@ def _faults(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from djinn_checks.checks.frame import resolve_device
-    from djinn_checks.faults.base import find_faults
-    from djinn_checks.faults.matrix import count_false_alarms, plant
+    from djinn_checks.faults.check import check_faults
+    from djinn_checks.params import FaultsParams
 
-    faults, device = find_faults(options.check, options.fault), resolve_device(options.device)
     console = Console()
-    table = Table("fault", "verdict", "caught by", "also alarmed", "time", show_lines=True)
-    verdicts = []
-    for result in plant(faults, device):
-        verdicts.append(result.verdict)
-        console.print(f"{result.verdict:15}{result.fault.check:8}{result.fault.name}", highlight=False, markup=False)
-        others = [name for name in result.alarms if name != result.fault.caught_by]
-        why = result.fault.caught_by if result.verdict == "caught" else result.reason
-        table.add_row(result.fault.name, result.verdict, why, ", ".join(others), f"{result.seconds:.1f} s")
-    checks = sorted({fault.check for fault in faults})
-    alarms = {check: count_false_alarms(check, options.clean, device) for check in checks}
+    params = FaultsParams.create(
+        of=options.check or "", fault=options.fault or "", clean_runs=options.clean, device=options.device
+    )
+    outcome = check_faults(
+        params, progress=lambda name, done, total: console.print(f"{done}/{total} {name}", highlight=False)
+    )
+    table = Table("fault", "verdict", "caught by", "also alarmed", show_lines=True)
+    for row in outcome.measurements["faults"]:
+        others = [name for name in row["alarms"] if name != row["caught_by"]]
+        table.add_row(row["name"], row["verdict"], row["caught_by"], ", ".join(others))
     console.print(table, markup=False)
-    for check, count in alarms.items():
-        console.print(f"{check}: {count} false alarms in {options.clean} clean runs", highlight=False)
-    planted = [verdict for verdict in verdicts if verdict != "not applicable"]
-    console.print(f"caught {planted.count('caught')} of {len(planted)} planted faults", highlight=False)
-    return 1 if "MISSED" in verdicts or any(alarms.values()) else 0
+    console.print(f"{outcome.status}: {outcome.summary}", highlight=False, markup=False)
+    return exit_code([outcome.status], strict=False)
 
 
 def _render(options: argparse.Namespace) -> int:

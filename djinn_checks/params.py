@@ -214,5 +214,22 @@ class PcieParams(Budget):
     """File for the outcome's JSON; empty: the outcome stays in the notebook."""
 
 
-PARAMS: dict[str, type[Params]] = {model.check: model for model in (LogitsParams, PcieParams)}
+class FaultsParams(Params):
+    """Parameters of the planted faults."""
+
+    check: ClassVar[str] = "faults"
+
+    of: Literal["", "logits", "pcie"] = ""
+    """Plant the faults of this check alone: logits or pcie; empty: of all."""
+    fault: str = ""
+    """Plant this one alone, by its name; empty: all."""
+    clean_runs: Annotated[int, Field(ge=0)] = 30
+    """Runs of each check without a fault, to count false alarms."""
+    device: Device = "auto"
+    """auto (the first GPU, else the CPU), cpu, cuda or cuda:<index>."""
+    save_to: str = ""
+    """File for the outcome's JSON; empty: the outcome stays in the notebook."""
+
+
+PARAMS: dict[str, type[Params]] = {model.check: model for model in (LogitsParams, PcieParams, FaultsParams)}
 """The params of each check, by the name that its notebook and params files have."""

@@ -80,11 +80,11 @@ def test_every_cell_of_a_figure_or_table_is_one_line(path: Path) -> None:
 def test_an_unknown_name_given_to_bare_papermill_is_refused_with_the_nearest_known_one(
     path: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "papermill", str(path), str(tmp_path / "out.ipynb"), "-p", "modle", "random:tiny"]
+    command = [sys.executable, "-m", "papermill", str(path), str(tmp_path / "out.ipynb"), "-p", "devize", "cpu"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert ended.returncode != 0
     assert "ParamsError" in ended.stderr
-    assert re.search(r"modle: unknown name \(got 'random:tiny'\); did you mean 'model'\?", ended.stderr)
+    assert re.search(r"devize: unknown name \(got 'cpu'\); did you mean 'device'\?", ended.stderr)
 
 
 def test_every_suite_that_names_a_check_gives_it_possible_values(path: Path) -> None:

@@ -9,12 +9,13 @@ import torch
 
 from djinn_checks.cli import main
 from djinn_checks.errors import ParamsError
-from djinn_checks.faults import logits, pcie
+from djinn_checks.faults import check, logits, matrix, pcie
 from djinn_checks.faults.base import Fault, find_faults, is_caught
 from djinn_checks.faults.copies import open_slow_link, stream_over
 from djinn_checks.faults.logits import run_logits
 from djinn_checks.faults.matrix import CLEAN, count_false_alarms, plant
 from djinn_checks.outcome import Failure, Outcome, Status, judge
+from djinn_checks.params import FaultsParams
 
 CPU = torch.device("cpu")
 ALL = {**logits.FAULTS, **pcie.FAULTS}
@@ -28,9 +29,9 @@ def test_a_planted_fault_is_caught_by_the_criterion_that_was_named(fault: Fault)
     assert result.status is fault.effect
 
 
-@pytest.mark.parametrize("check", CLEAN)
-def test_a_clean_system_gives_no_alarm(check: str) -> None:
-    assert count_false_alarms(check, 3, CPU) == 0
+@pytest.mark.parametrize("name", CLEAN)
+def test_a_clean_system_gives_no_alarm(name: str) -> None:
+    assert count_false_alarms(name, 3, CPU) == 0
 
 
 def test_a_slow_link_that_is_waited_for_gives_no_alarm() -> None:
@@ -97,12 +98,27 @@ def test_faults_are_found_by_check_and_name_and_an_unknown_one_is_refused() -> N
 
 
 def test_the_command_says_what_caught_what_and_exits_by_it(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["faults", "pcie", "--clean", "1"]) == 0
+    assert main(["faults", "pcie", "--clean", "1", "--device", "cpu"]) == 0
     shown = capsys.readouterr().out
-    assert "caught 16 of 16 planted faults" in shown
-    assert "pcie: 0 false alarms in 1 clean runs" in shown
-    assert "not applicable pcie    gpu_no_overlap" in shown
+    assert "PASS: caught 16 of 16 planted faults" in " ".join(shown.split())
+    assert "0 false alarms in 1 clean runs" in " ".join(shown.split())
     assert main(["faults", "--fault", "nothing"]) == 2
+    assert main(["faults", "logistics"]) == 2
+
+
+def test_an_escaped_fault_or_a_false_alarm_fails_the_check_of_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    harmless = replace(ALL["row_zeroed"], run=lambda device: outcome(Status.PASS))
+    monkeypatch.setattr(check, "find_faults", lambda of, name: [ALL["claims_twice"], harmless])
+    found = check.check_faults(FaultsParams.create(clean_runs=0, device="cpu"))
+    assert found.status is Status.FAIL
+    assert found.criterion("claims_twice").status is Status.PASS
+    assert found.criterion("row_zeroed").status is Status.FAIL
+    assert "escaped: row_zeroed" in found.summary
+    monkeypatch.setitem(matrix.CLEAN, "pcie", lambda device: outcome(Status.INCONCLUSIVE))
+    monkeypatch.setattr(check, "find_faults", lambda of, name: [ALL["claims_twice"]])
+    found = check.check_faults(FaultsParams.create(clean_runs=2, device="cpu"))
+    assert found.criterion("pcie_false_alarms").observed == 2
+    assert found.status is Status.FAIL
 
 
 @pytest.mark.gpu
