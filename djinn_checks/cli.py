@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", type=Path, help="where reports go (default: reports/<name of the suite>)")
     run.add_argument("--timeout", type=float, default=3600.0, metavar="S", help="limit for each check, seconds")
     run.add_argument("--strict", action="store_true", help="exit 3 if a check is INCONCLUSIVE")
+    run.add_argument("--resume", action="store_true", help="run only what is missing, was an ERROR or has other params")
     run.set_defaults(command=_run)
     preflight = commands.add_parser("preflight", help="look at what the PCIe check needs of this machine")
     preflight.set_defaults(command=_preflight)
@@ -92,7 +93,11 @@ def _run(options: argparse.Namespace) -> int:
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=len(jobs))
         for result in run_suite(
-            jobs, out, timeout_s=options.timeout, on_start=lambda job: bar.update(task, description=job.name)
+            jobs,
+            out,
+            timeout_s=options.timeout,
+            resume=options.resume,
+            on_start=lambda job: bar.update(task, description=job.name),
         ):
             results.append(result)
             bar.advance(task)

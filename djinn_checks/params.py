@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from djinn_checks.errors import ParamsError
+from djinn_checks.outcome import Outcome
 from djinn_checks.units import GB
 
 _PAPERMILL_NAMES = {"PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH", "PAPERMILL_CWD"}
@@ -50,6 +51,8 @@ class Params(BaseModel):
             ParamsError: as `create`.
         """
         known = {name: namespace[name] for name in cls.model_fields if name in namespace}
+        if isinstance(known.get("outcome"), Outcome):
+            del known["outcome"]  # a cell that is run again finds its own result under that name
         injected = _injected_names(namespace.get("In", ())) - _PAPERMILL_NAMES
         unknown = {name: namespace.get(name) for name in sorted(injected - set(cls.model_fields))}
         return cls.create(**known, **unknown)
@@ -159,6 +162,8 @@ class LogitsParams(Budget):
     """How far peak device memory may exceed the budget plus the working set, as a share."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of random weights."""
+    outcome: str = ""
+    """A finished outcome to look at in place of measuring: its JSON, or an executed notebook."""
     save_to: str = ""
     """File for the outcome's JSON; empty: the outcome stays in the notebook."""
 
@@ -210,6 +215,8 @@ class PcieParams(Budget):
     """A recorded trace (csv.gz, truth.json and copy_h2d.csv.gz beside it) to judge in place of a run."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of random weights."""
+    outcome: str = ""
+    """A finished outcome to look at in place of measuring: its JSON, or an executed notebook."""
     save_to: str = ""
     """File for the outcome's JSON; empty: the outcome stays in the notebook."""
 
@@ -227,6 +234,8 @@ class FaultsParams(Params):
     """Runs of each check without a fault, to count false alarms."""
     device: Device = "auto"
     """auto (the first GPU, else the CPU), cpu, cuda or cuda:<index>."""
+    outcome: str = ""
+    """A finished outcome to look at in place of measuring: its JSON, or an executed notebook."""
     save_to: str = ""
     """File for the outcome's JSON; empty: the outcome stays in the notebook."""
 

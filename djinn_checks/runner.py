@@ -128,6 +128,7 @@ def run_suite(
     out: Path,
     *,
     timeout_s: float = DEFAULT_TIMEOUT_S,
+    resume: bool = False,
     on_start: Callable[[Job], None] = lambda job: None,
     on_result: Callable[[Result], None] = lambda result: None,
 ) -> Iterator[Result]:
@@ -138,20 +139,46 @@ def run_suite(
     Files of an earlier run of the same check are removed first. Results come as they are settled, so an
     interrupt loses only the job it hits.
 
+    Args:
+        resume: leave a job alone whose outcome is there, was made from the same params and is no ERROR.
+
     Raises:
         RunnerError: `out` cannot be written.
     """
     for job in jobs:
         on_start(job)
-        result = run_job(job, out, timeout_s=timeout_s)
+        result = (find_result(job, out) if resume else None) or run_job(job, out, timeout_s=timeout_s)
         write_index(out)
         on_result(result)
         yield result
 
 
+def find_result(job: Job, out: Path) -> Result | None:
+    """Return the result of an earlier run of the same params, or None if there is none or it was an ERROR."""
+    file = out / f"{job.name}.outcome.json"
+    try:
+        outcome = Outcome.load(file)
+    except OutcomeError:
+        return None
+    wanted = PARAMS[job.check].create(**job.values).model_dump(mode="json") | {"save_to": ""}
+    if outcome.status is Status.ERROR or dict(outcome.params) != wanted:
+        return None
+    paths = {kind: out / f"{job.name}.{kind}" for kind in ("ipynb", "html")}
+    there = {kind: path if path.is_file() else None for kind, path in paths.items()}
+    return Result(
+        job=job,
+        outcome=outcome,
+        seconds=0.0,
+        outcome_file=file,
+        notebook_file=there["ipynb"],
+        html_file=there["html"],
+        report_problem="" if there["html"] else "its report is missing; `djinn-checks render` makes it anew",
+    )
+
+
 def run_job(job: Job, out: Path, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Result:
     """Run one job and settle its outcome. See `run_suite`."""
-    files = {kind: out / f"{job.name}.{kind}" for kind in ("outcome.json", "ipynb", "html")}
+    files = {kind: out / f"{job.name}.{kind}" for kind in ("outcome.json", "ipynb", "html", "log")}
     try:
         out.mkdir(parents=True, exist_ok=True)
         for file in (*files.values(), *out.glob(f"{job.name}.samples.*")):
@@ -174,6 +201,7 @@ def run_job(job: Job, out: Path, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Res
             write_atomically(files["html"], page)
         if notebook is not None:
             os.replace(executed, files["ipynb"])
+        os.replace(Path(name) / "log.txt", files["log"])
         for samples in Path(name).glob("outcome.samples.*"):  # what a check keeps beside its outcome
             os.replace(samples, out / samples.name.replace("outcome", job.name, 1))
     return Result(

@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "digest": LEFT,
     "layers": LEFT,
     "outcome": LEFT,
-    "params": LEFT,
+    "params": LEFT | {"outcome"},
     "models": DATA | MODELS,
     "random_weights": DATA | MODELS,
     "safetensors_weights": DATA | MODELS,

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from djinn_checks.errors import ParamsError
+from djinn_checks.outcome import Outcome, Status
 from djinn_checks.params import LogitsParams
 
 
@@ -59,3 +60,9 @@ def test_names_that_papermill_injected_are_checked_and_the_readers_own_variables
     assert LogitsParams.from_notebook({"In": cells[:2], "passes": 4, "mine": 1}).passes == 4
     with_path = ["# Parameters\npasses = 4\nPAPERMILL_OUTPUT_PATH = 'x'\n"]
     assert LogitsParams.from_notebook({"In": with_path, "passes": 4}).passes == 4
+
+
+def test_a_cell_that_is_run_again_does_not_take_its_own_result_for_a_path() -> None:
+    done = Outcome(check="logits", status=Status.PASS, summary="")
+    assert LogitsParams.from_notebook({"outcome": done, "passes": 4}).outcome == ""
+    assert LogitsParams.from_notebook({"outcome": "a.json"}).outcome == "a.json"

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -18,7 +19,7 @@ from djinn_checks import runner
 from djinn_checks.cli import exit_code, main
 from djinn_checks.errors import ParamsError, RunnerError
 from djinn_checks.outcome import Outcome, Status
-from djinn_checks.runner import Job, Result, read_suite, render_folder, run_job
+from djinn_checks.runner import Job, Result, find_result, read_suite, render_folder, run_job, run_suite
 
 WRITE = """
 import os
@@ -28,6 +29,7 @@ Path({pid!r}).write_text(str(os.getpid()))
 outcome = Outcome(check="logits", status=Status.PASS, summary="fine")
 """
 SAVE = "outcome.save(save_to)"
+TRACE = Path(__file__).parent / "data" / "traces" / "ring.csv.gz"
 
 
 def run(tmp_path: Path, *cells: str, timeout_s: float = 60.0) -> Result:
@@ -58,7 +60,7 @@ def files(result: Result) -> set[str]:
 def test_a_finished_check_gives_its_outcome_notebook_and_report_and_no_scratch(tmp_path: Path) -> None:
     result = run(tmp_path, SAVE)
     assert (result.outcome.status, result.outcome.summary) == (Status.PASS, "fine")
-    assert files(result) == {"logits.outcome.json", "logits.ipynb", "logits.html"}
+    assert files(result) == {"logits.outcome.json", "logits.ipynb", "logits.html", "logits.log"}
     assert Outcome.load(result.outcome_file) == result.outcome
     assert "PASS" in result.html_file.read_text()
     before = result.html_file.read_bytes()
@@ -88,7 +90,24 @@ def test_a_verdict_is_kept_when_its_report_cannot_be_made(tmp_path: Path, monkey
     assert result.outcome.status is Status.PASS
     assert result.html_file is None
     assert "no template" in result.report_problem
-    assert files(result) == {"logits.outcome.json", "logits.ipynb"}
+    assert files(result) == {"logits.outcome.json", "logits.ipynb", "logits.log"}
+
+
+def test_resume_runs_only_what_is_missing_was_an_error_or_has_other_params(tmp_path: Path) -> None:
+    (tmp_path / "pcie.yaml").write_text(f"trace: {TRACE}\ndevice: cpu\n")
+    out = tmp_path / "out"
+    (first,) = run_suite(read_suite(tmp_path), out)
+    assert first.outcome.status is Status.PASS
+    made = first.outcome_file.stat().st_mtime_ns
+    (again,) = run_suite(read_suite(tmp_path), out, resume=True)
+    assert again.outcome == first.outcome
+    assert first.outcome_file.stat().st_mtime_ns == made
+    assert again.html_file == first.html_file
+    (tmp_path / "pcie.yaml").write_text(f"trace: {TRACE}\ndevice: cpu\nwindow_ms: 25.0\n")
+    assert find_result(read_suite(tmp_path)[0], out) is None
+    replace(first.outcome, status=Status.ERROR).save(first.outcome_file)
+    (tmp_path / "pcie.yaml").write_text(f"trace: {TRACE}\ndevice: cpu\n")
+    assert find_result(read_suite(tmp_path)[0], out) is None
 
 
 def test_one_notebook_runs_once_for_each_of_its_params_files(tmp_path: Path) -> None:
