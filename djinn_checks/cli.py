@@ -24,6 +24,7 @@ EXIT_CODES = """exit codes:
   4  a check is ERROR: it crashed, timed out or was killed
 preflight: 0 if nothing is missing, 1 otherwise
 faults: 1 if one escapes, or a clean run raises an alarm
+compare: 1 if a status differs
 """
 _STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "ERROR": "bold magenta", "SKIP": "dim"}
 
@@ -73,6 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     faults.add_argument("--clean", type=int, default=3, metavar="N", help="runs without a fault, for false alarms (3)")
     faults.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>")
     faults.set_defaults(command=_faults)
+    compare = commands.add_parser("compare", help="lay two finished suites side by side")
+    compare.add_argument("old", type=Path)
+    compare.add_argument("new", type=Path)
+    compare.set_defaults(command=_compare)
     render = commands.add_parser("render", help="rebuild the HTML of a finished suite, without torch")
     render.add_argument("folder", type=Path)
     render.set_defaults(command=_render)
@@ -180,6 +185,36 @@ def _faults(options: argparse.Namespace) -> int:
     console.print(table, markup=False)
     console.print(f"{outcome.status}: {outcome.summary}", highlight=False, markup=False)
     return exit_code([outcome.status], strict=False)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from djinn_checks.errors import RunnerError
+    from djinn_checks.outcome import format_quantity
+    from djinn_checks.report.compare import compare_suites
+    from djinn_checks.runner import read_outcomes
+
+    suites = [read_outcomes(folder) for folder in (options.old, options.new)]
+    for folder, suite in zip((options.old, options.new), suites, strict=True):
+        if not suite:
+            raise RunnerError(f"{folder}: expected <check>.outcome.json files of a finished suite, found none")
+    rows = compare_suites(*suites)
+    table = Table("check", "criterion", str(options.old), str(options.new), "new / old", show_lines=False)
+    for row in rows:
+        old, new = (
+            f"{status or 'absent'} {'' if value is None else format_quantity(value, row.unit)}"
+            for status, value in ((row.old, row.old_value), (row.new, row.new_value))
+        )
+        ratio = "" if row.ratio is None else f"{row.ratio:.4g}"
+        style = "bold" if row.changed else "dim" if not row.required else ""
+        table.add_row(row.name, row.criterion or "the whole check", old, new, ratio, style=style)
+    console = Console()
+    console.print(table, markup=False)
+    changed = sum(row.changed for row in rows)
+    console.print(f"{changed} of {len(rows)} statuses differ", highlight=False)
+    return 1 if changed else 0
 
 
 def _render(options: argparse.Namespace) -> int:

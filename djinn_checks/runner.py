@@ -363,11 +363,17 @@ def render_folder(folder: Path) -> list[Path]:
     return [*written, write_index(folder)]
 
 
-def write_index(folder: Path) -> Path:
-    """Write `index.html` from the outcomes in a folder; one that cannot be read, of another version, is left out."""
+def read_outcomes(folder: Path) -> dict[str, Outcome]:
+    """Return the outcomes in a folder by name; one that cannot be read, of another version, is left out."""
     outcomes = {}
     for file in sorted(folder.glob("*.outcome.json")):
         with contextlib.suppress(OutcomeError):
             outcomes[file.name.removesuffix(".outcome.json")] = Outcome.load(file)
+    return outcomes
+
+
+def write_index(folder: Path) -> Path:
+    """Write `index.html` from the outcomes in a folder."""
+    outcomes = read_outcomes(folder)
     reports = {name: f"{name}.html" for name in outcomes if (folder / f"{name}.html").is_file()}
     return write_atomically(folder / "index.html", render_index(folder.resolve().name, outcomes, reports))

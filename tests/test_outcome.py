@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from djinn_checks.errors import OutcomeError
-from djinn_checks.outcome import Criterion, Failure, Outcome, Status, judge, settle, skip, worst
+from djinn_checks.outcome import SCHEMA, Criterion, Failure, Outcome, Status, judge, settle, skip, worst
 
 
 def row(observed: object, comparison: str = "<", threshold: float = 1.0, **kwargs: object) -> Criterion:
@@ -97,3 +100,18 @@ def test_a_file_that_is_no_outcome_is_refused(tmp_path: Path, text: str) -> None
 def test_live_objects_do_not_enter_an_outcome() -> None:
     with pytest.raises(TypeError, match="plain data only, got .*Path"):
         sample(params={"path": Path()}).to_dict()
+
+
+def test_what_is_written_is_valid_by_the_published_schema() -> None:
+    schema = json.loads((resources.files("djinn_checks") / "outcome.schema.json").read_text())
+    assert schema["$id"] == SCHEMA == schema["properties"]["schema"]["const"]
+    validator = jsonschema.Draft202012Validator(schema)
+    row = judge("a", "b", float("nan"), "<", 1.0, unit="x", evidence="y")
+    whole = Outcome(check="pcie", status=Status.FAIL, summary="s", criteria=(row, skip("c", "d", unit="", reason="r")))
+    crashed = replace(whole, status=Status.ERROR, failure=Failure(type="T", message="m"))
+    for outcome in (whole, crashed):
+        validator.validate(outcome.to_dict())
+    with pytest.raises(jsonschema.ValidationError):
+        validator.validate(replace(crashed, failure=None).to_dict())
+    with pytest.raises(jsonschema.ValidationError):
+        validator.validate(whole.to_dict() | {"surprise": 1})
