@@ -81,6 +81,9 @@ class SystemRun:
     witnessed_claim: int | None
     """Bytes that the system claims for the forward that the witness watched."""
     peak_bytes: int | None
+    """Peak device memory of its forwards; None on a CPU."""
+    opening_peak_bytes: int | None
+    """The same while it opened. Random weights that are made on the device are in it, one tensor at a time."""
     localisation: Localisation | None
 
 
@@ -146,9 +149,9 @@ class LogitsBench:
 
     def measure_system(self, system: System, reference: ReferenceRun) -> SystemRun:
         """Open the system, run its passes, watch its weights, look where it differs, and close it."""
-        forwards = _Forwards(system, PeakMemory(system.device))
+        forwards, opening = _Forwards(system, PeakMemory(system.device)), PeakMemory(system.device)
         with system:
-            with forwards.memory:
+            with opening:
                 model = system.open()
             passes = tuple(self._run_pass(model, reference, forwards, n + 1) for n in range(self.params.passes))
             watched = _Forwards(system, PeakMemory(system.device))  # the witness takes memory of its own
@@ -167,6 +170,7 @@ class LogitsBench:
                 weights=weights,
                 witnessed_claim=watched.claims[0],
                 peak_bytes=forwards.memory.peak_bytes,
+                opening_peak_bytes=opening.peak_bytes,
                 localisation=localisation,
             )
 

@@ -50,6 +50,7 @@ def gather_measurements(evidence: LogitsEvidence, prompts: tuple[Prompt, ...]) -
             "reference_peak_bytes": reference.peak_bytes,
             "working_set_bytes": reference.working_set_bytes,
             "system_peak_bytes": run.peak_bytes,
+            "opening_peak_bytes": run.opening_peak_bytes,
         },
         "localisation": run.localisation.to_dict() if run.localisation else None,
     }
