@@ -19,14 +19,14 @@ from pathlib import Path
 import torch
 
 from djinn_checks.attention import reproducible_attention
-from djinn_checks.checks.decode_loop import Progress, run_decode_loop
+from djinn_checks.checks.decode_loop import DecodeRun, Progress, run_decode_loop
 from djinn_checks.checks.frame import Clock, Facts, SystemFactory, build_system, run_check
 from djinn_checks.checks.pcie_criteria import judge_pcie, judge_vram_limit
 from djinn_checks.checks.pcie_evidence import HOST_MEMORY, PCIE, LinkFacts, PcieEvidence
 from djinn_checks.checks.pcie_measurements import gather_pcie, summarize_pcie
 from djinn_checks.checks.replay import replay_trace
 from djinn_checks.errors import InstrumentError, ParamsError, SystemUnavailableError
-from djinn_checks.instruments.counters import CounterSampler, save_trace
+from djinn_checks.instruments.counters import CounterSampler, CounterSeries, save_trace
 from djinn_checks.instruments.link_ceiling import calibrate, measure_ceiling, sweep_chunks
 from djinn_checks.instruments.preflight import PreflightRow, look_around
 from djinn_checks.models import Model, open_model
@@ -66,7 +66,7 @@ def check_pcie(
 
     def work(device: torch.device, facts: Facts) -> Outcome:
         if params.trace:
-            return _conclude(replay_trace(params), facts)
+            return conclude(replay_trace(params), facts)
         with reproducible_attention():
             return _run(params, factory, device, facts, progress or _no_progress)
 
@@ -84,7 +84,7 @@ def _run(params: PcieParams, factory: SystemFactory, device: torch.device, facts
         if params.vram_limit_gb is None:
             raise
         return _out_of_memory(params, params.vram_limit_gb, error, facts)
-    return _conclude(replace(evidence, weight_bytes=model.weight_bytes, budget_bytes=budget_bytes), facts)
+    return conclude(replace(evidence, weight_bytes=model.weight_bytes, budget_bytes=budget_bytes), facts)
 
 
 def _plan(params: PcieParams, factory: SystemFactory, model: Model, device: torch.device) -> tuple[System, int]:
@@ -136,15 +136,7 @@ def _measure_on_gpu(params: PcieParams, system: System, device: torch.device, re
         calibration=calibration,
         reasons=tuple(reasons),
     )
-    return PcieEvidence(
-        params=params,
-        link=link,
-        series=series,
-        start_s=run.start_s,
-        end_s=run.end_s,
-        claimed_bytes=run.claimed_bytes,
-        run=run,
-    )
+    return _evidence(params, link, series, run)
 
 
 def _measure_on_host(params: PcieParams, system: System, device: torch.device, report: Progress) -> PcieEvidence:
@@ -163,10 +155,14 @@ def _measure_on_host(params: PcieParams, system: System, device: torch.device, r
         preflight=preflight,
         reasons=("this machine has no PCIe GPU, so there are no counters to read",),
     )
+    return _evidence(params, link, None, run)
+
+
+def _evidence(params: PcieParams, link: LinkFacts, series: CounterSeries | None, run: DecodeRun) -> PcieEvidence:
     return PcieEvidence(
         params=params,
         link=link,
-        series=None,
+        series=series,
         start_s=run.start_s,
         end_s=run.end_s,
         claimed_bytes=run.claimed_bytes,
@@ -209,7 +205,8 @@ def _out_of_memory(params: PcieParams, limit_gb: float, error: Exception, facts:
     return Outcome(check="pcie", status=Status.FAIL, summary=summary, criteria=(row,), **facts)
 
 
-def _conclude(evidence: PcieEvidence, facts: Facts) -> Outcome:
+def conclude(evidence: PcieEvidence, facts: Facts) -> Outcome:
+    """Judge a run's evidence and return the outcome."""
     criteria = judge_pcie(evidence)
     status = settle(criteria)
     return Outcome(

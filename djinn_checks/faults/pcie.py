@@ -14,10 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from djinn_checks.checks.pcie import check_pcie
-from djinn_checks.checks.pcie_criteria import judge_pcie
+from djinn_checks.checks.pcie import check_pcie, conclude
 from djinn_checks.checks.pcie_evidence import PcieEvidence
-from djinn_checks.checks.pcie_measurements import gather_pcie, summarize_pcie
 from djinn_checks.engine.link import open_link
 from djinn_checks.faults.base import Fault
 from djinn_checks.faults.copies import SpoiledLink, stream_over
@@ -33,7 +31,7 @@ from djinn_checks.faults.traffic import (
     make_series,
 )
 from djinn_checks.instruments.counters import CounterSeries, build_series
-from djinn_checks.outcome import Outcome, Status, settle
+from djinn_checks.outcome import Outcome, Status
 from djinn_checks.params import PcieParams
 from djinn_checks.systems.base import System
 from djinn_checks.systems.ring import RingSystem
@@ -45,19 +43,7 @@ _PAUSE_S = 0.005
 def judge_evidence(make: Callable[[], PcieEvidence]) -> Callable[[torch.device], Outcome]:
     """Return a function that judges evidence made to measure."""
 
-    def run(device: torch.device) -> Outcome:
-        evidence = make()
-        criteria = judge_pcie(evidence)
-        status = settle(criteria)
-        return Outcome(
-            check="pcie",
-            status=status,
-            summary=summarize_pcie(evidence, criteria, status),
-            criteria=criteria,
-            measurements=gather_pcie(evidence),
-        )
-
-    return run
+    return lambda device: conclude(make(), {})
 
 
 def run_pcie(factory: Callable[..., System]) -> Callable[[torch.device], Outcome]:
