@@ -8,6 +8,7 @@ or one that cannot be read, is an ERROR outcome with the cause and the last outp
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -192,7 +193,7 @@ def run_job(job: Job, out: Path, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Res
         end = _execute(job, Path(name), timeout_s)
         outcome = _settle(job, Path(name), end, started)
         seconds = time.monotonic() - clock
-        outcome = replace(outcome, timings={**outcome.timings, "run_s": seconds})
+        outcome = _with_provenance(outcome, job, seconds)
         executed = Path(name) / "executed.ipynb"
         notebook = executed if _is_notebook(executed) else None
         page, problem = _try_render(executed, outcome)
@@ -212,6 +213,16 @@ def run_job(job: Job, out: Path, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Res
         notebook_file=files["ipynb"] if notebook is not None else None,
         html_file=files["html"] if page is not None else None,
         report_problem=problem,
+    )
+
+
+def _with_provenance(outcome: Outcome, job: Job, seconds: float) -> Outcome:
+    """Add which notebook was run, and how long it took with its kernel's start."""
+    notebook = {"name": job.notebook.name, "sha256": hashlib.sha256(job.notebook.read_bytes()).hexdigest()}
+    return replace(
+        outcome,
+        environment={**outcome.environment, "notebook": notebook},
+        timings={**outcome.timings, "run_s": seconds},
     )
 
 

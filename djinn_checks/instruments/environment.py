@@ -17,6 +17,9 @@ from typing import Any
 import psutil
 import torch
 
+from djinn_checks.errors import InstrumentError
+from djinn_checks.instruments import nvml
+
 _PACKAGES = ("djinn-checks", "torch", "transformers", "accelerate", "safetensors", "numpy", "nvidia-ml-py", "papermill")
 _VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
@@ -109,4 +112,19 @@ def _gpu(device: torch.device) -> dict[str, Any]:
         "memory_bytes": properties.total_memory,
         "compute_capability": f"{properties.major}.{properties.minor}",
         "cuda": torch.version.cuda,
+        **_driver_facts(device),
     }
+
+
+def _driver_facts(device: torch.device) -> dict[str, Any]:
+    """Return what only the driver knows; empty if it does not answer."""
+    try:
+        with nvml.open_nvml():
+            handle = nvml.find_handle(find_uuid(device))
+            return {
+                "driver": nvml.read_device(handle)["driver"],
+                "pcie": nvml.read_link(handle),
+                "numa_node": nvml.read_numa_node(handle),
+            }
+    except InstrumentError:
+        return {}
