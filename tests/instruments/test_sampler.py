@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from djinn_checks.errors import InstrumentError
-from djinn_checks.instruments.counters import CounterSampler
+from djinn_checks.instruments.counters import CounterSampler, load_trace, save_trace
 from tests.instruments.fake_counters import RATE_BYTES_PER_S
 
 FAKES = "tests.instruments.fake_counters"
@@ -49,6 +49,18 @@ def test_it_ends_with_its_block_and_its_samples_stay_readable() -> None:
     assert len(series.t_s) > 5
 
 
+def test_live_readings_are_written_down_as_they_were_read(tmp_path: Path) -> None:
+    with CounterSampler(source=f"{FAKES}:steady") as sampler:
+        time.sleep(0.1)
+        series = sampler.read()
+    assert series is not None
+    save_trace(series, tmp_path / "live.csv.gz")
+    again = load_trace(tmp_path / "live.csv.gz")
+    assert again.raw.rx.tolist() == series.raw.rx.tolist()
+    assert again.rx_bytes.tolist() == series.rx_bytes.tolist()
+    assert (again.raw.after_s >= again.raw.before_s).all()
+
+
 def test_what_was_sampled_before_it_was_killed_is_there() -> None:
     with CounterSampler(source=f"{FAKES}:steady") as sampler:
         time.sleep(0.2)
@@ -78,7 +90,7 @@ def test_a_driver_that_goes_away_leaves_the_samples_up_to_then() -> None:
 
 def test_it_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
     code = (
-        "import time\nfrom djinn_checks.instruments.counters import CounterSampler\n"
+        "import time\nfrom djinn_checks.instruments.counters import CounterSampler, load_trace, save_trace\n"
         f"with CounterSampler(source='{FAKES}:steady') as s:\n"
         "    print(s._process.pid, s._path, flush=True)\n    time.sleep(60)\n"
     )
