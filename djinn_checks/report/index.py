@@ -66,9 +66,13 @@ def _peers(outcomes: Mapping[str, Outcome]) -> Html:
 
 def _machine(outcomes: Mapping[str, Outcome]) -> Html:
     """Return machine and software of the first check that knows them, and say so if others differ."""
-    known: list[Mapping[str, Any]] = [one.environment for one in outcomes.values() if one.environment]
+    known = [_without_notebook(one.environment) for one in outcomes.values() if one.environment]
     if not known:
         return Html("")
     differ = any(one != known[0] for one in known)
     note = "<p>Not all checks ran in the same environment; each report has its own.</p>" if differ else ""
     return Html(render_mapping("Machine and software", known[0]) + note)
+
+
+def _without_notebook(environment: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in environment.items() if name != "notebook"}

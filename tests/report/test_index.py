@@ -66,7 +66,8 @@ def test_one_system_or_replays_alone_have_no_table_of_peers() -> None:
 def test_an_environment_that_differs_is_said_to_differ() -> None:
     other = replace(outcome(), environment={"device": "cuda:0"})
     assert "Not all checks ran in the same environment" in render_index("s", {"a": outcome(), "b": other}, {})
-    assert "Not all checks" not in render_index("s", {"a": outcome(), "b": outcome()}, {})
+    same = replace(outcome(), environment={"device": "cpu", "notebook": {"name": "other.ipynb"}})
+    assert "Not all checks" not in render_index("s", {"a": outcome(), "b": same}, {})
 
 
 def test_the_folder_is_read_and_an_outcome_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
