@@ -212,7 +212,7 @@ class PcieParams(Budget):
     sweep: bool = True
     """Also measure copies of 1 to 512 MiB, pinned and pageable."""
     trace: str = ""
-    """A recorded trace (csv.gz, truth.json and copy_h2d.csv.gz beside it) to judge in place of a run."""
+    """A recorded trace (csv.gz) to judge in place of a run: with its truth.json, or samples with their outcome."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of random weights."""
     outcome: str = ""

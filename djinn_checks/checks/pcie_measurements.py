@@ -101,6 +101,7 @@ def _windows(evidence: PcieEvidence) -> dict[str, Any] | None:
         "tx_mb_per_s": _in_mb(sent) if sent is not None else [],
         "holes_s": [[a - evidence.start_s, b - evidence.start_s] for a, b in holes if a < b],
         "duration_s": evidence.duration_s,
+        "clock_start_s": evidence.start_s,  # of the readings' clock: finds the run again in the raw samples
         "longest_gap_s": evidence.series.longest_gap_s(evidence.start_s, evidence.end_s),
         "query_s": evidence.series.query_s,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 
 from djinn_checks.checks import frame
 from djinn_checks.checks import pcie as pcie_check
-from djinn_checks.checks.pcie import check_pcie
+from djinn_checks.checks.pcie import check_pcie, conclude
 from djinn_checks.errors import ParamsError
+from djinn_checks.faults.traffic import make_evidence
+from djinn_checks.instruments.counters import save_trace
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.params import PcieParams
 from tests.fakes import Crashes, KeepsNoCount, LiesAboutBytes, ResidentFake, StreamingFake, TinyModel
@@ -145,3 +148,26 @@ def test_a_trace_without_its_truth_is_refused_by_name(tmp_path: Path) -> None:
     shutil.copy(TRACES / "ring.csv.gz", tmp_path)
     with pytest.raises(ParamsError, match=r"truth\.json must lie beside the trace"):
         check_pcie(PcieParams.create(device="cpu", trace=str(tmp_path / "ring.csv.gz")))
+
+
+def test_the_samples_of_a_run_are_replayed_with_the_outcome_beside_them(tmp_path: Path) -> None:
+    made = make_evidence()
+    assert made.series is not None
+    first = conclude(made, {})
+    first.save(tmp_path / "pcie.outcome.json")
+    save_trace(made.series, tmp_path / "pcie.samples.csv.gz")
+    params = PcieParams.create(device="cpu", trace=str(tmp_path / "pcie.samples.csv.gz"), window_ms=50.0)
+    again = check_pcie(params)
+    assert again.status is Status.PASS
+    assert again.measurements["link"]["subject"] == "replay"
+    assert len(again.measurements["windows"]["rx_mb_per_s"]) == 240
+    assert again.measurements["bytes"]["counted"] == pytest.approx(first.measurements["bytes"]["counted"], rel=1e-4)
+    (tmp_path / "pcie.outcome.json").write_text("{}")
+    with pytest.raises(ParamsError, match="expected schema"):
+        check_pcie(params)
+    replace(first, measurements={}).save(tmp_path / "pcie.outcome.json")
+    with pytest.raises(ParamsError, match="says nothing about when"):
+        check_pcie(params)
+    (tmp_path / "pcie.outcome.json").unlink()
+    with pytest.raises(ParamsError, match=r"needs its outcome beside it, pcie\.outcome\.json or pcie\.json"):
+        check_pcie(params)
