@@ -12,13 +12,14 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -149,7 +150,8 @@ def run_suite(
     for job in jobs:
         on_start(job)
         result = (find_result(job, out) if resume else None) or run_job(job, out, timeout_s=timeout_s)
-        write_index(out)
+        with contextlib.suppress(OSError):  # a front page is made anew by the next job, or by `render`
+            write_index(out)
         on_result(result)
         yield result
 
@@ -184,36 +186,69 @@ def run_job(job: Job, out: Path, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Res
         out.mkdir(parents=True, exist_ok=True)
         for file in (*files.values(), *out.glob(f"{job.name}.samples.*")):
             file.unlink(missing_ok=True)
-        scratch = tempfile.TemporaryDirectory(dir=out, prefix=f".{job.name}.")
+        tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
         message = f"output folder {out}: cannot be written ({error.strerror}); choose another with --out"
         raise RunnerError(message) from error
-    with scratch as name:
+    with tempfile.TemporaryDirectory(prefix="djinn-checks-run-") as name:
         started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
         end = _execute(job, Path(name), timeout_s)
         outcome = _settle(job, Path(name), end, started)
-        seconds = time.monotonic() - clock
-        outcome = _with_provenance(outcome, job, seconds)
-        executed = Path(name) / "executed.ipynb"
-        notebook = executed if _is_notebook(executed) else None
-        page, problem = _try_render(executed, outcome)
-        outcome.save(files["outcome.json"])
-        if page is not None:
-            write_atomically(files["html"], page)
-        if notebook is not None:
-            os.replace(executed, files["ipynb"])
-        os.replace(Path(name) / "log.txt", files["log"])
-        for samples in Path(name).glob("outcome.samples.*"):  # what a check keeps beside its outcome
-            os.replace(samples, out / samples.name.replace("outcome", job.name, 1))
+        outcome = _with_provenance(outcome, job, time.monotonic() - clock)
+        page, problem = _try_render(Path(name) / "executed.ipynb", outcome)
+        try:
+            _store(Path(name), outcome, page, files)
+        except OSError as error:
+            outcome, problem = _not_stored(outcome, files, error), "the results could not be written"
+    there = {kind: path if path.is_file() else None for kind, path in files.items()}
     return Result(
         job=job,
         outcome=outcome,
-        seconds=seconds,
+        seconds=outcome.timings["run_s"],
         outcome_file=files["outcome.json"],
-        notebook_file=files["ipynb"] if notebook is not None else None,
-        html_file=files["html"] if page is not None else None,
+        notebook_file=there["ipynb"],
+        html_file=there["html"],
         report_problem=problem,
     )
+
+
+def _store(scratch: Path, outcome: Outcome, page: str | None, files: Mapping[str, Path]) -> None:
+    """Write what a run left to its final places, each file whole or not at all, the verdict first."""
+    outcome.save(files["outcome.json"])
+    if page is not None:
+        write_atomically(files["html"], page)
+    if _is_notebook(scratch / "executed.ipynb"):
+        _put(scratch / "executed.ipynb", files["ipynb"])
+    for samples in scratch.glob("outcome.samples.*"):  # what a check keeps beside its outcome
+        _put(samples, files["log"].with_name(samples.name.replace("outcome", files["log"].stem, 1)))
+    _put(scratch / "log.txt", files["log"])
+
+
+def _put(source: Path, target: Path) -> None:
+    """Copy a file beside its final name and move it there; the scratch folder may be on another disk."""
+    part = target.with_name(f".{target.name}.part")
+    try:
+        shutil.copyfile(source, part)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _not_stored(outcome: Outcome, files: Mapping[str, Path], error: OSError) -> Outcome:
+    """Return an ERROR in place of a verdict whose evidence could not be kept.
+
+    What was written of it is removed, which makes room for the ERROR and its page.
+    """
+    folder = files["log"].parent
+    message = f"{folder}: {error.strerror or error} while the results were written; make room and run again"
+    failure = Failure(type=type(error).__name__, message=message)
+    settled = replace(outcome, status=Status.ERROR, summary=message, failure=failure, criteria=(), measurements={})
+    for file in (*files.values(), *folder.glob(f"{files['log'].stem}.samples.*")):
+        file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        settled.save(files["outcome.json"])
+        write_atomically(files["html"], _render(folder / "no notebook", settled))
+    return settled
 
 
 def _with_provenance(outcome: Outcome, job: Job, seconds: float) -> Outcome:

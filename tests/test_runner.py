@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -108,6 +109,22 @@ def test_resume_runs_only_what_is_missing_was_an_error_or_has_other_params(tmp_p
     replace(first.outcome, status=Status.ERROR).save(first.outcome_file)
     (tmp_path / "pcie.yaml").write_text(f"trace: {TRACE}\ndevice: cpu\n")
     assert find_result(read_suite(tmp_path)[0], out) is None
+
+
+def test_a_full_disk_is_an_error_with_its_cause_and_leaves_no_half_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: str, target: str) -> None:
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runner.shutil, "copyfile", full)
+    result = run(tmp_path, SAVE)
+    assert result.outcome.status is Status.ERROR
+    assert "No space left on device" in result.outcome.summary
+    assert "make room" in result.outcome.summary
+    assert files(result) == {"logits.outcome.json", "logits.html"}
+    assert Outcome.load(result.outcome_file).status is Status.ERROR
 
 
 def test_one_notebook_runs_once_for_each_of_its_params_files(tmp_path: Path) -> None:
