@@ -1,56 +1,32 @@
-"""Runs a suite: a folder of params, each with the notebook of its name, each in processes of its own.
+"""Runs a suite: a folder of params, each with the notebook of its name (`execution.py`), and keeps what came of it.
 
-What a check decided is settled here, outside the kernel, from the outcome file that this very run wrote.
-papermill's own marks are not trusted: it leaves the cells of a dead kernel `completed`. No outcome file,
-or one that cannot be read, is an ERROR outcome with the cause and the last output, and gets a report too.
+Every job gets an outcome, a report and a line on the front page, whatever became of its kernel.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
-import re
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import nbformat
-import psutil
 import yaml
 
 from djinn_checks.errors import OutcomeError, ParamsError, RunnerError
+from djinn_checks.execution import Job, execute, is_notebook, settle
 from djinn_checks.outcome import Failure, Outcome, Status, write_atomically
 from djinn_checks.params import PARAMS, Params
 from djinn_checks.report.html import render_html
 from djinn_checks.report.index import render_index
 
 DEFAULT_TIMEOUT_S = 3600.0
-_GRACE_S = 5.0
-_MARK = "DJINN_CHECKS_RUN"
-_KEPT_OUTPUT = 4000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One params file of a suite, validated."""
-
-    name: str
-    """The file's: `<check>`, or `<check>-<variant>` where a suite runs one notebook several times."""
-    check: str
-    params_file: Path
-    notebook: Path
-    values: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,8 +168,8 @@ def run_job(job: Job, out: Path, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Res
         raise RunnerError(message) from error
     with tempfile.TemporaryDirectory(prefix="djinn-checks-run-") as name:
         started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-        end = _execute(job, Path(name), timeout_s)
-        outcome = _settle(job, Path(name), end, started)
+        end = execute(job, Path(name), timeout_s)
+        outcome = settle(job, Path(name), end, started)
         outcome = _with_provenance(outcome, job, time.monotonic() - clock)
         page, problem = _try_render(Path(name) / "executed.ipynb", outcome)
         try:
@@ -217,7 +193,7 @@ def _store(scratch: Path, outcome: Outcome, page: str | None, files: Mapping[str
     outcome.save(files["outcome.json"])
     if page is not None:
         write_atomically(files["html"], page)
-    if _is_notebook(scratch / "executed.ipynb"):
+    if is_notebook(scratch / "executed.ipynb"):
         _put(scratch / "executed.ipynb", files["ipynb"])
     for samples in scratch.glob("outcome.samples.*"):  # what a check keeps beside its outcome
         _put(samples, files["log"].with_name(samples.name.replace("outcome", files["log"].stem, 1)))
@@ -269,126 +245,9 @@ def _try_render(notebook: Path, outcome: Outcome) -> tuple[str | None, str]:
         return None, f"no report could be written ({type(error).__name__}: {error}); `djinn-checks render` tries again"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _End:
-    """How the papermill process ended."""
-
-    code: int | None
-    """Exit code; negative for a signal; None if the time limit ended it."""
-    output: str
-
-
-def _execute(job: Job, scratch: Path, timeout_s: float) -> _End:
-    """Run papermill and wait; at the end, whatever the end, nothing that it started is left running."""
-    values = {**job.values, "save_to": str(scratch / "outcome.json")}
-    (scratch / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    command = [sys.executable, "-m", "papermill", str(job.notebook), str(scratch / "executed.ipynb")]
-    command += ["-f", str(scratch / "params.yaml"), "--no-progress-bar", "--log-output", "--cwd", os.getcwd()]
-    environment = os.environ | {_MARK: str(uuid.uuid4())}
-    with (scratch / "log.txt").open("w+b") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
-        )
-        try:
-            code: int | None = process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            code = None
-        finally:
-            _end_marked(environment[_MARK])
-            process.wait()
-        log.seek(0)
-        return _End(code=code, output=log.read().decode(errors="replace")[-_KEPT_OUTPUT:])
-
-
-def _end_marked(mark: str) -> None:
-    """End every process that this run started: politely, then not.
-
-    A kernel is in a session of its own, and an orphan once papermill is gone; but it has inherited the
-    mark in its environment, as has whatever it started itself.
-    """
-    for end in (psutil.Process.terminate, psutil.Process.kill):
-        found = _marked(mark)
-        for process in found:
-            with contextlib.suppress(psutil.Error):
-                end(process)
-        psutil.wait_procs(found, timeout=_GRACE_S)
-
-
-def _marked(mark: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get(_MARK) == mark:
-                found.append(process)
-    return found
-
-
-def _settle(job: Job, scratch: Path, end: _End, started: str) -> Outcome:
-    """Return the outcome that this run wrote, or an ERROR with the cause."""
-    try:
-        outcome = Outcome.load(scratch / "outcome.json")
-    except OutcomeError as error:
-        return _error(job, _cause(scratch, end, error), started)
-    if end.code == 0 and outcome.check == job.check:
-        return replace(outcome, params={**outcome.params, "save_to": ""})  # the scratch folder says nothing to anyone
-    cause = _cause(scratch, end, OutcomeError(f"the outcome is of check {outcome.check!r}"))
-    return replace(_error(job, cause, started), criteria=outcome.criteria, measurements=outcome.measurements)
-
-
-def _cause(scratch: Path, end: _End, error: OutcomeError) -> Failure:
-    raised = _raised(scratch / "executed.ipynb")
-    if end.code is None:
-        return Failure(type="Timeout", message="the time limit ended the run", traceback=end.output)
-    if raised is not None:
-        return raised
-    if end.code == 0:
-        message = f"the notebook ended without an outcome: {error}"
-        return Failure(type="NoOutcome", message=message, traceback=end.output)
-    if end.code < 0:
-        name = signal.Signals(-end.code).name
-        return Failure(type="Killed", message=f"papermill was ended by {name}", traceback=end.output)
-    message = f"the kernel died, or papermill failed (exit code {end.code}); see the last output"
-    return Failure(type="DeadKernel", message=message, traceback=end.output)
-
-
-def _raised(notebook: Path) -> Failure | None:
-    """Return the exception that a cell of the executed notebook shows, if one does."""
-    if not _is_notebook(notebook):
-        return None
-    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        for output in cell.get("outputs", ()):
-            if output.get("output_type") == "error":
-                trace = "\n".join(output.get("traceback", ()))
-                plain = _without_colours(trace)[-8000:]
-                return Failure(type=output["ename"], message=output["evalue"], traceback=plain)
-    return None
-
-
-def _without_colours(text: str) -> str:
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
-
-
 def _render(notebook: Path, outcome: Outcome) -> str:
     """Render the report; a run that left no notebook still has a verdict to show."""
-    return render_html(notebook if _is_notebook(notebook) else nbformat.v4.new_notebook(), outcome)
-
-
-def _is_notebook(path: Path) -> bool:
-    try:
-        return "cells" in json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-
-
-def _error(job: Job, cause: Failure, started: str) -> Outcome:
-    return Outcome(
-        check=job.check,
-        status=Status.ERROR,
-        summary=f"{cause.type}: {cause.message}".splitlines()[0][:300],
-        params=job.values,
-        failure=cause,
-        started_at=started,
-    )
+    return render_html(notebook if is_notebook(notebook) else nbformat.v4.new_notebook(), outcome)
 
 
 def render_folder(folder: Path) -> list[Path]:

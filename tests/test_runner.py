@@ -19,8 +19,9 @@ import pytest
 from djinn_checks import runner
 from djinn_checks.cli import exit_code, main
 from djinn_checks.errors import ParamsError, RunnerError
+from djinn_checks.execution import Job
 from djinn_checks.outcome import Outcome, Status
-from djinn_checks.runner import Job, Result, find_result, read_suite, render_folder, run_job, run_suite
+from djinn_checks.runner import Result, find_result, read_suite, render_folder, run_job, run_suite
 
 WRITE = """
 import os
