@@ -31,6 +31,24 @@ def test_a_flipped_bit_far_into_a_large_tensor_is_seen() -> None:
     assert len(seen) == 5
 
 
+@given(
+    pair=st.lists(st.integers(0, 4095), min_size=2, max_size=2, unique=True),
+    bit=st.integers(0, 15),
+    seed=st.integers(0, 9),
+)
+def test_the_same_bit_flipped_in_two_values_does_not_cancel_out(pair: list[int], bit: int, seed: int) -> None:
+    values = torch.randint(-(2**15), 2**15, (4096,), generator=torch.Generator().manual_seed(seed)).to(torch.int16)
+    changed = values.clone()
+    changed[pair] ^= -(2**15) if bit == 15 else 1 << bit
+    assert int(digest(values)) != int(digest(changed))
+
+
+def test_two_values_of_opposite_sign_exchanged_are_seen() -> None:
+    tensor = torch.ones(4096, dtype=torch.float16)
+    tensor[::2] = -1  # words that differ in their top bits alone
+    assert int(digest(tensor)) != int(digest(tensor.roll(1)))
+
+
 def test_exchanged_rows_and_a_cut_tail_are_seen() -> None:
     tensor = torch.arange(64, dtype=torch.float32).reshape(8, 8)
     exchanged = tensor[[1, 0, *range(2, 8)]]
