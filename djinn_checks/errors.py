@@ -9,9 +9,17 @@
     │   ├── CapacityError            the device budget is too small for the model
     │   ├── CopyError                a copy failed; raised in the forward that needed its bytes
     │   ├── ConcurrentForwardError   two threads inside one streamed model
-    │   └── HooksError               hooks installed twice, removed twice, or used after removal
+    │   ├── HooksError               hooks installed twice, removed twice, or used after removal
+    │   └── KvError                  a session's KV cache cannot be kept, moved or used as asked
+    │       ├── KvCapacityError          it does not fit the device budget or the host pool
+    │       ├── KvDigestError            its bytes came back changed
+    │       └── TransitionError          a session was asked to go from one state to one that does not follow
     ├── SystemUnavailableError   a system that cannot run here
     │   └── SystemNotInstalledError  its package is missing
+    ├── ServerError              a request that the agent server does not answer
+    │   ├── RequestError             it cannot be right: unknown field, prompt too long
+    │   ├── UnknownSessionError      it names a session that is not there
+    │   └── BusyError                too many sessions or waiting requests; later it may be answered
     ├── InstrumentError          a measurement that could not be taken
     ├── OutcomeError             an outcome file that cannot be read
     └── RunnerError              the suite cannot be run as asked
@@ -60,6 +68,46 @@ class ConcurrentForwardError(EngineError):
 
 class HooksError(EngineError):
     """Hooks were installed twice, removed twice, or used after their removal."""
+
+
+class KvError(EngineError):
+    """A session's KV cache cannot be kept, moved or used as asked."""
+
+
+class KvCapacityError(KvError):
+    """A session's KV cache does not fit the device budget or the host pool."""
+
+
+class KvDigestError(KvError):
+    """A session's KV bytes are not what they were when they left the device.
+
+    Attributes:
+        session_id: the session, which must not be continued.
+    """
+
+    def __init__(self, session_id: str, message: str) -> None:
+        super().__init__(message)
+        self.session_id = session_id
+
+
+class TransitionError(KvError):
+    """A session was asked to go from one state to one that does not follow it."""
+
+
+class ServerError(DjinnChecksError):
+    """The agent server does not answer a request."""
+
+
+class RequestError(ServerError, ValueError):
+    """A request that cannot be right; asking again does not help."""
+
+
+class UnknownSessionError(ServerError, LookupError):
+    """No open session has that name."""
+
+
+class BusyError(ServerError):
+    """Too many sessions or waiting requests; the same request may be answered later."""
 
 
 class SystemUnavailableError(DjinnChecksError, RuntimeError):

@@ -1,0 +1,104 @@
+"""Moves a session's KV bytes between the device and host memory, and takes their digest on the way.
+
+One batch of asynchronous copies on a stream of their own, so that the computation of other sessions goes on
+beside them; the digests are computed on the device, on a second stream, from the device's bytes: before they
+leave (beside the copies, both only read), and after they came back (region by region, behind each region's
+copy). `out` and `back` block the calling thread until the bytes are there; the two directions may run at
+once in two threads. Between two host buffers, on a machine without a GPU, the same code copies and digests
+one after the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from djinn_checks.digest import digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """One move of a session's bytes."""
+
+    digests: tuple[int, ...]
+    """One 64-bit digest a region, of the bytes on the device."""
+    copy_s: float
+    """Seconds until all bytes were copied. On a CPU the digests are taken in turn with the copies: `total_s`."""
+    total_s: float
+    """Seconds until the digests were there too."""
+
+
+class KvMover:
+    """Copies one way. One per direction and thread."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        cuda = device.type == "cuda"
+        self._copying = torch.cuda.Stream(device) if cuda else None
+        self._digesting = torch.cuda.Stream(device) if cuda else None
+
+    def out(self, regions: list[Tensor], pages: list[Tensor]) -> Moved:
+        """Copy regions on the device, one behind the other, into pages on the host.
+
+        Args:
+            regions: 1-d uint8 device tensors, the bytes in use of each region.
+            pages: 1-d uint8 host tensors with room for all of them.
+        """
+        started = time.perf_counter()
+        with self._on(self._copying):
+            for device_part, host_part in _pair(regions, pages):
+                host_part.copy_(device_part, non_blocking=True)
+        with self._on(self._digesting):
+            digests = torch.stack([digest(region) for region in regions])
+        return self._finish(started, digests)
+
+    def back(self, regions: list[Tensor], pages: list[Tensor]) -> Moved:
+        """Copy what `out` wrote to `pages` into regions on the device."""
+        started = time.perf_counter()
+        digests = []
+        parts = _pair(regions, pages)
+        for region in regions:
+            with self._on(self._copying):
+                copied = 0
+                while copied < region.numel():
+                    device_part, host_part = next(parts)
+                    device_part.copy_(host_part, non_blocking=True)
+                    copied += device_part.numel()
+            if self._copying is not None and self._digesting is not None:
+                self._digesting.wait_event(self._copying.record_event())
+            with self._on(self._digesting):
+                digests.append(digest(region))
+        with self._on(self._digesting):
+            stacked = torch.stack(digests)
+        return self._finish(started, stacked)
+
+    def _on(self, stream: Any) -> contextlib.AbstractContextManager[Any]:
+        return torch.cuda.stream(stream) if stream is not None else contextlib.nullcontext()
+
+    def _finish(self, started: float, digests: Tensor) -> Moved:
+        if self._copying is not None:
+            self._copying.synchronize()
+        copied = time.perf_counter()
+        with self._on(self._digesting):
+            values = tuple(int(value) for value in digests.tolist())
+        return Moved(digests=values, copy_s=copied - started, total_s=time.perf_counter() - started)
+
+
+def _pair(regions: list[Tensor], pages: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cut regions and pages at each other's ends and return the parts that belong together, in order."""
+    page_number, offset = 0, 0
+    for region in regions:
+        done = 0
+        while done < region.numel():
+            page = pages[page_number]
+            size = min(region.numel() - done, page.numel() - offset)
+            yield region[done : done + size], page[offset : offset + size]
+            done, offset = done + size, offset + size
+            if offset == page.numel():
+                page_number, offset = page_number + 1, 0

@@ -1,0 +1,192 @@
+"""Where the KV caches of sessions are: on the device, or asleep on the host, or on disk, and never in two minds.
+
+Both memories have hard limits. What does not fit is refused with an error that says what was full; whether
+to wait, to make room or to give up is the scheduler's business. A session's bytes are digested when they
+leave the device and when they are back, and are given to nobody if the two differ.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from djinn_checks.engine.device_memory import DeviceMemory
+from djinn_checks.engine.host_pool import HostPool
+from djinn_checks.engine.kv_cache import KvBlock
+from djinn_checks.engine.kv_mover import KvMover, Moved
+from djinn_checks.engine.kv_shape import KvShape
+from djinn_checks.errors import KvCapacityError, KvDigestError
+
+
+@dataclass(kw_only=True)
+class Parked:
+    """A session's KV off the device, or on its way."""
+
+    session_id: str
+    tokens: int
+    nbytes: int
+    pages: list[Tensor] = field(default_factory=list)
+    """Host pages; empty if the bytes are on disk."""
+    path: Path | None = None
+    digests: tuple[int, ...] = ()
+    """One a region, of the bytes as they left the device."""
+
+
+class KvStore:
+    """Device blocks, host pages, and the way between them.
+
+    `allocate`, `release`, `park` and `discard` return at once; `move_out` and `move_in` block for as long as
+    the copies take and belong in a thread of their own, one for each direction.
+    """
+
+    def __init__(
+        self,
+        shape: KvShape,
+        device: torch.device,
+        *,
+        device_bytes: int,
+        host_bytes: int,
+        spill_folder: Path | None = None,
+    ) -> None:
+        """Set the limits and pin the host pool.
+
+        Args:
+            device_bytes: most bytes of KV on the device.
+            host_bytes: most bytes of sleeping KV in host memory.
+            spill_folder: where what does not fit the pool goes; None: it is refused.
+
+        Raises:
+            EngineError: the pool cannot be had or cannot be locked.
+        """
+        self.shape = shape
+        self.memory = DeviceMemory(device, device_bytes)
+        self.pool = HostPool(host_bytes, pinned=device.type == "cuda")
+        self._spill_folder = spill_folder
+        self._out, self._back = KvMover(device), KvMover(device)
+
+    def allocate(self, tokens: int) -> KvBlock:
+        """Return a block for at least `tokens` tokens, filled with anything.
+
+        Raises:
+            KvCapacityError: the device has no room for it now.
+        """
+        return KvBlock(self.shape, self.memory.take(self.shape.device_bytes(tokens)))
+
+    def release(self, block: KvBlock) -> None:
+        """Take a block back, which nothing computes or copies with any more."""
+        self.memory.give(block.memory)
+
+    def can_park(self, tokens: int) -> bool:
+        """Tell whether the KV of `tokens` tokens would find a place off the device now."""
+        return self._spill_folder is not None or self.pool.fits(tokens * self.shape.token_bytes)
+
+    def park(self, session_id: str, tokens: int) -> Parked:
+        """Take a place off the device for the KV of `tokens` tokens.
+
+        Raises:
+            KvCapacityError: the host pool is full and there is no folder to spill to.
+        """
+        nbytes = tokens * self.shape.token_bytes
+        parked = Parked(session_id=session_id, tokens=tokens, nbytes=nbytes)
+        if self.pool.fits(nbytes) or self._spill_folder is None:
+            parked.pages = self.pool.take(nbytes)
+        else:
+            parked.path = _new_file(self._spill_folder)
+        return parked
+
+    def move_out(self, block: KvBlock, parked: Parked) -> Moved:
+        """Copy a session's KV to its place off the device, and note its digests. The block stays as it is.
+
+        Raises:
+            KvCapacityError: the disk is full.
+        """
+        regions = block.used(parked.tokens)
+        if parked.path is None:
+            moved = self._out.out(regions, parked.pages)
+        else:
+            staging = torch.empty(parked.nbytes, dtype=torch.uint8)
+            moved = self._out.out(regions, [staging])
+            _write(parked.path, staging)
+        parked.digests = moved.digests
+        return moved
+
+    def move_in(self, parked: Parked, block: KvBlock) -> Moved:
+        """Copy a session's KV back into a block, and see that it is what it was.
+
+        Raises:
+            KvDigestError: it is not. The session must not be continued.
+        """
+        pages = parked.pages if parked.path is None else [_read(parked)]
+        moved = self._back.back(block.used(parked.tokens), pages)
+        if moved.digests != parked.digests:
+            changed = [
+                region.name
+                for region, left, came in zip(self.shape.regions, parked.digests, moved.digests, strict=True)
+                if left != came
+            ]
+            raise KvDigestError(
+                parked.session_id,
+                f"session {parked.session_id!r}: {len(changed)} of {len(self.shape.regions)} parts of its KV came "
+                f"back changed, first {changed[0]!r}; the session is closed, start it again",
+            )
+        return moved
+
+    def discard(self, parked: Parked) -> None:
+        """Give up a place off the device."""
+        self.pool.give(parked.pages)
+        parked.pages = []
+        if parked.path is not None:
+            parked.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of all memory. Nothing may be moving any more."""
+        self.memory.trim()
+        self.pool.close()
+
+
+def combined(digests: tuple[int, ...]) -> str:
+    """Return one digest of a session's KV as 16 hexadecimal digits, the order of the regions included."""
+    total = 0
+    for value in digests:
+        total = (total * 0x100000001B3 + value) % 2**64
+    return f"{total:016x}"
+
+
+def _new_file(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix="session-", suffix=".kv", delete=False) as file:
+            return Path(file.name)
+    except OSError as error:
+        raise KvCapacityError(f"spill folder {folder}: cannot be written to ({error.strerror})") from error
+
+
+def _write(path: Path, data: Tensor) -> None:
+    try:
+        path.write_bytes(data.numpy().data)
+    except OSError as error:
+        raise KvCapacityError(
+            f"spill file {path}: {data.numel():,} bytes cannot be written ({error.strerror}); free disk space"
+        ) from error
+
+
+def _read(parked: Parked) -> Tensor:
+    data = torch.empty(parked.nbytes, dtype=torch.uint8)
+    if parked.path is None:
+        return data
+    try:
+        with parked.path.open("rb") as file:
+            count = file.readinto(data.numpy().data)
+    except OSError as error:
+        raise KvDigestError(parked.session_id, f"session {parked.session_id!r}: {error}") from error
+    if count != parked.nbytes:
+        raise KvDigestError(
+            parked.session_id,
+            f"session {parked.session_id!r}: its spill file has {count:,} of {parked.nbytes:,} bytes; "
+            "the session is closed, start it again",
+        )
+    return data

@@ -1,0 +1,137 @@
+"""A session's KV leaves the device and comes back as it was, within hard limits, or is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from djinn_checks.engine.kv_cache import KvBlock
+from djinn_checks.engine.kv_mover import _pair
+from djinn_checks.engine.kv_shape import KvShape, LayerShape
+from djinn_checks.engine.kv_store import KvStore, Parked, combined
+from djinn_checks.errors import KvCapacityError, KvDigestError
+from djinn_checks.units import MIB
+
+CPU = torch.device("cpu")
+SHAPE = KvShape((LayerShape(key_heads=2, key_dim=16, value_heads=1, value_dim=24),) * 3, torch.float32)
+
+
+def make_store(device_mib: int = 64, host_mib: int = 64, spill: Path | None = None) -> KvStore:
+    return KvStore(SHAPE, CPU, device_bytes=device_mib * MIB, host_bytes=host_mib * MIB, spill_folder=spill)
+
+
+def fill(block: KvBlock, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    block.memory.copy_(torch.randint(0, 256, block.memory.shape, generator=generator, dtype=torch.uint8))
+    return torch.cat(block.used(500)).clone()
+
+
+def sleep(store: KvStore, block: KvBlock, name: str = "a") -> Parked:
+    parked = store.park(name, 500)
+    store.move_out(block, parked)
+    store.release(block)
+    return parked
+
+
+def test_a_session_comes_back_as_it_left_whatever_the_new_capacity() -> None:
+    store = make_store()
+    block = store.allocate(500)
+    before = fill(block, 1)
+    parked = sleep(store, block)
+    other = store.allocate(4000)
+    fill(other, 2)
+    store.move_in(parked, other)
+    assert torch.equal(torch.cat(other.used(500)), before)
+    assert parked.nbytes == 500 * SHAPE.token_bytes
+
+
+def test_one_flipped_bit_is_refused_and_names_the_session_and_the_part() -> None:
+    store = make_store()
+    block = store.allocate(500)
+    fill(block, 1)
+    parked = sleep(store, block, "agent-7")
+    parked.pages[0][500 * SHAPE.regions[0].token_bytes + 3] ^= 1
+    with pytest.raises(KvDigestError, match="'agent-7': 1 of 6 parts .* 'layer 0 values'") as caught:
+        store.move_in(parked, store.allocate(500))
+    assert caught.value.session_id == "agent-7"
+
+
+def test_two_sessions_that_were_crossed_are_refused() -> None:
+    store = make_store()
+    parked = []
+    for seed in (1, 2):
+        block = store.allocate(500)
+        fill(block, seed)
+        parked.append(sleep(store, block, str(seed)))
+    parked[0].pages, parked[1].pages = parked[1].pages, parked[0].pages
+    with pytest.raises(KvDigestError):
+        store.move_in(parked[0], store.allocate(500))
+
+
+def test_the_device_limit_is_hard_and_counts_blocks_that_are_kept_for_later() -> None:
+    store = make_store(device_mib=6)
+    first, second = store.allocate(1000), store.allocate(1000)
+    with pytest.raises(KvCapacityError, match=r"4\.19 MB of 6\.29 MB are in use"):
+        store.allocate(4000)
+    store.release(first)
+    assert store.allocate(1000).memory.data_ptr() == first.memory.data_ptr()
+    store.release(second)
+    assert store.allocate(4000).memory.numel() == 4 * MIB  # the kept block had to go
+
+
+def test_a_full_pool_refuses_or_spills_and_gives_its_pages_back() -> None:
+    store = make_store(host_mib=1)
+    blocks = [store.allocate(500) for _ in range(3)]
+    first = store.park("a", 500)
+    store.park("b", 500)
+    assert not store.can_park(500 * 4)
+    with pytest.raises(KvCapacityError, match="host_swap_pool_gb"):
+        store.park("c", 500 * 4)
+    used = store.pool.used_bytes
+    store.discard(first)
+    assert store.pool.used_bytes < used
+    assert blocks
+
+
+def test_what_spilled_comes_back_whole_and_a_cut_file_is_refused(tmp_path: Path) -> None:
+    store = make_store(host_mib=0, spill=tmp_path / "new")
+    block = store.allocate(500)
+    before = fill(block, 3)
+    parked = sleep(store, block)
+    assert parked.path is not None
+    assert parked.path.stat().st_size == parked.nbytes
+    back = store.allocate(500)
+    store.move_in(parked, back)
+    assert torch.equal(torch.cat(back.used(500)), before)
+    parked.path.write_bytes(parked.path.read_bytes()[:-1])
+    with pytest.raises(KvDigestError, match="spill file has"):
+        store.move_in(parked, back)
+    store.discard(parked)
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_a_spill_folder_that_cannot_be_written_is_a_capacity_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    store = make_store(host_mib=0, spill=tmp_path / "file" / "folder")
+    with pytest.raises(KvCapacityError, match="cannot be written"):
+        store.park("a", 500)
+
+
+@settings(deadline=None, max_examples=60)
+@given(sizes=st.lists(st.integers(1, 700), min_size=1, max_size=8), page=st.integers(1, 300))
+def test_regions_and_pages_of_any_sizes_carry_every_byte_in_order(sizes: list[int], page: int) -> None:
+    total = sum(sizes)
+    data = torch.randint(0, 256, (total,), dtype=torch.uint8)
+    pages = list(torch.zeros(-(-total // page) * page, dtype=torch.uint8).split(page))
+    for device_part, host_part in _pair(list(data.split(sizes)), pages):
+        host_part.copy_(device_part)
+    assert torch.equal(torch.cat(pages)[:total], data)
+
+
+def test_the_combined_digest_depends_on_the_order() -> None:
+    assert combined((1, 2)) != combined((2, 1))
+    assert len(combined((-5, 7))) == 16
