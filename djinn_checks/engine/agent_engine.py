@@ -1,0 +1,460 @@
+"""Serves many sessions on one device: one thread computes, two move KV caches, and all state belongs to the first.
+
+Other threads only post events to its inbox: a request, a signal, a move that has ended. While sessions
+compute, events are looked at between two steps; otherwise the thread sleeps until the next event or the
+scheduler's next deadline. A session is moved only when the tokens of its last step have been read by the
+host, so everything that was enqueued for its KV has been computed.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from djinn_checks.attention import reproducible_attention
+from djinn_checks.engine.generation import choose, next_logits
+from djinn_checks.engine.kv_cache import KvBlock, SessionCache
+from djinn_checks.engine.kv_mover import Moved
+from djinn_checks.engine.kv_store import KvStore, combined
+from djinn_checks.engine.observer import Observer
+from djinn_checks.engine.scheduler import Clock, Scheduler
+from djinn_checks.engine.session import MOVING, Session, State
+from djinn_checks.engine.turn import Listener, Token, Turn, TurnEnd, TurnRequest
+from djinn_checks.errors import BusyError, KvCapacityError, KvDigestError, KvError
+from djinn_checks.units import format_bytes
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class AgentEngine:
+    """Sessions on one model. `submit`, `cancel` and `post` may be called from any thread."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        store: KvStore,
+        *,
+        end_ids: Collection[int] = (),
+        idle_s: float = 1.0,
+        ttl_s: float = 3600.0,
+        max_sessions: int = 256,
+        max_waiting: int = 256,
+        observer: Observer | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        """Serve `module`, which is on the store's device.
+
+        Args:
+            end_ids: token ids that end a turn.
+            idle_s: seconds without a turn after which a session leaves the device.
+            ttl_s: seconds without a turn after which a session is closed.
+            max_waiting: turns that may wait at once.
+            clock: gives seconds.
+        """
+        self.store = store
+        self.scheduler = Scheduler(
+            idle_s=idle_s, ttl_s=ttl_s, max_sessions=max_sessions, clock=clock, can_park=store.can_park
+        )
+        self._module, self._device = module, store.memory.device
+        self._compact = getattr(module.config, "_attn_implementation", "sdpa") == "eager"
+        self._end_ids, self._max_waiting = frozenset(end_ids), max_waiting
+        self._observer = observer or Observer()
+        self._clock = clock
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._out, self._back = (ThreadPoolExecutor(1, name, self._enter) for name in ("kv-out", "kv-in"))
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+
+    # Any thread.
+
+    def submit(self, session_id: str, request: TurnRequest, listener: Listener, *, anonymous: bool = False) -> Turn:
+        """Ask for a turn; the listener hears of its tokens, its end, and whatever goes wrong with it."""
+        random = torch.Generator().manual_seed(request.seed)
+        turn = Turn(request=request, listener=listener, arrived_s=self._clock(), random=random)
+        self._inbox.put(lambda: self._arrive(session_id, turn, anonymous))
+        return turn
+
+    def cancel(self, turn: Turn) -> None:
+        """End a turn before its next step. Its session stays, with the tokens so far."""
+        self._inbox.put(lambda: self._cancel(turn))
+
+    def post(self, call: Callable[[], _T]) -> Future[_T]:
+        """Have `call` run in the engine's thread, where sessions may be looked at and told things."""
+        answer: Future[_T] = Future()
+
+        def run() -> None:
+            try:
+                answer.set_result(call())
+            except Exception as error:
+                answer.set_exception(error)
+
+        self._inbox.put(run)
+        return answer
+
+    def start(self) -> None:
+        """Start serving in a thread."""
+        self._thread = threading.Thread(target=self._run, name="agent-engine", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End all turns, close all sessions, finish the moves under way and let go of the memory."""
+        if self._thread is not None:
+            self.post(self._end_everything)
+            self._thread.join()
+        else:
+            self._end_everything()
+        for mover in (self._out, self._back):
+            mover.shutdown(wait=True)
+        for session in list(self.scheduler.sessions.values()):
+            self._forget(session)
+        self.store.close()
+
+    # The engine's thread, by way of `post`.
+
+    def wait_for_io(self, session_id: str) -> Session:
+        """Hear that an agent waits for something outside: it leaves the device when it does not compute."""
+        session = self.scheduler.find(session_id)
+        session.io_wait, session.wanted = True, False
+        return session
+
+    def prefetch(self, session_id: str) -> Session:
+        """Hear that an agent will compute: it comes back to the device."""
+        session = self.scheduler.find(session_id)
+        session.io_wait, session.wanted = False, True
+        session.idle_since_s = self._clock()
+        return session
+
+    def close_session(self, session_id: str) -> Session:
+        """Close a session; a turn that it has is cancelled, a move under way ends first."""
+        session = self.scheduler.find(session_id)
+        session.closing = True
+        if session.turn is not None:
+            self._end_turn(session, "cancelled")
+        if session.state not in MOVING:
+            self._forget(session)
+            self._trim()
+        return session
+
+    # The engine's thread, inside.
+
+    def _enter(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
+
+    def _run(self) -> None:
+        self._enter()
+        with reproducible_attention():
+            while not self._stopping:
+                self.advance(wait=True)
+
+    def advance(self, *, wait: bool = False) -> None:
+        """Hear events, start what the scheduler decides, and compute one step of one session."""
+        self._hear(wait and not self.scheduler.running)
+        for session in self.scheduler.to_close():
+            self.close_session(session.id)
+        for session in self.scheduler.to_sleep():
+            self._leave(session)
+        self._admit()
+        session_or_none = self.scheduler.next_running()
+        if session_or_none is not None:
+            self._step(session_or_none)
+        self._observer.look(self.scheduler, self.store)
+
+    def _hear(self, wait: bool) -> None:
+        try:
+            if wait:
+                self._inbox.get(timeout=self.scheduler.seconds_to_deadline())()
+            while not self._stopping:
+                self._inbox.get_nowait()()
+        except queue.Empty:
+            return
+
+    def _arrive(self, session_id: str, turn: Turn, anonymous: bool) -> None:
+        try:
+            if len(self.scheduler.waiting) >= self._max_waiting:
+                raise BusyError(f"{self._max_waiting} requests are waiting, as many as allowed; try again later")
+            self._refuse_impossible(turn)
+            session = self.scheduler.open(session_id, anonymous=anonymous)
+            if session.turn is not None or session.closing:
+                raise BusyError(f"session {session_id!r} has a request that has not ended; wait for it, then try again")
+        except (BusyError, KvError) as error:
+            turn.listener(error)
+            return
+        session.turn, session.io_wait = turn, False
+        self.scheduler.waiting.append(session)
+
+    def _refuse_impossible(self, turn: Turn) -> None:
+        need, limit = self.store.shape.device_bytes(turn.capacity), self.store.memory.limit_bytes
+        if need > limit:
+            raise KvCapacityError(
+                f"the request: {turn.capacity} tokens take {format_bytes(need)} of KV, the device may hold "
+                f"{format_bytes(limit)}; ask for fewer tokens or raise the limit (kv_device_gb)"
+            )
+
+    def _cancel(self, turn: Turn) -> None:
+        turn.cancelled = True
+        session = next((one for one in self.scheduler.sessions.values() if one.turn is turn), None)
+        if session is not None:
+            self._end_turn(session, "cancelled")
+
+    def _admit(self) -> None:
+        """Begin the turns whose KV is there, and make room for the others in the order of their arrival."""
+        is_short = False
+        for session in list(self.scheduler.waiting):
+            if session.turn is None or session.state in MOVING:
+                continue
+            if not session.fits(session.turn) and not is_short:
+                is_short = not self._make_place(session, session.turn.capacity)
+            if session.turn is not None and session.state is State.IDLE and session.fits(session.turn):
+                self._begin(session, session.turn)
+        for session in list(self.scheduler.sessions.values()):
+            if session.wanted and not is_short and session.state is State.SWAPPED and session.turn is None:
+                is_short = not self._make_place(session, len(session.ids))
+
+    def _make_place(self, session: Session, tokens: int) -> bool:
+        """Take a block for a session, or have others leave. Return False if it has to wait for room."""
+        started = self._clock()
+        try:
+            block = self.store.allocate(tokens)
+        except KvCapacityError as error:
+            self._make_room(session, tokens, error)
+            return False
+        if session.state is State.SWAPPED:
+            self._come_back(session, block, self._clock() - started)
+        else:
+            self._settle_in(session, block)
+        return True
+
+    def _make_room(self, session: Session, tokens: int, error: KvCapacityError) -> None:
+        memory = self.store.memory
+        leaving = sum(
+            one.block.memory.numel()
+            for one in self.scheduler.sessions.values()
+            if one.block is not None and one.state is State.SWAPPING_OUT and one.turn is None
+        )
+        short = self.store.shape.device_bytes(tokens) - memory.free_bytes - leaving
+        if short > 0:
+            for victim in self.scheduler.victims(short):
+                self._leave(victim)
+        if self.scheduler.is_anything_coming() or session.turn is None:
+            return
+        if session.block is not None and self._leave(session):
+            return  # its own, smaller block was in the way: it comes back to a larger one
+        self._fail(session, error)
+
+    def _settle_in(self, session: Session, block: KvBlock) -> None:
+        """Give a session a new block on the device: its first, or a larger one."""
+        if session.block is not None:
+            tokens = len(session.ids)
+            for new, old in zip(block.used(tokens), session.block.used(tokens), strict=True):
+                new.copy_(old)
+            if self._device.type == "cuda":
+                torch.cuda.current_stream(self._device).synchronize()
+            self._release(session)
+        self._set_block(session, block)
+
+    def _set_block(self, session: Session, block: KvBlock) -> None:
+        session.block = block
+        session.cache = SessionCache(block, length=len(session.ids), compact=self._compact)
+
+    def _release(self, session: Session) -> None:
+        if session.block is not None:
+            self.store.release(session.block)
+        session.block = session.cache = None
+
+    def _leave(self, session: Session) -> bool:
+        """Start to move a session off the device. Return False if there is no place for it."""
+        block = session.block
+        if block is None:
+            return False
+        try:
+            parked = self.store.park(session.id, len(session.ids))
+        except KvCapacityError as error:
+            _log.warning("a session stays on the device: %s", error)
+            return False
+        session.parked = parked
+        session.go(State.SWAPPING_OUT)
+        self._move(self._out, lambda: self.store.move_out(block, parked), lambda done: self._left(session, done))
+        return True
+
+    def _come_back(self, session: Session, block: KvBlock, allocate_s: float) -> None:
+        parked = session.parked
+        if parked is None:
+            raise KvError(f"session {session.id!r} is {session.state} and has nothing to come back with")
+        session.block = block
+        session.go(State.SWAPPING_IN)
+        self._move(
+            self._back,
+            lambda: self.store.move_in(parked, block),
+            lambda done: self._is_back(session, done, allocate_s),
+        )
+
+    def _move(
+        self, mover: ThreadPoolExecutor, call: Callable[[], Moved], then: Callable[[Future[Moved]], None]
+    ) -> None:
+        mover.submit(call).add_done_callback(lambda done: self._inbox.put(lambda: then(done)))
+
+    def _left(self, session: Session, done: Future[Moved]) -> None:
+        error = done.exception()
+        turn = session.turn
+        if error is not None:
+            _log.warning("session %r stays on the device: %s", session.id, error)
+        if error is not None or session.closing or session.wanted or (turn is not None and session.fits(turn)):
+            session.kept += 1
+            session.io_wait = session.io_wait and error is None
+            session.go(State.IDLE)
+            self._discard(session)
+            session.idle_since_s = self._clock()
+        else:
+            moved = done.result()
+            session.swaps, session.swap_s = session.swaps + 1, moved.total_s
+            session.digest_out = combined(moved.digests)
+            self._release(session)
+            session.go(State.SWAPPED)
+            self._observer.swapped(session, moved)
+        if session.closing:
+            self._forget(session)
+        self._trim()
+
+    def _is_back(self, session: Session, done: Future[Moved], allocate_s: float) -> None:
+        error = done.exception()
+        session.wanted, session.idle_since_s = False, self._clock()
+        if error is not None:
+            _log.error("session %r is lost: %s", session.id, error)
+            self._observer.lost(session, is_digest=isinstance(error, KvDigestError))
+            failure = error if isinstance(error, Exception) else KvError(f"session {session.id!r} is lost: {error!r}")
+            self._fail(session, failure)
+            self._forget(session)
+            return
+        moved = done.result()
+        session.restores, session.restore_s = session.restores + 1, allocate_s + moved.total_s
+        session.digest_in = combined(moved.digests)
+        self._observer.restored(session, moved, allocate_s)
+        if session.turn is not None:
+            session.turn.restore_s = allocate_s + moved.total_s
+        self._discard(session)
+        session.go(State.IDLE)
+        if session.block is not None:
+            self._set_block(session, session.block)
+        if session.closing:
+            self._forget(session)
+            self._trim()
+
+    def _discard(self, session: Session) -> None:
+        if session.parked is not None:
+            self.store.discard(session.parked)
+        session.parked = None
+
+    def _begin(self, session: Session, turn: Turn) -> None:
+        """Start a turn over what the session's KV has in common with its prompt; the rest of it is computed."""
+        if session.cache is None:
+            raise KvError(f"session {session.id!r} is {session.state} and has no cache to compute with")
+        self.scheduler.waiting.remove(session)
+        self.scheduler.running.append(session)
+        prompt = turn.request.prompt
+        turn.reused_tokens = min(_common(prompt, session.ids), len(prompt) - 1)  # the last one's logits are needed
+        del session.ids[turn.reused_tokens :]
+        session.cache.truncate(turn.reused_tokens)
+        turn.next_ids = list(prompt[turn.reused_tokens :])
+        turn.began_s, session.wanted = self._clock(), False
+        session.go(State.ACTIVE)
+
+    def _step(self, session: Session) -> None:
+        turn, cache = session.turn, session.cache
+        if turn is None or cache is None:
+            raise KvError(f"session {session.id!r} is {session.state} and has no turn or no cache")
+        try:
+            logits = next_logits(self._module, turn.next_ids, cache, self._device)
+            token = choose(logits, turn.request, turn.random)
+        except Exception as error:  # of whatever kind: it is this turn's, and the others go on
+            _log.exception("a step failed") if not isinstance(error, torch.OutOfMemoryError) else None
+            cache.truncate(len(session.ids))
+            self._fail(session, error)
+            return
+        session.ids.extend(turn.next_ids)
+        turn.next_ids = [token.id]
+        turn.produced += 1
+        if turn.produced == 1:
+            turn.first_token_at_s = self._clock()
+        turn.listener(token)
+        if token.id in self._end_ids:
+            self._end_turn(session, "stop")
+        elif turn.produced == turn.request.max_tokens:
+            self._end_turn(session, "length")
+
+    def _end_turn(self, session: Session, reason: str) -> None:
+        turn = session.turn
+        if turn is None:
+            return
+        end = turn.end(reason, self._clock())
+        self._detach(session)
+        self._observer.turn_ended(end)
+        turn.listener(end)
+        self._after_turn(session)
+
+    def _fail(self, session: Session, error: Exception) -> None:
+        turn = session.turn
+        if turn is None:
+            return
+        self._detach(session)
+        turn.listener(error)
+        self._after_turn(session)
+
+    def _detach(self, session: Session) -> None:
+        for line in (self.scheduler.waiting, self.scheduler.running):
+            if session in line:
+                line.remove(session)
+        session.turn = None
+        session.idle_since_s = self._clock()
+        if session.state is State.ACTIVE:
+            session.go(State.IDLE)
+
+    def _after_turn(self, session: Session) -> None:
+        if session.anonymous and session.state in MOVING:
+            session.closing = True
+        elif session.anonymous:
+            self._forget(session)
+            self._trim()
+        elif session.state is State.IDLE and not session.ids:
+            self._release(session)
+
+    def _forget(self, session: Session) -> None:
+        """Close a session that nothing moves any more."""
+        if session.state is State.CLOSED:
+            return
+        session.go(State.CLOSED)
+        self._release(session)
+        self._discard(session)
+        self.scheduler.sessions.pop(session.id, None)
+
+    def _trim(self) -> None:
+        """Hand free device memory back to the driver, unless somebody is waiting for it."""
+        if not self.scheduler.waiting:
+            self.store.memory.trim()
+
+    def _end_everything(self) -> None:
+        self._stopping = True
+        for session in list(self.scheduler.sessions.values()):
+            self._fail(session, BusyError("the server is shutting down; try again when it is back"))
+
+
+def _common(one: Collection[int], other: Collection[int]) -> int:
+    """Return how many ids two sequences have in common from their start."""
+    count = 0
+    for left, right in zip(one, other, strict=False):
+        if left != right:
+            break
+        count += 1
+    return count
+
+
+__all__ = ["AgentEngine", "Token", "TurnEnd"]

@@ -1,0 +1,46 @@
+"""One step of a turn: a forward at batch 1 over the session's own cache, and the choice of the next token.
+
+Sessions are never computed together, so a session's arithmetic does not depend on its neighbours: with the
+same tokens and the same cache it gives the same bits whoever else is being served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from djinn_checks.engine.kv_cache import SessionCache
+from djinn_checks.engine.turn import Token, TurnRequest
+
+
+@torch.no_grad()
+def next_logits(module: Any, ids: Sequence[int], cache: SessionCache, device: torch.device) -> Tensor:
+    """Feed token ids behind what the cache holds and return the logits of the next token, 1-d in the model's dtype."""
+    fed = torch.tensor([list(ids)], dtype=torch.int64).to(device, non_blocking=True)
+    logits: Tensor = module(input_ids=fed, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+    return logits[0, -1]
+
+
+def choose(logits: Tensor, request: TurnRequest, random: torch.Generator) -> Token:
+    """Choose the next token; `random` is a CPU generator, so that a seed means the same on every device."""
+    if request.logprobs is None and request.temperature == 0:
+        return Token(id=int(logits.argmax()))
+    logprobs = torch.log_softmax(logits.float(), dim=-1).cpu()
+    chosen = int(logprobs.argmax()) if request.temperature == 0 else _sample(logprobs, request, random)
+    if request.logprobs is None:
+        return Token(id=chosen)
+    values, ids = logprobs.topk(min(request.logprobs, len(logprobs)))
+    top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    return Token(id=chosen, logprob=float(logprobs[chosen]), top=top)
+
+
+def _sample(logprobs: Tensor, request: TurnRequest, random: torch.Generator) -> int:
+    probabilities = torch.softmax(logprobs.double() / request.temperature, dim=-1)
+    if request.top_p < 1:
+        ordered, ids = probabilities.sort(descending=True, stable=True)
+        beyond = ordered.cumsum(0) - ordered >= request.top_p
+        probabilities = probabilities.index_fill(0, ids[beyond], 0.0)
+    return int(torch.multinomial(probabilities, 1, generator=random))

@@ -1,0 +1,123 @@
+"""Who sleeps, who makes room, who computes next. Decides only; `agent_engine.py` does.
+
+Time comes from an injected clock. Nothing here waits: `seconds_to_deadline` says how long the caller may.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from djinn_checks.engine.session import Session, State
+from djinn_checks.errors import BusyError, UnknownSessionError
+
+Clock = Callable[[], float]
+CanPark = Callable[[int], bool]
+"""Tells whether the KV of so many tokens would find a place off the device now."""
+
+
+class Scheduler:
+    """The sessions, in the order in which they wait and compute.
+
+    Attributes:
+        sessions: the open ones, by id.
+        waiting: sessions with a turn that does not compute yet, in the order of arrival.
+        running: sessions whose turn computes, in the order of their next step.
+    """
+
+    def __init__(self, *, idle_s: float, ttl_s: float, max_sessions: int, clock: Clock, can_park: CanPark) -> None:
+        """Set the rules.
+
+        Args:
+            idle_s: seconds without a turn after which a session leaves the device.
+            ttl_s: seconds without a turn after which a session is closed.
+        """
+        self.sessions: dict[str, Session] = {}
+        self.waiting: deque[Session] = deque()
+        self.running: deque[Session] = deque()
+        self.idle_s = idle_s
+        self._ttl_s = ttl_s
+        self._max_sessions = max_sessions
+        self._clock = clock
+        self._can_park = can_park
+
+    def open(self, session_id: str, *, anonymous: bool = False) -> Session:
+        """Return the session of that name, new if there is none.
+
+        Raises:
+            BusyError: there are as many as there may be.
+        """
+        session = self.sessions.get(session_id)
+        if session is None:
+            if len(self.sessions) >= self._max_sessions:
+                raise BusyError(f"{len(self.sessions)} sessions are open, as many as allowed; close one and try again")
+            session = Session(id=session_id, idle_since_s=self._clock(), anonymous=anonymous)
+            self.sessions[session_id] = session
+        return session
+
+    def find(self, session_id: str) -> Session:
+        """Return the open session of that name.
+
+        Raises:
+            UnknownSessionError: there is none.
+        """
+        if session_id not in self.sessions:
+            raise UnknownSessionError(f"session {session_id!r} is not open; a request opens it")
+        return self.sessions[session_id]
+
+    def next_running(self) -> Session | None:
+        """Return the session whose step comes next; each gets one step in turn."""
+        if not self.running:
+            return None
+        self.running.rotate(-1)
+        return self.running[-1]
+
+    def to_sleep(self) -> list[Session]:
+        """Return the sessions that should leave the device now and can."""
+        now = self._clock()
+        return [one for one in self._sleepers() if one.io_wait or now - one.idle_since_s >= self.idle_s]
+
+    def to_close(self) -> list[Session]:
+        """Return the sessions that nobody has used for too long."""
+        now = self._clock()
+        return [one for one in self._unused() if now - one.idle_since_s >= self._ttl_s]
+
+    def seconds_to_deadline(self) -> float | None:
+        """Return the seconds after which `to_sleep` or `to_close` will say more; None: not without an event."""
+        now = self._clock()
+        times = [one.idle_since_s + (0 if one.io_wait else self.idle_s) - now for one in self._sleepers()]
+        times += [one.idle_since_s + self._ttl_s - now for one in self._unused()]
+        return max(0.0, min(times)) if times else None
+
+    def victims(self, nbytes: int) -> list[Session]:
+        """Return idle sessions that free `nbytes` of the device if they leave: those who wait for something
+        outside first, then those that have been idle longest. Fewer, or none, if that is not enough. A session
+        that computes, or is about to, is never among them."""
+        order = sorted(self._sleepers(), key=lambda one: (not one.io_wait, one.idle_since_s))
+        chosen: list[Session] = []
+        for session in order:
+            if sum(_block_bytes(chosen)) >= nbytes:
+                break
+            chosen.append(session)
+        return chosen
+
+    def is_anything_coming(self) -> bool:
+        """Tell whether room may come free by itself: someone computes, is about to, or moves."""
+        return any(
+            one.state not in (State.IDLE, State.SWAPPED) or (one.turn is not None and one.fits(one.turn))
+            for one in self.sessions.values()
+        )
+
+    def _sleepers(self) -> list[Session]:
+        return [
+            one
+            for one in self.sessions.values()
+            if one.state is State.IDLE and one.turn is None and one.ids and self._can_park(len(one.ids))
+        ]
+
+    def _unused(self) -> list[Session]:
+        return [one for one in self.sessions.values() if one.turn is None and one.state in (State.IDLE, State.SWAPPED)]
+
+
+def _block_bytes(sessions: Iterable[Session]) -> list[int]:
+    return [session.block.memory.numel() for session in sessions if session.block is not None]

@@ -1,0 +1,90 @@
+"""A session, and the states that it may go through.
+
+    IDLE ──────────► ACTIVE         a turn computes; its KV is on the device
+     ▲ │ ◄───────────┘
+     │ └───────────► SWAPPING_OUT ► SWAPPED ► SWAPPING_IN ─► IDLE
+     └─ a request came in the middle: the block is still whole
+    any of them ──► CLOSED
+
+A session that is moving has its KV in two places, and is closed when the move has ended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from djinn_checks.engine.kv_cache import KvBlock, SessionCache
+from djinn_checks.engine.kv_store import Parked
+from djinn_checks.engine.turn import Turn
+from djinn_checks.errors import TransitionError
+
+
+class State(StrEnum):
+    """Where a session's KV is, and whether it is computing."""
+
+    IDLE = "IDLE"
+    ACTIVE = "ACTIVE"
+    SWAPPING_OUT = "SWAPPING_OUT"
+    SWAPPED = "SWAPPED"
+    SWAPPING_IN = "SWAPPING_IN"
+    CLOSED = "CLOSED"
+
+
+_NEXT: dict[State, tuple[State, ...]] = {
+    State.IDLE: (State.ACTIVE, State.SWAPPING_OUT, State.CLOSED),
+    State.ACTIVE: (State.IDLE, State.CLOSED),
+    State.SWAPPING_OUT: (State.SWAPPED, State.IDLE, State.CLOSED),
+    State.SWAPPED: (State.SWAPPING_IN, State.CLOSED),
+    State.SWAPPING_IN: (State.IDLE, State.CLOSED),
+    State.CLOSED: (),
+}
+
+MOVING = (State.SWAPPING_OUT, State.SWAPPING_IN)
+
+
+@dataclass(kw_only=True)
+class Session:
+    """One agent's conversation. Belongs to the engine's thread."""
+
+    id: str
+    idle_since_s: float
+    anonymous: bool = False
+    """Nobody can name it again: closed with its turn."""
+    state: State = State.IDLE
+    ids: list[int] = field(default_factory=list)
+    """The token ids whose KV it has."""
+    block: KvBlock | None = None
+    cache: SessionCache | None = None
+    parked: Parked | None = None
+    turn: Turn | None = None
+    """The turn that waits or computes."""
+    io_wait: bool = False
+    """The agent said that it waits for something outside: leave at once."""
+    wanted: bool = False
+    """The agent said that it will compute: come back before the request."""
+    closing: bool = False
+    swaps: int = 0
+    restores: int = 0
+    kept: int = 0
+    """Swaps that a request overtook: the KV was still on the device and stayed."""
+    swap_s: float | None = None
+    """Seconds that the last swap-out took, its digest included."""
+    restore_s: float | None = None
+    digest_out: str | None = None
+    digest_in: str | None = None
+
+    def go(self, state: State) -> None:
+        """Enter a state.
+
+        Raises:
+            TransitionError: it does not follow the present one.
+        """
+        if state not in _NEXT[self.state]:
+            allowed = ", ".join(_NEXT[self.state]) or "none"
+            raise TransitionError(f"session {self.id!r}: {self.state} to {state}; expected one of: {allowed}")
+        self.state = state
+
+    def fits(self, turn: Turn) -> bool:
+        """Tell whether its KV is on the device with room for a turn."""
+        return self.block is not None and self.block.capacity >= turn.capacity
