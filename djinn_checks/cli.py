@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from djinn_checks.errors import DjinnChecksError
 from djinn_checks.outcome import Status
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     faults.add_argument("--clean", type=int, default=3, metavar="N", help="runs without a fault, for false alarms (3)")
     faults.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>")
     faults.set_defaults(command=_faults)
+    _add_serve(commands)
     compare = commands.add_parser("compare", help="lay two finished suites side by side")
     compare.add_argument("old", type=Path)
     compare.add_argument("new", type=Path)
@@ -82,6 +84,40 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("folder", type=Path)
     render.set_defaults(command=_render)
     return parser
+
+
+def _add_serve(commands: Any) -> None:
+    serve = commands.add_parser("serve", help="serve a model to agents that sleep and wake")
+    serve.add_argument("--model", default="smollm2", help="smollm2, random:<shape>, a hub id or a folder")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine only)")
+    serve.add_argument("--port", type=int, default=5556, help="0: a free one (5556)")
+    serve.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>")
+    serve.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="float16, on a CPU float32")
+    serve.add_argument("--kv-device-gb", type=_positive, default=1.0, metavar="GB", help="most KV on the device (1)")
+    serve.add_argument("--host-swap-pool-gb", type=_positive, default=1.0, metavar="GB", help="most KV asleep (1)")
+    serve.add_argument("--spill-folder", type=Path, help="for sleeping KV that does not fit the pool")
+    serve.add_argument("--idle-s", type=_positive, default=1.0, metavar="S", help="sleep after so much idleness (1)")
+    serve.add_argument("--ttl-s", type=_positive, default=3600.0, metavar="S", help="close unused sessions (3600)")
+    serve.add_argument("--session-tokens", type=int, default=4096, metavar="N", help="most tokens of a session (4096)")
+    serve.add_argument("--max-sessions", type=int, default=256, metavar="N", help="most open sessions (256)")
+    serve.add_argument("--seed", type=int, default=0, help="of random weights (0)")
+    serve.set_defaults(command=_serve)
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text}")
+    return value
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from djinn_checks.server.serve import ServeOptions, serve
+
+    values = {name: value for name, value in vars(options).items() if name != "command"}
+    with contextlib.suppress(KeyboardInterrupt):  # it has ended its requests and let go of its memory by then
+        serve(ServeOptions(**values))
+    return 0
 
 
 def _run(options: argparse.Namespace) -> int:

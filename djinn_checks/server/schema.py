@@ -1,0 +1,213 @@
+"""What goes over the wire: OpenAI's completions, and sessions beside them.
+
+Field names and meanings are those of OpenAI's completions endpoint, so that its client works unchanged.
+`agent_hint` follows the open vLLM RFC 52113; `token_ids`, `timings` and the session's own record are additions,
+which that client hands through. Fields that would be silently without effect are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from djinn_checks.engine.kv_shape import KvShape
+from djinn_checks.engine.session import Session
+
+SessionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:\-]{1,128}$")]
+TokenId = Annotated[int, Field(ge=0)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class AgentHint(_Body):
+    """Which agent a request belongs to."""
+
+    session_id: SessionId
+    """Its KV cache is kept under this name until the session is deleted or unused for too long."""
+
+
+class StreamOptions(_Body):
+    """What a stream brings beside text."""
+
+    include_usage: bool = False
+    """End the stream with a chunk that has the usage."""
+
+
+class CompletionRequest(_Body):
+    """A completion, continued from what the session already has."""
+
+    model: str = ""
+    """Any name; the server has one model."""
+    prompt: Annotated[str, Field(min_length=1)] | Annotated[list[TokenId], Field(min_length=1)]
+    """The whole conversation so far, as text or token ids. What the session's KV holds of it is not computed again."""
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 16
+    """Tokens to generate."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    """0 takes the most likely token. (OpenAI's default is 1.)"""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Sample from the most likely tokens that together have this probability."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    """Makes sampling repeatable."""
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    """Report each token's log-probability, and that many of the most likely ones."""
+    stop: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(max_length=4)] | None = None
+    """Texts that end the completion and are not part of it."""
+    stream: bool = False
+    """Send each token as a server-sent event."""
+    stream_options: StreamOptions | None = None
+    agent_hint: AgentHint | None = None
+    """Without it the request has a session of its own, which ends with it."""
+    n: Literal[1] = 1
+    best_of: Literal[1] = 1
+    echo: Literal[False] = False
+    user: str | None = None
+    """Not used."""
+
+
+class Logprobs(BaseModel):
+    """One entry a token in each list."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class Choice(BaseModel):
+    """The text."""
+
+    index: int = 0
+    text: str
+    token_ids: list[int]
+    """The tokens as they were generated, an end-of-sequence token included."""
+    logprobs: Logprobs | None = None
+    finish_reason: Literal["stop", "length"] | None = None
+
+
+class PromptDetails(BaseModel):
+    """Of the prompt's tokens."""
+
+    cached_tokens: int
+    """Those whose KV the session still had, so that they were not computed."""
+
+
+class Usage(BaseModel):
+    """Token counts."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails
+
+
+class Timings(BaseModel):
+    """Where the time went, in seconds; the first three add up to the time until the first token."""
+
+    queue_s: float
+    restore_s: float
+    first_token_s: float
+    decode_s: float
+
+
+class Completion(BaseModel):
+    """An answer, or with `stream` a part of it."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    """Unix time."""
+    model: str
+    choices: list[Choice]
+    usage: Usage | None = None
+    timings: Timings | None = None
+
+
+class PhaseRequest(_Body):
+    """What an agent is about to do."""
+
+    phase: Literal["IO_WAIT", "COMPUTE"]
+    """IO_WAIT: it waits for something outside, so its KV may leave the device now. COMPUTE: it will soon ask."""
+
+
+class SessionView(BaseModel):
+    """A session as the server has it."""
+
+    id: str
+    state: str
+    """IDLE, ACTIVE, SWAPPING_OUT, SWAPPED, SWAPPING_IN or CLOSED."""
+    tokens: int
+    """Tokens whose KV it has."""
+    kv_bytes: int
+    """Bytes of that KV."""
+    swaps: int
+    restores: int
+    kept: int
+    """Swaps that a request overtook."""
+    swap_s: float | None
+    """Seconds of the last swap-out, digest included."""
+    restore_s: float | None
+    """Seconds of the last restore, memory for it and digest included."""
+    digest_out: str | None
+    """Of the KV's bytes when they last left the device, 16 hexadecimal digits."""
+    digest_in: str | None
+    """Of the same bytes when they were back."""
+
+    @classmethod
+    def of(cls, session: Session, shape: KvShape) -> SessionView:
+        """Describe a session. To be called in the engine's thread."""
+        return cls(
+            id=session.id,
+            state=session.state,
+            tokens=len(session.ids),
+            kv_bytes=len(session.ids) * shape.token_bytes,
+            swaps=session.swaps,
+            restores=session.restores,
+            kept=session.kept,
+            swap_s=session.swap_s,
+            restore_s=session.restore_s,
+            digest_out=session.digest_out,
+            digest_in=session.digest_in,
+        )
+
+
+class SessionList(BaseModel):
+    """All open sessions."""
+
+    sessions: list[SessionView]
+
+
+class Health(BaseModel):
+    """The server is up."""
+
+    status: Literal["ok"] = "ok"
+    model: str
+    device: str
+    kv_token_bytes: int
+    """Bytes of KV that one token takes."""
+    kv_device_bytes: int
+    """Most bytes of KV on the device."""
+    kv_host_bytes: int
+    """Most bytes of sleeping KV on the host."""
+
+
+class ErrorBody(BaseModel):
+    """What went wrong, in OpenAI's form."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None = None
+
+
+class ErrorResponse(BaseModel):
+    """An error."""
+
+    error: ErrorBody
+
+
+def error_response(message: str, *, kind: str, code: str) -> dict[str, Any]:
+    """Return the body of an error."""
+    return ErrorResponse(error=ErrorBody(message=message, type=kind, code=code)).model_dump()

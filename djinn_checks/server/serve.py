@@ -1,0 +1,128 @@
+"""A server process: load the model, set the limits, listen, and end cleanly on SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import uvicorn
+
+from djinn_checks.engine.agent_engine import AgentEngine
+from djinn_checks.engine.kv_cache import probe_shape
+from djinn_checks.engine.kv_store import KvStore
+from djinn_checks.errors import ParamsError
+from djinn_checks.models import Model, open_model
+from djinn_checks.server.app import create_app
+from djinn_checks.server.metrics import Metrics
+from djinn_checks.units import GB
+
+MakeStore = Callable[..., KvStore]
+
+_GRACE_S = 20
+"""How long running requests may take to end when the server is told to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """How to serve a model to agents."""
+
+    model: str = "smollm2"
+    dtype: str | None = None
+    """None: float16, on a CPU float32."""
+    device: str = "auto"
+    """auto (the first GPU, else the CPU), cpu, cuda or cuda:<index>."""
+    host: str = "127.0.0.1"
+    port: int = 5556
+    """0: a free one."""
+    kv_device_gb: float = 1.0
+    """Most KV on the device, GB."""
+    host_swap_pool_gb: float = 1.0
+    """Most sleeping KV in host memory, GB; pinned at the start."""
+    spill_folder: Path | None = None
+    """Where sleeping KV goes that does not fit the pool; None: it stays, or is refused."""
+    idle_s: float = 1.0
+    """Seconds without a request after which a session leaves the device."""
+    ttl_s: float = 3600.0
+    """Seconds without a request after which a session is closed."""
+    session_tokens: int = 4096
+    """Most tokens of a session."""
+    max_sessions: int = 256
+    seed: int = 0
+
+
+def serve(options: ServeOptions, *, make_store: MakeStore = KvStore, say: Callable[[str], None] = print) -> None:
+    """Serve until told to stop. Says "serving <model> at <address>" when it listens.
+
+    Raises:
+        ModelError: the model cannot be had.
+        EngineError: the host pool cannot be had.
+        ParamsError: the address cannot be listened at.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    listening = _listen(options)
+    device = _device(options.device)
+    dtype = getattr(torch, options.dtype or ("float32" if device.type == "cpu" else "float16"))
+    model = open_model(options.model, dtype=dtype, device=device, seed=options.seed)
+    module: Any = model.resident(device)
+    end_ids, metrics = end_tokens(model, module), Metrics()
+    store = make_store(
+        probe_shape(module, device),
+        device,
+        device_bytes=int(options.kv_device_gb * GB),
+        host_bytes=int(options.host_swap_pool_gb * GB),
+        spill_folder=options.spill_folder,
+    )
+    engine = AgentEngine(
+        module,
+        store,
+        end_ids=end_ids,
+        idle_s=options.idle_s,
+        ttl_s=options.ttl_s,
+        max_sessions=options.max_sessions,
+        observer=metrics,
+    )
+    longest = min(options.session_tokens, int(getattr(model.config, "max_position_embeddings", options.session_tokens)))
+    app = create_app(model, engine, metrics=metrics, session_tokens=longest, end_ids=end_ids)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE_S)
+    address = listening.getsockname()
+    say(f"serving {options.model} at http://{address[0]}:{address[1]}")
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def end_tokens(model: Model, module: Any) -> frozenset[int]:
+    """Return the token ids that end a text: none for random models, which have no tokenizer."""
+    if model.tokenizer is None:
+        return frozenset()
+    configured = getattr(module.generation_config, "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    return frozenset(one for one in (*ids, model.tokenizer.eos_token_id) if one is not None)
+
+
+def _device(name: str) -> torch.device:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    device = torch.device(name if name != "auto" else "cuda" if count else "cpu")
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ParamsError(f"--device {name}: PyTorch sees {count} GPU(s); use auto or cpu")
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
+        torch.cuda.set_device(device)
+    return device
+
+
+def _listen(options: ServeOptions) -> socket.socket:
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((options.host, options.port))
+    except OSError as error:
+        listening.close()
+        raise ParamsError(
+            f"--host {options.host} --port {options.port}: cannot be listened at ({error.strerror}); "
+            "choose another, or --port 0 for a free one"
+        ) from error
+    return listening
