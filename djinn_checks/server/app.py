@@ -90,7 +90,7 @@ def create_app(
     completions = Completions(model, sessions, end_ids=end_ids, session_tokens=session_tokens)
     _add_errors(app)
 
-    @app.post("/v1/completions", response_model=Completion, response_model_exclude_none=True)
+    @app.post("/v1/completions", response_model=Completion, responses={200: {"content": {"text/event-stream": {}}}})
     async def complete(asked: CompletionRequest, request: Request) -> Response:
         if not asked.stream:
             whole = await _unless_gone(request, completions.whole(asked))
