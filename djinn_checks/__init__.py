@@ -10,6 +10,7 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "AgentsParams": "params",
     "Criterion": "outcome",
     "FaultsParams": "params",
     "LogitsParams": "params",
@@ -19,6 +20,7 @@ _HOMES = {
     "Status": "outcome",
     "System": "systems.base",
     "WeightRingBuffer": "engine.ring_buffer",
+    "check_agents": "checks.agents",
     "check_faults": "faults.check",
     "check_logits": "checks.logits",
     "check_pcie": "checks.pcie",

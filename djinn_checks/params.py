@@ -221,13 +221,83 @@ class PcieParams(Budget):
     """File for the outcome's JSON; empty: the outcome stays in the notebook."""
 
 
+class AgentsParams(Params):
+    """Parameters of the agents check."""
+
+    check: ClassVar[str] = "agents"
+
+    model: Annotated[str, Field(min_length=1)] = "smollm2"
+    """The server's model: smollm2, random:<shape>, a hub id or a folder. Gives tokens, KV sizes and the reference."""
+    server_address: str = ""
+    """Address of a running server, http://...; empty: djinn-checks' own is started and ended."""
+    adapter: Literal["signal", "idle", "slot", "none"] = "signal"
+    """signal: sessions that are told to sleep; idle: that are not; slot: llama-server; none: no sessions."""
+    dtype: Dtype | None = None
+    """Data type of the KV cache and of the reference; empty: float16, on a CPU float32."""
+    device: Device = "auto"
+    """auto (the first GPU, else the CPU), cpu, cuda or cuda:<index>."""
+    kv_device_gb: Annotated[float, Field(gt=0)] = 0.03
+    """Most KV that the server may have on the device, GB."""
+    host_swap_pool_gb: Annotated[float, Field(gt=0)] = 0.2
+    """Most sleeping KV that it may have on the host, GB."""
+    idle_s: Annotated[float, Field(gt=0)] = 1.0
+    """Its own server: seconds without a request after which a session leaves the device."""
+    prompt_tokens: Annotated[int, Field(ge=16)] = 384
+    """Length of the sleeper's first prompt, in tokens."""
+    new_tokens: Annotated[int, Field(ge=2)] = 12
+    """Tokens that the sleeper generates in each turn."""
+    sleep_s: Annotated[float, Field(ge=2)] = 3.0
+    """How long the sleeper sleeps, in seconds. The paper's claim is about 30."""
+    sleeps: Annotated[int, Field(ge=1)] = 2
+    """How often it sleeps."""
+    agents: Annotated[int, Field(ge=0)] = 8
+    """How many agents hold sessions at once; 0: none, only the sleeper is run."""
+    agent_prompt_tokens: Annotated[int, Field(ge=16)] = 96
+    """Length of each agent's first prompt, in tokens."""
+    agent_new_tokens: Annotated[int, Field(ge=2)] = 8
+    """Tokens that each agent generates in each turn."""
+    turns: Annotated[int, Field(ge=2)] = 2
+    """Turns of each agent."""
+    arrival_rate: Annotated[float, Field(gt=0)] = 2.0
+    """Agents that arrive per second, at random (Poisson)."""
+    think_s: Annotated[list[float], Field(min_length=2, max_length=2)] = [1.5, 3.0]
+    """Shortest and longest pause between an agent's turns, in seconds (uniform)."""
+    load_limit: Annotated[float, Field(gt=0)] = 0.8
+    """Wake latency is judged while the offered load over the measured capacity is below this."""
+    wake_p99_s: Annotated[float, Field(gt=0)] | None = None
+    """99th percentile of the time from a request to its first token, in seconds; empty: reported, not judged."""
+    restore_p99_ratio: Annotated[float, Field(gt=0)] | None = None
+    """99th percentile of a restore over one without load; empty: reported, not judged."""
+    memory_share: Annotated[float, Field(gt=0, le=1)] = 0.98
+    """Share of a session's KV bytes that must leave the device's memory, and come back."""
+    swap_of_ceiling: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Part of the link's measured ceiling that swap-out and restore must reach on a GPU."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of random weights, prompts, arrivals and pauses."""
+    outcome: str = ""
+    """A finished outcome to look at in place of measuring: its JSON, or an executed notebook."""
+    save_to: str = ""
+    """File for the outcome's JSON; empty: the outcome stays in the notebook."""
+
+    @model_validator(mode="after")
+    def _ordered_pauses(self) -> Self:
+        if not 0 <= self.think_s[0] <= self.think_s[1]:
+            raise ValueError(f"think_s: expected [shortest, longest] with 0 <= shortest <= longest, got {self.think_s}")
+        return self
+
+    @property
+    def system(self) -> str:
+        """What is checked, for titles."""
+        return self.server_address or "djinn-checks serve"
+
+
 class FaultsParams(Params):
     """Parameters of the planted faults."""
 
     check: ClassVar[str] = "faults"
 
-    of: Literal["", "logits", "pcie"] = ""
-    """Plant the faults of this check alone: logits or pcie; empty: of all."""
+    of: Literal["", "logits", "pcie", "agents"] = ""
+    """Plant the faults of this check alone: logits, pcie or agents; empty: of all."""
     fault: str = ""
     """Plant this one alone, by its name; empty: all."""
     clean_runs: Annotated[int, Field(ge=0)] = 30
@@ -240,5 +310,7 @@ class FaultsParams(Params):
     """File for the outcome's JSON; empty: the outcome stays in the notebook."""
 
 
-PARAMS: dict[str, type[Params]] = {model.check: model for model in (LogitsParams, PcieParams, FaultsParams)}
+PARAMS: dict[str, type[Params]] = {
+    model.check: model for model in (LogitsParams, PcieParams, AgentsParams, FaultsParams)
+}
 """The params of each check, by the name that its notebook and params files have."""

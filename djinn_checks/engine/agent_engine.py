@@ -317,7 +317,7 @@ class AgentEngine:
         else:
             moved = done.result()
             session.swaps, session.swap_s = session.swaps + 1, moved.total_s
-            session.digest_out = combined(moved.digests)
+            session.digest_out, session.swapped_bytes = combined(moved.digests), session.swapped_bytes + moved.nbytes
             self._release(session)
             session.go(State.SWAPPED)
             self._observer.swapped(session, moved)
@@ -337,7 +337,7 @@ class AgentEngine:
             return
         moved = done.result()
         session.restores, session.restore_s = session.restores + 1, allocate_s + moved.total_s
-        session.digest_in = combined(moved.digests)
+        session.digest_in, session.restored_bytes = combined(moved.digests), session.restored_bytes + moved.nbytes
         self._observer.restored(session, moved, allocate_s)
         if session.turn is not None:
             session.turn.restore_s = allocate_s + moved.total_s

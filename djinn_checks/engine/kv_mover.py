@@ -26,6 +26,8 @@ from djinn_checks.digest import digest
 class Moved:
     """One move of a session's bytes."""
 
+    nbytes: int
+    """Bytes that were copied."""
     digests: tuple[int, ...]
     """One 64-bit digest a region, of the bytes on the device."""
     copy_s: float
@@ -50,17 +52,18 @@ class KvMover:
             regions: 1-d uint8 device tensors, the bytes in use of each region.
             pages: 1-d uint8 host tensors with room for all of them.
         """
-        started = time.perf_counter()
+        started, copied = time.perf_counter(), 0
         with self._on(self._copying):
             for device_part, host_part in _pair(regions, pages):
                 host_part.copy_(device_part, non_blocking=True)
+                copied += host_part.numel()
         with self._on(self._digesting):
             digests = torch.stack([digest(region) for region in regions])
-        return self._finish(started, digests)
+        return self._finish(started, copied, digests)
 
     def back(self, regions: list[Tensor], pages: list[Tensor]) -> Moved:
         """Copy what `out` wrote to `pages` into regions on the device."""
-        started = time.perf_counter()
+        started, total = time.perf_counter(), 0
         digests = []
         parts = _pair(regions, pages)
         for region in regions:
@@ -70,24 +73,25 @@ class KvMover:
                     device_part, host_part = next(parts)
                     device_part.copy_(host_part, non_blocking=True)
                     copied += device_part.numel()
+            total += copied
             if self._copying is not None and self._digesting is not None:
                 self._digesting.wait_event(self._copying.record_event())
             with self._on(self._digesting):
                 digests.append(digest(region))
         with self._on(self._digesting):
             stacked = torch.stack(digests)
-        return self._finish(started, stacked)
+        return self._finish(started, total, stacked)
 
     def _on(self, stream: Any) -> contextlib.AbstractContextManager[Any]:
         return torch.cuda.stream(stream) if stream is not None else contextlib.nullcontext()
 
-    def _finish(self, started: float, digests: Tensor) -> Moved:
+    def _finish(self, started: float, nbytes: int, digests: Tensor) -> Moved:
         if self._copying is not None:
             self._copying.synchronize()
         copied = time.perf_counter()
         with self._on(self._digesting):
             values = tuple(int(value) for value in digests.tolist())
-        return Moved(digests=values, copy_s=copied - started, total_s=time.perf_counter() - started)
+        return Moved(nbytes=nbytes, digests=values, copy_s=copied - started, total_s=time.perf_counter() - started)
 
 
 def _pair(regions: list[Tensor], pages: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:

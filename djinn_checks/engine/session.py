@@ -68,6 +68,9 @@ class Session:
     restores: int = 0
     kept: int = 0
     """Swaps that a request overtook: the KV was still on the device and stayed."""
+    swapped_bytes: int = 0
+    """Bytes that were copied off the device, in all swaps together."""
+    restored_bytes: int = 0
     swap_s: float | None = None
     """Seconds that the last swap-out took, its digest included."""
     restore_s: float | None = None

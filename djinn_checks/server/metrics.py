@@ -45,12 +45,12 @@ class Metrics(Observer):
 
     def swapped(self, session: Session, moved: Moved) -> None:
         self._swaps.inc()
-        self._swapped_bytes.inc(session.parked.nbytes if session.parked else 0)
+        self._swapped_bytes.inc(moved.nbytes)
         self._swap_s.observe(moved.total_s)
 
     def restored(self, session: Session, moved: Moved, allocate_s: float) -> None:
         self._restores.inc()
-        self._restored_bytes.inc(session.parked.nbytes if session.parked else 0)
+        self._restored_bytes.inc(moved.nbytes)
         self._restore_s.observe(allocate_s + moved.total_s)
 
     def lost(self, session: Session, *, is_digest: bool) -> None:

@@ -146,6 +146,10 @@ class SessionView(BaseModel):
     restores: int
     kept: int
     """Swaps that a request overtook."""
+    swapped_bytes: int
+    """Bytes copied off the device, in all swaps together."""
+    restored_bytes: int
+    """Bytes copied back, in all restores together."""
     swap_s: float | None
     """Seconds of the last swap-out, digest included."""
     restore_s: float | None
@@ -166,6 +170,8 @@ class SessionView(BaseModel):
             swaps=session.swaps,
             restores=session.restores,
             kept=session.kept,
+            swapped_bytes=session.swapped_bytes,
+            restored_bytes=session.restored_bytes,
             swap_s=session.swap_s,
             restore_s=session.restore_s,
             digest_out=session.digest_out,

@@ -1,0 +1,348 @@
+"""Speaks with agent servers over HTTP, one adapter a kind of server. Times are this side's own.
+
+signal   djinn-checks' own server and its like: sessions in the request, phases by a route of their own
+idle     the same without a word: an agent that sleeps only stops asking
+slot     llama-server: a slot's KV is saved to a file and erased, and restored from it
+none     any server with OpenAI's completions: nothing is known of its sessions
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from djinn_checks.errors import InstrumentError, ParamsError
+
+_TIMEOUT = httpx.Timeout(300.0, connect=10.0)
+_LOGPROBS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """One turn as the client saw it."""
+
+    ids: tuple[int, ...] = ()
+    """Token ids; empty if the server gives none."""
+    text: str = ""
+    logprobs: tuple[float, ...] = ()
+    """Of the tokens, as the server gave them; empty if it gives none."""
+    runners_up: tuple[float, ...] = ()
+    """The log-probabilities of the likeliest tokens at each place, one after the other."""
+    sent_s: float = 0.0
+    """CLOCK_MONOTONIC when the request was sent."""
+    token_at_s: tuple[float, ...] = ()
+    """When each part of the answer came."""
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    """Prompt tokens that the server says it did not compute."""
+    queue_s: float | None = None
+    """Of the server's own account of the time to the first token; None if it gives none."""
+    restore_s: float | None = None
+    compute_s: float | None = None
+
+    @property
+    def wake_s(self) -> float:
+        """Seconds from the request to its first token."""
+        return self.token_at_s[0] - self.sent_s
+
+    @property
+    def end_s(self) -> float:
+        """When the last part came."""
+        return self.token_at_s[-1]
+
+    @property
+    def fingerprint(self) -> tuple[float, ...]:
+        """Every number that the server gave about its arithmetic."""
+        return self.logprobs + self.runners_up
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionRecord:
+    """What a server says about a session; None where it does not say."""
+
+    state: str | None = None
+    swaps: int | None = None
+    restores: int | None = None
+    swapped_bytes: int | None = None
+    """In all sleeps so far."""
+    restored_bytes: int | None = None
+    swap_s: float | None = None
+    restore_s: float | None = None
+    digest_out: str | None = None
+    digest_in: str | None = None
+
+
+@dataclass
+class _Parts:
+    """A reply that is still coming."""
+
+    sent_s: float
+    fields: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    runners_up: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+
+    def reply(self) -> Reply:
+        if not self.times:
+            raise InstrumentError("the server ended its answer without a token")
+        return Reply(
+            ids=tuple(self.ids),
+            text=self.text,
+            logprobs=tuple(self.logprobs),
+            runners_up=tuple(self.runners_up),
+            sent_s=self.sent_s,
+            token_at_s=tuple(self.times),
+            **self.fields,
+        )
+
+
+class AgentClient:
+    """A server of kind `none`, and what all kinds share. Every method may raise `InstrumentError`."""
+
+    has_sessions = False
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._http = httpx.AsyncClient(base_url=address, timeout=_TIMEOUT, limits=httpx.Limits(max_connections=None))
+
+    async def turn(self, session: str, prompt: Sequence[int], max_tokens: int) -> Reply:
+        """Ask for `max_tokens` tokens, the likeliest ones, behind a prompt."""
+        body = {
+            "model": "any",
+            "prompt": list(prompt),
+            "max_tokens": max_tokens,
+            "temperature": 0,
+            "logprobs": _LOGPROBS,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **self._session_fields(session),
+        }
+        parts = _Parts(time.monotonic())
+        async for event in self._stream("/v1/completions", body):
+            _read_openai(parts, event)
+        return parts.reply()
+
+    async def sleep(self, session: str) -> None:
+        """Say that the agent goes idle, if the server can be told."""
+
+    async def wake(self, session: str) -> None:
+        """Do what the server needs before the next turn."""
+
+    async def close(self, session: str) -> None:
+        """End a session."""
+
+    async def record(self, session: str) -> SessionRecord | None:
+        """Return what the server says about a session; None if it says nothing."""
+        return None
+
+    async def states(self) -> dict[str, str] | None:
+        """Return the state of every open session; None if the server does not say."""
+        return None
+
+    async def aclose(self) -> None:
+        """End the connections."""
+        await self._http.aclose()
+
+    def _session_fields(self, session: str) -> dict[str, Any]:
+        return {}
+
+    async def _stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        try:
+            async with self._http.stream("POST", path, json=body) as answer:
+                if answer.status_code != 200:
+                    told = (await answer.aread()).decode(errors="replace")[:500]
+                    raise InstrumentError(f"{self.address}{path}: HTTP {answer.status_code}: {told}")
+                async for line in answer.aiter_lines():
+                    if line.startswith("data: ") and line != "data: [DONE]":
+                        yield self._event(path, line[6:])
+        except httpx.HTTPError as error:
+            raise InstrumentError(f"{self.address}{path}: {type(error).__name__}: {error}") from error
+
+    def _event(self, path: str, data: str) -> dict[str, Any]:
+        event: dict[str, Any] = json.loads(data)
+        if "error" in event:
+            raise InstrumentError(f"{self.address}{path}: in the middle of an answer: {event['error']}")
+        return event
+
+    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        try:
+            answer = await self._http.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise InstrumentError(f"{self.address}{path}: {type(error).__name__}: {error}") from error
+        if answer.status_code != 200:
+            raise InstrumentError(f"{self.address}{path}: HTTP {answer.status_code}: {answer.text[:500]}")
+        return answer.json()
+
+
+class IdleClient(AgentClient):
+    """A server with sessions, which are never told to sleep: the server's own idle threshold must do."""
+
+    has_sessions = True
+
+    def _session_fields(self, session: str) -> dict[str, Any]:
+        return {"agent_hint": {"session_id": session}}
+
+    async def close(self, session: str) -> None:
+        await self._call("DELETE", f"/v1/sessions/{session}")
+
+    async def record(self, session: str) -> SessionRecord | None:
+        found = {one["id"]: one for one in (await self._call("GET", "/v1/sessions"))["sessions"]}.get(session)
+        if found is None:
+            return None
+        return SessionRecord(
+            state=found["state"],
+            swaps=found["swaps"],
+            restores=found["restores"],
+            swapped_bytes=found["swapped_bytes"],
+            restored_bytes=found["restored_bytes"],
+            swap_s=found["swap_s"],
+            restore_s=found["restore_s"],
+            digest_out=found["digest_out"],
+            digest_in=found["digest_in"],
+        )
+
+    async def states(self) -> dict[str, str] | None:
+        return {one["id"]: one["state"] for one in (await self._call("GET", "/v1/sessions"))["sessions"]}
+
+
+class SignalClient(IdleClient):
+    """A server that is told when an agent waits for something outside."""
+
+    async def sleep(self, session: str) -> None:
+        await self._call("POST", f"/v1/sessions/{session}/phase", {"phase": "IO_WAIT"})
+
+
+class SlotClient(AgentClient):
+    """llama-server, started with a folder for slots (--slot-save-path). Each session has a slot of its own."""
+
+    has_sessions = True
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address)
+        self._slots: dict[str, int] = {}
+        self._records: dict[str, SessionRecord] = {}
+
+    async def turn(self, session: str, prompt: Sequence[int], max_tokens: int) -> Reply:
+        body = {
+            "prompt": list(prompt),
+            "n_predict": max_tokens,
+            "temperature": 0,
+            "n_probs": _LOGPROBS,
+            "cache_prompt": True,
+            "id_slot": await self._slot(session),
+            "return_tokens": True,
+            "stream": True,
+        }
+        parts = _Parts(time.monotonic())
+        async for event in self._stream("/completion", body):
+            _read_llama(parts, event)
+        return parts.reply()
+
+    async def sleep(self, session: str) -> None:
+        path, name = f"/slots/{await self._slot(session)}", f"{session}.bin"
+        saved = await self._call("POST", f"{path}?action=save", {"filename": name})
+        await self._call("POST", f"{path}?action=erase")
+        before = self._records[session]
+        self._records[session] = SessionRecord(
+            swaps=(before.swaps or 0) + 1,
+            restores=before.restores,
+            swapped_bytes=(before.swapped_bytes or 0) + saved["n_written"],
+            restored_bytes=before.restored_bytes,
+            swap_s=saved["timings"]["save_ms"] / 1e3,
+        )
+
+    async def wake(self, session: str) -> None:
+        path = f"/slots/{await self._slot(session)}?action=restore"
+        restored = await self._call("POST", path, {"filename": f"{session}.bin"})
+        before = self._records[session]
+        self._records[session] = SessionRecord(
+            swaps=before.swaps,
+            restores=(before.restores or 0) + 1,
+            swapped_bytes=before.swapped_bytes,
+            restored_bytes=(before.restored_bytes or 0) + restored["n_read"],
+            swap_s=before.swap_s,
+            restore_s=restored["timings"]["restore_ms"] / 1e3,
+        )
+
+    async def close(self, session: str) -> None:
+        slot = self._slots.pop(session, None)
+        if slot is not None:
+            await self._call("POST", f"/slots/{slot}?action=erase")
+
+    async def record(self, session: str) -> SessionRecord | None:
+        return self._records.get(session)
+
+    async def _slot(self, session: str) -> int:
+        if session not in self._slots:
+            known = {int(one["id"]) for one in await self._call("GET", "/slots")}
+            free = sorted(known - set(self._slots.values()))
+            if not free:
+                raise InstrumentError(
+                    f"{self.address}: all {len(known)} slots are taken; start it with more (--parallel), or check "
+                    "fewer agents"
+                )
+            self._slots[session] = free[0]
+            self._records[session] = SessionRecord(swaps=0, restores=0)
+        return self._slots[session]
+
+
+ADAPTERS: dict[str, type[AgentClient]] = {
+    "signal": SignalClient,
+    "idle": IdleClient,
+    "slot": SlotClient,
+    "none": AgentClient,
+}
+
+
+def connect(adapter: str, address: str) -> AgentClient:
+    """Return a client of a kind for a server at an address.
+
+    Raises:
+        ParamsError: there is no such kind.
+    """
+    if adapter not in ADAPTERS:
+        raise ParamsError(f"adapter: expected one of {', '.join(ADAPTERS)}, got {adapter!r}")
+    return ADAPTERS[adapter](address)
+
+
+def _read_openai(parts: _Parts, event: dict[str, Any]) -> None:
+    for choice in event.get("choices", []):
+        found = choice.get("logprobs") or {}
+        ids = choice.get("token_ids") or []
+        if choice.get("text") or ids or found.get("token_logprobs"):
+            parts.times.append(time.monotonic())
+        parts.text += choice.get("text") or ""
+        parts.ids += ids
+        parts.logprobs += found.get("token_logprobs") or []
+        parts.runners_up += [value for top in found.get("top_logprobs") or [] for value in top.values()]
+    usage, timings = event.get("usage"), event.get("timings")
+    if usage:
+        details = usage.get("prompt_tokens_details") or {}
+        parts.fields["prompt_tokens"] = usage.get("prompt_tokens")
+        parts.fields["cached_tokens"] = details.get("cached_tokens")
+    if timings:
+        parts.fields["queue_s"] = timings.get("queue_s")
+        parts.fields["restore_s"] = timings.get("restore_s")
+        parts.fields["compute_s"] = timings.get("first_token_s")
+
+
+def _read_llama(parts: _Parts, event: dict[str, Any]) -> None:
+    if event.get("tokens"):
+        parts.times.append(time.monotonic())
+        parts.text += event.get("content", "")
+        parts.ids += event["tokens"]
+    for place in event.get("completion_probabilities") or []:
+        parts.logprobs.append(place["logprob"])
+        parts.runners_up += [one["logprob"] for one in place["top_logprobs"]]
+    timings = event.get("timings")
+    if timings:
+        parts.fields["prompt_tokens"] = timings["cache_n"] + timings["prompt_n"]
+        parts.fields["cached_tokens"] = timings["cache_n"]
+        parts.fields["compute_s"] = timings["prompt_ms"] / 1e3

@@ -1,0 +1,333 @@
+"""The rows about one agent that sleeps: four proofs, none of which stands for another.
+
+    its KV left the device        memory read from outside fell; swaps counted; bytes counted on the link
+    it came back                  memory rose; restores counted; the digests of its bytes are equal
+    it was not computed again     prompt tokens counted; the rounding of a decode, not of a prefill
+    the agent is who it was       text and log-probabilities are those of the twin that never slept
+
+What a server says about itself is evidence beside what is measured, and never in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from djinn_checks.checks.agent_client import SessionRecord
+from djinn_checks.checks.agent_evidence import AgentsEvidence, differing_tokens, distance
+from djinn_checks.outcome import Criterion, Status, judge, skip
+from djinn_checks.units import format_bytes
+
+_NLL_MARGIN = 0.1
+"""Nats per token. Identical texts differ by 0; a text that is worse by this is 10 % less likely at every token."""
+_GENERATE_RATIO = 1.1
+_NO_LOGPROBS = "the server gives no log-probabilities"
+
+
+def judge_sleeper(evidence: AgentsEvidence) -> list[Criterion]:
+    """Return the rows about the sleeper."""
+    return [
+        _survived(evidence),
+        *_left(evidence),
+        *_came_back(evidence),
+        *_not_recomputed(evidence),
+        *_same(evidence),
+        _coherent(evidence),
+        *_speed(evidence),
+        *_reference(evidence),
+    ]
+
+
+def _survived(evidence: AgentsEvidence) -> Criterion:
+    sleep_s = min(one.woken_s - one.told_s for one in evidence.sleeper.sleeps)
+    row = judge(
+        "survives_sleep",
+        "The agent's turns before and after every sleep were answered",
+        len(evidence.sleeper.sleeps),
+        "==",
+        evidence.params.sleeps,
+        unit="sleeps",
+        evidence=f"sleeps of {sleep_s:.1f} s and more, an answer after each",
+    )
+    if evidence.is_alive is False:
+        return replace(row, status=Status.FAIL, reason="the server's process has ended")
+    return row
+
+
+def _left(evidence: AgentsEvidence) -> list[Criterion]:
+    return [
+        _memory(
+            evidence, "kv_left_device", "While the agent slept, its KV's bytes were gone from the device's memory", 0
+        ),
+        _counted(
+            evidence, "swaps_counted", "The server counted a swap-out for every sleep", lambda one: one.swaps, "asleep"
+        ),
+        _on_link(evidence, "kv_out_on_link", "The KV's bytes went over the link, off the device", "out"),
+    ]
+
+
+def _came_back(evidence: AgentsEvidence) -> list[Criterion]:
+    return [
+        _memory(evidence, "kv_returned", "After the agent woke, its KV's bytes were in the device's memory again", 1),
+        _counted(
+            evidence,
+            "restores_counted",
+            "The server counted a restore for every sleep",
+            lambda one: one.restores,
+            "after",
+        ),
+        _on_link(evidence, "kv_in_on_link", "The KV's bytes went over the link, back to the device", "in"),
+        _bytes_equal(evidence),
+        _digest(evidence),
+    ]
+
+
+def _memory(evidence: AgentsEvidence, name: str, title: str, which: int) -> Criterion:
+    changes = evidence.memory_changes()
+    sleeps = evidence.sleeper.sleeps
+    shares = (
+        [change[which] / evidence.kv_bytes(one.tokens) for change, one in zip(changes, sleeps, strict=True)]
+        if changes
+        else []
+    )
+    size = format_bytes(evidence.kv_bytes(sleeps[0].tokens))
+    return judge(
+        name,
+        title,
+        min(shares, default=None),
+        ">=",
+        evidence.params.memory_share,
+        unit="share of the session's KV",
+        evidence=f"{evidence.memory.source if evidence.memory else 'no instrument'}; the session's KV is {size}",
+        missing=evidence.memory_reason or "the memory was not read in every sleep",
+        failed="its memory is still taken: the KV is still there, or its place is kept and never given back"
+        if which == 0
+        else "its memory is not there; is the text computed from something else?",
+    )
+
+
+def _counted(
+    evidence: AgentsEvidence, name: str, title: str, get: Callable[[SessionRecord], int | None], when: str
+) -> Criterion:
+    counts = []
+    for sleep in evidence.sleeper.sleeps:
+        record = sleep.asleep if when == "asleep" else sleep.after
+        before = get(sleep.before) if sleep.before else None
+        now = get(record) if record else None
+        counts.append(None if now is None or before is None else now - before)
+    known = [count for count in counts if count is not None]
+    return judge(
+        name,
+        title,
+        sum(known) if len(known) == len(counts) else None,
+        "==",
+        len(counts),
+        unit="moves",
+        evidence="the server's record of the session, before and after",
+        missing=f"a server of kind {evidence.params.adapter!r} says nothing about it",
+    )
+
+
+def _on_link(evidence: AgentsEvidence, name: str, title: str, direction: str) -> Criterion:
+    unit = "share of the session's KV"
+    if evidence.link is None:
+        return skip(name, title, unit=unit, reason="no GPU: the KV moves between two pools of host memory")
+    counted = evidence.counted(direction)
+    if counted is None and evidence.link.series is None:
+        return skip(name, title, unit=unit, reason=f"the link is not counted here: {evidence.link.reason}")
+    shares = [
+        count / evidence.kv_bytes(sleep.tokens)
+        for count, sleep in zip(counted or [], evidence.sleeper.sleeps, strict=False)
+    ]
+    return judge(
+        name,
+        title,
+        min(shares, default=None),
+        ">=",
+        evidence.params.memory_share,
+        unit=unit,
+        evidence="PCIe counters of the GPU, read by a process of its own, calibrated with copies of known size",
+        missing="the counters have a hole where the copies were",
+        failed="fewer bytes were moved than the session has",
+    )
+
+
+def _bytes_equal(evidence: AgentsEvidence) -> Criterion:
+    records = [sleep.after for sleep in evidence.sleeper.sleeps if sleep.after]
+    moved = [
+        (one.swapped_bytes, one.restored_bytes)
+        for one in records
+        if None not in (one.swapped_bytes, one.restored_bytes)
+    ]
+    return judge(
+        "bytes_equal",
+        "As many bytes came back as had left",
+        sum(out != back for out, back in moved) if len(moved) == len(evidence.sleeper.sleeps) else None,
+        "==",
+        0,
+        unit="sleeps that differ",
+        evidence="the server's record of the session",
+        missing=f"a server of kind {evidence.params.adapter!r} does not say how many",
+    )
+
+
+def _digest(evidence: AgentsEvidence) -> Criterion:
+    records = [sleep.after for sleep in evidence.sleeper.sleeps if sleep.after]
+    pairs = [(one.digest_out, one.digest_in) for one in records if one.digest_out and one.digest_in]
+    return judge(
+        "digest_equal",
+        "The KV's bytes came back as they left",
+        sum(out != back for out, back in pairs) if len(pairs) == len(evidence.sleeper.sleeps) else None,
+        "==",
+        0,
+        unit="sleeps that differ",
+        evidence="digests of the KV on the device before it left and after it came back, by the server",
+        missing="the server takes no digest of what it moves: a change that does not change the text would not be seen",
+    )
+
+
+def _not_recomputed(evidence: AgentsEvidence) -> list[Criterion]:
+    sleeps = evidence.sleeper.sleeps
+    reused = [(one.reply.cached_tokens, one.tokens - 1) for one in sleeps if one.reply.cached_tokens is not None]
+    counted = judge(
+        "prefill_counted",
+        "Of what the session had, nothing was computed again",
+        sum(max(0, had - used) for used, had in reused) if len(reused) == len(sleeps) else None,
+        "==",
+        0,
+        unit="tokens",
+        evidence="cached_tokens in the server's usage, against the tokens that the session had",
+        missing="the server does not say which prompt tokens it computed",
+    )
+    return [counted, _fingerprint(evidence)]
+
+
+def _fingerprint(evidence: AgentsEvidence) -> Criterion:
+    """A prefill of the same tokens rounds otherwise than their decode did."""
+    run = evidence.sleeper
+    to_hot, to_cold = distance(run.slept[1:], run.hot[1:]), distance(run.slept[1:], run.cold)
+    hot_to_cold = distance(run.hot[1:], run.cold)
+    missing = _NO_LOGPROBS
+    nearer: str | None = None
+    if to_hot is not None and to_cold is not None and hot_to_cold is not None:
+        missing = "a recomputed session gives the same log-probabilities here, so it could not be told from a kept one"
+        if hot_to_cold > 0:
+            nearer = "kept" if to_hot < to_cold else "recomputed"
+    row = judge(
+        "rounding_is_kept",
+        "The log-probabilities are those of a kept KV cache, not of a recomputed one",
+        nearer,
+        "==",
+        "kept",
+        unit="",
+        evidence="largest difference of a log-probability to the twin that never slept, and to the recomputed one",
+        missing=missing,
+        failed="they are nearer to those of the session that was computed anew",
+    )
+    if to_hot is None or to_cold is None:
+        return row
+    return replace(row, evidence=f"{row.evidence}: {to_hot:.3g} and {to_cold:.3g}")
+
+
+def _same(evidence: AgentsEvidence) -> list[Criterion]:
+    run = evidence.sleeper
+    floor_tokens, floor = differing_tokens(run.again, run.hot), distance(run.again, run.hot)
+    text = judge(
+        "text_equals_twin",
+        "After every sleep the agent says what its twin says that never slept",
+        differing_tokens(run.slept, run.hot),
+        "==",
+        0,
+        unit="tokens",
+        evidence=f"{len(run.slept)} turns; between two runs of the twin {floor_tokens} tokens differ",
+        floor=floor_tokens,
+        failed="the first place is marked in the report",
+    )
+    numbers = judge(
+        "logprobs_equal_twin",
+        "The log-probabilities are the twin's, bit for bit",
+        distance(run.slept, run.hot),
+        "==",
+        0.0,
+        unit="",
+        evidence=f"largest difference; between two runs of the twin {'unknown' if floor is None else f'{floor:.3g}'}",
+        missing=_NO_LOGPROBS,
+        floor=floor,
+    )
+    return [text, numbers]
+
+
+def _coherent(evidence: AgentsEvidence) -> Criterion:
+    found = evidence.reference
+    worse = [slept - hot for slept, hot in zip(found.nll_slept, found.nll_hot, strict=True)]
+    repeats = max(found.repetition_slept), max(found.repetition_hot)
+    return judge(
+        "coherent",
+        "The text is as likely under the resident model as the twin's",
+        max(worse),
+        "<=",
+        _NLL_MARGIN,
+        unit="nats per token",
+        evidence=f"mean negative log-likelihood, worst turn; repeated 4-grams {repeats[0]:.0%}, twin {repeats[1]:.0%}",
+        failed="the agent lost the thread",
+    )
+
+
+def _speed(evidence: AgentsEvidence) -> list[Criterion]:
+    titles = {
+        "out": ("swap_out_of_ceiling", "The KV leaves at the link's speed"),
+        "in": ("restore_of_ceiling", "The KV comes back at the link's speed"),
+    }
+    return [_of_ceiling(evidence, direction, *titles[direction]) for direction in titles]
+
+
+def _of_ceiling(evidence: AgentsEvidence, direction: str, name: str, title: str) -> Criterion:
+    unit = "share of ceiling"
+    if evidence.link is None:
+        return skip(name, title, unit=unit, reason="no GPU: the KV moves between two pools of host memory")
+    rates = evidence.swap_rates(direction)
+    ceiling = evidence.link.ceilings[direction].bytes_per_s
+    return judge(
+        name,
+        title,
+        sorted(rates)[len(rates) // 2] / ceiling if rates else None,
+        ">=",
+        evidence.params.swap_of_ceiling,
+        unit=unit,
+        evidence=f"median, digest included, by the server's clock; the ceiling is {ceiling / 1e9:.1f} GB/s",
+        missing="the server does not say how long it took",
+        failed="are the buffers pinned, and the copies in one batch?",
+    )
+
+
+def _reference(evidence: AgentsEvidence) -> list[Criterion]:
+    run, found = evidence.sleeper, evidence.reference
+    per_token = [
+        (one.end_s - one.token_at_s[0]) / (len(one.token_at_s) - 1) for one in run.hot if len(one.token_at_s) > 1
+    ]
+    ratio = sorted(per_token)[len(per_token) // 2] / found.generate_s_per_token if per_token else None
+    same = run.first.ids[: len(found.generated)] == found.generated[: len(run.first.ids)] if run.first.ids else None
+    return [
+        judge(
+            "equals_generate",
+            "The server says what transformers' generate() says",
+            same,
+            "==",
+            True,
+            unit="",
+            evidence="the first turn, against the resident model of this check",
+            missing="the server gives no token ids",
+            required=False,
+        ),
+        judge(
+            "decode_of_generate",
+            "A token takes the server no longer than generate()",
+            ratio,
+            "<=",
+            _GENERATE_RATIO,
+            unit="times",
+            evidence=f"generate() takes {found.generate_s_per_token * 1e3:.1f} ms a token here",
+            missing="the server sent its answer in one piece",
+            required=False,
+        ),
+    ]

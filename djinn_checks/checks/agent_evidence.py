@@ -1,0 +1,112 @@
+"""Everything that the agents check is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from djinn_checks.checks.agent_client import Reply
+from djinn_checks.checks.agent_crowd import CrowdRun
+from djinn_checks.checks.agent_link import LinkEvidence
+from djinn_checks.checks.agent_reference import Reference
+from djinn_checks.checks.agent_sleeper import SETTLE_S, Sleep, SleeperRun
+from djinn_checks.instruments.server_memory import MemorySeries
+from djinn_checks.params import AgentsParams
+
+Change = tuple[int, int]
+"""Bytes that left the device's memory in a sleep, and that came back after it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentsEvidence:
+    """One run of the check."""
+
+    params: AgentsParams
+    device: torch.device
+    kv_dtype: torch.dtype
+    sleeper: SleeperRun
+    reference: Reference
+    crowd: CrowdRun | None
+    memory: MemorySeries | None
+    memory_reason: str
+    """Why there is no memory series."""
+    link: LinkEvidence | None
+    """None without a GPU."""
+    is_alive: bool | None
+    """Whether the server was still there at the end; None if it was not this check's to look after."""
+
+    def kv_bytes(self, tokens: int) -> int:
+        """Return the KV bytes of a session of so many tokens, whose last one has not been fed back."""
+        return (tokens - 1) * self.reference.kv_elements_per_token * self.kv_dtype.itemsize
+
+    def memory_changes(self) -> list[Change] | None:
+        """Return how the device's memory changed in each sleep; None if it was not read."""
+        if self.memory is None:
+            return None
+        changes = [self._change(self.memory, sleep) for sleep in self.sleeper.sleeps]
+        known = [change for change in changes if change is not None]
+        return known if len(known) == len(changes) else None
+
+    def _change(self, memory: MemorySeries, sleep: Sleep) -> Change | None:
+        last = min(1.0, (sleep.woken_s - sleep.told_s) / 3)
+        before = memory.typical(sleep.told_s - 0.8 * SETTLE_S, sleep.told_s)
+        asleep = memory.typical(sleep.woken_s - last, sleep.woken_s)
+        after = memory.typical(sleep.settled_s - 0.8 * SETTLE_S, sleep.settled_s)
+        if before is None or asleep is None or after is None:
+            return None
+        return before - asleep, after - asleep
+
+    def counted(self, direction: str) -> list[float] | None:
+        """Return the payload bytes counted on the link in each sleep ("out") or wake ("in"); None if not counted."""
+        if self.link is None:
+            return None
+        found = []
+        for sleep in self.sleeper.sleeps:
+            span = (sleep.told_s, sleep.woken_s) if direction == "out" else (sleep.woken_s, sleep.settled_s)
+            found.append(self.link.counted(direction, *span))
+        known = [count for count in found if count is not None]
+        return known if len(known) == len(found) else None
+
+    def swap_rates(self, direction: str) -> list[float] | None:
+        """Return bytes per second of each swap-out ("out") or restore ("in"), by the server's own clock."""
+        rates = []
+        for sleep in self.sleeper.sleeps:
+            record = sleep.asleep if direction == "out" else sleep.after
+            seconds = record and (record.swap_s if direction == "out" else record.restore_s)
+            if not seconds:
+                return None
+            rates.append(self.kv_bytes(sleep.tokens) / seconds)
+        return rates
+
+    def unloaded_restore_s(self) -> float | None:
+        """Return the median time of the sleeper's restores, by the server's clock; None if it does not say."""
+        seconds = [sleep.after.restore_s for sleep in self.sleeper.sleeps if sleep.after and sleep.after.restore_s]
+        return median(seconds) if seconds else None
+
+
+def differing_tokens(one: Sequence[Reply], other: Sequence[Reply]) -> int:
+    """Return how many places of two series of answers differ, a missing answer counting as one."""
+    count = 0
+    for left, right in zip(one, other, strict=False):
+        a, b = (left.ids, right.ids) if left.ids and right.ids else (left.text, right.text)
+        count += sum(x != y for x, y in zip(a, b, strict=False)) + abs(len(a) - len(b))
+    return count + abs(len(one) - len(other))
+
+
+def distance(one: Sequence[Reply], other: Sequence[Reply]) -> float | None:
+    """Return the largest difference of two log-probabilities at the same place; None without any.
+
+    Answers of other lengths are infinitely far apart.
+    """
+    largest = 0.0
+    for left, right in zip(one, other, strict=True):
+        a, b = left.fingerprint, right.fingerprint
+        if not a or not b:
+            return None
+        if len(a) != len(b):
+            return float("inf")
+        largest = max(largest, *(abs(x - y) for x, y in zip(a, b, strict=True)))
+    return largest

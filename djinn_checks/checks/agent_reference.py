@@ -1,0 +1,118 @@
+"""The model itself, resident and outside the server: what it makes of the texts, and how fast it generates.
+
+Coherence is never judged by an absolute gate: the text after a sleep is as likely under the resident model as
+its twin's, or it is not; and repetition is compared with the twin's.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from djinn_checks.attention import reproducible_attention
+from djinn_checks.checks.agent_client import Reply
+from djinn_checks.checks.agent_sleeper import SleeperRun
+from djinn_checks.engine.kv_cache import probe_shape
+from djinn_checks.models import Model
+
+_GRAM = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What the resident model gave."""
+
+    kv_elements_per_token: int
+    """Numbers that one token takes in the KV cache, all layers."""
+    generated: tuple[int, ...]
+    """What transformers' `generate()` says to the sleeper's first prompt."""
+    generate_s_per_token: float | None
+    """Its time for each token after the first, the better of two rounds; None if it said only one."""
+    nll_slept: tuple[float, ...]
+    """Mean negative log-likelihood of a token in each turn's answer, in nats."""
+    nll_hot: tuple[float, ...]
+    repetition_slept: tuple[float, ...]
+    """Share of 4-grams in each turn's answer that occurred before in it."""
+    repetition_hot: tuple[float, ...]
+
+
+@torch.no_grad()
+def ask_reference(model: Model, device: torch.device, run: SleeperRun, new_tokens: int) -> Reference:
+    """Load the model, look at the sleeper's texts and its twin's, and let go of it."""
+    module: Any = model.resident(device)
+    with reproducible_attention():
+        elements = probe_shape(module, device)
+        rounds = [_generate(module, device, run.histories[0], new_tokens) for _ in range(3)]
+        slept = [_likelihood(module, device, model, *one) for one in zip(run.histories, run.slept, strict=True)]
+        hot = [_likelihood(module, device, model, *one) for one in zip(run.histories, run.hot, strict=True)]
+    del module
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return Reference(
+        kv_elements_per_token=elements.token_bytes // elements.dtype.itemsize,
+        generated=rounds[0][0],
+        generate_s_per_token=min((seconds for _, seconds in rounds[1:] if seconds), default=None),
+        nll_slept=tuple(slept),
+        nll_hot=tuple(hot),
+        repetition_slept=tuple(_repetition(ids_of(model, reply)) for reply in run.slept),
+        repetition_hot=tuple(_repetition(ids_of(model, reply)) for reply in run.hot),
+    )
+
+
+def ids_of(model: Model, reply: Reply) -> tuple[int, ...]:
+    """Return an answer's token ids, from its text if the server gave none."""
+    return reply.ids or tuple(model.encode(reply.text, 10**6))
+
+
+class _Stopwatch:
+    """Given to `generate()` as a streamer: hears of the prompt, then of each token as it is chosen."""
+
+    def __init__(self) -> None:
+        self.heard_s: list[float] = []
+
+    def put(self, value: Any) -> None:
+        self.heard_s.append(time.perf_counter())
+
+    def end(self) -> None:
+        """Nothing is held back."""
+
+    @property
+    def s_per_token(self) -> float | None:
+        """Return the mean time of a token after the first; None of fewer than two."""
+        tokens = self.heard_s[1:]  # the first call brings the prompt
+        return (tokens[-1] - tokens[0]) / (len(tokens) - 1) if len(tokens) > 1 else None
+
+
+def _generate(
+    module: Any, device: torch.device, prompt: Sequence[int], count: int
+) -> tuple[tuple[int, ...], float | None]:
+    ids, watch = torch.tensor([list(prompt)], device=device), _Stopwatch()
+    out = module.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=count,
+        do_sample=False,
+        pad_token_id=0,
+        streamer=watch,
+    )
+    return tuple(out[0, len(prompt) :].tolist()), watch.s_per_token
+
+
+def _likelihood(module: Any, device: torch.device, model: Model, history: Sequence[int], reply: Reply) -> float:
+    answer = ids_of(model, reply)
+    ids = torch.tensor([[*history, *answer]], device=device)
+    logits = module(input_ids=ids, use_cache=False, logits_to_keep=len(answer) + 1).logits[0, :-1].double()
+    logprobs = torch.log_softmax(logits, dim=-1)
+    chosen = logprobs.gather(1, torch.tensor(answer, device=device).unsqueeze(1))
+    return float(-chosen.mean())
+
+
+def _repetition(ids: Sequence[int]) -> float:
+    grams = [tuple(ids[at : at + _GRAM]) for at in range(len(ids) - _GRAM + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0

@@ -1,0 +1,153 @@
+"""One agent that sleeps, and its twins that do not.
+
+    slept   takes its turns with a sleep before each but the first
+    hot     takes the same turns one right after the other, and never sleeps
+    again   as `hot`, once more: what differs between the two is the server's own noise
+    cold    asks for each later turn in a new session, so that everything is computed anew
+
+The twins have the same prompts. If a server drops a sleeping agent's KV and computes it again, the words may
+well be the same, but a prefill rounds otherwise than a decode: the log-probabilities are then `cold`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from djinn_checks.checks.agent_client import AgentClient, Reply, SessionRecord
+from djinn_checks.checks.agent_scripts import AgentScript
+from djinn_checks.models import Model
+
+SETTLE_S = 0.3
+"""Pause after each turn in which memory is read, short of any server's idle threshold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sleep:
+    """One sleep and the turn after it."""
+
+    told_s: float
+    """CLOCK_MONOTONIC when the server was told of the sleep, or would have been, `SETTLE_S` after the last turn."""
+    woken_s: float
+    """When the next request was sent, or the server told to get ready for it."""
+    settled_s: float
+    """`SETTLE_S` after the turn that followed."""
+    tokens: int
+    """Tokens of the session when it went idle: prompt and answer so far."""
+    before: SessionRecord | None
+    asleep: SessionRecord | None
+    """What the server said at the end of the sleep."""
+    after: SessionRecord | None
+    reply: Reply
+
+
+@dataclass(frozen=True, kw_only=True)
+class SleeperRun:
+    """All turns of the sleeper and its twins."""
+
+    first: Reply
+    sleeps: tuple[Sleep, ...]
+    hot: tuple[Reply, ...]
+    again: tuple[Reply, ...]
+    cold: tuple[Reply, ...]
+    """One for each turn after the first."""
+    hot_record: SessionRecord | None
+    histories: tuple[tuple[int, ...], ...]
+    """The prompts of the sleeper's turns."""
+
+    @property
+    def slept(self) -> tuple[Reply, ...]:
+        """The sleeper's turns."""
+        return (self.first, *(one.reply for one in self.sleeps))
+
+
+async def run_sleeper(
+    client: AgentClient, model: Model, script: AgentScript, *, new_tokens: int, sleep_s: float
+) -> SleeperRun:
+    """Run the twins, then the sleeper, one after the other.
+
+    Raises:
+        InstrumentError: the server refused or failed a request.
+    """
+    await _take_turns(client, model, script, "warm-up", new_tokens)
+    hot, hot_record = await _take_turns(client, model, script, "hot", new_tokens)
+    again, _ = await _take_turns(client, model, script, "again", new_tokens)
+    histories = _histories(model, script, hot)
+    cold = []
+    for number, prompt in enumerate(histories[1:]):
+        cold.append(await client.turn(f"cold-{number}", prompt, new_tokens))
+        await client.close(f"cold-{number}")
+    first, sleeps, slept_histories = await _sleep_and_wake(client, model, script, new_tokens, sleep_s)
+    return SleeperRun(
+        first=first,
+        sleeps=tuple(sleeps),
+        hot=tuple(hot),
+        again=tuple(again),
+        cold=tuple(cold),
+        hot_record=hot_record,
+        histories=tuple(slept_histories),
+    )
+
+
+async def _take_turns(
+    client: AgentClient, model: Model, script: AgentScript, name: str, new_tokens: int
+) -> tuple[list[Reply], SessionRecord | None]:
+    replies: list[Reply] = []
+    prompt = script.prompt
+    for follow_up in (*script.follow_ups, ()):
+        replies.append(await client.turn(name, prompt, new_tokens))
+        prompt = extend(model, prompt, replies[-1], follow_up)
+    record = await client.record(name)
+    await client.close(name)
+    return replies, record
+
+
+async def _sleep_and_wake(
+    client: AgentClient, model: Model, script: AgentScript, new_tokens: int, sleep_s: float
+) -> tuple[Reply, list[Sleep], list[tuple[int, ...]]]:
+    await asyncio.sleep(SETTLE_S)  # the twins' memory is given back
+    first = reply = await client.turn("slept", script.prompt, new_tokens)
+    await asyncio.sleep(SETTLE_S)
+    histories, sleeps = [script.prompt], []
+    for follow_up in script.follow_ups:
+        tokens = len(histories[-1]) + len(reply.ids)
+        histories.append(extend(model, histories[-1], reply, follow_up))
+        before = await client.record("slept")
+        told = time.monotonic()
+        await client.sleep("slept")
+        await asyncio.sleep(sleep_s)
+        asleep = await client.record("slept")
+        woken = time.monotonic()
+        await client.wake("slept")
+        reply = await client.turn("slept", histories[-1], new_tokens)
+        after = await client.record("slept")
+        await asyncio.sleep(SETTLE_S)
+        sleeps.append(
+            Sleep(
+                told_s=told,
+                woken_s=woken,
+                settled_s=time.monotonic(),
+                tokens=tokens,
+                before=before,
+                asleep=asleep,
+                after=after,
+                reply=reply,
+            )
+        )
+    await client.close("slept")
+    return first, sleeps, histories
+
+
+def extend(model: Model, prompt: Sequence[int], reply: Reply, follow_up: Sequence[int]) -> tuple[int, ...]:
+    """Return the next turn's prompt: all so far, the answer and what follows it."""
+    answer = reply.ids or tuple(model.encode(reply.text, 10**6))
+    return (*prompt, *answer, *follow_up)
+
+
+def _histories(model: Model, script: AgentScript, replies: Sequence[Reply]) -> list[tuple[int, ...]]:
+    histories = [script.prompt]
+    for reply, follow_up in zip(replies, script.follow_ups, strict=False):
+        histories.append(extend(model, histories[-1], reply, follow_up))
+    return histories

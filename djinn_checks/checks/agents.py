@@ -1,0 +1,212 @@
+"""The agents check: a session that sleeps leaves the device, comes back whole, and was not computed again.
+
+A server is driven over HTTP and nothing else: one agent that sleeps, its twins that do not, then many agents
+on a device that cannot hold them all. The memory of the server's process is read from outside meanwhile, and
+on a GPU the bytes on the link are counted. At the end the model itself is asked, resident in this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+from djinn_checks.checks.agent_client import connect
+from djinn_checks.checks.agent_criteria import judge_sleeper
+from djinn_checks.checks.agent_crowd import CrowdRun, run_crowd
+from djinn_checks.checks.agent_crowd_criteria import judge_crowd
+from djinn_checks.checks.agent_evidence import AgentsEvidence
+from djinn_checks.checks.agent_link import LinkEvidence, LinkWitness
+from djinn_checks.checks.agent_measurements import gather_measurements, gather_timings, summarize
+from djinn_checks.checks.agent_reference import ask_reference
+from djinn_checks.checks.agent_scripts import write_script
+from djinn_checks.checks.agent_sleeper import SleeperRun, run_sleeper
+from djinn_checks.checks.frame import Clock, Facts, run_check
+from djinn_checks.checks.server_process import OWN_SERVER, ServerProcess
+from djinn_checks.errors import InstrumentError
+from djinn_checks.instruments.server_memory import MemorySeries, ServerMemory, find_listener
+from djinn_checks.models import Model, open_model
+from djinn_checks.outcome import Outcome, settle
+from djinn_checks.params import AgentsParams
+
+_T = TypeVar("_T")
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Driven:
+    """What came of driving the server."""
+
+    sleeper: SleeperRun
+    crowd: CrowdRun | None
+    memory: MemorySeries | None
+    memory_reason: str
+    link: LinkEvidence | None
+    is_alive: bool | None
+
+
+def check_agents(
+    params: AgentsParams,
+    *,
+    server_command: Sequence[str] = OWN_SERVER,
+    clock: Clock = time.monotonic,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Decide whether agents of a server sleep and wake as they should.
+
+    What goes wrong after the parameters were accepted is settled as `run_check` says.
+
+    Args:
+        params: what to run.
+        server_command: starts the server in place of `djinn-checks serve`, with the same arguments; it has to
+            say "serving <model> at <address>" when it listens. Not used with `params.server_address`.
+        clock: gives seconds; for the timings only.
+        progress: called with what begins.
+
+    Raises:
+        ParamsError: a parameter turned out impossible.
+    """
+
+    def work(device: torch.device, facts: Facts) -> Outcome:
+        return _run(params, device, server_command, clock, progress or _no_progress, facts)
+
+    return run_check("agents", params, work, clock=clock)
+
+
+def _run(
+    params: AgentsParams,
+    device: torch.device,
+    server_command: Sequence[str],
+    clock: Clock,
+    report: Progress,
+    facts: Facts,
+) -> Outcome:
+    kv_dtype = _kv_dtype(params, device)
+    compute = torch.float32 if device.type == "cpu" else kv_dtype
+    model = open_model(params.model, dtype=compute, device=device, seed=params.seed)
+    started = clock()
+    with contextlib.ExitStack() as stack:
+        witness = stack.enter_context(LinkWitness(device)) if device.type == "cuda" else None
+        report("starting the server")
+        server = None if params.server_address else stack.enter_context(_start(params, device, server_command))
+        address = server.address if server else params.server_address
+        served = clock()
+        driven = _drive(params, model, device, address, server, witness, report)
+    driven_at = clock()
+    report("asking the resident model")
+    evidence = AgentsEvidence(
+        params=params,
+        device=device,
+        kv_dtype=kv_dtype,
+        reference=ask_reference(model, device, driven.sleeper, params.new_tokens),
+        **vars(driven),
+    )
+    criteria = (*judge_sleeper(evidence), *judge_crowd(evidence))
+    status = settle(criteria)
+    stages = {"server_start_s": served - started, "server_s": driven_at - served, "reference_s": clock() - driven_at}
+    return Outcome(
+        check="agents",
+        status=status,
+        summary=summarize(evidence, criteria, status),
+        criteria=criteria,
+        measurements=gather_measurements(evidence, model),
+        timings={**gather_timings(evidence), **stages},
+        **facts,
+    )
+
+
+def _start(params: AgentsParams, device: torch.device, command: Sequence[str]) -> ServerProcess:
+    longest = max(
+        params.prompt_tokens + (params.sleeps + 1) * (params.new_tokens + 64),
+        params.agent_prompt_tokens + params.turns * (params.agent_new_tokens + 64),
+    )
+    options: dict[str, object] = {
+        "--model": params.model,
+        "--device": device,
+        "--port": 0,
+        "--kv-device-gb": params.kv_device_gb,
+        "--host-swap-pool-gb": params.host_swap_pool_gb,
+        "--idle-s": params.idle_s,
+        "--session-tokens": longest,
+        "--max-sessions": params.agents + 8,
+        "--seed": params.seed,
+    }
+    if params.dtype:
+        options["--dtype"] = params.dtype
+    return ServerProcess([str(part) for pair in options.items() for part in pair], command=command)
+
+
+def _drive(
+    params: AgentsParams,
+    model: Model,
+    device: torch.device,
+    address: str,
+    server: ServerProcess | None,
+    witness: LinkWitness | None,
+    report: Progress,
+) -> _Driven:
+    with contextlib.ExitStack() as stack:
+        memory, reason = None, ""
+        try:
+            pid = server.pid if server else find_listener(address)
+            memory = stack.enter_context(ServerMemory(pid, device)).series
+        except InstrumentError as error:
+            reason = str(error)
+        sleeper = _await(_sleeper(params, model, address, report))
+        link = witness.evidence() if witness else None
+        crowd = _await(_crowd(params, model, address, report)) if params.agents else None
+    return _Driven(
+        sleeper=sleeper,
+        crowd=crowd,
+        memory=memory,
+        memory_reason=reason,
+        link=link,
+        is_alive=server.is_alive if server else None,
+    )
+
+
+async def _sleeper(params: AgentsParams, model: Model, address: str, report: Progress) -> SleeperRun:
+    script = write_script(model, number=0, tokens=params.prompt_tokens, turns=params.sleeps + 1, seed=params.seed)
+    report("one agent and its twins")
+    async with contextlib.aclosing(connect(params.adapter, address)) as client:
+        return await run_sleeper(client, model, script, new_tokens=params.new_tokens, sleep_s=params.sleep_s)
+
+
+async def _crowd(params: AgentsParams, model: Model, address: str, report: Progress) -> CrowdRun:
+    scripts = [
+        write_script(model, number=1 + one, tokens=params.agent_prompt_tokens, turns=params.turns, seed=params.seed)
+        for one in range(params.agents)
+    ]
+    report(f"{params.agents} agents at once, then their twins")
+    async with contextlib.aclosing(connect(params.adapter, address)) as client:
+        return await run_crowd(
+            client,
+            model,
+            scripts,
+            new_tokens=params.agent_new_tokens,
+            arrival_rate=params.arrival_rate,
+            think_s=(params.think_s[0], params.think_s[1]),
+            seed=params.seed,
+        )
+
+
+def _await(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine in a thread of its own: a notebook's thread has an event loop already."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
+
+
+def _kv_dtype(params: AgentsParams, device: torch.device) -> torch.dtype:
+    name = params.dtype or ("float32" if device.type == "cpu" else "float16")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def _no_progress(stage: str) -> None:
+    """Report to nobody."""

@@ -1,0 +1,136 @@
+"""The memory of a server's process, read from outside while it serves.
+
+On a GPU: device memory of the process as NVML lists it. In a container the process ids that NVML knows may be
+others than ours; then the whole device's used memory is read, which is right only while nobody else uses that
+GPU, and the source says so. On a CPU: resident memory of the process and the children that it has
+at the start, from the kernel.
+
+Memory that the server keeps for itself after it was freed (PyTorch's caching allocator does) counts as in use,
+here as for every other process on the machine.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Self
+from urllib.parse import urlsplit
+
+import psutil
+import torch
+
+from djinn_checks.errors import InstrumentError
+from djinn_checks.instruments import nvml
+from djinn_checks.instruments.environment import find_uuid
+
+_PERIOD_S = 0.02
+
+
+@dataclass
+class MemorySeries:
+    """Readings in time."""
+
+    source: str
+    """What was read."""
+    t_s: list[float] = field(default_factory=list)
+    """CLOCK_MONOTONIC of each reading."""
+    used_bytes: list[int] = field(default_factory=list)
+
+    def typical(self, start_s: float, end_s: float) -> int | None:
+        """Return the median of the readings between two times; None if there are none."""
+        found = self._between(start_s, end_s)
+        return int(median(found)) if found else None
+
+    def highest(self, start_s: float, end_s: float) -> int | None:
+        """Return the largest reading between two times; None if there are none."""
+        return max(self._between(start_s, end_s), default=None)
+
+    def _between(self, start_s: float, end_s: float) -> list[int]:
+        first, last = bisect_left(self.t_s, start_s), bisect_left(self.t_s, end_s)
+        return self.used_bytes[first:last]
+
+
+class ServerMemory:
+    """Reads a process's memory 50 times a second in a thread, as a context manager."""
+
+    def __init__(self, pid: int, device: torch.device) -> None:
+        """Find out how the memory of process `pid` can be read.
+
+        Raises:
+            InstrumentError: it cannot.
+        """
+        source, self._read = _open(pid, device)
+        self.series = MemorySeries(source)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="server-memory", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(_PERIOD_S):
+            try:
+                used = self._read()
+            except (psutil.Error, InstrumentError):
+                return  # the process is gone: there is nothing more to read
+            self.series.t_s.append(time.monotonic())
+            self.series.used_bytes.append(used)
+
+
+def find_listener(address: str) -> int:
+    """Return the id of the process on this machine that listens at an HTTP address.
+
+    Raises:
+        InstrumentError: there is none, or it is not to be seen.
+    """
+    port = urlsplit(address).port
+    try:
+        found = [one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+    except psutil.AccessDenied as error:
+        raise InstrumentError(f"{address}: the listening processes of this machine cannot be seen ({error})") from error
+    pids = [one.pid for one in found if one.laddr and one.laddr.port == port and one.pid is not None]
+    if not pids:
+        raise InstrumentError(
+            f"{address}: no process of this machine that listens there can be seen, so its memory cannot be read; "
+            "run the check on the server's machine, as the same user"
+        )
+    return int(pids[0])
+
+
+def _open(pid: int, device: torch.device) -> tuple[str, Callable[[], int]]:
+    if device.type == "cpu":
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+        return "resident memory of the server's process, from the kernel", lambda: _resident(family)
+    nvml.initialize()
+    handle = nvml.find_handle(find_uuid(device))
+    if nvml.process_memory_bytes(handle, pid) is not None:
+        return "NVML: device memory of the server's process", lambda: _of_process(handle, pid)
+    return "NVML: used memory of the whole GPU (it does not list the server's process)", lambda: _of_device(handle)
+
+
+def _resident(family: list[psutil.Process]) -> int:
+    return sum(int(one.memory_info().rss) for one in family)
+
+
+def _of_process(handle: object, pid: int) -> int:
+    used = nvml.process_memory_bytes(handle, pid)
+    if used is None:
+        raise InstrumentError(f"NVML: process {pid} is not listed any more")
+    return used
+
+
+def _of_device(handle: object) -> int:
+    found = nvml.read_memory_bytes(handle)
+    if found is None:
+        raise InstrumentError("NVML: the device's memory cannot be read")
+    return found[1] - found[0]
