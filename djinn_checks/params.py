@@ -236,7 +236,7 @@ class AgentsParams(Params):
     """Data type of the KV cache and of the reference; empty: float16, on a CPU float32."""
     device: Device = "auto"
     """auto (the first GPU, else the CPU), cpu, cuda or cuda:<index>."""
-    kv_device_gb: Annotated[float, Field(gt=0)] = 0.03
+    kv_device_gb: Annotated[float, Field(gt=0)] = 0.021
     """Most KV that the server may have on the device, GB."""
     host_swap_pool_gb: Annotated[float, Field(gt=0)] = 0.2
     """Most sleeping KV that it may have on the host, GB."""
@@ -252,13 +252,13 @@ class AgentsParams(Params):
     """How often it sleeps."""
     agents: Annotated[int, Field(ge=0)] = 8
     """How many agents hold sessions at once; 0: none, only the sleeper is run."""
-    agent_prompt_tokens: Annotated[int, Field(ge=16)] = 96
+    agent_prompt_tokens: Annotated[int, Field(ge=16)] = 160
     """Length of each agent's first prompt, in tokens."""
     agent_new_tokens: Annotated[int, Field(ge=2)] = 8
     """Tokens that each agent generates in each turn."""
     turns: Annotated[int, Field(ge=2)] = 2
     """Turns of each agent."""
-    arrival_rate: Annotated[float, Field(gt=0)] = 2.0
+    arrival_rate: Annotated[float, Field(gt=0)] = 0.7
     """Agents that arrive per second, at random (Poisson)."""
     think_s: Annotated[list[float], Field(min_length=2, max_length=2)] = [1.5, 3.0]
     """Shortest and longest pause between an agent's turns, in seconds (uniform)."""
