@@ -28,19 +28,24 @@ def choose(logits: Tensor, request: TurnRequest, random: torch.Generator) -> Tok
     """Choose the next token; `random` is a CPU generator, so that a seed means the same on every device."""
     if request.logprobs is None and request.temperature == 0:
         return Token(id=int(logits.argmax()))
-    logprobs = torch.log_softmax(logits.float(), dim=-1).cpu()
-    chosen = int(logprobs.argmax()) if request.temperature == 0 else _sample(logprobs, request, random)
-    if request.logprobs is None:
-        return Token(id=chosen)
-    values, ids = logprobs.topk(min(request.logprobs, len(logprobs)))
-    top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
-    return Token(id=chosen, logprob=float(logprobs[chosen]), top=top)
+    logprobs = torch.log_softmax(logits.float(), dim=-1)
+    if request.temperature > 0:
+        chosen = _sample(logprobs.cpu(), request, random)
+    else:
+        chosen = logprobs.argmax()
+    count = 0 if request.logprobs is None else min(request.logprobs, len(logprobs))
+    values, ids = logprobs.topk(count)
+    # One transfer for all: a float64 holds token ids and float32 values exactly.
+    place = chosen.to(logprobs.device).reshape(1)
+    fetched = torch.cat([place.double(), logprobs[place].double(), ids.double(), values.double()]).tolist()
+    top = tuple(zip(map(int, fetched[2 : 2 + count]), fetched[2 + count :], strict=True))
+    return Token(id=int(fetched[0]), logprob=None if request.logprobs is None else fetched[1], top=top)
 
 
-def _sample(logprobs: Tensor, request: TurnRequest, random: torch.Generator) -> int:
+def _sample(logprobs: Tensor, request: TurnRequest, random: torch.Generator) -> Tensor:
     probabilities = torch.softmax(logprobs.double() / request.temperature, dim=-1)
     if request.top_p < 1:
         ordered, ids = probabilities.sort(descending=True, stable=True)
         beyond = ordered.cumsum(0) - ordered >= request.top_p
         probabilities = probabilities.index_fill(0, ids[beyond], 0.0)
-    return int(torch.multinomial(probabilities, 1, generator=random))
+    return torch.multinomial(probabilities, 1, generator=random)

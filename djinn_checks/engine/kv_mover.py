@@ -44,6 +44,8 @@ class KvMover:
         cuda = device.type == "cuda"
         self._copying = torch.cuda.Stream(device) if cuda else None
         self._digesting = torch.cuda.Stream(device) if cuda else None
+        with self._on(self._digesting):
+            digest(torch.zeros(4, dtype=torch.uint8, device=device))  # what the first digest sets up takes 40 ms
 
     def out(self, regions: list[Tensor], pages: list[Tensor]) -> Moved:
         """Copy regions on the device, one behind the other, into pages on the host.

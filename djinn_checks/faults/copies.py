@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from djinn_checks.engine.link import HostLink, Link, open_link
+from djinn_checks.engine.link import CudaLink, HostLink, Link, open_link
 from djinn_checks.systems.ring import RingSystem
 
 Spoil = Callable[[int, int, Tensor, Tensor], tuple[Tensor, Tensor] | None]
 """From (number of the copy, slot, destination, source) to what is copied instead; None drops the copy."""
 
 _DELAY_S = 0.003
+_DELAY_CYCLES = 5_000_000
+"""Of a GPU's clock: some 3 ms."""
 
 
 class SpoiledLink:
@@ -55,9 +57,18 @@ class SlowHostLink(HostLink):
         self._copies[slot] = self._thread.submit(slow)
 
 
+class SlowCudaLink(CudaLink):
+    """A link whose copies take longer than a tiny model's computation, as those of a large model do."""
+
+    def copy(self, slot: int, destination: Tensor, source: Tensor, *, after: int | None) -> None:
+        with torch.cuda.stream(self.stream):
+            torch.cuda._sleep(_DELAY_CYCLES)
+        super().copy(slot, destination, source, after=after)
+
+
 def open_slow_link(device: torch.device, slots: int) -> Link:
     """Return a link that does not keep up with the computation."""
-    return SlowHostLink(slots) if device.type == "cpu" else open_link(device, slots)
+    return SlowHostLink(slots) if device.type == "cpu" else SlowCudaLink(device, slots)
 
 
 class UnawaitedLink(SpoiledLink):
