@@ -73,6 +73,8 @@ class SessionRecord:
     restored_bytes: int | None = None
     swap_s: float | None = None
     restore_s: float | None = None
+    allocate_s: float | None = None
+    """Memory for the restore, if the server counts it apart."""
     digest_out: str | None = None
     digest_in: str | None = None
 
@@ -204,6 +206,7 @@ class IdleClient(AgentClient):
             restored_bytes=found["restored_bytes"],
             swap_s=found["swap_s"],
             restore_s=found["restore_s"],
+            allocate_s=found.get("allocate_s"),
             digest_out=found["digest_out"],
             digest_in=found["digest_in"],
         )

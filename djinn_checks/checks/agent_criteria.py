@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
+from statistics import median
 
 from djinn_checks.checks.agent_client import SessionRecord
 from djinn_checks.checks.agent_evidence import AgentsEvidence, differing_tokens, distance
@@ -286,6 +288,8 @@ def _of_ceiling(evidence: AgentsEvidence, direction: str, name: str, title: str)
     if evidence.link is None:
         return skip(name, title, unit=unit, reason="no GPU: the KV moves between two pools of host memory")
     rates = evidence.swap_rates(direction)
+    waits = [one.after.allocate_s for one in evidence.sleeper.sleeps if one.after and one.after.allocate_s]
+    memory = f"; memory for it took {format_seconds(max(waits))} more" if direction == "in" and waits else ""
     ceiling = evidence.link.ceilings[direction].bytes_per_s
     return judge(
         name,
@@ -294,7 +298,7 @@ def _of_ceiling(evidence: AgentsEvidence, direction: str, name: str, title: str)
         ">=",
         evidence.params.swap_of_ceiling,
         unit=unit,
-        evidence=f"median, digest included, by the server's clock; the ceiling is {ceiling / 1e9:.1f} GB/s",
+        evidence=f"median, digest included, by the server's clock; the ceiling is {ceiling / 1e9:.1f} GB/s{memory}",
         missing="the server does not say how long it took",
         failed="are the buffers pinned, and the copies in one batch?",
     )
@@ -330,16 +334,15 @@ def _decode_speed(evidence: AgentsEvidence) -> Criterion:
             reason="no GPU: the server and this check share the processor's cores",
         )
     alone = evidence.reference.generate_s_per_token
-    timed = [one for one in evidence.sleeper.hot if len(one.token_at_s) > 1]
-    per_token = [(one.end_s - one.token_at_s[0]) / (len(one.token_at_s) - 1) for one in timed]
+    gaps = [b - a for one in evidence.sleeper.hot for a, b in pairwise(one.token_at_s)]
     return judge(
         name,
         title,
-        sorted(per_token)[len(per_token) // 2] / alone if per_token and alone else None,
+        median(gaps) / alone if gaps and alone else None,
         "<=",
         _GENERATE_RATIO,
         unit=unit,
-        evidence=f"median of the twin's turns, client's clock; generate() takes {format_seconds(alone)} a token",
+        evidence=f"medians, the twin's by the client's clock; generate() takes {format_seconds(alone)}",
         missing="an answer had one token, or came in one piece",
         required=False,
     )

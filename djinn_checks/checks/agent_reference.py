@@ -10,6 +10,8 @@ import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
 import torch
@@ -32,7 +34,7 @@ class Reference:
     generated: tuple[int, ...]
     """What transformers' `generate()` says to the sleeper's first prompt."""
     generate_s_per_token: float | None
-    """Its time for each token after the first, the better of two rounds; None if it said only one."""
+    """Its time for each token after the first, the median over two rounds; None if it said only one."""
     nll_slept: tuple[float, ...]
     """Mean negative log-likelihood of a token in each turn's answer, in nats."""
     nll_hot: tuple[float, ...]
@@ -48,6 +50,7 @@ def ask_reference(model: Model, device: torch.device, run: SleeperRun, new_token
     with reproducible_attention():
         elements = probe_shape(module, device)
         rounds = [_generate(module, device, run.histories[0], new_tokens) for _ in range(3)]
+        gaps = [gap for _, found in rounds[1:] for gap in found]
         slept = [_likelihood(module, device, model, *one) for one in zip(run.histories, run.slept, strict=True)]
         hot = [_likelihood(module, device, model, *one) for one in zip(run.histories, run.hot, strict=True)]
     del module
@@ -57,7 +60,7 @@ def ask_reference(model: Model, device: torch.device, run: SleeperRun, new_token
     return Reference(
         kv_elements_per_token=elements.token_bytes // elements.dtype.itemsize,
         generated=rounds[0][0],
-        generate_s_per_token=min((seconds for _, seconds in rounds[1:] if seconds), default=None),
+        generate_s_per_token=median(gaps) if gaps else None,
         nll_slept=tuple(slept),
         nll_hot=tuple(hot),
         repetition_slept=tuple(_repetition(ids_of(model, reply)) for reply in run.slept),
@@ -83,15 +86,14 @@ class _Stopwatch:
         """Nothing is held back."""
 
     @property
-    def s_per_token(self) -> float | None:
-        """Return the mean time of a token after the first; None of fewer than two."""
-        tokens = self.heard_s[1:]  # the first call brings the prompt
-        return (tokens[-1] - tokens[0]) / (len(tokens) - 1) if len(tokens) > 1 else None
+    def gaps_s(self) -> list[float]:
+        """Return the times from each token to the next."""
+        return [b - a for a, b in pairwise(self.heard_s[1:])]  # the first call brings the prompt
 
 
 def _generate(
     module: Any, device: torch.device, prompt: Sequence[int], count: int
-) -> tuple[tuple[int, ...], float | None]:
+) -> tuple[tuple[int, ...], list[float]]:
     ids, watch = torch.tensor([list(prompt)], device=device), _Stopwatch()
     out = module.generate(
         ids,
@@ -101,7 +103,7 @@ def _generate(
         pad_token_id=0,
         streamer=watch,
     )
-    return tuple(out[0, len(prompt) :].tolist()), watch.s_per_token
+    return tuple(out[0, len(prompt) :].tolist()), watch.gaps_s
 
 
 def _likelihood(module: Any, device: torch.device, model: Model, history: Sequence[int], reply: Reply) -> float:

@@ -336,7 +336,7 @@ class AgentEngine:
             self._forget(session)
             return
         moved = done.result()
-        session.restores, session.restore_s = session.restores + 1, allocate_s + moved.total_s
+        session.restores, session.restore_s, session.allocate_s = session.restores + 1, moved.total_s, allocate_s
         session.digest_in, session.restored_bytes = combined(moved.digests), session.restored_bytes + moved.nbytes
         self._observer.restored(session, moved, allocate_s)
         if session.turn is not None:

@@ -29,10 +29,7 @@ def choose(logits: Tensor, request: TurnRequest, random: torch.Generator) -> Tok
     if request.logprobs is None and request.temperature == 0:
         return Token(id=int(logits.argmax()))
     logprobs = torch.log_softmax(logits.float(), dim=-1)
-    if request.temperature > 0:
-        chosen = _sample(logprobs.cpu(), request, random)
-    else:
-        chosen = logprobs.argmax()
+    chosen = _sample(logprobs.cpu(), request, random) if request.temperature > 0 else logprobs.argmax()
     count = 0 if request.logprobs is None else min(request.logprobs, len(logprobs))
     values, ids = logprobs.topk(count)
     # One transfer for all: a float64 holds token ids and float32 values exactly.

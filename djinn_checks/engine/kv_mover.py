@@ -65,24 +65,26 @@ class KvMover:
 
     def back(self, regions: list[Tensor], pages: list[Tensor]) -> Moved:
         """Copy what `out` wrote to `pages` into regions on the device."""
-        started, total = time.perf_counter(), 0
-        digests = []
-        parts = _pair(regions, pages)
-        for region in regions:
-            with self._on(self._copying):
-                copied = 0
-                while copied < region.numel():
+        started, copied, parts = time.perf_counter(), 0, _pair(regions, pages)
+        arrived: list[Any] = []
+        # All copies are enqueued before the first digest: enqueuing a digest takes the host longer than a copy.
+        with self._on(self._copying):
+            for region in regions:
+                missing = region.numel()
+                while missing:
                     device_part, host_part = next(parts)
                     device_part.copy_(host_part, non_blocking=True)
-                    copied += device_part.numel()
-            total += copied
-            if self._copying is not None and self._digesting is not None:
-                self._digesting.wait_event(self._copying.record_event())
-            with self._on(self._digesting):
-                digests.append(digest(region))
+                    missing -= device_part.numel()
+                copied += region.numel()
+                arrived.append(self._copying.record_event() if self._copying else None)
         with self._on(self._digesting):
+            digests = []
+            for region, event in zip(regions, arrived, strict=True):
+                if self._digesting:
+                    self._digesting.wait_event(event)
+                digests.append(digest(region))
             stacked = torch.stack(digests)
-        return self._finish(started, total, stacked)
+        return self._finish(started, copied, stacked)
 
     def _on(self, stream: Any) -> contextlib.AbstractContextManager[Any]:
         return torch.cuda.stream(stream) if stream is not None else contextlib.nullcontext()

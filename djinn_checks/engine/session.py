@@ -74,6 +74,9 @@ class Session:
     swap_s: float | None = None
     """Seconds that the last swap-out took, its digest included."""
     restore_s: float | None = None
+    """Seconds that the last restore took, its digest included, memory for it not."""
+    allocate_s: float | None = None
+    """Seconds that it took to get memory for the last restore, from the driver if none was kept."""
     digest_out: str | None = None
     digest_in: str | None = None
 

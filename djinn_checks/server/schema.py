@@ -153,7 +153,9 @@ class SessionView(BaseModel):
     swap_s: float | None
     """Seconds of the last swap-out, digest included."""
     restore_s: float | None
-    """Seconds of the last restore, memory for it and digest included."""
+    """Seconds of the last restore, digest included, memory for it not."""
+    allocate_s: float | None
+    """Seconds that it took to get memory for it."""
     digest_out: str | None
     """Of the KV's bytes when they last left the device, 16 hexadecimal digits."""
     digest_in: str | None
@@ -174,6 +176,7 @@ class SessionView(BaseModel):
             restored_bytes=session.restored_bytes,
             swap_s=session.swap_s,
             restore_s=session.restore_s,
+            allocate_s=session.allocate_s,
             digest_out=session.digest_out,
             digest_in=session.digest_in,
         )
