@@ -1,0 +1,182 @@
+"""Figures of the agents check, from an outcome's timings alone. Times in seconds, memory in GB or MB."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from djinn_checks.outcome import Outcome
+from djinn_checks.report.plots import EQUAL, FLOOR, INK, MARK, SYSTEM, Plot, make_figure, set_title
+from djinn_checks.units import GB, MB, format_bytes, format_seconds
+
+_WORK = "#E69F00"
+_RESTORE = "#009E73"
+_PARTS = (("queue_s", "queue", FLOOR), ("restore_s", "restore", _RESTORE), ("compute_s", "first token", _WORK))
+_STATES = (
+    ("computing", ("ACTIVE",), _WORK),
+    ("idle on the device", ("IDLE",), "#F0E442"),
+    ("moving", ("SWAPPING_OUT", "SWAPPING_IN"), _RESTORE),
+    ("asleep on the host", ("SWAPPED",), SYSTEM),
+)
+_NOT_RUN = "Nothing was measured, so there is nothing to draw."
+
+
+def plot_timeline(outcome: Outcome) -> Plot:
+    """One agent's life: what it does, and the memory of the server's device beneath."""
+    phases, memory = outcome.timings.get("phases"), outcome.timings.get("memory")
+    if not phases:
+        return Plot(None, _NOT_RUN)
+    if not memory:
+        return Plot(None, "The memory of the server's process could not be read on this machine.")
+    at, used = _columns(memory)
+    unit, name = _memory_unit(float(used.max()))
+    figure, (strip, axes) = make_figure(2, width=10, height=4.0, height_ratios=[0.55, 3.0], share_x=True)
+    _draw_phases(strip, phases)
+    axes.step(at, used / unit, where="post", color=SYSTEM, linewidth=1.2)
+    low, high = float(used.min()) / unit, float(used.max()) / unit
+    room = max(0.12 * (high - low), 1e-6)
+    axes.set_ylim(low - room, high + 2.2 * room)
+    _mark_moves(axes, outcome.timings["sleeps"], high + 1.1 * room)
+    axes.set_xlim(float(at[0]), float(at[-1]))
+    axes.set_xlabel("seconds from the first request")
+    axes.set_ylabel(name)
+    set_title(axes, "Memory of the server's process, read from outside")
+    return Plot(figure, _describe_timeline(outcome, low * unit, high * unit))
+
+
+def plot_wakes(outcome: Outcome) -> Plot:
+    """The time from request to first token of every wake, shortest first, by its parts."""
+    crowd = outcome.timings.get("crowd")
+    if not crowd or not crowd["wakes"]:
+        return Plot(None, "No crowd was asked for (`agents: 0`), so nobody woke under load.")
+    wakes = sorted(crowd["wakes"], key=lambda one: one["wake_s"])
+    total = np.array([one["wake_s"] for one in wakes])
+    figure, (axes,) = make_figure(width=10, height=3.4)
+    places, bottom = np.arange(len(wakes)), np.zeros(len(wakes))
+    for part, label, colour in _PARTS:
+        values = np.array([one[part] or 0.0 for one in wakes])
+        axes.bar(places, values, bottom=bottom, width=0.92, color=colour, label=label)
+        bottom += values
+    if any(one["queue_s"] is not None for one in wakes):
+        axes.bar(places, np.maximum(total - bottom, 0), bottom=bottom, width=0.92, color=EQUAL, label="on the way")
+    else:
+        axes.bar(places, total, width=0.92, color=SYSTEM, label="all, by the client")
+    for percent, style in ((50, ":"), (99, "--")):
+        value = float(np.percentile(total, percent))
+        axes.axhline(value, color=INK, linewidth=0.9, linestyle=style)
+        axes.annotate(f"p{percent} {format_seconds(value)}", (0, value), xycoords=("axes fraction", "data"),
+                      xytext=(4, 3), textcoords="offset points", fontsize=9, color=INK)  # fmt: skip
+    axes.set_ylim(0, 1.12 * float(total.max()))
+    axes.set_xlim(-0.8, len(wakes) - 0.2)
+    axes.set_xticks([])
+    axes.set_xlabel(f"{len(wakes)} wakes, the quickest first")
+    axes.set_ylabel("seconds to the first token")
+    axes.legend(loc="upper left", bbox_to_anchor=(0.12, 1.0), frameon=False, fontsize=9, ncols=4)
+    return Plot(figure, _describe_wakes(crowd, total))
+
+
+def plot_crowd(outcome: Outcome) -> Plot:
+    """Sessions by state, and the memory of the device, while all agents hold theirs."""
+    crowd = outcome.timings.get("crowd")
+    if not crowd:
+        return Plot(None, "No crowd was asked for (`agents: 0`).")
+    parts = [part for part in ("states", "memory") if crowd[part]]
+    if not parts:
+        return Plot(None, "The server does not list its sessions, and its memory could not be read.")
+    figure, axes = make_figure(len(parts), width=10, height=0.6 + 2.5 * len(parts), share_x=True)
+    for part, one in zip(parts, axes, strict=True):
+        (_draw_states if part == "states" else _draw_memory)(one, outcome)
+    axes[-1].set_xlim(0, crowd["duration_s"])
+    axes[-1].set_xlabel("seconds from the first arrival")
+    return Plot(figure, _describe_crowd(outcome))
+
+
+def _columns(pairs: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
+    data = np.array(pairs, dtype=float)
+    return data[:, 0], data[:, 1]
+
+
+def _memory_unit(largest: float) -> tuple[int, str]:
+    return (GB, "GB") if largest >= 4 * GB else (MB, "MB")
+
+
+def _draw_phases(axes: Axes, phases: Sequence[dict[str, Any]]) -> None:
+    colours = {"computes": _WORK, "sleeps": SYSTEM, "wakes": _RESTORE}
+    seen: set[str] = set()
+    for one in phases:
+        name, width = one["phase"], one["end_s"] - one["start_s"]
+        label = name if name not in seen else None
+        seen.add(name)
+        axes.broken_barh([(one["start_s"], width)], (0, 1), color=colours[name], label=label, linewidth=0.4)
+    axes.set_yticks([])
+    axes.grid(visible=False)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.tick_params(bottom=False, labelbottom=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), frameon=False, fontsize=9, ncols=3, borderaxespad=0.2)
+
+
+def _mark_moves(axes: Axes, sleeps: Sequence[dict[str, Any]], height: float) -> None:
+    for sleep in sleeps:
+        for at, arrow in ((sleep["told_s"], "▼"), (sleep["woken_s"], "▲")):
+            axes.axvline(at, color=MARK, linewidth=0.8, linestyle=(0, (2, 2)))
+            axes.annotate(arrow, (at, height), color=MARK, fontsize=9, ha="center", va="center")
+
+
+def _draw_states(axes: Axes, outcome: Outcome) -> None:
+    samples = outcome.timings["crowd"]["states"]
+    at = [one[0] for one in samples]
+    rows = [[sum(one[1].get(state, 0) for state in states) for one in samples] for _, states, _ in _STATES]
+    labels, colours = [name for name, _, _ in _STATES], [colour for _, _, colour in _STATES]
+    axes.stackplot(at, rows, labels=labels, colors=colours, step="post", linewidth=0)
+    axes.set_ylim(0, 1.25 * max(outcome.measurements["agents"], 1))
+    axes.set_ylabel("sessions")
+    axes.legend(loc="upper left", frameon=False, fontsize=9, ncols=4)
+
+
+def _draw_memory(axes: Axes, outcome: Outcome) -> None:
+    at, used = _columns(outcome.timings["crowd"]["memory"])
+    unit, name = _memory_unit(float(used.max()))
+    budget = float(outcome.params["kv_device_gb"]) * GB
+    base = float(used[at <= 0][-1]) if (at <= 0).any() else float(used[0])
+    axes.step(at, used / unit, where="post", color=SYSTEM, linewidth=1.1)
+    axes.axhline((base + budget) / unit, color=MARK, linewidth=1.1, linestyle="--")
+    axes.annotate("before the crowd + KV budget", (1, (base + budget) / unit), xycoords=("axes fraction", "data"),
+                  xytext=(-4, 4), textcoords="offset points", fontsize=9, color=MARK, ha="right")  # fmt: skip
+    low, high = min(base, float(used.min())), max(base + budget, float(used.max()))
+    axes.set_ylim((low - 0.1 * (high - low)) / unit, (high + 0.25 * (high - low)) / unit)
+    axes.set_ylabel(name)
+
+
+def _describe_timeline(outcome: Outcome, low: float, high: float) -> str:
+    sleeps = outcome.timings["sleeps"]
+    changes = outcome.timings.get("memory_changes") or []
+    moved = f"; asleep it fell by {format_bytes(changes[0][0])}" if changes else ""
+    return (
+        f"One agent, {len(sleeps)} sleeps: {outcome.timings['memory_source']}, between {format_bytes(low)} and "
+        f"{format_bytes(high)}{moved}. ▼ the agent goes to sleep, ▲ it is woken."
+    )
+
+
+def _describe_wakes(crowd: dict[str, Any], total: np.ndarray) -> str:
+    restore = crowd.get("restore_p99_s")
+    back = f", of which the restore p99 {format_seconds(restore)}" if restore else ""
+    load = crowd.get("offered_load")
+    at = f" at an offered load of {load:.2f}" if load is not None else ""
+    return (
+        f"{len(total)} wakes{at}: from request to first token p50 {format_seconds(float(np.percentile(total, 50)))}, "
+        f"p99 {format_seconds(float(np.percentile(total, 99)))}{back}."
+    )
+
+
+def _describe_crowd(outcome: Outcome) -> str:
+    crowd = outcome.timings["crowd"]
+    resident = [sum(count for state, count in one[1].items() if state != "SWAPPED") for one in crowd["states"]]
+    most = f", at most {max(resident)} of them on the device or on their way" if resident else ""
+    moves = f"; {crowd['swaps']} swaps and {crowd['restores']} restores" if crowd["swaps"] is not None else ""
+    return (
+        f"{outcome.measurements['agents']} agents over {crowd['duration_s']:.0f} s on a KV budget of "
+        f"{format_bytes(float(outcome.params['kv_device_gb']) * GB)}{most}{moves}."
+    )

@@ -1,0 +1,112 @@
+"""Tables of the agents check, from an outcome alone."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from djinn_checks.outcome import Outcome, Status, format_quantity
+from djinn_checks.report.tables import Html, render_table, status_chip
+from djinn_checks.units import GB, format_bytes, format_seconds
+
+_PROOFS = (
+    ("Its KV left the device", ("kv_left_device", "swaps_counted", "kv_out_on_link")),
+    ("It came back", ("kv_returned", "restores_counted", "kv_in_on_link", "bytes_equal", "digest_equal")),
+    ("It was not computed again", ("prefill_counted", "rounding_is_kept")),
+    ("The agent is who it was", ("text_equals_twin", "logprobs_equal_twin", "coherent")),
+)
+_NOTHING = Html("<p>Nothing was measured.</p>")
+
+
+def tabulate_proofs(outcome: Outcome) -> Html:
+    """Return the four proofs, each with what it rests on."""
+    known = {row.name: row for row in outcome.criteria}
+    rows = []
+    for proof, names in _PROOFS:
+        for name in names:
+            row = known.get(name)
+            if row is None:
+                continue
+            seen = row.reason if row.status is Status.SKIP else format_quantity(row.observed, row.unit)
+            rows.append((proof, row.title, status_chip(row.status), seen))
+            proof = ""
+    if not rows:
+        return _NOTHING
+    return render_table(
+        "Four proofs, and no pass without all of them", ("Proof", "Evidence", "Status", "Seen"), rows, numeric=False
+    )
+
+
+def tabulate_twins(outcome: Outcome) -> Html:
+    """Return the sleeper's text beside its twins', turn by turn, the first place that differs marked."""
+    turns = outcome.measurements.get("turns") or []
+    rows = []
+    for number, turn in enumerate(turns):
+        hot = turn["hot"]
+        cold = "" if turn["cold"] is None else _mark_difference(turn["cold"], hot)
+        rows.append((f"{number + 1}", _mark_difference(turn["slept"], hot), _mark_difference(hot, hot), cold))
+    if not rows:
+        return _NOTHING
+    return render_table(
+        "What was said, turn by turn",
+        ("Turn", "Slept before it", "Twin that never slept", "Twin that was computed anew"),
+        rows,
+        numeric=False,
+        note="The first token that differs from the twin that never slept is marked. A recomputed text may be the same "
+        "word for word; only its log-probabilities give it away.",
+    )
+
+
+def tabulate_sleeps(outcome: Outcome) -> Html:
+    """Return size, time and rate of each move."""
+    sleeps, timings = outcome.measurements.get("sleeps") or [], outcome.timings
+    if not sleeps:
+        return _NOTHING
+    rows = []
+    for number, (sleep, timed) in enumerate(zip(sleeps, timings["sleeps"], strict=True)):
+        out, back = timed["swap"] or {}, timed["restore"] or {}
+        rows.append(
+            (
+                f"{number + 1}",
+                format_bytes(sleep["kv_bytes"]),
+                format_seconds(timed["woken_s"] - timed["told_s"]),
+                _move(outcome, "out", sleep["kv_bytes"], out.get("swap_s")),
+                _move(outcome, "in", sleep["kv_bytes"], back.get("restore_s")),
+                format_seconds(timed["wake_s"]),
+                format_seconds(_at(timings["wake_hot_s"], number)),
+                format_seconds(_at(timings["wake_cold_s"], number)),
+            )
+        )
+    heads = ("Sleep", "KV", "Asleep", "Swap-out", "Restore", "First token after", "Never slept", "Computed anew")
+    return render_table(
+        "Each sleep",
+        heads,
+        rows,
+        note="Swap-out and restore by the server's account; first tokens by the client's clock, for the sleeper and "
+        "for its twins on the same turn.",
+    )
+
+
+def _move(outcome: Outcome, direction: str, nbytes: float, seconds: float | None) -> str:
+    if not seconds:
+        return "unknown"
+    rate = nbytes / seconds
+    ceiling = outcome.timings["ceilings_bytes_per_s"].get(direction)
+    share = f", {100 * rate / ceiling:.1f} % of the ceiling" if ceiling else ""
+    return f"{format_seconds(seconds)}, {rate / GB:.3g} GB/s{share}"
+
+
+def _at(values: list[float], place: int) -> float | None:
+    return values[place] if place < len(values) else None
+
+
+def _mark_difference(said: dict[str, Any], twin: dict[str, Any]) -> Html:
+    pieces, others = said["pieces"], twin["pieces"]
+    same = 0
+    while same < min(len(pieces), len(others)) and pieces[same] == others[same]:
+        same += 1
+    head = escape("".join(pieces[:same]))
+    if same == len(pieces) == len(others):
+        return Html(f"<q>{head}</q>")
+    marked = escape(pieces[same]) if same < len(pieces) else "∅"
+    return Html(f"<q>{head}<mark>{marked}</mark>{escape(''.join(pieces[same + 1 :]))}</q>")
