@@ -33,19 +33,37 @@ def digest(tensor: Tensor) -> Tensor:
         tensor: any shape and dtype, on any device; a copy is made only if it is not contiguous.
     """
     data = tensor.detach().contiguous().flatten().view(torch.uint8)
-    whole = data.numel() // 4 * 4
-    words = data[:whole]
     # A packed tensor may start at any multiple of its own dtype; int32 views need a multiple of 4.
-    words = (words if words.data_ptr() % 4 == 0 else words.clone()).view(torch.int32)
-    multipliers = _multipliers(data.device)
-    total = torch.zeros((), dtype=torch.int64, device=data.device)
-    for round_number, chunk in enumerate(words.split(_WORDS)):
-        total += _weighted_sum(chunk, multipliers[: chunk.numel()]) * (2 * round_number + 1)
-    tail = data[whole:].to(torch.int64)
-    return total + (tail * multipliers[: tail.numel()]).sum() * -1 + data.numel()
+    data = data if data.data_ptr() % 4 == 0 else data.clone()
+    whole = data.numel() // 4 * 4
+    return _combine(data[:whole].view(torch.int32).unsqueeze(0), data[whole:].unsqueeze(0))[0]
 
 
-def _weighted_sum(words: Tensor, multipliers: Tensor) -> Tensor:
+def digest_rows(rows: Tensor) -> Tensor:
+    """Return the digests of many equally long rows at once, as a 1-d int64 tensor; the same values as `digest`.
+
+    Args:
+        rows: [count, nbytes] uint8, each row contiguous and starting at a multiple of 4 bytes.
+    """
+    whole = rows.shape[1] // 4 * 4
+    return _combine(rows[:, :whole].view(torch.int32), rows[:, whole:])
+
+
+def _combine(words: Tensor, tail: Tensor) -> Tensor:
+    count, length = words.shape
+    multipliers = _multipliers(words.device)
+    width = max(_WORDS >> 8, _WORDS >> max(0, count - 1).bit_length())  # a power of two, some 2^21 words at a time
+    total = torch.zeros(count, dtype=torch.int64, device=words.device)
+    for start in range(0, length, width):
+        chunk, place = words[:, start : start + width], start % _WORDS
+        sums = _weighted_sums(chunk, multipliers[place : place + chunk.shape[1]])
+        total.add_(sums, alpha=2 * (start // _WORDS) + 1)
+    if tail.shape[1]:
+        total -= (tail.to(torch.int64) * multipliers[: tail.shape[1]]).sum(dim=1)
+    return total + (4 * length + tail.shape[1])
+
+
+def _weighted_sums(words: Tensor, multipliers: Tensor) -> Tensor:
     if words.device.type == "cpu":  # multiplying mixed types takes a CPU eight times as long as converting first
-        return words.to(torch.int64).mul_(multipliers).sum()
-    return (words * multipliers).sum()
+        return words.to(torch.int64).mul_(multipliers).sum(dim=1)
+    return (words * multipliers).sum(dim=1)

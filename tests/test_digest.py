@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from djinn_checks.digest import digest
+from djinn_checks.digest import digest, digest_rows
 
 
 @given(data=st.binary(min_size=1, max_size=200), position=st.integers(0), flip=st.integers(1, 255))
@@ -66,3 +66,11 @@ def test_the_digest_is_of_values_not_of_layout_or_alignment(dtype: torch.dtype) 
 def test_the_digest_is_the_same_on_cpu_and_gpu() -> None:
     tensor = torch.randn(1_234_567)
     assert int(digest(tensor)) == int(digest(tensor.cuda()))
+
+
+@given(count=st.integers(1, 9), words=st.integers(1, 40000), gap=st.integers(0, 3))
+def test_rows_have_the_digests_that_they_have_alone(count: int, words: int, gap: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    block = torch.randint(0, 256, (count, 4 * (words + gap)), generator=generator, dtype=torch.uint8)
+    rows = block[:, : 4 * words]
+    assert digest_rows(rows).tolist() == [int(digest(row)) for row in rows]

@@ -75,6 +75,8 @@ class SessionRecord:
     restore_s: float | None = None
     allocate_s: float | None = None
     """Memory for the restore, if the server counts it apart."""
+    digest_s: float | None = None
+    """What the last move waited for its digest."""
     digest_out: str | None = None
     digest_in: str | None = None
 
@@ -207,6 +209,7 @@ class IdleClient(AgentClient):
             swap_s=found["swap_s"],
             restore_s=found["restore_s"],
             allocate_s=found.get("allocate_s"),
+            digest_s=found.get("digest_s"),
             digest_out=found["digest_out"],
             digest_in=found["digest_in"],
         )

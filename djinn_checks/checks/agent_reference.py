@@ -34,7 +34,7 @@ class Reference:
     generated: tuple[int, ...]
     """What transformers' `generate()` says to the sleeper's first prompt."""
     generate_s_per_token: float | None
-    """Its time for each token after the first, the median over two rounds; None if it said only one."""
+    """Its time for a token after the first, median of the least disturbed of three rounds; None without any."""
     nll_slept: tuple[float, ...]
     """Mean negative log-likelihood of a token in each turn's answer, in nats."""
     nll_hot: tuple[float, ...]
@@ -50,7 +50,7 @@ def ask_reference(model: Model, device: torch.device, run: SleeperRun, new_token
     with reproducible_attention():
         elements = probe_shape(module, device)
         rounds = [_generate(module, device, run.histories[0], new_tokens) for _ in range(3)]
-        gaps = [gap for _, found in rounds[1:] for gap in found]
+        gaps = [median(found) for _, found in rounds if found]
         slept = [_likelihood(module, device, model, *one) for one in zip(run.histories, run.slept, strict=True)]
         hot = [_likelihood(module, device, model, *one) for one in zip(run.histories, run.hot, strict=True)]
     del module
@@ -60,7 +60,7 @@ def ask_reference(model: Model, device: torch.device, run: SleeperRun, new_token
     return Reference(
         kv_elements_per_token=elements.token_bytes // elements.dtype.itemsize,
         generated=rounds[0][0],
-        generate_s_per_token=median(gaps) if gaps else None,
+        generate_s_per_token=min(gaps, default=None),
         nll_slept=tuple(slept),
         nll_hot=tuple(hot),
         repetition_slept=tuple(_repetition(ids_of(model, reply)) for reply in run.slept),

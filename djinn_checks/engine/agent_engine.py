@@ -318,6 +318,7 @@ class AgentEngine:
             moved = done.result()
             session.swaps, session.swap_s = session.swaps + 1, moved.total_s
             session.digest_out, session.swapped_bytes = combined(moved.digests), session.swapped_bytes + moved.nbytes
+            session.digest_s = moved.digest_s
             self._release(session)
             session.go(State.SWAPPED)
             self._observer.swapped(session, moved)
@@ -338,6 +339,7 @@ class AgentEngine:
         moved = done.result()
         session.restores, session.restore_s, session.allocate_s = session.restores + 1, moved.total_s, allocate_s
         session.digest_in, session.restored_bytes = combined(moved.digests), session.restored_bytes + moved.nbytes
+        session.digest_s = moved.digest_s
         self._observer.restored(session, moved, allocate_s)
         if session.turn is not None:
             session.turn.restore_s = allocate_s + moved.total_s
@@ -359,7 +361,7 @@ class AgentEngine:
         if session.cache is None:
             raise KvError(f"session {session.id!r} is {session.state} and has no cache to compute with")
         self.scheduler.waiting.remove(session)
-        self.scheduler.running.append(session)
+        self.scheduler.running.appendleft(session)  # its first token comes next
         prompt = turn.request.prompt
         turn.reused_tokens = min(_common(prompt, session.ids), len(prompt) - 1)  # the last one's logits are needed
         del session.ids[turn.reused_tokens :]

@@ -13,6 +13,7 @@ which is what `DynamicCache` does for every token.
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLa
 
 from djinn_checks.engine.kv_shape import KvShape, LayerShape
 from djinn_checks.errors import KvError
+
+_ROWS = 8
 
 
 class KvBlock:
@@ -42,6 +45,21 @@ class KvBlock:
             start = region.start_bytes * self.capacity
             views.append(self.memory[start : start + region.token_bytes * tokens])
         return views
+
+    def used_rows(self, tokens: int) -> list[Tensor]:
+        """Return the same bytes as `used`, neighbouring regions of one size together: uint8 [regions, bytes], strided.
+
+        At most `_ROWS` regions stand together, so that what is done with them can begin before all are there.
+        """
+        groups = []
+        for size, found in groupby(self.shape.regions, key=lambda region: region.token_bytes):
+            regions = list(found)
+            for first in range(0, len(regions), _ROWS):
+                start = regions[first].start_bytes * self.capacity
+                count = len(regions[first : first + _ROWS])
+                data = self.memory[start : start + count * size * self.capacity]
+                groups.append(data.view(count, size * self.capacity)[:, : size * tokens])
+        return groups
 
     def region_tensors(self) -> list[Tensor]:
         """Return every region as [capacity, heads, dim] in the cache's dtype."""

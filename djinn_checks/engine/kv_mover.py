@@ -2,8 +2,8 @@
 
 One batch of asynchronous copies on a stream of their own, so that the computation of other sessions goes on
 beside them; the digests are computed on the device, on a second stream, from the device's bytes: before they
-leave (beside the copies, both only read), and after they came back (region by region, behind each region's
-copy). `out` and `back` block the calling thread until the bytes are there; the two directions may run at
+leave (beside the copies, both only read), and after they came back (a few regions at a time, behind their
+copies). `out` and `back` block the calling thread until the bytes are there; the two directions may run at
 once in two threads. Between two host buffers, on a machine without a GPU, the same code copies and digests
 one after the other.
 """
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from djinn_checks.digest import digest
+from djinn_checks.digest import digest_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,11 @@ class Moved:
     total_s: float
     """Seconds until the digests were there too."""
 
+    @property
+    def digest_s(self) -> float:
+        """Seconds that the digests took beyond the copies."""
+        return self.total_s - self.copy_s
+
 
 class KvMover:
     """Copies one way. One per direction and thread."""
@@ -45,45 +50,47 @@ class KvMover:
         self._copying = torch.cuda.Stream(device) if cuda else None
         self._digesting = torch.cuda.Stream(device) if cuda else None
         with self._on(self._digesting):
-            digest(torch.zeros(4, dtype=torch.uint8, device=device))  # what the first digest sets up takes 40 ms
+            digest_rows(
+                torch.zeros((1, 4), dtype=torch.uint8, device=device)
+            )  # what the first digest sets up takes 40 ms
 
-    def out(self, regions: list[Tensor], pages: list[Tensor]) -> Moved:
+    def out(self, groups: list[Tensor], pages: list[Tensor]) -> Moved:
         """Copy regions on the device, one behind the other, into pages on the host.
 
         Args:
-            regions: 1-d uint8 device tensors, the bytes in use of each region.
+            groups: uint8 device tensors [regions, bytes], the bytes in use of each region.
             pages: 1-d uint8 host tensors with room for all of them.
         """
         started, copied = time.perf_counter(), 0
         with self._on(self._copying):
-            for device_part, host_part in _pair(regions, pages):
+            for device_part, host_part in _pair(_rows(groups), pages):
                 host_part.copy_(device_part, non_blocking=True)
                 copied += host_part.numel()
         with self._on(self._digesting):
-            digests = torch.stack([digest(region) for region in regions])
+            digests = torch.cat([digest_rows(group) for group in groups])
         return self._finish(started, copied, digests)
 
-    def back(self, regions: list[Tensor], pages: list[Tensor]) -> Moved:
+    def back(self, groups: list[Tensor], pages: list[Tensor]) -> Moved:
         """Copy what `out` wrote to `pages` into regions on the device."""
-        started, copied, parts = time.perf_counter(), 0, _pair(regions, pages)
+        started, copied, parts = time.perf_counter(), 0, _pair(_rows(groups), pages)
         arrived: list[Any] = []
         # All copies are enqueued before the first digest: enqueuing a digest takes the host longer than a copy.
         with self._on(self._copying):
-            for region in regions:
-                missing = region.numel()
+            for group in groups:
+                missing = group.numel()
                 while missing:
                     device_part, host_part = next(parts)
                     device_part.copy_(host_part, non_blocking=True)
                     missing -= device_part.numel()
-                copied += region.numel()
+                copied += group.numel()
                 arrived.append(self._copying.record_event() if self._copying else None)
         with self._on(self._digesting):
             digests = []
-            for region, event in zip(regions, arrived, strict=True):
+            for group, event in zip(groups, arrived, strict=True):
                 if self._digesting:
                     self._digesting.wait_event(event)
-                digests.append(digest(region))
-            stacked = torch.stack(digests)
+                digests.append(digest_rows(group))
+            stacked = torch.cat(digests)
         return self._finish(started, copied, stacked)
 
     def _on(self, stream: Any) -> contextlib.AbstractContextManager[Any]:
@@ -96,6 +103,10 @@ class KvMover:
         with self._on(self._digesting):
             values = tuple(int(value) for value in digests.tolist())
         return Moved(nbytes=nbytes, digests=values, copy_s=copied - started, total_s=time.perf_counter() - started)
+
+
+def _rows(groups: list[Tensor]) -> list[Tensor]:
+    return [row for group in groups for row in group]
 
 
 def _pair(regions: list[Tensor], pages: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:

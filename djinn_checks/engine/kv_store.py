@@ -104,7 +104,7 @@ class KvStore:
         Raises:
             KvCapacityError: the disk is full.
         """
-        regions = block.used(parked.tokens)
+        regions = block.used_rows(parked.tokens)
         if parked.path is None:
             moved = self._out.out(regions, parked.pages)
         else:
@@ -121,7 +121,7 @@ class KvStore:
             KvDigestError: it is not. The session must not be continued.
         """
         pages = parked.pages if parked.path is None else [_read(parked)]
-        moved = self._back.back(block.used(parked.tokens), pages)
+        moved = self._back.back(block.used_rows(parked.tokens), pages)
         if moved.digests != parked.digests:
             changed = [
                 region.name

@@ -77,6 +77,8 @@ class Session:
     """Seconds that the last restore took, its digest included, memory for it not."""
     allocate_s: float | None = None
     """Seconds that it took to get memory for the last restore, from the driver if none was kept."""
+    digest_s: float | None = None
+    """Seconds that the last move waited for its digest after its copies were done."""
     digest_out: str | None = None
     digest_in: str | None = None
 

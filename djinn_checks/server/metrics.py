@@ -29,6 +29,7 @@ class Metrics(Observer):
         self._turns = self._counter("turns", "Requests that ended")
         self._swap_s = self._histogram("kv_swap_seconds", "Time of a swap-out, digest included")
         self._restore_s = self._histogram("kv_restore_seconds", "Time of a restore, memory and digest included")
+        self._digest_s = self._histogram("kv_digest_seconds", "Time of a move that its digest took beyond its copies")
         self._queue_s = self._histogram("turn_queue_seconds", "Time that a request waited, restore excepted")
         self._first_s = self._histogram("turn_first_token_seconds", "Time from a turn's start to its first token")
         self._sessions = Gauge(
@@ -47,11 +48,13 @@ class Metrics(Observer):
         self._swaps.inc()
         self._swapped_bytes.inc(moved.nbytes)
         self._swap_s.observe(moved.total_s)
+        self._digest_s.observe(moved.digest_s)
 
     def restored(self, session: Session, moved: Moved, allocate_s: float) -> None:
         self._restores.inc()
         self._restored_bytes.inc(moved.nbytes)
         self._restore_s.observe(allocate_s + moved.total_s)
+        self._digest_s.observe(moved.digest_s)
 
     def lost(self, session: Session, *, is_digest: bool) -> None:
         self._lost.inc(1 if is_digest else 0)

@@ -156,6 +156,8 @@ class SessionView(BaseModel):
     """Seconds of the last restore, digest included, memory for it not."""
     allocate_s: float | None
     """Seconds that it took to get memory for it."""
+    digest_s: float | None
+    """Seconds that the last move waited for its digest after its copies were done."""
     digest_out: str | None
     """Of the KV's bytes when they last left the device, 16 hexadecimal digits."""
     digest_in: str | None
@@ -177,6 +179,7 @@ class SessionView(BaseModel):
             swap_s=session.swap_s,
             restore_s=session.restore_s,
             allocate_s=session.allocate_s,
+            digest_s=session.digest_s,
             digest_out=session.digest_out,
             digest_in=session.digest_in,
         )
