@@ -20,6 +20,7 @@
     │   ├── RequestError             it cannot be right: unknown field, prompt too long
     │   ├── UnknownSessionError      it names a session that is not there
     │   └── BusyError                too many sessions or waiting requests; later it may be answered
+    ├── AgentLostError           an agent that fell asleep could not go on
     ├── InstrumentError          a measurement that could not be taken
     ├── OutcomeError             an outcome file that cannot be read
     └── RunnerError              the suite cannot be run as asked
@@ -116,6 +117,10 @@ class SystemUnavailableError(DjinnChecksError, RuntimeError):
 
 class SystemNotInstalledError(SystemUnavailableError, ImportError):
     """A system cannot run because its package is not installed."""
+
+
+class AgentLostError(DjinnChecksError):
+    """An agent that fell asleep could not go on: a claim that failed, not a check."""
 
 
 class InstrumentError(DjinnChecksError, RuntimeError):

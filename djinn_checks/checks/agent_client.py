@@ -114,7 +114,9 @@ class AgentClient:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self._http = httpx.AsyncClient(base_url=address, timeout=_TIMEOUT, limits=httpx.Limits(max_connections=None))
+        # A connection for each request: a server may close an idle one just as it is used again.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        self._http = httpx.AsyncClient(base_url=address, timeout=_TIMEOUT, limits=limits)
 
     async def turn(self, session: str, prompt: Sequence[int], max_tokens: int) -> Reply:
         """Ask for `max_tokens` tokens, the likeliest ones, behind a prompt."""

@@ -23,6 +23,7 @@ from djinn_checks.units import format_bytes, format_seconds
 _NLL_MARGIN = 0.1
 """Nats per token. Identical texts differ by 0; a text that is worse by this is 10 % less likely at every token."""
 _GENERATE_RATIO = 1.1
+_SURVIVES = "The agent's turns before and after every sleep were answered"
 _NO_LOGPROBS = "the server gives no log-probabilities"
 
 
@@ -40,11 +41,18 @@ def judge_sleeper(evidence: AgentsEvidence) -> list[Criterion]:
     ]
 
 
+def judge_lost(sleeps: int, reason: str) -> Criterion:
+    """Return the one row about a sleeper that could not go on."""
+    return judge(
+        "survives_sleep", _SURVIVES, 0, "==", sleeps, unit="sleeps", evidence="the server's answers", failed=reason
+    )
+
+
 def _survived(evidence: AgentsEvidence) -> Criterion:
     sleep_s = min(one.woken_s - one.told_s for one in evidence.sleeper.sleeps)
     row = judge(
         "survives_sleep",
-        "The agent's turns before and after every sleep were answered",
+        _SURVIVES,
         len(evidence.sleeper.sleeps),
         "==",
         evidence.params.sleeps,
@@ -99,7 +107,7 @@ def _memory(evidence: AgentsEvidence, name: str, title: str, which: int) -> Crit
         min(shares, default=None),
         ">=",
         evidence.params.memory_share,
-        unit="share of the session's KV",
+        unit="times the session's KV",
         evidence=f"{evidence.memory.source if evidence.memory else 'no instrument'}; the session's KV is {size}",
         missing=evidence.memory_reason or "the memory was not read in every sleep",
         failed="its memory is still taken: the KV is still there, or its place is kept and never given back"
@@ -131,7 +139,7 @@ def _counted(
 
 
 def _on_link(evidence: AgentsEvidence, name: str, title: str, direction: str) -> Criterion:
-    unit = "share of the session's KV"
+    unit = "times the session's KV"
     if evidence.link is None:
         return skip(name, title, unit=unit, reason="no GPU: the KV moves between two pools of host memory")
     counted = evidence.counted(direction)

@@ -18,10 +18,13 @@ from dataclasses import dataclass
 
 from djinn_checks.checks.agent_client import AgentClient, Reply, SessionRecord
 from djinn_checks.checks.agent_scripts import AgentScript
+from djinn_checks.errors import AgentLostError, InstrumentError
 from djinn_checks.models import Model
 
 SETTLE_S = 0.3
 """Pause after each turn in which memory is read, short of any server's idle threshold."""
+
+_WARM_UP_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +72,10 @@ async def run_sleeper(
     """Run the twins, then the sleeper, one after the other.
 
     Raises:
-        InstrumentError: the server refused or failed a request.
+        AgentLostError: the sleeper could not go on.
+        InstrumentError: the server refused or failed another request.
     """
-    await _take_turns(client, model, script, "warm-up", new_tokens)
+    await _warm_up(client, model, script, new_tokens, min(sleep_s, _WARM_UP_S))
     hot, hot_record = await _take_turns(client, model, script, "hot", new_tokens)
     again, _ = await _take_turns(client, model, script, "again", new_tokens)
     histories = _histories(model, script, hot)
@@ -89,6 +93,16 @@ async def run_sleeper(
         hot_record=hot_record,
         histories=tuple(slept_histories),
     )
+
+
+async def _warm_up(client: AgentClient, model: Model, script: AgentScript, new_tokens: int, sleep_s: float) -> None:
+    """Have a session sleep and wake before anything is measured: what a server sets up once is then there."""
+    reply = await client.turn("warm-up", script.prompt, new_tokens)
+    await client.sleep("warm-up")
+    await asyncio.sleep(sleep_s)
+    await client.wake("warm-up")
+    await client.turn("warm-up", extend(model, script.prompt, reply, script.follow_ups[0]), new_tokens)
+    await client.close("warm-up")
 
 
 async def _take_turns(
@@ -110,19 +124,23 @@ async def _sleep_and_wake(
     await asyncio.sleep(SETTLE_S)  # the twins' memory is given back
     first = reply = await client.turn("slept", script.prompt, new_tokens)
     await asyncio.sleep(SETTLE_S)
-    histories, sleeps = [script.prompt], []
+    histories = [script.prompt]
+    sleeps: list[Sleep] = []
     for follow_up in script.follow_ups:
         tokens = len(histories[-1]) + len(reply.ids)
         histories.append(extend(model, histories[-1], reply, follow_up))
         before = await client.record("slept")
         told = time.monotonic()
-        await client.sleep("slept")
-        await asyncio.sleep(sleep_s)
-        asleep = await client.record("slept")
-        woken = time.monotonic()
-        await client.wake("slept")
-        reply = await client.turn("slept", histories[-1], new_tokens)
-        after = await client.record("slept")
+        try:
+            await client.sleep("slept")
+            await asyncio.sleep(sleep_s)
+            asleep = await client.record("slept")
+            woken = time.monotonic()
+            await client.wake("slept")
+            reply = await client.turn("slept", histories[-1], new_tokens)
+            after = await client.record("slept")
+        except InstrumentError as error:
+            raise AgentLostError(f"lost in sleep {len(sleeps) + 1} or after it: {error}") from error
         await asyncio.sleep(SETTLE_S)
         sleeps.append(
             Sleep(

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 
 from djinn_checks.checks.agent_client import connect
-from djinn_checks.checks.agent_criteria import judge_sleeper
+from djinn_checks.checks.agent_criteria import judge_lost, judge_sleeper
 from djinn_checks.checks.agent_crowd import CrowdRun, run_crowd
 from djinn_checks.checks.agent_crowd_criteria import judge_crowd
 from djinn_checks.checks.agent_evidence import AgentsEvidence
@@ -29,10 +29,10 @@ from djinn_checks.checks.agent_scripts import write_script
 from djinn_checks.checks.agent_sleeper import SleeperRun, run_sleeper
 from djinn_checks.checks.frame import Clock, Facts, run_check
 from djinn_checks.checks.server_process import OWN_SERVER, ServerProcess
-from djinn_checks.errors import InstrumentError
+from djinn_checks.errors import AgentLostError, InstrumentError
 from djinn_checks.instruments.server_memory import MemorySeries, ServerMemory, find_listener
 from djinn_checks.models import Model, open_model
-from djinn_checks.outcome import Outcome, settle
+from djinn_checks.outcome import Outcome, Status, settle
 from djinn_checks.params import AgentsParams
 
 _T = TypeVar("_T")
@@ -74,7 +74,12 @@ def check_agents(
     """
 
     def work(device: torch.device, facts: Facts) -> Outcome:
-        return _run(params, device, server_command, clock, progress or _no_progress, facts)
+        try:
+            return _run(params, device, server_command, clock, progress or _no_progress, facts)
+        except AgentLostError as error:
+            row = judge_lost(params.sleeps, str(error))
+            summary = f"{params.system} with {params.model}: {row.title}: {error}"
+            return Outcome(check="agents", status=Status.FAIL, summary=summary, criteria=(row,), **facts)
 
     return run_check("agents", params, work, clock=clock)
 

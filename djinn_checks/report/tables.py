@@ -31,6 +31,10 @@ class Html(str):
         return f'<div class="djinn-checks">{self}</div>'
 
 
+_MOST_ITEMS = 12
+"""A longer list is a series, and nobody reads it in a table."""
+
+
 def render_table(
     caption: str,
     columns: Sequence[str],
@@ -177,6 +181,8 @@ def _breakable(name: str) -> Html:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, list | tuple) and (len(value) > _MOST_ITEMS or any(isinstance(one, dict) for one in value)):
+        return f"{len(value):,} values, in the outcome's JSON"
     if isinstance(value, list | tuple):
         return ", ".join(_text(item) for item in value) if value else "none"
     if isinstance(value, float):
