@@ -280,5 +280,5 @@ def read_outcomes(folder: Path) -> dict[str, Outcome]:
 def write_index(folder: Path) -> Path:
     """Write `index.html` from the outcomes in a folder."""
     outcomes = read_outcomes(folder)
-    reports = {name: f"{name}.html" for name in outcomes if (folder / f"{name}.html").is_file()}
-    return write_atomically(folder / "index.html", render_index(folder.resolve().name, outcomes, reports))
+    files = {name: {file.name: file.stat().st_size for file in sorted(folder.glob(f"{name}.*"))} for name in outcomes}
+    return write_atomically(folder / "index.html", render_index(folder.resolve().name, outcomes, files))
