@@ -58,14 +58,14 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         text="The PCIe link is full while the model runs: a flat line",
         check="pcie",
-        expected="more than 20,000 MB/s in more than 80 % of the windows, over at least 10 s",
+        expected="more than 20,000 MB/s in more than 80\u00a0% of the windows, over at least 10\u00a0s",
         criteria=("rx_above_threshold",),
         at_least={"threshold_mb_per_s": 20_000, "threshold_share": 0.8, "duration_s": 10},
     ),
     Claim(
-        text="An agent survives a sleep of 30 s",
+        text="An agent survives a sleep of 30\u00a0s",
         check="agents",
-        expected="every turn before and after every sleep is answered; sleeps of 30 s and more",
+        expected="every turn before and after every sleep is answered; sleeps of 30\u00a0s and more",
         criteria=("survives_sleep",),
         at_least={"sleep_s": 30},
     ),
@@ -195,4 +195,4 @@ def _cost(outcome: Outcome, disk_bytes: int | None) -> Html:
     parts += [f"{format_bytes(row.observed)} {_MEMORY[row.name]}" for row in outcome.criteria
               if row.name in _MEMORY and isinstance(row.observed, int | float)]  # fmt: skip
     parts += [] if disk_bytes is None else [f"{format_bytes(disk_bytes)} disk"]
-    return Html("<br>".join(escape(part).replace(" ", "\u00a0") for part in parts))
+    return Html(f'<span class="whole">{"<br>".join(escape(part) for part in parts)}</span>')

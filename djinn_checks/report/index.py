@@ -46,12 +46,16 @@ def _verdicts(outcomes: Mapping[str, Outcome], files: Mapping[str, Mapping[str, 
             _link(name, files.get(name, {})),
             status_chip(outcome.status),
             outcome.summary,
-            format_seconds(outcome.timings.get("run_s", outcome.timings.get("total_s"))).replace(" ", "\u00a0"),
+            Html(f'<span class="whole">{_time(outcome)}</span>'),
             _evidence(name, files.get(name, {})),
         )
         for name, outcome in outcomes.items()
     ]
     return render_table("Verdicts", ("Check", "Verdict", "What was found", "Time", "Evidence"), rows, numeric=False)
+
+
+def _time(outcome: Outcome) -> str:
+    return escape(format_seconds(outcome.timings.get("run_s", outcome.timings.get("total_s"))))
 
 
 def _link(name: str, files: Mapping[str, int]) -> Html:

@@ -49,7 +49,7 @@ def render_table(
     """
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
     body = "".join(_row(row) for row in rows)
-    kind = "numeric" if numeric else "plain"
+    kind = "numeric" if numeric else "plain wide" if len(columns) > 4 else "plain"
     small = f"<small>{escape(note)}</small>" if note else ""
     return Html(
         f'<div class="scroll" role="group" tabindex="0" aria-label="{escape(caption)}"><table class="{kind}">'
