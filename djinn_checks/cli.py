@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from djinn_checks.errors import DjinnChecksError
 from djinn_checks.outcome import Status
 
 if TYPE_CHECKING:
+    from djinn_checks.outcome import Outcome
     from djinn_checks.runner import Result
 
 EXIT_CODES = """exit codes:
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", help="lay two finished suites side by side")
     compare.add_argument("old", type=Path)
     compare.add_argument("new", type=Path)
+    compare.add_argument("--html", type=Path, metavar="FILE", help="write the comparison as a self-contained page, too")
     compare.set_defaults(command=_compare)
     render = commands.add_parser("render", help="rebuild the HTML of a finished suite, without torch")
     render.add_argument("folder", type=Path)
@@ -192,9 +194,9 @@ def _compare(options: argparse.Namespace) -> int:
     from rich.table import Table
 
     from djinn_checks.errors import RunnerError
+    from djinn_checks.folder import read_outcomes
     from djinn_checks.outcome import format_quantity
     from djinn_checks.report.compare import compare_suites
-    from djinn_checks.runner import read_outcomes
 
     suites = [read_outcomes(folder) for folder in (options.old, options.new)]
     for folder, suite in zip((options.old, options.new), suites, strict=True):
@@ -212,13 +214,26 @@ def _compare(options: argparse.Namespace) -> int:
         table.add_row(row.name, row.criterion or "the whole check", old, new, ratio, style=style)
     console = Console()
     console.print(table, markup=False)
+    if options.html:
+        _write_comparison(options.html, (str(options.old), str(options.new)), suites)
     changed = sum(row.changed for row in rows)
     console.print(f"{changed} of {len(rows)} statuses differ", highlight=False)
     return 1 if changed else 0
 
 
+def _write_comparison(file: Path, names: tuple[str, str], suites: Sequence[Mapping[str, Outcome]]) -> None:
+    from djinn_checks.errors import RunnerError
+    from djinn_checks.outcome import write_atomically
+    from djinn_checks.report.compare_page import render_comparison
+
+    try:
+        write_atomically(file, render_comparison(names, *suites))
+    except OSError as error:
+        raise RunnerError(f"{file}: cannot be written ({error.strerror}); choose another with --html") from error
+
+
 def _render(options: argparse.Namespace) -> int:
-    from djinn_checks.runner import render_folder
+    from djinn_checks.folder import render_folder
 
     for path in render_folder(options.folder):
         print(path)

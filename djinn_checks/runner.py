@@ -16,15 +16,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import nbformat
 import yaml
 
 from djinn_checks.errors import OutcomeError, ParamsError, RunnerError
 from djinn_checks.execution import Job, execute, is_notebook, settle
+from djinn_checks.folder import render_report, write_index
 from djinn_checks.outcome import Failure, Outcome, Status, write_atomically
 from djinn_checks.params import PARAMS, Params
-from djinn_checks.report.html import render_html
-from djinn_checks.report.index import render_index
 
 DEFAULT_TIMEOUT_S = 3600.0
 
@@ -223,7 +221,7 @@ def _not_stored(outcome: Outcome, files: Mapping[str, Path], error: OSError) -> 
         file.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         settled.save(files["outcome.json"])
-        write_atomically(files["html"], _render(folder / "no notebook", settled))
+        write_atomically(files["html"], render_report(folder / "no notebook", settled))
     return settled
 
 
@@ -240,45 +238,6 @@ def _with_provenance(outcome: Outcome, job: Job, seconds: float) -> Outcome:
 def _try_render(notebook: Path, outcome: Outcome) -> tuple[str | None, str]:
     """Return the report, or None and why there is none: a verdict is not lost for the sake of its page."""
     try:
-        return _render(notebook, outcome), ""
+        return render_report(notebook, outcome), ""
     except Exception as error:
         return None, f"no report could be written ({type(error).__name__}: {error}); `djinn-checks render` tries again"
-
-
-def _render(notebook: Path, outcome: Outcome) -> str:
-    """Render the report; a run that left no notebook still has a verdict to show."""
-    return render_html(notebook if is_notebook(notebook) else nbformat.v4.new_notebook(), outcome)
-
-
-def render_folder(folder: Path) -> list[Path]:
-    """Rebuild every HTML report of a finished suite from its outcomes and notebooks. Needs no torch.
-
-    Raises:
-        RunnerError: the folder holds no outcome.
-        OutcomeError: one cannot be read.
-    """
-    files = sorted(folder.glob("*.outcome.json"))
-    if not files:
-        raise RunnerError(f"{folder}: expected <check>.outcome.json files of a finished suite, found none")
-    written = []
-    for file in files:
-        name = file.name.removesuffix(".outcome.json")
-        notebook = folder / f"{name}.ipynb"
-        written.append(write_atomically(folder / f"{name}.html", _render(notebook, Outcome.load(file))))
-    return [*written, write_index(folder)]
-
-
-def read_outcomes(folder: Path) -> dict[str, Outcome]:
-    """Return the outcomes in a folder by name; one that cannot be read, of another version, is left out."""
-    outcomes = {}
-    for file in sorted(folder.glob("*.outcome.json")):
-        with contextlib.suppress(OutcomeError):
-            outcomes[file.name.removesuffix(".outcome.json")] = Outcome.load(file)
-    return outcomes
-
-
-def write_index(folder: Path) -> Path:
-    """Write `index.html` from the outcomes in a folder."""
-    outcomes = read_outcomes(folder)
-    files = {name: {file.name: file.stat().st_size for file in sorted(folder.glob(f"{name}.*"))} for name in outcomes}
-    return write_atomically(folder / "index.html", render_index(folder.resolve().name, outcomes, files))

@@ -35,8 +35,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "faults": SYSTEMS | {"instruments", "checks", "faults"},
     "report": {"errors", "units", "outcome", "report"},
     "execution": {"errors", "outcome"},
-    "runner": {"errors", "units", "outcome", "params", "report", "execution"},
-    "cli": {"errors", "units", "outcome", "params", "report", "runner", "instruments", "faults", "checks"},
+    "folder": {"errors", "outcome", "report", "execution"},
+    "runner": {"errors", "units", "outcome", "params", "report", "execution", "folder"},
+    "cli": {"errors", "units", "outcome", "params", "report", "folder", "runner", "instruments", "faults", "checks"},
     "__main__": {"cli"},
     "__init__": set(),
 }

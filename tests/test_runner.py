@@ -16,12 +16,14 @@ import nbformat
 import psutil
 import pytest
 
+from djinn_checks import folder as folders
 from djinn_checks import runner
 from djinn_checks.cli import exit_code, main
 from djinn_checks.errors import ParamsError, RunnerError
 from djinn_checks.execution import Job
+from djinn_checks.folder import render_folder
 from djinn_checks.outcome import Outcome, Status
-from djinn_checks.runner import Result, find_result, read_suite, render_folder, run_job, run_suite
+from djinn_checks.runner import Result, find_result, read_suite, run_job, run_suite
 
 WRITE = """
 import os
@@ -87,7 +89,7 @@ def test_a_verdict_is_kept_when_its_report_cannot_be_made(tmp_path: Path, monkey
     def broken(*_: object) -> str:
         raise ValueError("no template")
 
-    monkeypatch.setattr(runner, "render_html", broken)
+    monkeypatch.setattr(folders, "render_html", broken)
     result = run(tmp_path, SAVE)
     assert result.outcome.status is Status.PASS
     assert result.html_file is None

@@ -64,7 +64,7 @@ def render_mapping(caption: str, values: Mapping[str, Any], *, missing: str = "u
     Args:
         missing: what stands for a value that is None.
     """
-    rows = [(_breakable(name), missing if value is None else _text(value)) for name, value in _flatten(values)]
+    rows = [(_breakable(name), missing if value is None else _text(value)) for name, value in flatten(values)]
     if not rows:
         return Html(f"<p><strong>{escape(caption)}</strong>: none recorded.</p>")
     return render_table(caption, ("Name", "Value"), rows, numeric=False)
@@ -201,9 +201,10 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield the names and values of nested plain data, nested names joined by dots."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
+            yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

@@ -6,9 +6,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from djinn_checks.folder import write_index
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.report.index import render_index
-from djinn_checks.runner import write_index
 
 
 def outcome(
