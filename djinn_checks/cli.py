@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -63,7 +64,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("suite", type=Path, help="folder of params files, for example params/smoke")
     run.add_argument("--only", action="append", default=[], metavar="CHECK", help="run this check alone (repeatable)")
     run.add_argument("--out", type=Path, help="where reports go (default: reports/<name of the suite>)")
-    run.add_argument("--timeout", type=float, default=3600.0, metavar="S", help="limit for each check, seconds")
+    run.add_argument("--timeout", type=_seconds, default=3600.0, metavar="S", help="limit for each check (3600)")
+    run.add_argument(
+        "--suite-timeout",
+        type=_seconds,
+        default=math.inf,
+        metavar="S",
+        help="limit for all checks together (none); the check that it hits, and those it leaves no time for, are ERROR",
+    )
     run.add_argument("--strict", action="store_true", help="exit 3 if a check is INCONCLUSIVE")
     run.add_argument("--resume", action="store_true", help="run only what is missing, was an ERROR or has other params")
     run.set_defaults(command=_run)
@@ -86,6 +94,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {text}")
+    return value
+
+
 def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -103,6 +118,7 @@ def _run(options: argparse.Namespace) -> int:
             jobs,
             out,
             timeout_s=options.timeout,
+            suite_timeout_s=options.suite_timeout,
             resume=options.resume,
             on_start=lambda job: bar.update(task, description=job.name),
         ):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import shutil
 import tempfile
@@ -19,7 +20,7 @@ from pathlib import Path
 import yaml
 
 from djinn_checks.errors import OutcomeError, ParamsError, RunnerError
-from djinn_checks.execution import Job, execute, is_notebook, settle
+from djinn_checks.execution import Job, execute, is_notebook, settle, settle_not_started
 from djinn_checks.folder import render_report, write_index
 from djinn_checks.outcome import Failure, Outcome, Status, write_atomically
 from djinn_checks.params import PARAMS, Params
@@ -104,6 +105,7 @@ def run_suite(
     out: Path,
     *,
     timeout_s: float = DEFAULT_TIMEOUT_S,
+    suite_timeout_s: float = math.inf,
     resume: bool = False,
     on_start: Callable[[Job], None] = lambda job: None,
     on_result: Callable[[Result], None] = lambda result: None,
@@ -116,14 +118,19 @@ def run_suite(
     interrupt loses only the job it hits.
 
     Args:
+        timeout_s: limit for each job.
+        suite_timeout_s: limit for all of them together. The job that it hits is ended; those that it leaves no
+            time for are not started. Both are ERROR, with a report.
         resume: leave a job alone whose outcome is there, was made from the same params and is no ERROR.
 
     Raises:
         RunnerError: `out` cannot be written.
     """
+    end = time.monotonic() + suite_timeout_s
     for job in jobs:
         on_start(job)
-        result = (find_result(job, out) if resume else None) or run_job(job, out, timeout_s=timeout_s)
+        limit_s = min(timeout_s, end - time.monotonic())
+        result = (find_result(job, out) if resume else None) or run_job(job, out, timeout_s=limit_s)
         with contextlib.suppress(OSError):  # a front page is made anew by the next job, or by `render`
             write_index(out)
         on_result(result)
@@ -154,7 +161,7 @@ def find_result(job: Job, out: Path) -> Result | None:
 
 
 def run_job(job: Job, out: Path, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Result:
-    """Run one job and settle its outcome. See `run_suite`."""
+    """Run one job and settle its outcome; without time it is not started. See `run_suite`."""
     files = {kind: out / f"{job.name}.{kind}" for kind in ("outcome.json", "ipynb", "html", "log")}
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -166,8 +173,10 @@ def run_job(job: Job, out: Path, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Res
         raise RunnerError(message) from error
     with tempfile.TemporaryDirectory(prefix="djinn-checks-run-") as name:
         started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-        end = execute(job, Path(name), timeout_s)
-        outcome = settle(job, Path(name), end, started)
+        if timeout_s > 0:
+            outcome = settle(job, Path(name), execute(job, Path(name), timeout_s), started)
+        else:
+            outcome = settle_not_started(job, started)
         outcome = _with_provenance(outcome, job, time.monotonic() - clock)
         page, problem = _try_render(Path(name) / "executed.ipynb", outcome)
         try:
@@ -195,7 +204,8 @@ def _store(scratch: Path, outcome: Outcome, page: str | None, files: Mapping[str
         _put(scratch / "executed.ipynb", files["ipynb"])
     for samples in scratch.glob("outcome.samples.*"):  # what a check keeps beside its outcome
         _put(samples, files["log"].with_name(samples.name.replace("outcome", files["log"].stem, 1)))
-    _put(scratch / "log.txt", files["log"])
+    if (scratch / "log.txt").is_file():  # a job that was not started has none
+        _put(scratch / "log.txt", files["log"])
 
 
 def _put(source: Path, target: Path) -> None:
