@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import math
 import os
 import shutil
@@ -236,13 +237,17 @@ def _not_stored(outcome: Outcome, files: Mapping[str, Path], error: OSError) -> 
 
 
 def _with_provenance(outcome: Outcome, job: Job, seconds: float) -> Outcome:
-    """Add which notebook was run, and how long it took with its kernel's start."""
+    """Add which notebook was run, and how long it took with its kernel's start.
+
+    Returned as it reads back from its file, so that its page is the one that `render` makes later.
+    """
     notebook = {"name": job.notebook.name, "sha256": hashlib.sha256(job.notebook.read_bytes()).hexdigest()}
-    return replace(
+    whole = replace(
         outcome,
         environment={**outcome.environment, "notebook": notebook},
         timings={**outcome.timings, "run_s": seconds},
     )
+    return Outcome.from_dict(json.loads(json.dumps(whole.to_dict(), sort_keys=True)))
 
 
 def _try_render(notebook: Path, outcome: Outcome) -> tuple[str | None, str]:
