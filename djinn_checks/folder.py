@@ -13,6 +13,7 @@ import nbformat
 from djinn_checks.errors import OutcomeError, RunnerError
 from djinn_checks.execution import is_notebook
 from djinn_checks.outcome import Outcome, write_atomically
+from djinn_checks.report.crate import FILE_NAME, describe_folder
 from djinn_checks.report.html import render_html
 from djinn_checks.report.index import render_index
 
@@ -50,7 +51,9 @@ def read_outcomes(folder: Path) -> dict[str, Outcome]:
 
 
 def write_index(folder: Path) -> Path:
-    """Write `index.html` from the outcomes in a folder."""
-    outcomes = read_outcomes(folder)
+    """Write `index.html` from the outcomes in a folder, and the description of all its files as an RO-Crate."""
+    outcomes, title = read_outcomes(folder), folder.resolve().name
     files = {name: {file.name: file.stat().st_size for file in sorted(folder.glob(f"{name}.*"))} for name in outcomes}
-    return write_atomically(folder / "index.html", render_index(folder.resolve().name, outcomes, files))
+    index = write_atomically(folder / "index.html", render_index(title, outcomes, files))
+    write_atomically(folder / FILE_NAME, describe_folder(title, outcomes, files))
+    return index
