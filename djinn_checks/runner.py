@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
+import math
 import os
 import shutil
 import tempfile
@@ -16,15 +18,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import nbformat
 import yaml
 
 from djinn_checks.errors import OutcomeError, ParamsError, RunnerError
-from djinn_checks.execution import Job, execute, is_notebook, settle
+from djinn_checks.execution import Job, execute, is_notebook, settle, settle_not_started
+from djinn_checks.folder import render_report, write_index
 from djinn_checks.outcome import Failure, Outcome, Status, write_atomically
 from djinn_checks.params import PARAMS, Params
-from djinn_checks.report.html import render_html
-from djinn_checks.report.index import render_index
 
 DEFAULT_TIMEOUT_S = 3600.0
 
@@ -106,6 +106,7 @@ def run_suite(
     out: Path,
     *,
     timeout_s: float = DEFAULT_TIMEOUT_S,
+    suite_timeout_s: float = math.inf,
     resume: bool = False,
     on_start: Callable[[Job], None] = lambda job: None,
     on_result: Callable[[Result], None] = lambda result: None,
@@ -118,14 +119,19 @@ def run_suite(
     interrupt loses only the job it hits.
 
     Args:
+        timeout_s: limit for each job.
+        suite_timeout_s: limit for all of them together. The job that it hits is ended; those that it leaves no
+            time for are not started. Both are ERROR, with a report.
         resume: leave a job alone whose outcome is there, was made from the same params and is no ERROR.
 
     Raises:
         RunnerError: `out` cannot be written.
     """
+    end = time.monotonic() + suite_timeout_s
     for job in jobs:
         on_start(job)
-        result = (find_result(job, out) if resume else None) or run_job(job, out, timeout_s=timeout_s)
+        limit_s = min(timeout_s, end - time.monotonic())
+        result = (find_result(job, out) if resume else None) or run_job(job, out, timeout_s=limit_s)
         with contextlib.suppress(OSError):  # a front page is made anew by the next job, or by `render`
             write_index(out)
         on_result(result)
@@ -156,7 +162,7 @@ def find_result(job: Job, out: Path) -> Result | None:
 
 
 def run_job(job: Job, out: Path, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Result:
-    """Run one job and settle its outcome. See `run_suite`."""
+    """Run one job and settle its outcome; without time it is not started. See `run_suite`."""
     files = {kind: out / f"{job.name}.{kind}" for kind in ("outcome.json", "ipynb", "html", "log")}
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -168,8 +174,10 @@ def run_job(job: Job, out: Path, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Res
         raise RunnerError(message) from error
     with tempfile.TemporaryDirectory(prefix="djinn-checks-run-") as name:
         started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-        end = execute(job, Path(name), timeout_s)
-        outcome = settle(job, Path(name), end, started)
+        if timeout_s > 0:
+            outcome = settle(job, Path(name), execute(job, Path(name), timeout_s), started)
+        else:
+            outcome = settle_not_started(job, started)
         outcome = _with_provenance(outcome, job, time.monotonic() - clock)
         page, problem = _try_render(Path(name) / "executed.ipynb", outcome)
         try:
@@ -197,7 +205,8 @@ def _store(scratch: Path, outcome: Outcome, page: str | None, files: Mapping[str
         _put(scratch / "executed.ipynb", files["ipynb"])
     for samples in scratch.glob("outcome.samples.*"):  # what a check keeps beside its outcome
         _put(samples, files["log"].with_name(samples.name.replace("outcome", files["log"].stem, 1)))
-    _put(scratch / "log.txt", files["log"])
+    if (scratch / "log.txt").is_file():  # a job that was not started has none
+        _put(scratch / "log.txt", files["log"])
 
 
 def _put(source: Path, target: Path) -> None:
@@ -223,62 +232,27 @@ def _not_stored(outcome: Outcome, files: Mapping[str, Path], error: OSError) -> 
         file.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         settled.save(files["outcome.json"])
-        write_atomically(files["html"], _render(folder / "no notebook", settled))
+        write_atomically(files["html"], render_report(folder / "no notebook", settled))
     return settled
 
 
 def _with_provenance(outcome: Outcome, job: Job, seconds: float) -> Outcome:
-    """Add which notebook was run, and how long it took with its kernel's start."""
+    """Add which notebook was run, and how long it took with its kernel's start.
+
+    Returned as it reads back from its file, so that its page is the one that `render` makes later.
+    """
     notebook = {"name": job.notebook.name, "sha256": hashlib.sha256(job.notebook.read_bytes()).hexdigest()}
-    return replace(
+    whole = replace(
         outcome,
         environment={**outcome.environment, "notebook": notebook},
         timings={**outcome.timings, "run_s": seconds},
     )
+    return Outcome.from_dict(json.loads(json.dumps(whole.to_dict(), sort_keys=True)))
 
 
 def _try_render(notebook: Path, outcome: Outcome) -> tuple[str | None, str]:
     """Return the report, or None and why there is none: a verdict is not lost for the sake of its page."""
     try:
-        return _render(notebook, outcome), ""
+        return render_report(notebook, outcome), ""
     except Exception as error:
         return None, f"no report could be written ({type(error).__name__}: {error}); `djinn-checks render` tries again"
-
-
-def _render(notebook: Path, outcome: Outcome) -> str:
-    """Render the report; a run that left no notebook still has a verdict to show."""
-    return render_html(notebook if is_notebook(notebook) else nbformat.v4.new_notebook(), outcome)
-
-
-def render_folder(folder: Path) -> list[Path]:
-    """Rebuild every HTML report of a finished suite from its outcomes and notebooks. Needs no torch.
-
-    Raises:
-        RunnerError: the folder holds no outcome.
-        OutcomeError: one cannot be read.
-    """
-    files = sorted(folder.glob("*.outcome.json"))
-    if not files:
-        raise RunnerError(f"{folder}: expected <check>.outcome.json files of a finished suite, found none")
-    written = []
-    for file in files:
-        name = file.name.removesuffix(".outcome.json")
-        notebook = folder / f"{name}.ipynb"
-        written.append(write_atomically(folder / f"{name}.html", _render(notebook, Outcome.load(file))))
-    return [*written, write_index(folder)]
-
-
-def read_outcomes(folder: Path) -> dict[str, Outcome]:
-    """Return the outcomes in a folder by name; one that cannot be read, of another version, is left out."""
-    outcomes = {}
-    for file in sorted(folder.glob("*.outcome.json")):
-        with contextlib.suppress(OutcomeError):
-            outcomes[file.name.removesuffix(".outcome.json")] = Outcome.load(file)
-    return outcomes
-
-
-def write_index(folder: Path) -> Path:
-    """Write `index.html` from the outcomes in a folder."""
-    outcomes = read_outcomes(folder)
-    reports = {name: f"{name}.html" for name in outcomes if (folder / f"{name}.html").is_file()}
-    return write_atomically(folder / "index.html", render_index(folder.resolve().name, outcomes, reports))

@@ -16,12 +16,14 @@ import nbformat
 import psutil
 import pytest
 
+from djinn_checks import folder as folders
 from djinn_checks import runner
 from djinn_checks.cli import exit_code, main
 from djinn_checks.errors import ParamsError, RunnerError
 from djinn_checks.execution import Job
+from djinn_checks.folder import render_folder
 from djinn_checks.outcome import Outcome, Status
-from djinn_checks.runner import Result, find_result, read_suite, render_folder, run_job, run_suite
+from djinn_checks.runner import Result, find_result, read_suite, run_job, run_suite
 
 WRITE = """
 import os
@@ -87,7 +89,7 @@ def test_a_verdict_is_kept_when_its_report_cannot_be_made(tmp_path: Path, monkey
     def broken(*_: object) -> str:
         raise ValueError("no template")
 
-    monkeypatch.setattr(runner, "render_html", broken)
+    monkeypatch.setattr(folders, "render_html", broken)
     result = run(tmp_path, SAVE)
     assert result.outcome.status is Status.PASS
     assert result.html_file is None
@@ -165,6 +167,34 @@ def test_a_run_over_its_time_is_ended_with_its_kernel(tmp_path: Path) -> None:
     assert result.outcome.status is Status.ERROR
     assert result.outcome.failure is not None
     assert result.outcome.failure.type == "Timeout"
+
+
+def test_a_suite_over_its_time_ends_the_check_it_hits_and_starts_no_other(tmp_path: Path) -> None:
+    suite = write_params(tmp_path / "suite", "model: random:tiny\nbudget_fraction: 0.5\npasses: 100000\ndevice: cpu\n")
+    write_params(suite, f"trace: {TRACE}\ndevice: cpu\n", "pcie.yaml")
+    out = tmp_path / "out"
+    Outcome(check="pcie", status=Status.PASS, summary="of an earlier run").save(out / "pcie.outcome.json")
+    hit, not_started = run_suite(read_suite(suite), out, suite_timeout_s=6.0)
+    for result, cause in ((hit, "Timeout"), (not_started, "NotStarted")):
+        assert result.outcome.status is Status.ERROR
+        assert result.outcome.failure is not None
+        assert result.outcome.failure.type == cause
+        assert Outcome.load(result.outcome_file).status is Status.ERROR
+        assert cause in result.html_file.read_text()
+    assert "what the suite had left" in hit.outcome.summary
+    assert "--resume" in not_started.outcome.summary
+    assert not_started.seconds < 2
+    assert (out / "index.html").read_text().count("ERROR</span>") >= 2
+    (_, later) = run_suite(read_suite(suite), out, timeout_s=0.5, resume=True)
+    assert later.outcome.failure.type == "Timeout", "what was not started is what --resume runs"
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "nan", "x"])
+def test_a_time_limit_that_is_none_is_refused(limit: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--timeout", "--suite-timeout"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["run", "params/smoke", option, limit])
+    assert "--suite-timeout" in capsys.readouterr().err
 
 
 def test_an_outcome_of_an_earlier_run_is_never_taken_for_this_one(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from djinn_checks.outcome import Failure, Outcome, Status
 from djinn_checks.report.load import OUTCOME_MIME
 from djinn_checks.report.plots import to_svg
-from djinn_checks.report.tables import ICONS, Html, render_criteria, render_environment, render_params
+from djinn_checks.report.tables import ICONS, Html, describe_subject, render_criteria, render_environment, render_params
 
 TEMPLATE = "djinn_checks"
 TEMPLATE_FOLDER = Path(__file__).parent / "templates"
@@ -46,11 +46,9 @@ def render_banner(outcome: Outcome) -> Html:
 
 
 def _mark(outcome: Outcome) -> str:
-    """Return a mark for a verdict that is about something else than a GPU's link: a replay, or host memory."""
-    link = outcome.measurements.get("link") or {}
-    if link.get("subject", "pcie") == "pcie":
-        return ""
-    return f' <span class="subject">{escape(str(link["label"]))}</span>'
+    """Return a mark for a verdict that is about something else than a GPU's link."""
+    subject = describe_subject(outcome)
+    return f' <span class="subject">{escape(subject)}</span>' if subject else ""
 
 
 def render_no_verdict() -> Html:

@@ -5,56 +5,73 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 from typing import Any
+from urllib.parse import quote
 
 from djinn_checks.outcome import Outcome, worst
-from djinn_checks.report.html import read_style
+from djinn_checks.report.claims import render_limits, tabulate_claims
+from djinn_checks.report.page import render_page
 from djinn_checks.report.pcie_tables import tabulate_peers
 from djinn_checks.report.tables import Html, render_mapping, render_table, status_chip
 from djinn_checks.units import format_seconds
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+_EVIDENCE = {"ipynb": "notebook", "outcome.json": "outcome", "samples.csv.gz": "samples", "log": "log"}
+"""Files beside a report by their endings, and what they are called."""
 
 
-def render_index(title: str, outcomes: Mapping[str, Outcome], reports: Mapping[str, str]) -> str:
+def render_index(title: str, outcomes: Mapping[str, Outcome], files: Mapping[str, Mapping[str, int]]) -> str:
     """Return the page as HTML: self-contained, and it makes no request.
 
     Args:
         title: name of the suite.
         outcomes: by the name of the params file.
-        reports: file names of the reports that exist, relative to the page, by the same names.
+        files: the files that each left beside the page, by the same names: file name to bytes.
     """
     status = worst(outcome.status for outcome in outcomes.values())
     count = f"{len(outcomes)} check{'' if len(outcomes) == 1 else 's'}"
-    parts = (_verdicts(outcomes, reports), _peers(outcomes), _machine(outcomes))
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n<meta name="referrer" content="no-referrer">\n'
-        f"<title>{escape(title)} – djinn-checks</title>\n<style>{read_style()}</style>\n</head>\n"
-        f'<body class="djinn-checks page">\n<main>\n<h1>{escape(title)}</h1>\n'
-        f"<p>{count}, {status_chip(status)} on the whole: the worst verdict decides.</p>\n"
-        f"{''.join(parts)}\n</main>\n"
-        "<footer>Written by djinn-checks from the outcomes beside it. This page loads nothing, runs nothing.</footer>\n"
-        "</body>\n</html>\n"
+    disk = {name: sum(sizes.values()) for name, sizes in files.items()}
+    parts = (
+        f"<p>{count}, {status_chip(status)} on the whole: the worst verdict decides.</p>\n",
+        _verdicts(outcomes, files),
+        tabulate_claims(outcomes, disk),
+        render_limits(),
+        _peers(outcomes),
+        _machine(outcomes),
     )
+    return render_page(title, parts)
 
 
-def _verdicts(outcomes: Mapping[str, Outcome], reports: Mapping[str, str]) -> Html:
+def _verdicts(outcomes: Mapping[str, Outcome], files: Mapping[str, Mapping[str, int]]) -> Html:
     rows = [
         (
-            _link(name, reports.get(name)),
+            _link(name, files.get(name, {})),
             status_chip(outcome.status),
             outcome.summary,
-            format_seconds(outcome.timings.get("run_s", outcome.timings.get("total_s"))).replace(" ", "\u00a0"),
+            Html(f'<span class="whole">{_time(outcome)}</span>'),
+            _evidence(name, files.get(name, {})),
         )
         for name, outcome in outcomes.items()
     ]
-    return render_table("Verdicts", ("Check", "Verdict", "What was found", "Time"), rows, numeric=False)
+    return render_table("Verdicts", ("Check", "Verdict", "What was found", "Time", "Evidence"), rows, numeric=False)
 
 
-def _link(name: str, report: str | None) -> Html:
-    return Html(f'<a href="{escape(report)}">{escape(name)}</a>' if report else f"{escape(name)} (no report)")
+def _time(outcome: Outcome) -> str:
+    return escape(format_seconds(outcome.timings.get("run_s", outcome.timings.get("total_s"))))
+
+
+def _link(name: str, files: Mapping[str, int]) -> Html:
+    report = f"{name}.html"
+    return _anchor(report, name) if report in files else Html(f"{escape(name)} (no report)")
+
+
+def _evidence(name: str, files: Mapping[str, int]) -> Html:
+    """Return links to what the verdict rests on."""
+    there = [(f"{name}.{ending}", word) for ending, word in _EVIDENCE.items() if f"{name}.{ending}" in files]
+    return Html(", ".join(_anchor(file, word) for file, word in there) or "none")
+
+
+def _anchor(file: str, words: str) -> Html:
+    """Return a link to a file beside the page; `./` and quoting keep a name from being read as anything else."""
+    return Html(f'<a href="./{escape(quote(file))}">{escape(words)}</a>')
 
 
 def _peers(outcomes: Mapping[str, Outcome]) -> Html:

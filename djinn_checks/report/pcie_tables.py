@@ -83,7 +83,7 @@ def tabulate_preflight(outcome: Outcome) -> Html:
         return Html("<p>A replay needs nothing of this machine.</p>")
     words = {True: "ok", False: "missing", None: "unknown"}
     cells = [(row["name"], words[row["ok"]], row["found"], row["wanted"], row["remedy"]) for row in rows]
-    return render_table("Preflight", ("What", "", "Found", "Wanted", "Remedy"), cells, numeric=False)
+    return render_table("Preflight", ("What", "There", "Found", "Wanted", "Remedy"), cells, numeric=False)
 
 
 def tabulate_peers(outcomes: Sequence[Outcome]) -> Html:

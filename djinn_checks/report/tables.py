@@ -53,7 +53,7 @@ def render_table(
     """
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
     body = "".join(_row(row) for row in rows)
-    kind = "numeric" if numeric else "plain"
+    kind = "numeric" if numeric else "plain wide" if len(columns) > 4 else "plain"
     small = f"<small>{escape(note)}</small>" if note else ""
     return Html(
         f'<div class="scroll" role="group" tabindex="0" aria-label="{escape(caption)}"><table class="{kind}">'
@@ -68,7 +68,7 @@ def render_mapping(caption: str, values: Mapping[str, Any], *, missing: str = "u
     Args:
         missing: what stands for a value that is None.
     """
-    rows = [(_breakable(name), missing if value is None else _text(value)) for name, value in _flatten(values)]
+    rows = [(_breakable(name), missing if value is None else _text(value)) for name, value in flatten(values)]
     if not rows:
         return Html(f"<p><strong>{escape(caption)}</strong>: none recorded.</p>")
     return render_table(caption, ("Name", "Value"), rows, numeric=False)
@@ -135,10 +135,8 @@ def _criteria_group(title: str, criteria: Sequence[Criterion]) -> str:
 def _criterion_row(row: Criterion) -> str:
     mark = "" if row.required else ' <span class="mark">informative</span>'
     claim = f"{escape(row.title)}<br><code>{escape(row.name)}</code>{mark}"
-    sign = escape(_SIGNS.get(row.comparison, row.comparison))
-    expected = "" if row.threshold is None else f"{sign}&nbsp;{_quantity(row.threshold, row.unit)}"
-    observed = "" if row.status is Status.SKIP else _quantity(row.observed, row.unit)
-    cells = (observed, expected, _prose(row.evidence), _prose(row.reason))
+    observed = "" if row.status is Status.SKIP else render_quantity(row.observed, row.unit)
+    cells = (observed, render_threshold(row), _prose(row.evidence), _prose(row.reason))
     filled = zip(_CRITERIA_COLUMNS[2:], cells, strict=True)
     weight = "" if row.required else " informative"
     return (
@@ -155,8 +153,25 @@ def status_chip(status: Status) -> Html:
     return Html(f'<span class="chip {status.value.lower()}">{icon} {status.value}</span>')
 
 
-def _quantity(value: Observed, unit: str) -> str:
+def describe_subject(outcome: Outcome) -> str:
+    """Return what a verdict is about where that is no GPU's link: a replay, or host memory. Else nothing."""
+    link = outcome.measurements.get("link") or {}
+    return "" if link.get("subject", "pcie") == "pcie" else str(link["label"])
+
+
+def render_threshold(row: Criterion) -> Html:
+    """Return what a criterion expects, with its sign; nothing where it has no threshold."""
+    if row.threshold is None:
+        return Html("")
+    return Html(f"{escape(_SIGNS.get(row.comparison, row.comparison))}&nbsp;{render_quantity(row.threshold, row.unit)}")
+
+
+def render_quantity(value: Observed, unit: str) -> Html:
     """Return a value with its unit: bytes also in GB or MB, shares in percent, ratios bare."""
+    return Html(_quantity(value, unit))
+
+
+def _quantity(value: Observed, unit: str) -> str:
     if isinstance(value, bool | str) or value is None:
         return escape(format_value(value))
     if unit == "bytes" and abs(value) >= 1000:
@@ -192,9 +207,10 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield the names and values of nested plain data, nested names joined by dots."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
+            yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

@@ -72,15 +72,15 @@ def executed_notebook(outcome: Outcome) -> Any:
     ]
     for plot in (plot_differences, plot_kl, plot_margins, plot_layers):
         fragment = render_figure(*plot(outcome))
-        cells += [new.new_markdown_cell(f"## {plot.__name__}"), _html_cell(f"{plot.__name__}(outcome)", fragment)]
+        cells += [new.new_markdown_cell(f"## {plot.__name__}"), html_cell(f"{plot.__name__}(outcome)", fragment)]
     for table in TABLES:
-        cells.append(_html_cell(f"{table.__name__}(outcome)", table(outcome)))
+        cells.append(html_cell(f"{table.__name__}(outcome)", table(outcome)))
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"  # nbformat's own are random
     return new.new_notebook(cells=cells)
 
 
-def _html_cell(source: str, fragment: str) -> Any:
+def html_cell(source: str, fragment: str) -> Any:
     data = {"text/html": f'<div class="djinn-checks">{fragment}</div>'}
     return nbformat.v4.new_code_cell(source, outputs=[nbformat.v4.new_output("display_data", data)])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from djinn_checks.cli import main
 from djinn_checks.outcome import Outcome, Status, judge, settle
 from djinn_checks.report.compare import compare_suites
+from djinn_checks.report.compare_page import render_comparison
 
 
 def outcome(observed: float, check: str = "pcie") -> Outcome:
@@ -48,3 +50,34 @@ def test_the_command_exits_by_whether_a_status_differs(tmp_path: Path, capsys: p
     assert "0 of 3 statuses differ" in capsys.readouterr().out
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "c")]) == 1
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "empty")]) == 2
+    page = tmp_path / "page.html"
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "c"), "--html", str(page)]) == 1
+    assert "2 of 3 statuses differ" in page.read_text()
+    (tmp_path / "file").write_text("")
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "c"), "--html", str(tmp_path / "file" / "x")]) == 2
+    assert "choose another with --html" in capsys.readouterr().err
+
+
+def test_the_page_shows_what_changed_before_what_did_not_and_where_the_runs_differ() -> None:
+    old = replace(outcome(0.99), params={"seed": 0, "system": "ring"}, environment={"cpu": {"cores": 2}})
+    new = replace(outcome(0.5), params={"seed": 0, "system": "accelerate"}, environment={"cpu": {"cores": 16}})
+    page = render_comparison(("last week", "today"), {"pcie": old}, {"pcie": new})
+    changed, same = page.index("What changed its status"), page.index("What kept its status")
+    assert changed < page.index("<code>share</code>") < same < page.index("<code>count</code>")
+    assert "99.00 %" in page[changed:same]
+    assert re.search(r"pcie: system</th><td>ring</td><td>accelerate", page.replace("<wbr>", ""))
+    assert "pcie: cpu.cores" in page
+    assert "pcie: seed" not in page
+    assert "default-src 'none'" in page
+    assert not re.search(r"https?://|<script|<link|@import", page)
+
+
+def test_text_from_either_suite_stays_text() -> None:
+    attack = "<script>alert(1)</script>\"'"
+    row = replace(outcome(0.5).criteria[0], name=attack, unit=attack)
+    text = replace(outcome(0.5).criteria[0], name="text", observed=attack)
+    hostile = replace(
+        outcome(0.5), criteria=(row, text), params={attack: attack}, environment={attack: {attack: attack}}
+    )
+    for suites in (({attack: hostile}, {}), ({}, {attack: hostile}), ({attack: hostile}, {attack: outcome(0.5)})):
+        assert "<script" not in render_comparison((attack, attack), *suites)

@@ -6,9 +6,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from djinn_checks.folder import write_index
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.report.index import render_index
-from djinn_checks.runner import write_index
 
 
 def outcome(
@@ -30,13 +30,18 @@ def outcome(
 
 
 def test_every_verdict_is_there_with_its_link_and_what_came_from_outside_is_escaped() -> None:
-    page = render_index("a <suite>", {"logits": outcome(), "pcie": outcome(Status.FAIL)}, {"logits": "logits.html"})
-    assert '<a href="logits.html">logits</a>' in page
+    page = render_index(
+        "a <suite>",
+        {"logits": outcome(), "pcie": outcome(Status.FAIL)},
+        {"logits": {"logits.html": 9, "logits.log": 1}},
+    )
+    assert '<a href="./logits.html">logits</a>' in page
+    assert '<a href="./logits.log">log</a>' in page
     assert "pcie (no report)" in page
     assert "ring &amp; &lt;b&gt;bold&lt;/b&gt;" in page
     assert "<b>bold" not in page
     assert "a &lt;suite&gt;" in page
-    assert "12\u00a0s" in page
+    assert "12 s" in page
     assert re.search(r"2 checks, .*FAIL</span> on the whole", page)
 
 
@@ -76,4 +81,4 @@ def test_the_folder_is_read_and_an_outcome_that_cannot_be_read_is_left_out(tmp_p
     (tmp_path / "logits.html").write_text("")
     page = write_index(tmp_path).read_text()
     assert "1 check," in page
-    assert '<a href="logits.html">' in page
+    assert '<a href="./logits.html">' in page

@@ -1,0 +1,81 @@
+"""Two suites side by side as a page: what changed its status first, then what was asked and where it ran."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from djinn_checks.outcome import Observed, Outcome, Status
+from djinn_checks.report.compare import Change, compare_suites
+from djinn_checks.report.page import render_page
+from djinn_checks.report.tables import Html, flatten, render_quantity, render_table, status_chip
+
+
+def render_comparison(names: tuple[str, str], old: Mapping[str, Outcome], new: Mapping[str, Outcome]) -> str:
+    """Return the comparison as HTML: self-contained, and it makes no request.
+
+    Args:
+        names: of the old and the new suite, for headings.
+        old: outcomes by the name of the params file.
+        new: likewise.
+    """
+    rows = compare_suites(old, new)
+    changed, same = [row for row in rows if row.changed], [row for row in rows if not row.changed]
+    both = [name for name in old if name in new]
+    parts = (
+        f"<p>Old: <strong>{escape(names[0])}</strong>. New: <strong>{escape(names[1])}</strong>. "
+        f"{len(changed)} of {len(rows)} statuses differ.</p>",
+        _changes("What changed its status", changed),
+        _changes("What kept its status", same),
+        _differences("Parameters that differ", *(_facts(suite, both, "params") for suite in (old, new))),
+        _differences("Machine and software that differ", *(_facts(suite, both, "environment") for suite in (old, new))),
+    )
+    return render_page(f"{names[0]} and {names[1]}", parts)
+
+
+def _changes(caption: str, rows: Sequence[Change]) -> Html:
+    if not rows:
+        return Html(f"<p><strong>{escape(caption)}</strong>: nothing.</p>")
+    cells = [
+        (
+            _name(row),
+            _side(row.old, row.old_value, row.unit),
+            _side(row.new, row.new_value, row.unit),
+            "" if row.ratio is None else f"{row.ratio:.4g}",
+        )
+        for row in rows
+    ]
+    return render_table(caption, ("Check and criterion", "Old", "New", "New / old"), cells, numeric=False)
+
+
+def _name(row: Change) -> Html:
+    mark = "" if row.required else ' <span class="mark">informative</span>'
+    what = f"<code>{escape(row.criterion)}</code>{mark}" if row.criterion else "<strong>the whole check</strong>"
+    return Html(f"{escape(row.name)}: {what}")
+
+
+def _side(status: Status | None, value: Observed, unit: str) -> Html:
+    if status is None:
+        return Html("absent")
+    return Html(status_chip(status) + ("" if value is None else f" {render_quantity(value, unit)}"))
+
+
+def _differences(caption: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Html:
+    rows = [(name, *_both(name, old, new)) for name in dict.fromkeys([*old, *new])]
+    differing = [row for row in rows if row[1] != row[2]]
+    if not differing:
+        return Html(f"<p><strong>{escape(caption)}</strong>: none.</p>")
+    return render_table(caption, ("Name", "Old", "New"), differing, numeric=False)
+
+
+def _both(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterable[Any]:
+    return (side.get(name, "absent") for side in (old, new))
+
+
+def _facts(suite: Mapping[str, Outcome], names: Iterable[str], kind: str) -> dict[str, Any]:
+    """Return every parameter or fact of the named checks by a name that says whose it is."""
+    facts: dict[str, Any] = {}
+    for name in names:
+        facts |= {f"{name}: {fact}": value for fact, value in flatten(getattr(suite[name], kind))}
+    return facts

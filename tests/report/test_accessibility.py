@@ -1,0 +1,113 @@
+"""Every kind of page, in a real browser: it asks nobody for anything, is silent, and axe-core finds nothing serious."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from djinn_checks.outcome import Outcome, Status
+from djinn_checks.report.compare_page import render_comparison
+from djinn_checks.report.html import render_html
+from djinn_checks.report.index import render_index
+from tests.report import chromium, samples
+from tests.report.test_pcie_report import PLOTS, TABLES, replayed
+
+
+def _find_axe() -> Path | None:
+    """Return axe-core's script from a package that brings it along; the package itself is not imported."""
+    spec = importlib.util.find_spec("axe_playwright_python")
+    folders = spec.submodule_search_locations if spec else None
+    return Path(folders[0]) / "axe.min.js" if folders else None
+
+
+AXE = _find_axe()
+LOOKS = {
+    "light": {"width": 1280, "scheme": "light", "media": ""},
+    "dark": {"width": 1280, "scheme": "dark", "media": ""},
+    "phone": {"width": 400, "scheme": "light", "media": ""},
+    "paper": {"width": 800, "scheme": "light", "media": "print"},
+}
+KINDS = ("pass", "fail", "inconclusive", "error", "pcie", "index", "compare")
+pytestmark = [
+    pytest.mark.skipif(chromium.PATH is None, reason="needs Chromium (Debian: apt-get install chromium)"),
+    pytest.mark.skipif(AXE is None, reason="needs axe-core (pip install --no-deps axe-playwright-python)"),
+]
+
+
+def _pcie_notebook(outcome: Outcome) -> Any:
+    shown = [samples.render_figure(*plot(outcome)) for plot in PLOTS] + [table(outcome) for table in TABLES]
+    cells = [nbformat.v4.new_markdown_cell("# PCIe"), *(samples.html_cell("show(x)", fragment) for fragment in shown)]
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+def _pages() -> dict[str, str]:
+    pages = {
+        one.status.value.lower(): render_html(samples.executed_notebook(one), one) for one in samples.every_status()
+    }
+    replay = replayed("bursty")
+    pages["pcie"] = render_html(_pcie_notebook(replay), replay)
+    suite = {one.status.value: one for one in samples.every_status()} | {"pcie": replay}
+    files = {name: {f"{name}.html": 1000, f"{name}.log": 10} for name in suite}
+    pages["index"] = render_index("suite", suite, files)
+    changed = {**suite, Status.PASS.value: samples.failed(environment={"device": "cpu"}, params={"seed": 1})}
+    pages["compare"] = render_comparison(("last week", "today"), suite, changed)
+    return pages
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pages")
+    for kind, page in _pages().items():
+        (folder / f"{kind}.html").write_text(page, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Browser]:
+    with chromium.Browser(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_page_is_quiet_and_accessible(kind: str, look: str, folder: Path, browser: chromium.Browser) -> None:
+    view = LOOKS[look]
+    browser.call(
+        "Emulation.setDeviceMetricsOverride", width=view["width"], height=900, deviceScaleFactor=1, mobile=False
+    )
+    scheme = [{"name": "prefers-color-scheme", "value": view["scheme"]}]
+    browser.call("Emulation.setEmulatedMedia", media=view["media"], features=scheme)
+    browser.open((folder / f"{kind}.html").as_uri())
+    assert browser.requests() == []
+    assert browser.complaints() == []
+    assert AXE is not None
+    browser.evaluate(AXE.read_text(encoding="utf-8") + ";0")
+    found = browser.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    assert found["passes"], "axe looked at nothing"
+    serious = [
+        (one["id"], one["help"], [node["html"][:200] for node in one["nodes"]][:3])
+        for one in found["violations"]
+        if one["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
+
+
+def test_the_instruments_see_a_page_that_asks_complains_and_cannot_be_read(
+    tmp_path: Path, browser: chromium.Browser
+) -> None:
+    (tmp_path / "bad.html").write_text(
+        '<!DOCTYPE html><html><body><img src="http://127.0.0.1:9/x.png"><p style="color:#ddd;background:#fff">pale</p>'
+        "<script>console.error('no'); undefinedName</script></body></html>"
+    )
+    browser.open((tmp_path / "bad.html").as_uri())
+    assert browser.requests() == ["http://127.0.0.1:9/x.png"]
+    assert len(browser.complaints()) >= 2
+    assert AXE is not None
+    browser.evaluate(AXE.read_text(encoding="utf-8") + ";0")
+    found = {one["id"] for one in browser.evaluate("axe.run(document)")["violations"]}
+    assert {"image-alt", "color-contrast", "html-has-lang"} <= found
