@@ -1,4 +1,4 @@
-"""Serves many sessions on one device: one thread computes, two move KV caches, and all state belongs to the first.
+"""Serves many sessions on one device, in one thread: it computes, it starts moves, and all state belongs to it.
 
 Other threads only post events to its inbox: a request, a signal, a move that has ended. While sessions
 compute, events are looked at between two steps; otherwise the thread sleeps until the next event or the
@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Collection
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
 
 import torch
@@ -21,14 +21,13 @@ from torch import nn
 
 from djinn_checks.attention import reproducible_attention
 from djinn_checks.engine.generation import choose, next_logits
-from djinn_checks.engine.kv_cache import KvBlock, SessionCache
-from djinn_checks.engine.kv_mover import Moved
-from djinn_checks.engine.kv_store import KvStore, combined
+from djinn_checks.engine.kv_store import KvStore
 from djinn_checks.engine.observer import Observer
 from djinn_checks.engine.scheduler import Clock, Scheduler
 from djinn_checks.engine.session import MOVING, Session, State
+from djinn_checks.engine.session_moves import SessionMoves
 from djinn_checks.engine.turn import Listener, Token, Turn, TurnEnd, TurnRequest
-from djinn_checks.errors import BusyError, KvCapacityError, KvDigestError, KvError
+from djinn_checks.errors import BusyError, KvCapacityError, KvError
 from djinn_checks.units import format_bytes
 
 _log = logging.getLogger(__name__)
@@ -65,12 +64,19 @@ class AgentEngine:
             idle_s=idle_s, ttl_s=ttl_s, max_sessions=max_sessions, clock=clock, can_park=store.can_park
         )
         self._module, self._device = module, store.memory.device
-        self._compact = getattr(module.config, "_attn_implementation", "sdpa") == "eager"
         self._end_ids, self._max_waiting = frozenset(end_ids), max_waiting
         self._observer = observer or Observer()
         self._clock = clock
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._out, self._back = (ThreadPoolExecutor(1, name, self._enter) for name in ("kv-out", "kv-in"))
+        self._moves = SessionMoves(
+            store,
+            self.scheduler,
+            fail=self._fail,
+            post=self._inbox.put,
+            observer=self._observer,
+            clock=clock,
+            compact=getattr(module.config, "_attn_implementation", "sdpa") == "eager",
+        )
         self._thread: threading.Thread | None = None
         self._stopping = False
 
@@ -112,10 +118,9 @@ class AgentEngine:
             self._thread.join()
         else:
             self._end_everything()
-        for mover in (self._out, self._back):
-            mover.shutdown(wait=True)
+        self._moves.finish()
         for session in list(self.scheduler.sessions.values()):
-            self._forget(session)
+            self._moves.forget(session)
         self.store.close()
 
     # The engine's thread, by way of `post`.
@@ -140,8 +145,7 @@ class AgentEngine:
         if session.turn is not None:
             self._end_turn(session, "cancelled")
         if session.state not in MOVING:
-            self._forget(session)
-            self._trim()
+            self._moves.forget(session)
         return session
 
     # The engine's thread, inside.
@@ -162,11 +166,12 @@ class AgentEngine:
         for session in self.scheduler.to_close():
             self.close_session(session.id)
         for session in self.scheduler.to_sleep():
-            self._leave(session)
+            self._moves.leave(session)
         self._admit()
         session_or_none = self.scheduler.next_running()
         if session_or_none is not None:
             self._step(session_or_none)
+        self._moves.trim()
         self._observer.look(self.scheduler, self.store)
 
     def _hear(self, wait: bool) -> None:
@@ -213,148 +218,12 @@ class AgentEngine:
             if session.turn is None or session.state in MOVING:
                 continue
             if not session.fits(session.turn) and not is_short:
-                is_short = not self._make_place(session, session.turn.capacity)
+                is_short = not self._moves.make_place(session, session.turn.capacity)
             if session.turn is not None and session.state is State.IDLE and session.fits(session.turn):
                 self._begin(session, session.turn)
         for session in list(self.scheduler.sessions.values()):
             if session.wanted and not is_short and session.state is State.SWAPPED and session.turn is None:
-                is_short = not self._make_place(session, len(session.ids))
-
-    def _make_place(self, session: Session, tokens: int) -> bool:
-        """Take a block for a session, or have others leave. Return False if it has to wait for room."""
-        started = self._clock()
-        try:
-            block = self.store.allocate(tokens)
-        except KvCapacityError as error:
-            self._make_room(session, tokens, error)
-            return False
-        if session.state is State.SWAPPED:
-            self._come_back(session, block, self._clock() - started)
-        else:
-            self._settle_in(session, block)
-        return True
-
-    def _make_room(self, session: Session, tokens: int, error: KvCapacityError) -> None:
-        memory = self.store.memory
-        leaving = sum(
-            one.block.memory.numel()
-            for one in self.scheduler.sessions.values()
-            if one.block is not None and one.state is State.SWAPPING_OUT and one.turn is None
-        )
-        short = self.store.shape.device_bytes(tokens) - memory.free_bytes - leaving
-        if short > 0:
-            for victim in self.scheduler.victims(short):
-                self._leave(victim)
-        if self.scheduler.is_anything_coming() or session.turn is None:
-            return
-        if session.block is not None and self._leave(session):
-            return  # its own, smaller block was in the way: it comes back to a larger one
-        self._fail(session, error)
-
-    def _settle_in(self, session: Session, block: KvBlock) -> None:
-        """Give a session a new block on the device: its first, or a larger one."""
-        if session.block is not None:
-            tokens = len(session.ids)
-            for new, old in zip(block.used(tokens), session.block.used(tokens), strict=True):
-                new.copy_(old)
-            if self._device.type == "cuda":
-                torch.cuda.current_stream(self._device).synchronize()
-            self._release(session)
-        self._set_block(session, block)
-
-    def _set_block(self, session: Session, block: KvBlock) -> None:
-        session.block = block
-        session.cache = SessionCache(block, length=len(session.ids), compact=self._compact)
-
-    def _release(self, session: Session) -> None:
-        if session.block is not None:
-            self.store.release(session.block)
-        session.block = session.cache = None
-
-    def _leave(self, session: Session) -> bool:
-        """Start to move a session off the device. Return False if there is no place for it."""
-        block = session.block
-        if block is None:
-            return False
-        try:
-            parked = self.store.park(session.id, len(session.ids))
-        except KvCapacityError as error:
-            _log.warning("a session stays on the device: %s", error)
-            return False
-        session.parked = parked
-        session.go(State.SWAPPING_OUT)
-        self._move(self._out, lambda: self.store.move_out(block, parked), lambda done: self._left(session, done))
-        return True
-
-    def _come_back(self, session: Session, block: KvBlock, allocate_s: float) -> None:
-        parked = session.parked
-        if parked is None:
-            raise KvError(f"session {session.id!r} is {session.state} and has nothing to come back with")
-        session.block = block
-        session.go(State.SWAPPING_IN)
-        self._move(
-            self._back,
-            lambda: self.store.move_in(parked, block),
-            lambda done: self._is_back(session, done, allocate_s),
-        )
-
-    def _move(
-        self, mover: ThreadPoolExecutor, call: Callable[[], Moved], then: Callable[[Future[Moved]], None]
-    ) -> None:
-        mover.submit(call).add_done_callback(lambda done: self._inbox.put(lambda: then(done)))
-
-    def _left(self, session: Session, done: Future[Moved]) -> None:
-        error = done.exception()
-        turn = session.turn
-        if error is not None:
-            _log.warning("session %r stays on the device: %s", session.id, error)
-        if error is not None or session.closing or session.wanted or (turn is not None and session.fits(turn)):
-            session.kept += 1
-            session.io_wait = session.io_wait and error is None
-            session.go(State.IDLE)
-            self._discard(session)
-            session.idle_since_s = self._clock()
-        else:
-            moved = done.result()
-            session.swaps, session.swap_s = session.swaps + 1, moved.total_s
-            session.digest_out, session.swapped_bytes = combined(moved.digests), session.swapped_bytes + moved.nbytes
-            session.digest_s = moved.digest_s
-            self._release(session)
-            session.go(State.SWAPPED)
-            self._observer.swapped(session, moved)
-        if session.closing:
-            self._forget(session)
-        self._trim()
-
-    def _is_back(self, session: Session, done: Future[Moved], allocate_s: float) -> None:
-        error = done.exception()
-        session.wanted, session.idle_since_s = False, self._clock()
-        if error is not None:
-            _log.error("session %r is lost: %s", session.id, error)
-            self._observer.lost(session, is_digest=isinstance(error, KvDigestError))
-            failure = error if isinstance(error, Exception) else KvError(f"session {session.id!r} is lost: {error!r}")
-            self._fail(session, failure)
-            self._forget(session)
-            return
-        moved = done.result()
-        session.restores, session.restore_s, session.allocate_s = session.restores + 1, moved.total_s, allocate_s
-        session.digest_in, session.restored_bytes = combined(moved.digests), session.restored_bytes + moved.nbytes
-        session.digest_s = moved.digest_s
-        self._observer.restored(session, moved, allocate_s)
-        if session.turn is not None:
-            session.turn.restore_s = allocate_s + moved.total_s
-        self._discard(session)
-        session.go(State.IDLE)
-        if session.block is not None:
-            self._set_block(session, session.block)
-        if session.closing:
-            self._forget(session)
-            self._trim()
-
-    def _discard(self, session: Session) -> None:
-        if session.parked is not None:
-            self.store.discard(session.parked)
-        session.parked = None
+                is_short = not self._moves.make_place(session, len(session.ids))
 
     def _begin(self, session: Session, turn: Turn) -> None:
         """Start a turn over what the session's KV has in common with its prompt; the rest of it is computed."""
@@ -424,24 +293,9 @@ class AgentEngine:
         if session.anonymous and session.state in MOVING:
             session.closing = True
         elif session.anonymous:
-            self._forget(session)
-            self._trim()
+            self._moves.forget(session)
         elif session.state is State.IDLE and not session.ids:
-            self._release(session)
-
-    def _forget(self, session: Session) -> None:
-        """Close a session that nothing moves any more."""
-        if session.state is State.CLOSED:
-            return
-        session.go(State.CLOSED)
-        self._release(session)
-        self._discard(session)
-        self.scheduler.sessions.pop(session.id, None)
-
-    def _trim(self) -> None:
-        """Hand free device memory back to the driver, unless somebody is waiting for it."""
-        if not self.scheduler.waiting:
-            self.store.memory.trim()
+            self._moves.release(session)
 
     def _end_everything(self) -> None:
         self._stopping = True

@@ -73,7 +73,8 @@ class DeviceMemory:
     def trim(self) -> None:
         """Hand all blocks that are not in use back to the driver."""
         with self._lock:
-            self._drop_kept()
+            if self._kept:
+                self._drop_kept()
 
     def _find_kept(self, nbytes: int) -> Tensor | None:
         fitting = [block for block in self._kept if nbytes <= block.numel() <= nbytes * _WASTE]

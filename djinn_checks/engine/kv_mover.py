@@ -3,16 +3,19 @@
 One batch of asynchronous copies on a stream of their own, so that the computation of other sessions goes on
 beside them; the digests are computed on the device, on a second stream, from the device's bytes: before they
 leave (beside the copies, both only read), and after they came back (a few regions at a time, behind their
-copies). `out` and `back` block the calling thread until the bytes are there; the two directions may run at
-once in two threads. Between two host buffers, on a machine without a GPU, the same code copies and digests
-one after the other.
+copies). Between two host buffers, on a machine without a GPU, the same code copies and digests one after the
+other.
+
+`out` and `back` enqueue a move at once, in the caller's thread, and return what waits for its end, to be
+called in another. Enqueuing takes 2 ms in the thread that computes; in a thread beside it, the two would
+wrestle for the interpreter at every launch, and the move take several times as long.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,57 +44,70 @@ class Moved:
         return self.total_s - self.copy_s
 
 
+_SCRATCH_WORDS = 1 << 23
+"""64 MB: so much of a session is digested by three launches. Kept, so that it never looks like a session's memory."""
+
+Wait = Callable[[], Moved]
+"""Blocks until a move has ended."""
+
+
 class KvMover:
-    """Copies one way. One per direction and thread."""
+    """Copies one way. One per direction."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         cuda = device.type == "cuda"
         self._copying = torch.cuda.Stream(device) if cuda else None
-        self._digesting = torch.cuda.Stream(device) if cuda else None
+        # The digest's many small kernels go before the large ones of a session that computes.
+        self._digesting = torch.cuda.Stream(device, priority=-1) if cuda else None
         with self._on(self._digesting):
-            digest_rows(
-                torch.zeros((1, 4), dtype=torch.uint8, device=device)
-            )  # what the first digest sets up takes 40 ms
+            self._scratch = torch.empty(_SCRATCH_WORDS, dtype=torch.int64, device=device) if cuda else None
+            self._digest(torch.zeros((1, 4), dtype=torch.uint8, device=device))  # what the first sets up takes 40 ms
 
-    def out(self, groups: list[Tensor], pages: list[Tensor]) -> Moved:
+    def out(self, groups: list[Tensor], pages: list[Tensor]) -> Wait:
         """Copy regions on the device, one behind the other, into pages on the host.
 
         Args:
             groups: uint8 device tensors [regions, bytes], the bytes in use of each region.
             pages: 1-d uint8 host tensors with room for all of them.
         """
-        started, copied = time.perf_counter(), 0
-        with self._on(self._copying):
-            for device_part, host_part in _pair(_rows(groups), pages):
-                host_part.copy_(device_part, non_blocking=True)
-                copied += host_part.numel()
-        with self._on(self._digesting):
-            digests = torch.cat([digest_rows(group) for group in groups])
-        return self._finish(started, copied, digests)
+        return self._begin(lambda: self._start_out(groups, pages))
 
-    def back(self, groups: list[Tensor], pages: list[Tensor]) -> Moved:
+    def back(self, groups: list[Tensor], pages: list[Tensor]) -> Wait:
         """Copy what `out` wrote to `pages` into regions on the device."""
+        return self._begin(lambda: self._start_back(groups, pages))
+
+    def _begin(self, start: Callable[[], Wait]) -> Wait:
+        """Start now what the device does by itself; a CPU does all the work while it is waited for."""
+        return start() if self._copying is not None else lambda: start()()
+
+    def _start_out(self, groups: list[Tensor], pages: list[Tensor]) -> Wait:
+        started = time.perf_counter()
+        with self._on(self._copying):
+            copied = _copy([(host, device) for device, host in _pair(_rows(groups), pages)])
+        with self._on(self._digesting):
+            digests = torch.cat([self._digest(group) for group in groups])
+        return lambda: self._finish(started, copied, digests)
+
+    def _start_back(self, groups: list[Tensor], pages: list[Tensor]) -> Wait:
         started, copied, parts = time.perf_counter(), 0, _pair(_rows(groups), pages)
         arrived: list[Any] = []
         # All copies are enqueued before the first digest: enqueuing a digest takes the host longer than a copy.
         with self._on(self._copying):
             for group in groups:
-                missing = group.numel()
-                while missing:
-                    device_part, host_part = next(parts)
-                    device_part.copy_(host_part, non_blocking=True)
-                    missing -= device_part.numel()
-                copied += group.numel()
+                copied += _copy(list(_take(parts, group.numel())))
                 arrived.append(self._copying.record_event() if self._copying else None)
         with self._on(self._digesting):
             digests = []
             for group, event in zip(groups, arrived, strict=True):
                 if self._digesting:
                     self._digesting.wait_event(event)
-                digests.append(digest_rows(group))
+                digests.append(self._digest(group))
             stacked = torch.cat(digests)
-        return self._finish(started, copied, stacked)
+        return lambda: self._finish(started, copied, stacked)
+
+    def _digest(self, group: Tensor) -> Tensor:
+        return digest_rows(group, scratch=self._scratch)
 
     def _on(self, stream: Any) -> contextlib.AbstractContextManager[Any]:
         return torch.cuda.stream(stream) if stream is not None else contextlib.nullcontext()
@@ -103,6 +119,20 @@ class KvMover:
         with self._on(self._digesting):
             values = tuple(int(value) for value in digests.tolist())
         return Moved(nbytes=nbytes, digests=values, copy_s=copied - started, total_s=time.perf_counter() - started)
+
+
+def _copy(pairs: list[tuple[Tensor, Tensor]]) -> int:
+    """Copy each pair's second tensor into its first, all in one call, and return the bytes."""
+    targets, sources = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    torch._foreach_copy_(targets, sources, non_blocking=True)
+    return sum(map(Tensor.numel, targets))
+
+
+def _take(parts: Iterator[tuple[Tensor, Tensor]], nbytes: int) -> Iterator[tuple[Tensor, Tensor]]:
+    while nbytes:
+        part = next(parts)
+        nbytes -= part[0].numel()
+        yield part
 
 
 def _rows(groups: list[Tensor]) -> list[Tensor]:

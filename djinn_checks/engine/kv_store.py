@@ -17,7 +17,7 @@ from torch import Tensor
 from djinn_checks.engine.device_memory import DeviceMemory
 from djinn_checks.engine.host_pool import HostPool
 from djinn_checks.engine.kv_cache import KvBlock
-from djinn_checks.engine.kv_mover import KvMover, Moved
+from djinn_checks.engine.kv_mover import KvMover, Moved, Wait
 from djinn_checks.engine.kv_shape import KvShape
 from djinn_checks.errors import KvCapacityError, KvDigestError
 
@@ -39,8 +39,8 @@ class Parked:
 class KvStore:
     """Device blocks, host pages, and the way between them.
 
-    `allocate`, `release`, `park` and `discard` return at once; `move_out` and `move_in` block for as long as
-    the copies take and belong in a thread of their own, one for each direction.
+    Everything returns at once. What `move_out` and `move_in` return blocks for as long as the copies take, and
+    is to be called in another thread.
     """
 
     def __init__(
@@ -98,42 +98,36 @@ class KvStore:
             parked.path = _new_file(self._spill_folder)
         return parked
 
-    def move_out(self, block: KvBlock, parked: Parked) -> Moved:
-        """Copy a session's KV to its place off the device, and note its digests. The block stays as it is.
+    def move_out(self, block: KvBlock, parked: Parked) -> Wait:
+        """Start to copy a session's KV to its place off the device; return what waits for it and notes its digests.
 
-        Raises:
-            KvCapacityError: the disk is full.
+        The block stays as it is. Waiting raises `KvCapacityError` if the disk is full.
         """
-        regions = block.used_rows(parked.tokens)
-        if parked.path is None:
-            moved = self._out.out(regions, parked.pages)
-        else:
-            staging = torch.empty(parked.nbytes, dtype=torch.uint8)
-            moved = self._out.out(regions, [staging])
-            _write(parked.path, staging)
-        parked.digests = moved.digests
-        return moved
+        groups = block.used_rows(parked.tokens)
+        # To a file everything goes where it is waited for: both copies block.
+        wait = self._out.out(groups, parked.pages) if parked.path is None else None
 
-    def move_in(self, parked: Parked, block: KvBlock) -> Moved:
-        """Copy a session's KV back into a block, and see that it is what it was.
+        def finish() -> Moved:
+            moved = wait() if wait else self._spill(groups, parked)
+            parked.digests = moved.digests
+            return moved
 
-        Raises:
-            KvDigestError: it is not. The session must not be continued.
+        return finish
+
+    def move_in(self, parked: Parked, block: KvBlock) -> Wait:
+        """Start to copy a session's KV back into a block; return what waits for it and sees that it is what it was.
+
+        Waiting raises `KvDigestError` if it is not. The session must not be continued then.
         """
-        pages = parked.pages if parked.path is None else [_read(parked)]
-        moved = self._back.back(block.used_rows(parked.tokens), pages)
-        if moved.digests != parked.digests:
-            changed = [
-                region.name
-                for region, left, came in zip(self.shape.regions, parked.digests, moved.digests, strict=True)
-                if left != came
-            ]
-            raise KvDigestError(
-                parked.session_id,
-                f"session {parked.session_id!r}: {len(changed)} of {len(self.shape.regions)} parts of its KV came "
-                f"back changed, first {changed[0]!r}; the session is closed, start it again",
-            )
-        return moved
+        groups = block.used_rows(parked.tokens)
+        wait = self._back.back(groups, parked.pages) if parked.path is None else None
+
+        def finish() -> Moved:
+            moved = wait() if wait else self._back.back(groups, [_read(parked)])()
+            self._verify(parked, moved)
+            return moved
+
+        return finish
 
     def discard(self, parked: Parked) -> None:
         """Give up a place off the device."""
@@ -146,6 +140,26 @@ class KvStore:
         """Let go of all memory. Nothing may be moving any more."""
         self.memory.trim()
         self.pool.close()
+
+    def _spill(self, groups: list[Tensor], parked: Parked) -> Moved:
+        staging = torch.empty(parked.nbytes, dtype=torch.uint8)
+        moved = self._out.out(groups, [staging])()
+        _write(parked, staging)
+        return moved
+
+    def _verify(self, parked: Parked, moved: Moved) -> None:
+        if moved.digests == parked.digests:
+            return
+        changed = [
+            region.name
+            for region, left, came in zip(self.shape.regions, parked.digests, moved.digests, strict=True)
+            if left != came
+        ]
+        raise KvDigestError(
+            parked.session_id,
+            f"session {parked.session_id!r}: {len(changed)} of {len(self.shape.regions)} parts of its KV came "
+            f"back changed, first {changed[0]!r}; the session is closed, start it again",
+        )
 
 
 def combined(digests: tuple[int, ...]) -> str:
@@ -165,12 +179,14 @@ def _new_file(folder: Path) -> Path:
         raise KvCapacityError(f"spill folder {folder}: cannot be written to ({error.strerror})") from error
 
 
-def _write(path: Path, data: Tensor) -> None:
+def _write(parked: Parked, data: Tensor) -> None:
+    if parked.path is None:
+        return
     try:
-        path.write_bytes(data.numpy().data)
+        parked.path.write_bytes(data.numpy().data)
     except OSError as error:
         raise KvCapacityError(
-            f"spill file {path}: {data.numel():,} bytes cannot be written ({error.strerror}); free disk space"
+            f"spill file {parked.path}: {data.numel():,} bytes cannot be written ({error.strerror}); free disk space"
         ) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,10 @@ from djinn_checks.server.metrics import Metrics
 from djinn_checks.units import GB
 
 MakeStore = Callable[..., KvStore]
+
+_SWITCH_S = 0.0005
+"""How long a thread may keep the interpreter while another wants it. At Python's 5 ms, the thread that computes
+may wait for the one that writes answers for as long as a dozen layers take."""
 
 _GRACE_S = 20
 """How long running requests may take to end when the server is told to."""
@@ -64,6 +69,7 @@ def serve(options: ServeOptions, *, make_store: MakeStore = KvStore, say: Callab
         ParamsError: the address cannot be listened at.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    sys.setswitchinterval(_SWITCH_S)
     listening = _listen(options)
     device = _device(options.device)
     dtype = getattr(torch, options.dtype or ("float32" if device.type == "cpu" else "float16"))

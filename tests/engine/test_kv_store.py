@@ -32,7 +32,7 @@ def fill(block: KvBlock, seed: int) -> torch.Tensor:
 
 def sleep(store: KvStore, block: KvBlock, name: str = "a") -> Parked:
     parked = store.park(name, 500)
-    store.move_out(block, parked)
+    store.move_out(block, parked)()
     store.release(block)
     return parked
 
@@ -44,7 +44,7 @@ def test_a_session_comes_back_as_it_left_whatever_the_new_capacity() -> None:
     parked = sleep(store, block)
     other = store.allocate(4000)
     fill(other, 2)
-    store.move_in(parked, other)
+    store.move_in(parked, other)()
     assert torch.equal(torch.cat(other.used(500)), before)
     assert parked.nbytes == 500 * SHAPE.token_bytes
 
@@ -56,7 +56,7 @@ def test_one_flipped_bit_is_refused_and_names_the_session_and_the_part() -> None
     parked = sleep(store, block, "agent-7")
     parked.pages[0][500 * SHAPE.regions[0].token_bytes + 3] ^= 1
     with pytest.raises(KvDigestError, match="'agent-7': 1 of 6 parts .* 'layer 0 values'") as caught:
-        store.move_in(parked, store.allocate(500))
+        store.move_in(parked, store.allocate(500))()
     assert caught.value.session_id == "agent-7"
 
 
@@ -69,7 +69,7 @@ def test_two_sessions_that_were_crossed_are_refused() -> None:
         parked.append(sleep(store, block, str(seed)))
     parked[0].pages, parked[1].pages = parked[1].pages, parked[0].pages
     with pytest.raises(KvDigestError):
-        store.move_in(parked[0], store.allocate(500))
+        store.move_in(parked[0], store.allocate(500))()
 
 
 def test_the_device_limit_is_hard_and_counts_blocks_that_are_kept_for_later() -> None:
@@ -105,11 +105,11 @@ def test_what_spilled_comes_back_whole_and_a_cut_file_is_refused(tmp_path: Path)
     assert parked.path is not None
     assert parked.path.stat().st_size == parked.nbytes
     back = store.allocate(500)
-    store.move_in(parked, back)
+    store.move_in(parked, back)()
     assert torch.equal(torch.cat(back.used(500)), before)
     parked.path.write_bytes(parked.path.read_bytes()[:-1])
     with pytest.raises(KvDigestError, match="spill file has"):
-        store.move_in(parked, back)
+        store.move_in(parked, back)()
     store.discard(parked)
     assert not list((tmp_path / "new").iterdir())
 
