@@ -17,6 +17,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -46,6 +47,9 @@ class Moved:
 
 _SCRATCH_WORDS = 1 << 23
 """64 MB: so much of a session is digested by three launches. Kept, so that it never looks like a session's memory."""
+
+_PARTS_AT_ONCE = 8
+"""Copies a call: the first bytes leave while Python still cuts the next parts, at no more calls than need be."""
 
 Wait = Callable[[], Moved]
 """Blocks until a move has ended."""
@@ -84,9 +88,9 @@ class KvMover:
     def _start_out(self, groups: list[Tensor], pages: list[Tensor]) -> Wait:
         started = time.perf_counter()
         with self._on(self._copying):
-            copied = _copy([(host, device) for device, host in _pair(_rows(groups), pages)])
+            copied = _copy((host, device) for device, host in _pair(_rows(groups), pages))
         with self._on(self._digesting):
-            digests = torch.cat([self._digest(group) for group in groups])
+            digests = self._fetch([self._digest(group) for group in groups])
         return lambda: self._finish(started, copied, digests)
 
     def _start_back(self, groups: list[Tensor], pages: list[Tensor]) -> Wait:
@@ -95,7 +99,7 @@ class KvMover:
         # All copies are enqueued before the first digest: enqueuing a digest takes the host longer than a copy.
         with self._on(self._copying):
             for group in groups:
-                copied += _copy(list(_take(parts, group.numel())))
+                copied += _copy(_take(parts, group.numel()))
                 arrived.append(self._copying.record_event() if self._copying else None)
         with self._on(self._digesting):
             digests = []
@@ -103,11 +107,15 @@ class KvMover:
                 if self._digesting:
                     self._digesting.wait_event(event)
                 digests.append(self._digest(group))
-            stacked = torch.cat(digests)
-        return lambda: self._finish(started, copied, stacked)
+            fetched = self._fetch(digests)
+        return lambda: self._finish(started, copied, fetched)
 
     def _digest(self, group: Tensor) -> Tensor:
         return digest_rows(group, scratch=self._scratch)
+
+    def _fetch(self, digests: list[Tensor]) -> Tensor:
+        """Return all digests on the host, where they arrive when the device is through with them."""
+        return torch.cat(digests).to("cpu", non_blocking=True)
 
     def _on(self, stream: Any) -> contextlib.AbstractContextManager[Any]:
         return torch.cuda.stream(stream) if stream is not None else contextlib.nullcontext()
@@ -116,16 +124,20 @@ class KvMover:
         if self._copying is not None:
             self._copying.synchronize()
         copied = time.perf_counter()
-        with self._on(self._digesting):
-            values = tuple(int(value) for value in digests.tolist())
+        if self._digesting is not None:
+            self._digesting.synchronize()
+        values = tuple(digests.tolist())
         return Moved(nbytes=nbytes, digests=values, copy_s=copied - started, total_s=time.perf_counter() - started)
 
 
-def _copy(pairs: list[tuple[Tensor, Tensor]]) -> int:
-    """Copy each pair's second tensor into its first, all in one call, and return the bytes."""
-    targets, sources = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    torch._foreach_copy_(targets, sources, non_blocking=True)
-    return sum(map(Tensor.numel, targets))
+def _copy(pairs: Iterator[tuple[Tensor, Tensor]]) -> int:
+    """Copy each pair's second tensor into its first, and return the bytes."""
+    nbytes = 0
+    while batch := list(islice(pairs, _PARTS_AT_ONCE)):
+        targets, sources = map(list, zip(*batch, strict=True))
+        torch._foreach_copy_(targets, sources, non_blocking=True)
+        nbytes += sum(map(Tensor.numel, targets))
+    return nbytes
 
 
 def _take(parts: Iterator[tuple[Tensor, Tensor]], nbytes: int) -> Iterator[tuple[Tensor, Tensor]]:
