@@ -71,6 +71,8 @@ class KvMover:
     def out(self, groups: list[Tensor], pages: list[Tensor]) -> Wait:
         """Copy regions on the device, one behind the other, into pages on the host.
 
+        What the caller's stream has been given so far comes first, here and in `back`.
+
         Args:
             groups: uint8 device tensors [regions, bytes], the bytes in use of each region.
             pages: 1-d uint8 host tensors with room for all of them.
@@ -83,7 +85,12 @@ class KvMover:
 
     def _begin(self, start: Callable[[], Wait]) -> Wait:
         """Start now what the device does by itself; a CPU does all the work while it is waited for."""
-        return start() if self._copying is not None else lambda: start()()
+        if self._copying is None or self._digesting is None:
+            return lambda: start()()
+        computing = torch.cuda.current_stream(self._device)
+        self._copying.wait_stream(computing)
+        self._digesting.wait_stream(computing)
+        return start()
 
     def _start_out(self, groups: list[Tensor], pages: list[Tensor]) -> Wait:
         started = time.perf_counter()

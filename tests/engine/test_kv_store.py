@@ -135,3 +135,21 @@ def test_regions_and_pages_of_any_sizes_carry_every_byte_in_order(sizes: list[in
 def test_the_combined_digest_depends_on_the_order() -> None:
     assert combined((1, 2)) != combined((2, 1))
     assert len(combined((-5, 7))) == 16
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_move_waits_for_what_was_computed_before_it() -> None:
+    device = torch.device("cuda", 0)
+    store = KvStore(SHAPE, device, device_bytes=64 * MIB, host_bytes=64 * MIB)
+    block, other = store.allocate(500), store.allocate(500)
+    factor = torch.ones((8192, 8192), device=device)
+    for value in range(3):
+        for _ in range(8):
+            factor @ factor  # tens of milliseconds before the bytes are written
+        block.memory.fill_(value)
+        parked = store.park("a", 500)
+        store.move_out(block, parked)()
+        other.memory.fill_(255)
+        store.move_in(parked, other)()
+        store.discard(parked)
+        assert all(bool((view == value).all()) for view in other.used(500))
