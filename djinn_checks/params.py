@@ -241,12 +241,12 @@ class AgentsParams(Params):
     host_swap_pool_gb: Annotated[float, Field(gt=0)] = 0.2
     """Most sleeping KV that it may have on the host, GB."""
     idle_s: Annotated[float, Field(gt=0)] = 1.0
-    """Its own server: seconds without a request after which a session leaves the device."""
+    """Seconds without a request after which the server has a session leave the device."""
     prompt_tokens: Annotated[int, Field(ge=16)] = 384
     """Length of the sleeper's first prompt, in tokens."""
     new_tokens: Annotated[int, Field(ge=2)] = 12
     """Tokens that the sleeper generates in each turn."""
-    sleep_s: Annotated[float, Field(ge=2)] = 3.0
+    sleep_s: Annotated[float, Field(ge=1)] = 3.0
     """How long the sleeper sleeps, in seconds. The paper's claim is about 30."""
     sleeps: Annotated[int, Field(ge=1)] = 2
     """How often it sleeps."""
