@@ -296,12 +296,14 @@ class FaultsParams(Params):
 
     check: ClassVar[str] = "faults"
 
-    of: Literal["", "logits", "pcie"] = ""
-    """Plant the faults of this check alone: logits or pcie; empty: of all."""
+    of: Literal["", "logits", "pcie", "agents"] = ""
+    """Plant the faults of this check alone: logits, pcie or agents; empty: of all."""
     fault: str = ""
     """Plant this one alone, by its name; empty: all."""
     clean_runs: Annotated[int, Field(ge=0)] = 30
     """Runs of each check without a fault, to count false alarms."""
+    doses: bool = True
+    """Also plant smaller doses of each fault, to find the smallest that is still caught."""
     device: Device = "auto"
     """auto (the first GPU, else the CPU), cpu, cuda or cuda:<index>."""
     outcome: str = ""

@@ -19,12 +19,24 @@ ENTRY_POINT_GROUP = "djinn_checks.faults"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Doses:
+    """A defect in several sizes. They are tried in turn; what they show is measured, and none has to be caught."""
+
+    unit: str
+    """What a dose counts: "tokens", "s", "share of the KV"."""
+    sizes: tuple[float, ...]
+    """From the easiest to catch to the hardest."""
+    run: Callable[[float, torch.device], Outcome]
+    """Runs the check with the defect in a size."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fault:
     """One planted defect."""
 
     name: str
     check: str
-    """The check that must catch it: logits or pcie."""
+    """The check that must catch it: logits, pcie or agents."""
     breaks: str
     """What it breaks, in one sentence."""
     modelled_on: str
@@ -39,6 +51,8 @@ class Fault:
     """How often it is tried: more than once for a defect that bites at random."""
     applies: Callable[[torch.device], bool] = lambda device: True
     """Whether it can be planted on this device."""
+    doses: Doses | None = None
+    """Smaller ones of the same defect, to find the smallest that is still caught; None where it has no size."""
 
 
 def is_caught(fault: Fault, outcome: Outcome) -> bool:
