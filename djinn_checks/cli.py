@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     preflight = commands.add_parser("preflight", help="look at what the PCIe check needs of this machine")
     preflight.set_defaults(command=_preflight)
     faults = commands.add_parser("faults", help="plant defects, and see that the checks catch them on this machine")
-    faults.add_argument("check", nargs="?", help="only those of this check: logits, pcie or agents")
+    faults.add_argument("checks", nargs="*", metavar="check", help="only those of these: logits, pcie, agents")
     faults.add_argument("--fault", metavar="NAME", help="only this one")
     faults.add_argument("--clean", type=int, default=3, metavar="N", help="runs of each check without a fault (3)")
     faults.add_argument("--doses", action="store_true", help="smaller doses too, for the smallest that is caught")
@@ -230,7 +230,7 @@ def _faults(options: argparse.Namespace) -> int:
 
     console = Console()
     params = FaultsParams.create(
-        of=options.check or "",
+        of=options.checks,
         fault=options.fault or "",
         clean_runs=options.clean,
         doses=options.doses,

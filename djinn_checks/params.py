@@ -296,8 +296,8 @@ class FaultsParams(Params):
 
     check: ClassVar[str] = "faults"
 
-    of: Literal["", "logits", "pcie", "agents"] = ""
-    """Plant the faults of this check alone: logits, pcie or agents; empty: of all."""
+    of: list[Literal["logits", "pcie", "agents"]] = []
+    """Plant the faults of these checks alone: logits, pcie, agents; empty: of all."""
     fault: str = ""
     """Plant this one alone, by its name; empty: all."""
     clean_runs: Annotated[int, Field(ge=0)] = 30

@@ -17,12 +17,12 @@ from djinn_checks.params import AgentsParams
 
 _SHAPE: dict[str, Any] = {
     "model_type": "llama", "vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3,
-    "head_dim": 64, "max_position_embeddings": 1024,
+    "max_position_embeddings": 1024,
 }  # fmt: skip
 """A model that computes little; its sums are long enough for a prefill to round otherwise than a decode."""
-_HEADS = {"cpu": 64, "cuda": 256}
-"""KV of 98 kB a token, 11 MB a session, on a CPU, where a process's memory moves by less than that of its own
-accord; on a GPU four times as much, twenty times what its driver rounds to."""
+_HEADS = {"cpu": (64, 64), "cuda": (128, 128)}
+"""Their number and size. KV of 98 kB a token, 11 MB a session, on a CPU, where a process's memory moves by less than
+that of its own accord; on a GPU four times as much, twenty times what its driver rounds to."""
 
 _ALONE: dict[str, Any] = {
     "dtype": "float32", "prompt_tokens": 112, "new_tokens": 8, "sleep_s": 1.0, "sleeps": 1, "idle_s": 0.5, "agents": 0,
@@ -56,8 +56,9 @@ def run_agents(defect: Callable[[float], Defect], *, crowd: bool = False) -> Cal
 
 def _profile(folder: Path, device: torch.device, crowd: bool) -> dict[str, Any]:
     shape = folder / "config.json"
-    heads = _HEADS[device.type]
-    shape.write_text(json.dumps({**_SHAPE, "num_attention_heads": heads, "num_key_value_heads": heads}))
+    heads, size = _HEADS[device.type]
+    sizes_of_heads = {"num_attention_heads": heads, "num_key_value_heads": heads, "head_dim": size}
+    shape.write_text(json.dumps(_SHAPE | sizes_of_heads))
     sizes = {"kv_device_gb": _ROOM[device.type][crowd], "host_swap_pool_gb": _HOST_GB[device.type]}
     # A move of 45 MB is too short for the link's full speed: that is what `params/full` is for.
     speed = {"swap_of_ceiling": 0.1} if device.type == "cuda" else {}

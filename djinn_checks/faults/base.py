@@ -5,7 +5,7 @@ Faults wrap systems and evidence from outside. Neither the engine nor the checks
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
@@ -62,8 +62,8 @@ def is_caught(fault: Fault, outcome: Outcome) -> bool:
     return any(row.name == fault.caught_by and row.status is fault.effect for row in outcome.criteria)
 
 
-def find_faults(check: str | None = None, name: str | None = None) -> list[Fault]:
-    """Return the faults that are registered, those of one check or the one of a name.
+def find_faults(checks: Collection[str] = (), name: str | None = None) -> list[Fault]:
+    """Return the faults that are registered: all, those of some checks, or the one of a name.
 
     Raises:
         ParamsError: there is none such.
@@ -72,8 +72,10 @@ def find_faults(check: str | None = None, name: str | None = None) -> list[Fault
     for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name):
         found: Mapping[str, Any] = entry.load()
         every |= found
-    chosen = [one for one in every.values() if check in (None, one.check) and name in (None, one.name)]
+    chosen = [one for one in every.values() if (not checks or one.check in checks) and name in (None, one.name)]
     if not chosen:
-        asked = " and ".join(f"{what} {value!r}" for what, value in (("check", check), ("name", name)) if value)
+        asked = " and ".join(
+            f"{what} {value!r}" for what, value in (("check", ", ".join(checks)), ("name", name)) if value
+        )
         raise ParamsError(f"faults: there is none of {asked}; known: {', '.join(sorted(every))}")
     return chosen

@@ -29,7 +29,7 @@ def check_faults(params: FaultsParams, *, progress: Progress | None = None, at_o
         ParamsError: there is no such fault.
         SystemUnavailableError: a GPU was asked for by name and is not there.
     """
-    faults = find_faults(params.of or None, params.fault or None)
+    faults = find_faults(params.of, params.fault or None)
     started_at, started = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     device = resolve_device(params.device)
     matrix = fill_matrix(
@@ -121,7 +121,7 @@ def _plain(result: FaultResult, doses: Sequence[Ran]) -> dict[str, Any]:
         "alarms": list(result.alarms),
         "attempts": result.attempts,
         "dose_unit": fault.doses.unit if fault.doses else "",
-        "doses": [{"size": one.task.size, "caught": one.caught, "alarms": list(one.alarms)} for one in doses],
+        "doses": [{"size": one.task.size, "caught": one.caught, "failed": list(one.failed)} for one in doses],
     }
 
 

@@ -32,13 +32,13 @@ from djinn_checks.systems.base import System
 from djinn_checks.systems.ring import RingSystem
 
 _LAYERS = 12
-_GPU = {"dtype": "float16", "budget_fraction": 0.25, "duration_s": 2.0, "warmup_passes": 3}
+_GPU = {"dtype": "float16", "budget_fraction": 0.3, "duration_s": 2.0, "warmup_passes": 3}
 _CPU = {"model": "random:tiny", "dtype": "float32", "budget_fraction": 0.5, "duration_s": 1.0}
 _WORK_CYCLES = 5_500_000  # of a GPU's clock: some 3 ms
 _REST_S = 0.02
 """Longer than the copies of two layers take, which may still be under way when the system rests."""
-_DIES_AFTER = 20
-"""Forwards; in two seconds there are four dozen."""
+_DIES_AFTER = 12
+"""Forwards; in two seconds there are two dozen."""
 
 
 def run_pcie(factory: Callable[..., System]) -> Callable[[torch.device], Outcome]:

@@ -43,6 +43,8 @@ class Ran:
     """The named criterion caught the fault; of a clean run, that it raised an alarm."""
     alarms: tuple[str, ...]
     """Required criteria that did not pass, in the check's order; of a clean run, with their reasons."""
+    failed: tuple[str, ...]
+    """Those of them that are FAIL."""
     reason: str
     """What the named criterion said."""
     attempts: int
@@ -94,6 +96,7 @@ def run_task(task: Task, fault: Fault | None, device: torch.device) -> Ran:
         status=outcome.status,
         caught=is_caught(fault, outcome),
         alarms=_alarms(outcome),
+        failed=tuple(row.name for row in outcome.criteria if row.required and row.status is Status.FAIL),
         reason=_reason(fault, outcome),
         attempts=tried,
         seconds=time.monotonic() - started,
@@ -121,6 +124,7 @@ def _run_clean(task: Task, device: torch.device, started: float) -> Ran:
         status=outcome.status,
         caught=bool(alarms),
         alarms=alarms,
+        failed=(),
         reason="; ".join(alarms),
         attempts=1,
         seconds=time.monotonic() - started,

@@ -73,6 +73,8 @@ def tabulate_floors(outcome: Outcome) -> Html:
 def list_floors(outcome: Outcome) -> Iterator[tuple[str, str, str, str, str]]:
     """Give (fault, criterion, smallest dose caught, largest that escaped it, unit), the named criterion first.
 
+    Other criteria count where they FAIL: what is INCONCLUSIVE for want of a sound instrument has seen nothing.
+
     Doses are tried from the easiest to catch to the hardest, which need not be from the largest number to the
     smallest: of "one copy in so many" the larger number is less of a defect. A criterion that caught no dose is
     left out, unless it was the named one.
@@ -82,8 +84,8 @@ def list_floors(outcome: Outcome) -> Iterator[tuple[str, str, str, str, str]]:
         if not doses:
             continue
         named = row["caught_by"]
-        for criterion in _columns([{"caught_by": named, "alarms": one["alarms"]} for one in doses]):
-            caught = [one["caught"] if criterion == named else criterion in one["alarms"] for one in doses]
+        for criterion in _columns([{"caught_by": named, "alarms": one["failed"]} for one in doses]):
+            caught = [one["caught"] if criterion == named else criterion in one["failed"] for one in doses]
             seen = [one["size"] for one, is_caught in zip(doses, caught, strict=True) if is_caught]
             missed = [one["size"] for one, is_caught in zip(doses, caught, strict=True) if not is_caught]
             least = f"{seen[-1]:.4g}" if seen else "none of these"

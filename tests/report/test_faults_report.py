@@ -51,9 +51,9 @@ def test_the_table_escapes_what_it_shows() -> None:
 
 def test_a_floor_is_the_last_dose_that_a_criterion_caught_and_the_first_that_escaped_it() -> None:
     doses = [
-        {"size": 22, "caught": True, "alarms": ["weights_at_use", "prefill_bit_equal"]},
-        {"size": 6, "caught": True, "alarms": ["weights_at_use", "prefill_bit_equal"]},
-        {"size": 0, "caught": True, "alarms": ["weights_at_use"]},
+        {"size": 22, "caught": True, "failed": ["weights_at_use", "prefill_bit_equal"]},
+        {"size": 6, "caught": True, "failed": ["weights_at_use", "prefill_bit_equal"]},
+        {"size": 0, "caught": True, "failed": ["weights_at_use"]},
     ]
     outcome = found(fault("bits", doses=doses, dose_unit="bits"), fault("without"))
     assert list(list_floors(outcome)) == [
@@ -64,7 +64,7 @@ def test_a_floor_is_the_last_dose_that_a_criterion_caught_and_the_first_that_esc
 
 
 def test_a_criterion_that_caught_no_dose_of_its_fault_says_so() -> None:
-    outcome = found(fault("a", doses=[{"size": 1, "caught": False, "alarms": []}], dose_unit="s"))
+    outcome = found(fault("a", doses=[{"size": 1, "caught": False, "failed": []}], dose_unit="s"))
     assert [row[2:4] for row in list_floors(outcome)] == [("none of these", "1")]
 
 
