@@ -17,6 +17,9 @@ from djinn_checks.checks.agent_sleeper import SETTLE_S, Sleep, SleeperRun
 from djinn_checks.instruments.server_memory import MemorySeries
 from djinn_checks.params import AgentsParams
 
+_REST_SHARE = 0.1
+"""Of a session's KV: what memory may still move by while its place counts as given back."""
+
 Change = tuple[int, int]
 """Bytes that left the device's memory in a sleep, and that came back after it."""
 
@@ -52,31 +55,37 @@ class AgentsEvidence:
         return known if len(known) == len(changes) else None
 
     def _change(self, memory: MemorySeries, sleep: Sleep) -> Change | None:
-        last = min(1.0, (sleep.woken_s - sleep.told_s) / 3)
         before = memory.typical(sleep.told_s - 0.8 * SETTLE_S, sleep.told_s)
-        asleep = memory.typical(sleep.woken_s - last, sleep.woken_s)
+        asleep = self._asleep_bytes(memory, sleep)
         after = memory.typical(sleep.settled_s - 0.8 * SETTLE_S, sleep.settled_s)
         if before is None or asleep is None or after is None:
             return None
         return before - asleep, after - asleep
 
     def seconds_to_leave(self) -> float | None:
-        """Return the longest time from the start of a sleep until the KV's bytes were gone from the device's memory.
+        """Return the longest time from the start of a sleep until the device's memory was what it was at its end.
 
-        Infinite if they were not by its end; None if the memory was not read.
+        That it falls is not enough: what falls first may be another session's. Infinite if by the end less than the
+        KV's bytes were gone; None if the memory was not read.
         """
         found = [self._left_after(self.memory, sleep) for sleep in self.sleeper.sleeps] if self.memory else []
         known = [seconds for seconds in found if seconds is not None]
         return max(known) if known and len(known) == len(found) else None
 
     def _left_after(self, memory: MemorySeries, sleep: Sleep) -> float | None:
-        before = memory.typical(sleep.told_s - 0.8 * SETTLE_S, sleep.told_s)
-        asleep = memory.readings(sleep.told_s, sleep.woken_s)
-        if before is None or not asleep:
+        change, asleep = self._change(memory, sleep), self._asleep_bytes(memory, sleep)
+        if change is None or asleep is None:
             return None
-        level = before - self.params.memory_share * self.kv_bytes(sleep.tokens)
-        gone = next((t_s for t_s, used in asleep if used <= level), math.inf)
-        return gone - sleep.told_s
+        size = self.kv_bytes(sleep.tokens)
+        if change[0] < self.params.memory_share * size:
+            return math.inf
+        readings = memory.readings(sleep.told_s, sleep.woken_s)
+        taken = [t_s for t_s, used in readings if used > asleep + _REST_SHARE * size]
+        return max(taken, default=sleep.told_s) - sleep.told_s
+
+    def _asleep_bytes(self, memory: MemorySeries, sleep: Sleep) -> int | None:
+        last = min(1.0, (sleep.woken_s - sleep.told_s) / 3)
+        return memory.typical(sleep.woken_s - last, sleep.woken_s)
 
     def freed_by_closing(self) -> int | None:
         """Return the bytes that left the device's memory when the sleeper's session was closed; None if not read."""
