@@ -22,7 +22,7 @@ import yaml
 
 from djinn_checks.errors import OutcomeError, ParamsError, RunnerError
 from djinn_checks.execution import Job, execute, is_notebook, settle, settle_not_started
-from djinn_checks.folder import render_report, write_index
+from djinn_checks.folder import read_outcomes, render_fault_notes, render_report, write_index
 from djinn_checks.outcome import Failure, Outcome, Status, write_atomically
 from djinn_checks.params import PARAMS, Params
 
@@ -136,6 +136,9 @@ def run_suite(
             write_index(out)
         on_result(result)
         yield result
+    # Faults that ran after a check are mentioned in its report. It has one already, so nothing is lost without.
+    with contextlib.suppress(Exception):
+        render_fault_notes(out)
 
 
 def find_result(job: Job, out: Path) -> Result | None:
@@ -179,7 +182,7 @@ def run_job(job: Job, out: Path, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Res
         else:
             outcome = settle_not_started(job, started)
         outcome = _with_provenance(outcome, job, time.monotonic() - clock)
-        page, problem = _try_render(Path(name) / "executed.ipynb", outcome)
+        page, problem = _try_render(Path(name) / "executed.ipynb", outcome, read_outcomes(out).values())
         try:
             _store(Path(name), outcome, page, files)
         except OSError as error:
@@ -250,9 +253,9 @@ def _with_provenance(outcome: Outcome, job: Job, seconds: float) -> Outcome:
     return Outcome.from_dict(json.loads(json.dumps(whole.to_dict(), sort_keys=True)))
 
 
-def _try_render(notebook: Path, outcome: Outcome) -> tuple[str | None, str]:
+def _try_render(notebook: Path, outcome: Outcome, beside: Iterable[Outcome]) -> tuple[str | None, str]:
     """Return the report, or None and why there is none: a verdict is not lost for the sake of its page."""
     try:
-        return render_report(notebook, outcome), ""
+        return render_report(notebook, outcome, beside), ""
     except Exception as error:
         return None, f"no report could be written ({type(error).__name__}: {error}); `djinn-checks render` tries again"
