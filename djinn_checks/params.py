@@ -221,6 +221,9 @@ class PcieParams(Budget):
     """File for the outcome's JSON; empty: the outcome stays in the notebook."""
 
 
+_SHORTEST_IDLE_S = 0.4
+
+
 class AgentsParams(Params):
     """Parameters of the agents check."""
 
@@ -283,6 +286,15 @@ class AgentsParams(Params):
     def _ordered_pauses(self) -> Self:
         if not 0 <= self.think_s[0] <= self.think_s[1]:
             raise ValueError(f"think_s: expected [shortest, longest] with 0 <= shortest <= longest, got {self.think_s}")
+        return self
+
+    @model_validator(mode="after")
+    def _idle_within_sleep(self) -> Self:
+        if not _SHORTEST_IDLE_S <= self.idle_s < self.sleep_s:
+            raise ValueError(
+                f"idle_s: expected at least {_SHORTEST_IDLE_S}, so that memory is read before the session leaves, and "
+                f"less than sleep_s = {self.sleep_s}, so that it does leave; got {self.idle_s}"
+            )
         return self
 
     @property

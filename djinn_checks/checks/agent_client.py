@@ -203,17 +203,17 @@ class IdleClient(AgentClient):
         if found is None:
             return None
         return SessionRecord(
-            state=found["state"],
-            swaps=found["swaps"],
-            restores=found["restores"],
-            swapped_bytes=found["swapped_bytes"],
-            restored_bytes=found["restored_bytes"],
-            swap_s=found["swap_s"],
-            restore_s=found["restore_s"],
+            state=found.get("state"),
+            swaps=found.get("swaps"),
+            restores=found.get("restores"),
+            swapped_bytes=found.get("swapped_bytes"),
+            restored_bytes=found.get("restored_bytes"),
+            swap_s=found.get("swap_s"),
+            restore_s=found.get("restore_s"),
             allocate_s=found.get("allocate_s"),
             digest_s=found.get("digest_s"),
-            digest_out=found["digest_out"],
-            digest_in=found["digest_in"],
+            digest_out=found.get("digest_out"),
+            digest_in=found.get("digest_in"),
         )
 
     async def states(self) -> dict[str, str] | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
-from statistics import median
+from statistics import mean, median
 
 from djinn_checks.checks.agent_client import SessionRecord
 from djinn_checks.checks.agent_evidence import AgentsEvidence, differing_tokens, distance
@@ -23,6 +23,8 @@ from djinn_checks.units import format_bytes, format_seconds
 
 _NLL_MARGIN = 0.1
 """Nats per token. Identical texts differ by 0; a text that is worse by this is 10 % less likely at every token."""
+_TOLD_MARGIN = 0.05
+"""Nats per token between two implementations of one model; quantized activations (llama-server) stay well below."""
 _GENERATE_RATIO = 1.1
 _SURVIVES = "The agent's turns before and after every sleep were answered"
 _NO_LOGPROBS = "the server gives no log-probabilities"
@@ -32,6 +34,7 @@ def judge_sleeper(evidence: AgentsEvidence) -> list[Criterion]:
     """Return the rows about the sleeper."""
     return [
         _survived(evidence),
+        _speaks_for_model(evidence),
         *_left(evidence),
         *_came_back(evidence),
         *judge_promptness(evidence),
@@ -64,6 +67,24 @@ def _survived(evidence: AgentsEvidence) -> Criterion:
     if evidence.is_alive is False:
         return replace(row, status=Status.FAIL, reason="the server's process has ended")
     return row
+
+
+def _speaks_for_model(evidence: AgentsEvidence) -> Criterion:
+    """Whose weights answer: the server's log-probabilities of its own words, against the resident model's."""
+    run, found = evidence.sleeper, evidence.reference
+    told = [-mean(one.logprobs) for one in run.slept if one.logprobs]
+    pairs = zip(told, found.nll_slept, strict=True) if len(told) == len(run.slept) else ()
+    return judge(
+        "speaks_for_model",
+        "The server finds its words as likely as the model that it is said to serve",
+        max((abs(one - other) for one, other in pairs), default=None),
+        "<=",
+        _TOLD_MARGIN,
+        unit="nats per token",
+        evidence="mean log-probability of an answer's tokens, by the server and by the resident model, worst turn",
+        missing=_NO_LOGPROBS,
+        failed="it serves another model, or other weights",
+    )
 
 
 def _left(evidence: AgentsEvidence) -> list[Criterion]:
@@ -143,14 +164,12 @@ def _counted(
 def _on_link(evidence: AgentsEvidence, name: str, title: str, direction: str) -> Criterion:
     unit = "times the session's KV"
     if evidence.link is None:
-        return skip(name, title, unit=unit, reason="no GPU: the KV moves between two pools of host memory")
+        return skip(name, title, unit=unit, reason=evidence.why_no_link)
+    sleeps = evidence.sleeper.sleeps
     counted = evidence.counted(direction)
-    if counted is None and evidence.link.series is None:
-        return skip(name, title, unit=unit, reason=f"the link is not counted here: {evidence.link.reason}")
-    shares = [
-        count / evidence.kv_bytes(sleep.tokens)
-        for count, sleep in zip(counted or [], evidence.sleeper.sleeps, strict=False)
-    ]
+    pairs = zip(counted or [], sleeps, strict=False)  # all of them, or none
+    shares = [count / evidence.kv_bytes(one.tokens) for count, one in pairs]
+    uncounted = f"the link is not counted here: {evidence.link.reason}"
     return judge(
         name,
         title,
@@ -159,7 +178,7 @@ def _on_link(evidence: AgentsEvidence, name: str, title: str, direction: str) ->
         evidence.params.memory_share,
         unit=unit,
         evidence="PCIe counters of the GPU, read by a process of its own, calibrated with copies of known size",
-        missing="the counters have a hole where the copies were",
+        missing=uncounted if evidence.link.series is None else "the counters have a hole where the copies were",
         failed="fewer bytes were moved than the session has",
     )
 
@@ -218,12 +237,15 @@ def _fingerprint(evidence: AgentsEvidence) -> Criterion:
     """A prefill of the same tokens rounds otherwise than their decode did."""
     run = evidence.sleeper
     to_hot, to_cold = distance(run.slept[1:], run.hot[1:]), distance(run.slept[1:], run.cold)
-    hot_to_cold = distance(run.hot[1:], run.cold)
+    hot_to_cold, floor = distance(run.hot[1:], run.cold), distance(run.again, run.hot)
     missing = _NO_LOGPROBS
     nearer: str | None = None
-    if to_hot is not None and to_cold is not None and hot_to_cold is not None:
-        missing = "a recomputed session gives the same log-probabilities here, so it could not be told from a kept one"
-        if hot_to_cold > 0:
+    if to_hot is not None and to_cold is not None and hot_to_cold is not None and floor is not None:
+        missing = (
+            f"a recomputed session differs by {hot_to_cold:.3g} from a kept one, and a kept one by {floor:.3g} from "
+            "itself, run again: they could not be told from each other here"
+        )
+        if hot_to_cold > floor:
             nearer = "kept" if to_hot < to_cold else "recomputed"
     row = judge(
         "rounding_is_kept",
@@ -296,7 +318,7 @@ def _speed(evidence: AgentsEvidence) -> list[Criterion]:
 def _of_ceiling(evidence: AgentsEvidence, direction: str, name: str, title: str) -> Criterion:
     unit = "share of ceiling"
     if evidence.link is None:
-        return skip(name, title, unit=unit, reason="no GPU: the KV moves between two pools of host memory")
+        return skip(name, title, unit=unit, reason=evidence.why_no_link)
     rates = evidence.swap_rates(direction)
     waits = [one.after.allocate_s for one in evidence.sleeper.sleeps if one.after and one.after.allocate_s]
     memory = f"; memory for it took {format_seconds(max(waits))} more" if direction == "in" and waits else ""

@@ -154,10 +154,14 @@ async def run_crowd(
 async def _watch(client: AgentClient, samples: list[StateSample]) -> None:
     while True:
         asked = time.monotonic()
-        states = await client.states()
+        try:
+            states = await client.states()
+        except InstrumentError:  # one look that was not answered; the next may be
+            states = {}
         if states is None:
             return
-        samples.append(StateSample(asked_s=asked, answered_s=time.monotonic(), states=states))
+        if states:
+            samples.append(StateSample(asked_s=asked, answered_s=time.monotonic(), states=states))
         await asyncio.sleep(_POLL_S)
 
 

@@ -14,6 +14,9 @@ from djinn_checks.outcome import Criterion, judge, skip
 from djinn_checks.units import GB, format_bytes, format_seconds
 
 _RESIDENT = ("IDLE", "ACTIVE", "SWAPPING_OUT", "SWAPPING_IN")
+_ON_DEVICE = ("ACTIVE", "SWAPPING_OUT", "SWAPPING_IN")
+"""States in which a session's KV has its place on the device; one that is IDLE may be new, and have none yet."""
+_OFF_DEVICE = ("SWAPPING_OUT", "SWAPPED", "SWAPPING_IN")
 _OVERSHOOT = 1.1
 """Working memory of a forward comes and goes beside the KV."""
 
@@ -27,6 +30,8 @@ def judge_crowd(evidence: AgentsEvidence) -> list[Criterion]:
         _answered(evidence, crowd),
         _overcommitted(evidence, crowd),
         _held(evidence, crowd),
+        _swapped(evidence, crowd),
+        _resident(evidence, crowd),
         _twins(crowd),
         _code_words(crowd),
         _never_while_decoding(evidence, crowd),
@@ -92,6 +97,40 @@ def _count_agents(states: dict[str, str], among: Sequence[str] | None = None) ->
     return sum(name.startswith("agent-") and (among is None or state in among) for name, state in states.items())
 
 
+def _swapped(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
+    """With all sessions open at once, those that the budget has no place for are asleep: each has left once or more."""
+    smallest = evidence.kv_bytes(evidence.params.agent_prompt_tokens)
+    room = int(evidence.params.kv_device_gb * GB // smallest)
+    return judge(
+        "crowd_swapped",
+        "The agents that the budget has no room for left the device",
+        crowd.swaps,
+        ">=",
+        max(1, evidence.params.agents - room),
+        unit="swaps",
+        evidence=f"the server's record of each session; the budget has room for {room} at most",
+        missing=f"a server of kind {evidence.params.adapter!r} does not count its swaps",
+        failed="is its budget larger than the check was told?",
+    )
+
+
+def _resident(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
+    """Every open session's KV is at least its first prompt's; a session that is moving may be in both places."""
+    smallest = evidence.kv_bytes(evidence.params.agent_prompt_tokens)
+    most = max((_count_agents(one.states, _ON_DEVICE) for one in crowd.samples if one.states), default=None)
+    return judge(
+        "crowd_resident_in_budget",
+        "The sessions on the device never took more than the KV budget",
+        None if most is None else most * smallest / (evidence.params.kv_device_gb * GB),
+        "<=",
+        1.0,
+        unit="times the budget",
+        evidence=f"the server's list of sessions, {len(crowd.samples)} looks; at least {format_bytes(smallest)} each",
+        missing=f"a server of kind {evidence.params.adapter!r} does not list its sessions",
+        failed="is its budget larger than the check was told?",
+    )
+
+
 def _twins(crowd: CrowdRun) -> Criterion:
     differ = [
         number
@@ -137,7 +176,7 @@ def _never_while_decoding(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterio
         for number, replies in enumerate(crowd.replies):
             if any(one.token_at_s[0] < sample.asked_s and sample.answered_s < one.end_s for one in replies):
                 looked += 1
-                wrong += sample.states.get(f"agent-{number}") != "ACTIVE"
+                wrong += sample.states.get(f"agent-{number}", "SWAPPED") in _OFF_DEVICE
     return judge(
         "decoding_stays",
         "No session left the device while it was decoding",

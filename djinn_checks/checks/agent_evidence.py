@@ -38,9 +38,16 @@ class AgentsEvidence:
     memory_reason: str
     """Why there is no memory series."""
     link: LinkEvidence | None
-    """None without a GPU."""
+    """None without a GPU, and for a server on another machine."""
     is_alive: bool | None
     """Whether the server was still there at the end; None if it was not this check's to look after."""
+
+    @property
+    def why_no_link(self) -> str:
+        """Why no link is watched."""
+        if self.device.type == "cpu":
+            return "no GPU: the KV moves between two pools of host memory"
+        return f"the server is not on this machine, and neither is its link: {self.memory_reason}"
 
     def kv_bytes(self, tokens: int) -> int:
         """Return the KV bytes of a session of so many tokens, whose last one has not been fed back."""

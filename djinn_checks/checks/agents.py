@@ -12,7 +12,6 @@ import contextlib
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -22,7 +21,7 @@ from djinn_checks.checks.agent_criteria import judge_lost, judge_sleeper
 from djinn_checks.checks.agent_crowd import CrowdRun, run_crowd
 from djinn_checks.checks.agent_crowd_criteria import judge_crowd
 from djinn_checks.checks.agent_evidence import AgentsEvidence
-from djinn_checks.checks.agent_link import LinkEvidence, LinkWitness
+from djinn_checks.checks.agent_link import LinkWitness
 from djinn_checks.checks.agent_measurements import gather_measurements, gather_timings, summarize
 from djinn_checks.checks.agent_reference import ask_reference
 from djinn_checks.checks.agent_scripts import write_script
@@ -37,18 +36,6 @@ from djinn_checks.params import AgentsParams
 
 _T = TypeVar("_T")
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Driven:
-    """What came of driving the server."""
-
-    sleeper: SleeperRun
-    crowd: CrowdRun | None
-    memory: MemorySeries | None
-    memory_reason: str
-    link: LinkEvidence | None
-    is_alive: bool | None
 
 
 def check_agents(
@@ -97,20 +84,32 @@ def _run(
     model = open_model(params.model, dtype=compute, device=device, seed=params.seed)
     started = clock()
     with contextlib.ExitStack() as stack:
-        witness = stack.enter_context(LinkWitness(device)) if device.type == "cuda" else None
+        pid, reason = _find_here(params.server_address) if params.server_address else (None, "")
+        is_here = pid is not None or not params.server_address
+        witness = stack.enter_context(LinkWitness(device)) if device.type == "cuda" and is_here else None
         report("starting the server")
         server = None if params.server_address else stack.enter_context(_start(params, device, server_command))
         address = server.address if server else params.server_address
         served = clock()
-        driven = _drive(params, model, device, address, server, witness, report)
+        pid = server.pid if server else pid
+        memory, reason = _watch_memory(stack, pid, device, reason)
+        sleeper = _await(_sleeper(params, model, address, report))
+        link = witness.evidence() if witness else None
+        crowd = _await(_crowd(params, model, address, report)) if params.agents else None
+        is_alive = server.is_alive if server else None
     driven_at = clock()
     report("asking the resident model")
     evidence = AgentsEvidence(
         params=params,
         device=device,
         kv_dtype=kv_dtype,
-        reference=ask_reference(model, device, driven.sleeper, params.new_tokens),
-        **vars(driven),
+        reference=ask_reference(model, device, sleeper, params.new_tokens),
+        sleeper=sleeper,
+        crowd=crowd,
+        memory=memory,
+        memory_reason=reason,
+        link=link,
+        is_alive=is_alive,
     )
     criteria = (*judge_sleeper(evidence), *judge_crowd(evidence))
     status = settle(criteria)
@@ -147,33 +146,24 @@ def _start(params: AgentsParams, device: torch.device, command: Sequence[str]) -
     return ServerProcess([str(part) for pair in options.items() for part in pair], command=command)
 
 
-def _drive(
-    params: AgentsParams,
-    model: Model,
-    device: torch.device,
-    address: str,
-    server: ServerProcess | None,
-    witness: LinkWitness | None,
-    report: Progress,
-) -> _Driven:
-    with contextlib.ExitStack() as stack:
-        memory, reason = None, ""
-        try:
-            pid = server.pid if server else find_listener(address)
-            memory = stack.enter_context(ServerMemory(pid, device)).series
-        except InstrumentError as error:
-            reason = str(error)
-        sleeper = _await(_sleeper(params, model, address, report))
-        link = witness.evidence() if witness else None
-        crowd = _await(_crowd(params, model, address, report)) if params.agents else None
-    return _Driven(
-        sleeper=sleeper,
-        crowd=crowd,
-        memory=memory,
-        memory_reason=reason,
-        link=link,
-        is_alive=server.is_alive if server else None,
-    )
+def _find_here(address: str) -> tuple[int | None, str]:
+    """Return the process on this machine that listens at an address, or why there is none to be seen."""
+    try:
+        return find_listener(address), ""
+    except InstrumentError as error:
+        return None, str(error)
+
+
+def _watch_memory(
+    stack: contextlib.ExitStack, pid: int | None, device: torch.device, reason: str
+) -> tuple[MemorySeries | None, str]:
+    """Return the memory of the server's process, being read until the stack is closed, or why it is not."""
+    if pid is None:
+        return None, reason
+    try:
+        return stack.enter_context(ServerMemory(pid, device)).series, ""
+    except InstrumentError as error:
+        return None, str(error)
 
 
 async def _sleeper(params: AgentsParams, model: Model, address: str, report: Progress) -> SleeperRun:

@@ -11,6 +11,7 @@ here as for every other process on the machine.
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from bisect import bisect_left
@@ -96,18 +97,33 @@ def find_listener(address: str) -> int:
     Raises:
         InstrumentError: there is none, or it is not to be seen.
     """
-    port = urlsplit(address).port
+    parts = urlsplit(address)
+    here = _addresses_here(parts.hostname or "")
     try:
         found = [one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
     except psutil.AccessDenied as error:
         raise InstrumentError(f"{address}: the listening processes of this machine cannot be seen ({error})") from error
-    pids = [one.pid for one in found if one.laddr and one.laddr.port == port and one.pid is not None]
+    pids = [
+        one.pid
+        for one in found
+        if one.laddr and one.laddr.port == parts.port and one.laddr.ip in here and one.pid is not None
+    ]
     if not pids:
         raise InstrumentError(
             f"{address}: no process of this machine that listens there can be seen, so its memory cannot be read; "
             "run the check on the server's machine, as the same user"
         )
     return int(pids[0])
+
+
+def _addresses_here(host: str) -> set[str]:
+    """Return the addresses of a host that are this machine's own, and those that stand for all of them; or nothing."""
+    try:
+        wanted = {str(one[4][0]) for one in socket.getaddrinfo(host, None)}
+    except OSError:
+        return set()
+    own = {one.address.partition("%")[0] for several in psutil.net_if_addrs().values() for one in several}
+    return (wanted & own) | {"0.0.0.0", "::"} if wanted & own else set()
 
 
 def _open(pid: int, device: torch.device) -> tuple[str, Callable[[], int]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -14,9 +16,12 @@ import torch
 
 from djinn_checks import AgentsParams, Outcome, Status, check_agents
 from djinn_checks.checks.agent_client import Reply
+from djinn_checks.checks.agent_criteria import _on_link
 from djinn_checks.checks.agent_crowd import CrowdRun
-from djinn_checks.checks.agent_evidence import differing_tokens, distance
+from djinn_checks.checks.agent_evidence import AgentsEvidence, differing_tokens, distance
+from djinn_checks.checks.agent_link import LinkEvidence
 from djinn_checks.checks.agent_scripts import says_code_word, write_script
+from djinn_checks.checks.agent_sleeper import SleeperRun
 from djinn_checks.checks.server_process import ServerProcess
 from djinn_checks.errors import InstrumentError, ParamsError
 from djinn_checks.instruments.server_memory import MemorySeries, find_listener
@@ -166,3 +171,50 @@ def test_memory_between_readings_is_unknown_and_never_zero() -> None:
 def test_nobody_listens_where_nobody_listens() -> None:
     with pytest.raises(InstrumentError, match="no process of this machine"):
         find_listener("http://127.0.0.1:9")
+
+
+def test_a_server_elsewhere_is_not_taken_for_one_that_listens_here_at_the_same_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        assert find_listener(f"http://127.0.0.1:{port}") == os.getpid()
+        with pytest.raises(InstrumentError, match="no process of this machine"):
+            find_listener(f"http://192.0.2.9:{port}")
+
+
+@pytest.mark.parametrize("given", [{"idle_s": 0.1}, {"idle_s": 3.0, "sleep_s": 2.0}])
+def test_an_idle_threshold_that_no_reading_could_see_is_refused(given: dict[str, float]) -> None:
+    with pytest.raises(ParamsError, match="idle_s: expected at least"):
+        AgentsParams.create(**given)
+
+
+def more_than_asked(name: str, value: str) -> list[str]:
+    """Return a command that starts our server with another value for an option than the check gives it."""
+    change = f"sys.argv[sys.argv.index({name!r}) + 1] = {value!r}"
+    code = f"import sys; sys.argv.insert(1, 'serve'); {change}; from djinn_checks.cli import main; sys.exit(main())"
+    return [sys.executable, "-c", code]
+
+
+def test_a_server_with_a_larger_budget_than_it_was_given_does_not_pass(small: dict[str, Any]) -> None:
+    params = AgentsParams.create(**(small | {"adapter": "idle", "idle_s": 1.0}))
+    outcome = check_agents(params, server_command=more_than_asked("--kv-device-gb", "2"))
+    assert outcome.status is Status.FAIL
+    assert row(outcome, "crowd_swapped").status is Status.FAIL
+
+
+def test_a_server_of_other_weights_does_not_pass(small: dict[str, Any]) -> None:
+    params = AgentsParams.create(**(small | {"agents": 0}))
+    outcome = check_agents(params, server_command=more_than_asked("--seed", "5"))
+    assert row(outcome, "speaks_for_model").status is Status.FAIL
+
+
+def test_a_gpu_without_link_counters_leaves_the_bytes_on_the_link_inconclusive() -> None:
+    sleeper = SleeperRun(first=Reply(), sleeps=(), hot=(), again=(), cold=(), hot_record=None, histories=((),),
+                         closed_s=0.0, gone_s=0.0)  # fmt: skip
+    evidence = AgentsEvidence(
+        params=AgentsParams.create(), device=torch.device("cuda"), kv_dtype=torch.float16, sleeper=sleeper,
+        reference=None, crowd=None, memory=None, memory_reason="", is_alive=True,  # type: ignore[arg-type]
+        link=LinkEvidence(ceilings={}, series=None, reason="no counters"),
+    )  # fmt: skip
+    found = _on_link(evidence, "kv_out_on_link", "left", "out")
+    assert found.status is Status.INCONCLUSIVE
+    assert "no counters" in found.reason
