@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from djinn_checks.runner import read_suite, run_suite
+from djinn_checks.runner import run_suite
+from djinn_checks.suite import read_suite
 
 TRACE = Path(__file__).parent / "data" / "traces" / "ring.csv.gz"
 WITHOUT = """

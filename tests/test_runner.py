@@ -16,14 +16,15 @@ import nbformat
 import psutil
 import pytest
 
+from djinn_checks import evidence
 from djinn_checks import folder as folders
-from djinn_checks import runner
 from djinn_checks.cli import exit_code, main
 from djinn_checks.errors import ParamsError, RunnerError
 from djinn_checks.execution import Job
 from djinn_checks.folder import render_folder
 from djinn_checks.outcome import Outcome, Status
-from djinn_checks.runner import Result, find_result, read_suite, run_job, run_suite
+from djinn_checks.runner import Result, find_result, run_job, run_suite
+from djinn_checks.suite import Limits, read_suite
 
 WRITE = """
 import os
@@ -121,7 +122,7 @@ def test_a_full_disk_is_an_error_with_its_cause_and_leaves_no_half_file(
         Path(target).write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(runner.shutil, "copyfile", full)
+    monkeypatch.setattr(evidence.shutil, "copyfile", full)
     result = run(tmp_path, SAVE)
     assert result.outcome.status is Status.ERROR
     assert "No space left on device" in result.outcome.summary
@@ -174,7 +175,7 @@ def test_a_suite_over_its_time_ends_the_check_it_hits_and_starts_no_other(tmp_pa
     write_params(suite, f"trace: {TRACE}\ndevice: cpu\n", "pcie.yaml")
     out = tmp_path / "out"
     Outcome(check="pcie", status=Status.PASS, summary="of an earlier run").save(out / "pcie.outcome.json")
-    hit, not_started = run_suite(read_suite(suite), out, suite_timeout_s=6.0)
+    hit, not_started = run_suite(read_suite(suite), out, limits=Limits(suite_timeout_s=6.0))
     for result, cause in ((hit, "Timeout"), (not_started, "NotStarted")):
         assert result.outcome.status is Status.ERROR
         assert result.outcome.failure is not None
@@ -185,7 +186,7 @@ def test_a_suite_over_its_time_ends_the_check_it_hits_and_starts_no_other(tmp_pa
     assert "--resume" in not_started.outcome.summary
     assert not_started.seconds < 2
     assert (out / "index.html").read_text().count("ERROR</span>") >= 2
-    (_, later) = run_suite(read_suite(suite), out, timeout_s=0.5, resume=True)
+    (_, later) = run_suite(read_suite(suite), out, limits=Limits(timeout_s=0.5), resume=True)
     assert later.outcome.failure.type == "Timeout", "what was not started is what --resume runs"
 
 

@@ -89,9 +89,18 @@ def show(outcome: Outcome) -> None:
     """Display the verdict in a notebook, and embed the outcome in the same output for those who read it later."""
     from IPython.display import display  # only where a kernel runs
 
-    fragment = f'<style>{read_style()}</style><div class="djinn-checks">{render_verdict(outcome)}</div>'
-    text = f"{outcome.status.value}: {outcome.summary}"
-    display({"text/html": fragment, "text/plain": text, OUTCOME_MIME: outcome.to_dict()}, raw=True)
+    data = {"text/html": render_fragment(outcome), "text/plain": describe(outcome), OUTCOME_MIME: outcome.to_dict()}
+    display(data, raw=True)
+
+
+def render_fragment(outcome: Outcome) -> Html:
+    """Return the verdict with its style: banner and criteria as they stand in a notebook."""
+    return Html(f'<style>{read_style()}</style><div class="djinn-checks">{render_verdict(outcome)}</div>')
+
+
+def describe(outcome: Outcome) -> str:
+    """Return the verdict in one line of plain text."""
+    return f"{outcome.status.value}: {outcome.summary}"
 
 
 def show_figure(figure: Figure | None, alt: str) -> None:

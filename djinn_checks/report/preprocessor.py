@@ -1,4 +1,4 @@
-"""What the nbconvert template needs of a notebook: the verdict, and the notebook without its own copy of it.
+"""What the nbconvert template needs of a notebook: the verdict once, our figures made anew, all else cleaned.
 
 The template's conf.json names this class, so that `jupyter nbconvert --template djinn_checks` and
 `render_html` go the same way.
@@ -6,12 +6,15 @@ The template's conf.json names this class, so that `jupyter nbconvert --template
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from nbconvert.preprocessors import Preprocessor
 from nbformat.v4 import new_output
 
 from djinn_checks.outcome import Outcome
+from djinn_checks.report.cells import find_homes, redraw
+from djinn_checks.report.clean import clean_html
 from djinn_checks.report.html import render_context, render_no_verdict, render_verdict
 from djinn_checks.report.load import carries_outcome, find_outcome
 
@@ -36,13 +39,31 @@ class VerdictPreprocessor(Preprocessor):  # type: ignore[misc]  # nbconvert has 
             "title": f"{outcome.status.value}: {outcome.check}" if outcome else "No verdict",
             "verdict": render_verdict(outcome) if outcome else render_no_verdict(),
             "context": render_context(outcome) if outcome and outcome.failure else "",
+            "clean": clean_html,
         }
+        homes = find_homes(nb)
         for cell in nb.cells:
             if _PAPERMILL_TAG in cell.metadata.get("tags", ()):
                 cell.source = _restate_marker(cell.source)
             elif cell.cell_type == "code":
-                cell.outputs = [_POINTER if carries_outcome(output) else output for output in cell.outputs]
+                cell.outputs = _restate_outputs(cell, homes, outcome)
         return nb, resources
+
+
+def _restate_outputs(cell: Any, homes: Mapping[str, str], outcome: Outcome | None) -> list[Any]:
+    """Return what a cell shows of the outcome, made anew; of a run that stopped, only where it came so far."""
+    if outcome is not None and (cell.outputs or not outcome.failure):
+        made = redraw(cell, homes, outcome)
+        if made is not None:
+            return [new_output("display_data", {"text/html": f'<div class="djinn-checks">{made}</div>'})]
+    return [_POINTER if carries_outcome(output) else _clean_output(output) for output in cell.outputs]
+
+
+def _clean_output(output: Any) -> Any:
+    data = output.get("data", {})
+    if "text/html" in data:
+        data["text/html"] = clean_html(data["text/html"])
+    return output
 
 
 def _restate_marker(source: str) -> str:

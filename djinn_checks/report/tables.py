@@ -74,6 +74,11 @@ def render_mapping(caption: str, values: Mapping[str, Any], *, missing: str = "u
     return render_table(caption, ("Name", "Value"), rows, numeric=False)
 
 
+def render_problem(text: str) -> Html:
+    """Return a sentence in the place of a figure or table that could not be made."""
+    return Html(f'<p class="nothing-to-draw">{escape(text)}</p>')
+
+
 def render_params(outcome: Outcome) -> Html:
     """Return the parameters that the outcome was made with, defaults included."""
     return render_mapping("Parameters, as resolved", outcome.params, missing="not given")
