@@ -114,7 +114,7 @@ def _store_scratch(scratch: Path, name: str, out: Path) -> None:
 
 
 def _forget(scratch: Path) -> None:
-    """Take the name of the scratch folder out of the executed notebook: it says nothing, and is another in every run."""
+    """Take the name of the scratch folder out of the executed notebook: it is another one in every run."""
     notebook = scratch / "executed.ipynb"
     with contextlib.suppress(OSError, ValueError):  # none there, or no room for another
         write_atomically(notebook, notebook.read_text(encoding="utf-8").replace(f"{scratch}/", ""))
