@@ -187,13 +187,13 @@ def _cause(scratch: Path, end: End, error: OutcomeError) -> Failure:
     if end.code is None:
         message = f"the run was ended after {end.limit_s:.0f} s: its own time limit, or what the suite had left"
         return Failure(type="Timeout", message=message, traceback=end.output)
+    if end.code and (line := _find_cell_timeout(end.output)):  # papermill interrupts the cell, which then raises too
+        return Failure(type="CellTimeout", message=line.removeprefix(_CELL_TIMEOUT), traceback=end.output)
     if raised is not None:
         return raised
     if end.code == 0:
         message = f"the notebook ended without an outcome: {error}"
         return Failure(type="NoOutcome", message=message, traceback=end.output)
-    if (last := _last_line(end.output)).startswith(_CELL_TIMEOUT):
-        return Failure(type="CellTimeout", message=last.removeprefix(_CELL_TIMEOUT), traceback=end.output)
     return _death(end)
 
 
@@ -211,8 +211,8 @@ def _death(end: End) -> Failure:
     return Failure(type="OutOfMemory" if memory else "DeadKernel", message=message, traceback=end.output)
 
 
-def _last_line(text: str) -> str:
-    """Return the last line of papermill's traceback: it stands at the margin, and what follows belongs to it."""
+def _find_cell_timeout(text: str) -> str:
+    """Return the line with which papermill's traceback ends when a cell ran over its time; empty if there is none."""
     return next((line for line in reversed(text.splitlines()) if line.startswith(_CELL_TIMEOUT)), "")
 
 
