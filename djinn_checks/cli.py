@@ -193,7 +193,7 @@ def _print_table(console: object, results: Sequence[Result]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("check", "verdict", "what was found", "time", "report", show_lines=True)
+    table = Table("check", "verdict", "what was found", "time", show_lines=True)
     for result in results:
         status = str(result.outcome.status)
         table.add_row(
@@ -201,7 +201,6 @@ def _print_table(console: object, results: Sequence[Result]) -> None:
             Text(status, style=_STYLES[status]),
             Text(result.outcome.summary),
             f"{result.seconds:.0f} s",
-            Text(_report(result), overflow="fold"),
         )
     if isinstance(console, Console):
         console.print(table)

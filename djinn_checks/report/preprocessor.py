@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nbconvert.preprocessors import Preprocessor
-from nbformat.v4 import new_output
+from nbformat.v4 import new_code_cell, new_output
 
 from djinn_checks.outcome import Outcome
 from djinn_checks.report.cells import find_homes, redraw
@@ -24,6 +24,8 @@ RESOURCE = "djinn_checks_outcome"
 _POINTER = new_output(
     "display_data", {"text/html": "<p><small>The verdict stands at the top of this page.</small></p>"}
 )
+
+_NOT_RUN_TAG = "djinn-checks-not-run"
 
 _PAPERMILL_TAG = "papermill-error-cell-tag"
 _PAPERMILL_ANCHOR = "papermill-error-cell"
@@ -42,12 +44,29 @@ class VerdictPreprocessor(Preprocessor):  # type: ignore[misc]  # nbconvert has 
             "clean": clean_html,
         }
         homes = find_homes(nb)
+        if outcome is not None and outcome.failure:
+            _fold_what_was_not_run(nb)
         for cell in nb.cells:
             if _PAPERMILL_TAG in cell.metadata.get("tags", ()):
                 cell.source = _restate_marker(cell.source)
             elif cell.cell_type == "code":
                 cell.outputs = _restate_outputs(cell, homes, outcome)
         return nb, resources
+
+
+def _fold_what_was_not_run(nb: Any) -> None:
+    """Put the code behind the last cell that showed anything into one: headings alone tell nobody anything."""
+    shown = [place for place, cell in enumerate(nb.cells) if cell.get("outputs")]
+    start = _find_check(nb) if not shown else max(shown[-1] + 1, _find_check(nb))
+    rest = ["".join(cell.source) for cell in nb.cells[start:] if cell.cell_type == "code"]
+    if rest:
+        nb.cells[start:] = [new_code_cell("\n\n".join(rest), metadata={"tags": [_NOT_RUN_TAG]})]
+
+
+def _find_check(nb: Any) -> int:
+    """Return the place after the cell that runs the check: it may have been stopped before it showed anything."""
+    found = [place for place, cell in enumerate(nb.cells) if "outcome = load_outcome(" in "".join(cell.source)]
+    return found[0] + 1 if found else 0
 
 
 def _restate_outputs(cell: Any, homes: Mapping[str, str], outcome: Outcome | None) -> list[Any]:
