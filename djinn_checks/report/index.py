@@ -100,7 +100,7 @@ def _peers(outcomes: Mapping[str, Outcome]) -> Html:
 
 def _machine(outcomes: Mapping[str, Outcome]) -> Html:
     """Return machine and software of the first check that knows them, and say so if others differ."""
-    known = [_shared(one.environment) for one in outcomes.values() if "packages" in one.environment]
+    known = [facts for one in outcomes.values() if (facts := _shared(one.environment))]
     if not known:
         return Html("")
     differ = any(one != known[0] for one in known)

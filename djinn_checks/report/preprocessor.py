@@ -87,6 +87,6 @@ def _clean_output(output: Any) -> Any:
 
 def _restate_marker(source: str) -> str:
     if f'id="{_PAPERMILL_ANCHOR}"' in source:
-        words = "The notebook stopped in the next cell. Nothing below it was run."
+        words = "The notebook stopped in the next cell."
         return f'<p class="stopped" id="{_PAPERMILL_ANCHOR}">{words}</p>'
     return f'<p class="stopped">This notebook did not come to its end: <a href="#{_PAPERMILL_ANCHOR}">where</a>.</p>'
