@@ -93,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("new", type=Path)
     compare.add_argument("--html", type=Path, metavar="FILE", help="write the comparison as a self-contained page, too")
     compare.set_defaults(command=_compare)
+    results = commands.add_parser("results", help="print a finished suite's verdicts and figures as Markdown")
+    results.add_argument("folder", type=Path)
+    results.set_defaults(command=_results)
     render = commands.add_parser("render", help="rebuild the HTML of a finished suite, without torch")
     render.add_argument("folder", type=Path)
     render.set_defaults(command=_render)
@@ -302,4 +305,12 @@ def _render(options: argparse.Namespace) -> int:
 
     for path in render_folder(options.folder):
         print(path)
+    return 0
+
+
+def _results(options: argparse.Namespace) -> int:
+    from djinn_checks.folder import read_outcomes
+    from djinn_checks.report.results import render_results
+
+    print(render_results(options.folder.as_posix(), read_outcomes(options.folder)), end="")
     return 0

@@ -23,6 +23,10 @@ from djinn_checks.units import MIB, format_bytes
 _GRANULE = 2 * MIB
 """What PyTorch's allocator and the driver round large blocks up to, so that the limit counts what is taken."""
 
+_CLASSES = 16
+"""Blocks come in so many sizes between two powers of two: a session that has grown by a turn finds a kept block of
+its size, and the driver is not asked, for at most a sixteenth of a block."""
+
 _WASTE = 1.25
 """A kept block is used again for at least this share less: a larger one would waste the limit."""
 
@@ -55,7 +59,7 @@ class DeviceMemory:
         Raises:
             KvCapacityError: the limit does not allow it now.
         """
-        nbytes = -(-nbytes // _GRANULE) * _GRANULE
+        nbytes = _round_up(nbytes)
         with self._lock:
             block = self._find_kept(nbytes)
             if block is None:
@@ -104,3 +108,10 @@ class DeviceMemory:
         self._kept = []
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _round_up(nbytes: int) -> int:
+    """Return the size of the block for `nbytes`."""
+    lower = 1 << max(0, nbytes.bit_length() - 1)
+    step = max(_GRANULE, lower // _CLASSES)
+    return -(-nbytes // step) * step

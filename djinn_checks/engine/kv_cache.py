@@ -49,16 +49,18 @@ class KvBlock:
     def used_rows(self, tokens: int) -> list[Tensor]:
         """Return the same bytes as `used`, neighbouring regions of one size together: uint8 [regions, bytes], strided.
 
-        At most `_ROWS` regions stand together, so that what is done with them can begin before all are there.
+        At most `_ROWS` regions stand together, so that what is done with them can begin before all are there; and
+        towards the end ever fewer, so that little is left to do when the last one is.
         """
         groups = []
         for size, found in groupby(self.shape.regions, key=lambda region: region.token_bytes):
             regions = list(found)
-            for first in range(0, len(regions), _ROWS):
-                start = regions[first].start_bytes * self.capacity
-                count = len(regions[first : first + _ROWS])
+            while regions:
+                count = min(_ROWS, -(-len(regions) // 2))
+                start = regions[0].start_bytes * self.capacity
                 data = self.memory[start : start + count * size * self.capacity]
                 groups.append(data.view(count, size * self.capacity)[:, : size * tokens])
+                del regions[:count]
         return groups
 
     def region_tensors(self) -> list[Tensor]:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from djinn_checks.engine.device_memory import DeviceMemory, _round_up
 from djinn_checks.engine.kv_cache import KvBlock
 from djinn_checks.engine.kv_mover import _pair
 from djinn_checks.engine.kv_shape import KvShape, LayerShape
@@ -135,6 +136,21 @@ def test_regions_and_pages_of_any_sizes_carry_every_byte_in_order(sizes: list[in
 def test_the_combined_digest_depends_on_the_order() -> None:
     assert combined((1, 2)) != combined((2, 1))
     assert len(combined((-5, 7))) == 16
+
+
+def test_a_session_that_grew_by_a_turn_finds_a_kept_block_of_its_size() -> None:
+    memory = DeviceMemory(CPU, 200 * MIB)
+    before = memory.take(65 * MIB)
+    place = before.data_ptr()
+    memory.give(before)
+    assert memory.take(67 * MIB).data_ptr() == place
+
+
+@given(st.integers(1, 2**40))
+def test_a_block_is_never_too_small_and_wastes_a_sixteenth_or_a_granule_at_most(nbytes: int) -> None:
+    rounded = _round_up(nbytes)
+    assert nbytes <= rounded < nbytes + max(2 * MIB, nbytes // 16 + 1)
+    assert _round_up(rounded) == rounded
 
 
 @pytest.mark.gpu

@@ -1,0 +1,101 @@
+"""The figures of a finished suite as Markdown, for a README: each from the outcome that its report shows.
+
+A README that quotes a figure by hand says something else one day. This text is made from the outcomes, stands in
+the README between two marks, and a test holds the two against each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from djinn_checks.errors import OutcomeError
+from djinn_checks.outcome import Criterion, Outcome, Status, format_quantity
+
+_FIGURES: Mapping[str, Sequence[str]] = {
+    "logits": ("prefill_bit_equal", "decode_bit_equal", "weights_streamed", "peak_device_memory"),
+    "pcie": ("rx_above_threshold", "rx_of_ceiling", "time_per_pass_vs_limit", "claimed_vs_counted"),
+    "agents": (
+        "kv_left_device",
+        "swap_out_of_ceiling",
+        "restore_of_ceiling",
+        "decode_of_generate",
+        "text_equals_twin",
+        "crowd_texts_equal_twins",
+        "crowd_held_at_once",
+        "restore_p99",
+        "wake_p99",
+    ),
+}
+"""What is quoted of each check, by the criterion's name; of the faults, their summary says all."""
+
+_WORDS = {"<": "less than", "<=": "at most", ">": "more than", ">=": "at least", "==": ""}
+
+
+def render_results(folder: str, outcomes: Mapping[str, Outcome]) -> str:
+    """Return the verdicts and figures of a suite as Markdown.
+
+    Args:
+        folder: where the reports lie, as the text's reader gets there; links are made from it.
+        outcomes: by the name of the params file.
+
+    Raises:
+        OutcomeError: there is no outcome.
+    """
+    if not outcomes:
+        raise OutcomeError(f"{folder}: expected <check>.outcome.json files of a finished suite, found none")
+    verdicts = [
+        (_link(folder, name), _verdict(one.status), _plain(one.summary)) for name, one in sorted(outcomes.items())
+    ]
+    figures = [row for name, one in sorted(outcomes.items()) for row in _figures(folder, name, one)]
+    parts = [_machine(outcomes), _table(("Report", "Verdict", "What was found"), verdicts)]
+    if figures:
+        parts.append(_table(("Report", "Criterion", "Observed", "Asked for", ""), figures))
+    return "\n\n".join(parts) + "\n"
+
+
+def _figures(folder: str, name: str, outcome: Outcome) -> Iterator[Sequence[str]]:
+    wanted = _FIGURES.get(outcome.check, ())
+    for row in sorted((one for one in outcome.criteria if one.name in wanted), key=lambda one: wanted.index(one.name)):
+        if row.status is not Status.SKIP:
+            yield (
+                _link(folder, name), _plain(row.title), _plain(format_quantity(row.observed, row.unit)),
+                _plain(_asked_for(row)), _verdict(row.status),
+            )  # fmt: skip
+
+
+def _asked_for(row: Criterion) -> str:
+    return f"{_WORDS[row.comparison]} {format_quantity(row.threshold, row.unit)}".strip()
+
+
+def _machine(outcomes: Mapping[str, Outcome]) -> str:
+    """Return one sentence about machine, software and commit; "or" stands between those that differ."""
+    known = [one.environment for one in outcomes.values() if one.environment]
+    gpus = _distinct((one.get("gpu") or {}).get("name") for one in known)
+    drivers = _distinct((one.get("gpu") or {}).get("driver") for one in known)
+    torch = _distinct((one.get("packages") or {}).get("torch") for one in known)
+    commits = _distinct(str((one.get("source") or {}).get("commit") or "")[:10] for one in known)
+    return (
+        f"Measured on {gpus or 'no GPU'}, driver {drivers or 'none'}, PyTorch {torch}, commit {commits or 'unknown'}."
+    )
+
+
+def _distinct(values: Iterator[str | None]) -> str:
+    return " or ".join(dict.fromkeys(value for value in values if value))
+
+
+def _verdict(status: Status) -> str:
+    return f"**{status.value}**"
+
+
+def _link(folder: str, name: str) -> str:
+    return f"[{name}]({folder}/{name}.html)"
+
+
+def _plain(text: str) -> str:
+    """Return text that a table cell shows as it is."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
