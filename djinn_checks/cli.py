@@ -15,6 +15,8 @@ from djinn_checks.errors import DjinnChecksError
 from djinn_checks.outcome import Status
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from djinn_checks.outcome import Outcome
     from djinn_checks.runner import Result
 
@@ -82,9 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     preflight = commands.add_parser("preflight", help="look at what the PCIe check needs of this machine")
     preflight.set_defaults(command=_preflight)
     faults = commands.add_parser("faults", help="plant defects, and see that the checks catch them on this machine")
-    faults.add_argument("check", nargs="?", help="only those of this check: logits or pcie")
+    faults.add_argument("checks", nargs="*", metavar="check", help="only those of these: logits, pcie, agents")
     faults.add_argument("--fault", metavar="NAME", help="only this one")
-    faults.add_argument("--clean", type=int, default=3, metavar="N", help="runs without a fault, for false alarms (3)")
+    faults.add_argument("--clean", type=int, default=3, metavar="N", help="runs of each check without a fault (3)")
+    faults.add_argument("--doses", action="store_true", help="smaller doses too, for the smallest that is caught")
     faults.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>")
     faults.set_defaults(command=_faults)
     _add_serve(commands)
@@ -243,7 +246,11 @@ def _faults(options: argparse.Namespace) -> int:
 
     console = Console()
     params = FaultsParams.create(
-        of=options.check or "", fault=options.fault or "", clean_runs=options.clean, device=options.device
+        of=options.checks,
+        fault=options.fault or "",
+        clean_runs=options.clean,
+        doses=options.doses,
+        device=options.device,
     )
     outcome = check_faults(
         params, progress=lambda name, done, total: console.print(f"{done}/{total} {name}", highlight=False)
@@ -253,8 +260,21 @@ def _faults(options: argparse.Namespace) -> int:
         others = [name for name in row["alarms"] if name != row["caught_by"]]
         table.add_row(row["name"], row["verdict"], row["caught_by"], ", ".join(others))
     console.print(table, markup=False)
+    if options.doses:
+        console.print(_floors_table(outcome), markup=False)
     console.print(f"{outcome.status}: {outcome.summary}", highlight=False, markup=False)
     return exit_code([outcome.status], strict=False)
+
+
+def _floors_table(outcome: Outcome) -> Table:
+    from rich.table import Table
+
+    from djinn_checks.report.faults_report import list_floors
+
+    table = Table("fault", "criterion", "smallest dose caught", "largest that escaped", "unit")
+    for row in list_floors(outcome):
+        table.add_row(*row)
+    return table
 
 
 def _compare(options: argparse.Namespace) -> int:

@@ -10,14 +10,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from djinn_checks.execution import Job, is_notebook
-from djinn_checks.folder import render_report
+from djinn_checks.folder import read_outcomes, render_report
 from djinn_checks.outcome import Failure, Outcome, Status, write_atomically
 from djinn_checks.report.frames import list_frames
 
@@ -73,7 +73,7 @@ def keep(scratch: Path | None, outcome: Outcome, job: Job, out: Path) -> tuple[O
     """
     if scratch is not None:
         _forget(scratch)
-    page, problem = _try_render(scratch, outcome)
+    page, problem = _try_render(scratch, outcome, read_outcomes(out).values())
     try:
         out.mkdir(parents=True, exist_ok=True)
         clear(job.name, out)
@@ -146,10 +146,10 @@ def _not_stored(outcome: Outcome, name: str, out: Path, error: OSError) -> Outco
     return settled
 
 
-def _try_render(scratch: Path | None, outcome: Outcome) -> tuple[str | None, str]:
+def _try_render(scratch: Path | None, outcome: Outcome, beside: Iterable[Outcome]) -> tuple[str | None, str]:
     """Return the report, or None and why there is none: a verdict is not lost for the sake of its page."""
     notebook = scratch / "executed.ipynb" if scratch else None
     try:
-        return render_report(notebook, outcome), ""
+        return render_report(notebook, outcome, beside), ""
     except Exception as error:
         return None, f"no report could be written ({type(error).__name__}: {error}); `djinn-checks render` tries again"

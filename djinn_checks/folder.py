@@ -2,6 +2,7 @@
 
 A page depends on the outcome, and on the executed notebook beside it if there is one, so that it can be made anew
 anywhere: figures and tables come from the outcome, the notebook adds its words, its code and what its cells said.
+Where the folder holds an outcome of planted faults, a line about them stands in the reports of their checks.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import multiprocessing
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -22,6 +24,7 @@ from djinn_checks.errors import OutcomeError, RunnerError
 from djinn_checks.execution import find_notebook, is_notebook
 from djinn_checks.outcome import Outcome, write_atomically
 from djinn_checks.report.crate import FILE_NAME, describe_folder
+from djinn_checks.report.faults_note import note_faults
 from djinn_checks.report.html import render_html
 from djinn_checks.report.index import render_index
 
@@ -29,19 +32,33 @@ _OUTCOME = ".outcome.json"
 _INDEX = "index.html"
 
 
-def render_report(notebook: Path | None, outcome: Outcome) -> str:
+def render_report(notebook: Path | None, outcome: Outcome, beside: Iterable[Outcome] = ()) -> str:
     """Render the report.
 
     Args:
         notebook: as executed. Where there is none, the check's own stands in for it, and for a run that did not come
             to its end, nothing: the verdict is still shown.
+        beside: the outcomes in the same folder, of which those of planted faults are mentioned.
     """
+    note = note_faults(outcome, beside)
     if notebook is not None and is_notebook(notebook):
-        return render_html(notebook, outcome)
+        return render_html(notebook, outcome, note)
     if outcome.failure is None:
         with contextlib.suppress(RunnerError):  # a check that this version does not know
-            return render_html(find_notebook(outcome.check), outcome)
-    return render_html(nbformat.v4.new_notebook(), outcome)
+            return render_html(find_notebook(outcome.check), outcome, note)
+    return render_html(nbformat.v4.new_notebook(), outcome, note)
+
+
+def render_fault_notes(folder: Path) -> list[Path]:
+    """Render those reports anew that mention the planted faults of their check: most are older than those are."""
+    outcomes = read_outcomes(folder)
+    noted = [name for name, one in outcomes.items() if note_faults(one, outcomes.values())]
+    return [_render(folder, outcomes, name) for name in noted]
+
+
+def _render(folder: Path, outcomes: Mapping[str, Outcome], name: str) -> Path:
+    page = render_report(folder / f"{name}.ipynb", outcomes[name], outcomes.values())
+    return write_atomically(folder / f"{name}.html", page)
 
 
 def render_folder(folder: Path) -> list[Path]:
@@ -54,22 +71,17 @@ def render_folder(folder: Path) -> list[Path]:
     files = sorted(folder.glob(f"*{_OUTCOME}"))
     if not files:
         raise RunnerError(f"{folder}: expected <check>.outcome.json files of a finished suite, found none")
-    return [*_in_parallel(_render_file, files), write_index(folder)]
+    outcomes = {file.name.removesuffix(_OUTCOME): Outcome.load(file) for file in files}
+    return [*_in_parallel(partial(_render, folder, outcomes), list(outcomes)), write_index(folder)]
 
 
-def _render_file(file: Path) -> Path:
-    name = file.name.removesuffix(_OUTCOME)
-    page = render_report(file.with_name(f"{name}.ipynb"), Outcome.load(file))
-    return write_atomically(file.with_name(f"{name}.html"), page)
-
-
-def _in_parallel(work: Callable[[Path], Path], files: list[Path]) -> list[Path]:
-    """Return what the work makes of each file, on all cores where processes start for nothing, as on Linux."""
-    cores = min(len(files), os.cpu_count() or 1)
+def _in_parallel(work: Callable[[str], Path], names: list[str]) -> list[Path]:
+    """Return what the work makes of each name, on all cores where processes start for nothing, as on Linux."""
+    cores = min(len(names), os.cpu_count() or 1)
     if cores == 1 or sys.platform != "linux":
-        return [work(file) for file in files]
+        return [work(name) for name in names]
     with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("fork")) as pool:
-        return list(pool.map(work, files))
+        return list(pool.map(work, names))
 
 
 def read_outcomes(folder: Path) -> dict[str, Outcome]:

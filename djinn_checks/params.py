@@ -241,12 +241,12 @@ class AgentsParams(Params):
     host_swap_pool_gb: Annotated[float, Field(gt=0)] = 0.2
     """Most sleeping KV that it may have on the host, GB."""
     idle_s: Annotated[float, Field(gt=0)] = 1.0
-    """Its own server: seconds without a request after which a session leaves the device."""
+    """Seconds without a request after which the server has a session leave the device."""
     prompt_tokens: Annotated[int, Field(ge=16)] = 384
     """Length of the sleeper's first prompt, in tokens."""
     new_tokens: Annotated[int, Field(ge=2)] = 12
     """Tokens that the sleeper generates in each turn."""
-    sleep_s: Annotated[float, Field(ge=2)] = 3.0
+    sleep_s: Annotated[float, Field(ge=1)] = 3.0
     """How long the sleeper sleeps, in seconds. The paper's claim is about 30."""
     sleeps: Annotated[int, Field(ge=1)] = 2
     """How often it sleeps."""
@@ -296,12 +296,14 @@ class FaultsParams(Params):
 
     check: ClassVar[str] = "faults"
 
-    of: Literal["", "logits", "pcie"] = ""
-    """Plant the faults of this check alone: logits or pcie; empty: of all."""
+    of: list[Literal["logits", "pcie", "agents"]] = []
+    """Plant the faults of these checks alone: logits, pcie, agents; empty: of all."""
     fault: str = ""
     """Plant this one alone, by its name; empty: all."""
     clean_runs: Annotated[int, Field(ge=0)] = 30
     """Runs of each check without a fault, to count false alarms."""
+    doses: bool = True
+    """Also plant smaller doses of each fault, to find the smallest that is still caught."""
     device: Device = "auto"
     """auto (the first GPU, else the CPU), cpu, cuda or cuda:<index>."""
     outcome: str = ""

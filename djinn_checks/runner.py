@@ -21,7 +21,7 @@ from pathlib import Path
 from djinn_checks.errors import OutcomeError, RunnerError
 from djinn_checks.evidence import add_provenance, clear, keep
 from djinn_checks.execution import Job, execute, settle, settle_error, settle_not_started
-from djinn_checks.folder import set_aside, write_index
+from djinn_checks.folder import render_fault_notes, set_aside, write_index
 from djinn_checks.outcome import Failure, Outcome, Status
 from djinn_checks.suite import Limits
 
@@ -86,6 +86,9 @@ def run_suite(
             yield result
             if result.stopped:
                 raise KeyboardInterrupt
+        # Faults that ran after a check are mentioned in its report. It has one already, so nothing is lost without.
+        with contextlib.suppress(Exception):
+            render_fault_notes(out)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from statistics import median
 
 from djinn_checks.checks.agent_client import SessionRecord
 from djinn_checks.checks.agent_evidence import AgentsEvidence, differing_tokens, distance
+from djinn_checks.checks.agent_promptness import judge_promptness
 from djinn_checks.outcome import Criterion, Status, judge, skip
 from djinn_checks.units import format_bytes, format_seconds
 
@@ -33,6 +34,7 @@ def judge_sleeper(evidence: AgentsEvidence) -> list[Criterion]:
         _survived(evidence),
         *_left(evidence),
         *_came_back(evidence),
+        *judge_promptness(evidence),
         *_not_recomputed(evidence),
         *_same(evidence),
         _coherent(evidence),

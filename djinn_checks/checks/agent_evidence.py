@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -58,6 +59,46 @@ class AgentsEvidence:
         if before is None or asleep is None or after is None:
             return None
         return before - asleep, after - asleep
+
+    def seconds_to_leave(self) -> float | None:
+        """Return the longest time from the start of a sleep until the KV's bytes were gone from the device's memory.
+
+        Infinite if they were not by its end; None if the memory was not read.
+        """
+        found = [self._left_after(self.memory, sleep) for sleep in self.sleeper.sleeps] if self.memory else []
+        known = [seconds for seconds in found if seconds is not None]
+        return max(known) if known and len(known) == len(found) else None
+
+    def _left_after(self, memory: MemorySeries, sleep: Sleep) -> float | None:
+        before = memory.typical(sleep.told_s - 0.8 * SETTLE_S, sleep.told_s)
+        asleep = memory.readings(sleep.told_s, sleep.woken_s)
+        if before is None or not asleep:
+            return None
+        level = before - self.params.memory_share * self.kv_bytes(sleep.tokens)
+        gone = next((t_s for t_s, used in asleep if used <= level), math.inf)
+        return gone - sleep.told_s
+
+    def freed_by_closing(self) -> int | None:
+        """Return the bytes that left the device's memory when the sleeper's session was closed; None if not read."""
+        run = self.sleeper
+        if self.memory is None:
+            return None
+        open_still = self.memory.typical(run.closed_s - 0.8 * SETTLE_S, run.closed_s)
+        closed = self.memory.typical(run.gone_s - 0.5 * SETTLE_S, run.gone_s)
+        return None if open_still is None or closed is None else open_still - closed
+
+    def wake_delay_s(self) -> float | None:
+        """Return how much later the first token comes after a sleep than in the twins' turns, median over sleeps."""
+        run = self.sleeper
+        twins = zip(run.hot[1:], run.again[1:], strict=True)
+        awake = [(hot.wake_s + again.wake_s) / 2 for hot, again in twins]
+        delays = [sleep.wake_s - alone for sleep, alone in zip(run.sleeps, awake, strict=False)]
+        return median(delays) if delays else None
+
+    def wake_noise_s(self) -> float:
+        """Return the largest difference of the twins' times to the first token."""
+        pairs = zip(self.sleeper.hot[1:], self.sleeper.again[1:], strict=True)
+        return max((abs(hot.wake_s - again.wake_s) for hot, again in pairs), default=0.0)
 
     def counted(self, direction: str) -> list[float] | None:
         """Return the payload bytes counted on the link in each sleep ("out") or wake ("in"); None if not counted."""

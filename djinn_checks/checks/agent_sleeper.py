@@ -5,6 +5,9 @@
     again   as `hot`, once more: what differs between the two is the server's own noise
     cold    asks for each later turn in a new session, so that everything is computed anew
 
+Before them a session with another text sleeps and wakes, so that what a server sets up once is there, and so
+that one that mixes sessions up has something to mix up.
+
 The twins have the same prompts. If a server drops a sleeping agent's KV and computes it again, the words may
 well be the same, but a prefill rounds otherwise than a decode: the log-probabilities are then `cold`'s.
 """
@@ -45,6 +48,11 @@ class Sleep:
     after: SessionRecord | None
     reply: Reply
 
+    @property
+    def wake_s(self) -> float:
+        """Seconds from the moment that the agent was wanted again to its first token."""
+        return self.reply.token_at_s[0] - self.woken_s
+
 
 @dataclass(frozen=True, kw_only=True)
 class SleeperRun:
@@ -59,23 +67,35 @@ class SleeperRun:
     hot_record: SessionRecord | None
     histories: tuple[tuple[int, ...], ...]
     """The prompts of the sleeper's turns."""
+    closed_s: float
+    """CLOCK_MONOTONIC when its session was closed, `SETTLE_S` after its last turn."""
+    gone_s: float
+    """`SETTLE_S` after the server had answered that."""
 
     @property
     def slept(self) -> tuple[Reply, ...]:
         """The sleeper's turns."""
         return (self.first, *(one.reply for one in self.sleeps))
 
+    @property
+    def last_tokens(self) -> int:
+        """Tokens of the session when it was closed."""
+        return len(self.histories[-1]) + len(self.slept[-1].ids)
+
 
 async def run_sleeper(
-    client: AgentClient, model: Model, script: AgentScript, *, new_tokens: int, sleep_s: float
+    client: AgentClient, model: Model, script: AgentScript, other: AgentScript, *, new_tokens: int, sleep_s: float
 ) -> SleeperRun:
     """Run the twins, then the sleeper, one after the other.
+
+    Args:
+        other: what another session says that sleeps and wakes before them.
 
     Raises:
         AgentLostError: the sleeper could not go on.
         InstrumentError: the server refused or failed another request.
     """
-    await _warm_up(client, model, script, new_tokens, min(sleep_s, _WARM_UP_S))
+    await _warm_up(client, model, other, new_tokens, min(sleep_s, _WARM_UP_S))
     hot, hot_record = await _take_turns(client, model, script, "hot", new_tokens)
     again, _ = await _take_turns(client, model, script, "again", new_tokens)
     histories = _histories(model, script, hot)
@@ -84,6 +104,9 @@ async def run_sleeper(
         cold.append(await client.turn(f"cold-{number}", prompt, new_tokens))
         await client.close(f"cold-{number}")
     first, sleeps, slept_histories = await _sleep_and_wake(client, model, script, new_tokens, sleep_s)
+    closed = time.monotonic()
+    await client.close("slept")
+    await asyncio.sleep(SETTLE_S)
     return SleeperRun(
         first=first,
         sleeps=tuple(sleeps),
@@ -92,16 +115,21 @@ async def run_sleeper(
         cold=tuple(cold),
         hot_record=hot_record,
         histories=tuple(slept_histories),
+        closed_s=closed,
+        gone_s=time.monotonic(),
     )
 
 
 async def _warm_up(client: AgentClient, model: Model, script: AgentScript, new_tokens: int, sleep_s: float) -> None:
     """Have a session sleep and wake before anything is measured: what a server sets up once is then there."""
     reply = await client.turn("warm-up", script.prompt, new_tokens)
-    await client.sleep("warm-up")
-    await asyncio.sleep(sleep_s)
-    await client.wake("warm-up")
-    await client.turn("warm-up", extend(model, script.prompt, reply, script.follow_ups[0]), new_tokens)
+    try:
+        await client.sleep("warm-up")
+        await asyncio.sleep(sleep_s)
+        await client.wake("warm-up")
+        await client.turn("warm-up", extend(model, script.prompt, reply, script.follow_ups[0]), new_tokens)
+    except InstrumentError as error:
+        raise AgentLostError(f"lost in the first sleep of any session or after it: {error}") from error
     await client.close("warm-up")
 
 
@@ -154,7 +182,6 @@ async def _sleep_and_wake(
                 reply=reply,
             )
         )
-    await client.close("slept")
     return first, sleeps, histories
 
 

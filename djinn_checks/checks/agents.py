@@ -177,10 +177,13 @@ def _drive(
 
 
 async def _sleeper(params: AgentsParams, model: Model, address: str, report: Progress) -> SleeperRun:
-    script = write_script(model, number=0, tokens=params.prompt_tokens, turns=params.sleeps + 1, seed=params.seed)
+    scripts = [
+        write_script(model, number=number, tokens=params.prompt_tokens, turns=params.sleeps + 1, seed=params.seed)
+        for number in (0, 1 + params.agents)
+    ]
     report("one agent and its twins")
     async with contextlib.aclosing(connect(params.adapter, address)) as client:
-        return await run_sleeper(client, model, script, new_tokens=params.new_tokens, sleep_s=params.sleep_s)
+        return await run_sleeper(client, model, *scripts, new_tokens=params.new_tokens, sleep_s=params.sleep_s)
 
 
 async def _crowd(params: AgentsParams, model: Model, address: str, report: Progress) -> CrowdRun:

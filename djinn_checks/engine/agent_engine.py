@@ -8,6 +8,7 @@ host, so everything that was enqueued for its KV has been computed.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -20,6 +21,7 @@ import torch
 from torch import nn
 
 from djinn_checks.attention import reproducible_attention
+from djinn_checks.engine.device_memory import block_bytes
 from djinn_checks.engine.generation import choose, next_logits
 from djinn_checks.engine.kv_store import KvStore
 from djinn_checks.engine.observer import Observer
@@ -27,7 +29,7 @@ from djinn_checks.engine.scheduler import Clock, Scheduler
 from djinn_checks.engine.session import MOVING, Session, State
 from djinn_checks.engine.session_moves import SessionMoves
 from djinn_checks.engine.turn import Listener, Token, Turn, TurnEnd, TurnRequest
-from djinn_checks.errors import BusyError, KvCapacityError, KvError
+from djinn_checks.errors import BusyError, EngineError, KvCapacityError, KvError
 from djinn_checks.units import format_bytes
 
 _log = logging.getLogger(__name__)
@@ -35,7 +37,12 @@ _T = TypeVar("_T")
 
 
 class AgentEngine:
-    """Sessions on one model. `submit`, `cancel` and `post` may be called from any thread."""
+    """Sessions on one model. `submit`, `cancel` and `post` may be called from any thread.
+
+    Attributes:
+        failure: what ended the engine's thread, against all intention; None while it serves. Then all turns have
+            ended with an error, and so does whatever is asked.
+    """
 
     def __init__(
         self,
@@ -79,6 +86,7 @@ class AgentEngine:
         )
         self._thread: threading.Thread | None = None
         self._stopping = False
+        self.failure: Exception | None = None
 
     # Any thread.
 
@@ -87,6 +95,8 @@ class AgentEngine:
         random = torch.Generator().manual_seed(request.seed)
         turn = Turn(request=request, listener=listener, arrived_s=self._clock(), random=random)
         self._inbox.put(lambda: self._arrive(session_id, turn, anonymous))
+        if self.failure is not None:
+            self._refuse_all()
         return turn
 
     def cancel(self, turn: Turn) -> None:
@@ -99,11 +109,15 @@ class AgentEngine:
 
         def run() -> None:
             try:
+                if self.failure is not None:
+                    raise self._broken()
                 answer.set_result(call())
             except Exception as error:
                 answer.set_exception(error)
 
         self._inbox.put(run)
+        if self.failure is not None:
+            self._refuse_all()
         return answer
 
     def start(self) -> None:
@@ -128,14 +142,14 @@ class AgentEngine:
     def wait_for_io(self, session_id: str) -> Session:
         """Hear that an agent waits for something outside: it leaves the device when it does not compute."""
         session = self.scheduler.find(session_id)
-        session.io_wait, session.wanted = True, False
+        session.io_wait, session.wanted, session.last_used_s = True, False, self._clock()
         return session
 
     def prefetch(self, session_id: str) -> Session:
         """Hear that an agent will compute: it comes back to the device."""
         session = self.scheduler.find(session_id)
-        session.io_wait, session.wanted = False, True
-        session.idle_since_s = self._clock()
+        session.io_wait, session.wanted = False, session.state in (State.SWAPPED, State.SWAPPING_OUT)
+        session.idle_since_s = session.last_used_s = self._clock()
         return session
 
     def close_session(self, session_id: str) -> Session:
@@ -156,9 +170,25 @@ class AgentEngine:
 
     def _run(self) -> None:
         self._enter()
-        with reproducible_attention():
-            while not self._stopping:
-                self.advance(wait=True)
+        try:
+            with reproducible_attention():
+                while not self._stopping:
+                    self.advance(wait=True)
+        except Exception as error:  # a defect: nobody may be left waiting for an answer that never comes
+            _log.exception("the engine's thread has ended")
+            self.failure = error
+            self._refuse_all()
+
+    def _refuse_all(self) -> None:
+        """End every turn, and hear what is still asked, only to refuse it. Nothing computes any more."""
+        for session in list(self.scheduler.sessions.values()):
+            self._detach(session, self._broken())
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._inbox.get_nowait()()
+
+    def _broken(self) -> EngineError:
+        return EngineError(f"the engine has stopped after a {type(self.failure).__name__}; start the server again")
 
     def advance(self, *, wait: bool = False) -> None:
         """Hear events, start what the scheduler decides, and compute one step of one session."""
@@ -185,20 +215,22 @@ class AgentEngine:
 
     def _arrive(self, session_id: str, turn: Turn, anonymous: bool) -> None:
         try:
+            if self.failure is not None:
+                raise self._broken()
             if len(self.scheduler.waiting) >= self._max_waiting:
                 raise BusyError(f"{self._max_waiting} requests are waiting, as many as allowed; try again later")
             self._refuse_impossible(turn)
             session = self.scheduler.open(session_id, anonymous=anonymous)
             if session.turn is not None or session.closing:
                 raise BusyError(f"session {session_id!r} has a request that has not ended; wait for it, then try again")
-        except (BusyError, KvError) as error:
+        except (BusyError, EngineError) as error:
             turn.listener(error)
             return
-        session.turn, session.io_wait = turn, False
+        session.turn, session.io_wait, session.last_used_s = turn, False, self._clock()
         self.scheduler.waiting.append(session)
 
     def _refuse_impossible(self, turn: Turn) -> None:
-        need, limit = self.store.shape.device_bytes(turn.capacity), self.store.memory.limit_bytes
+        need, limit = block_bytes(self.store.shape.device_bytes(turn.capacity)), self.store.memory.limit_bytes
         if need > limit:
             raise KvCapacityError(
                 f"the request: {turn.capacity} tokens take {format_bytes(need)} of KV, the device may hold "
@@ -218,25 +250,32 @@ class AgentEngine:
             if session.turn is None or session.state in MOVING:
                 continue
             if not session.fits(session.turn) and not is_short:
-                is_short = not self._moves.make_place(session, session.turn.capacity)
+                is_short = not self._moves.make_place(session, session.turn.capacity)  # may end the turn
             if session.turn is not None and session.state is State.IDLE and session.fits(session.turn):
                 self._begin(session, session.turn)
         for session in list(self.scheduler.sessions.values()):
             if session.wanted and not is_short and session.state is State.SWAPPED and session.turn is None:
-                is_short = not self._moves.make_place(session, len(session.ids))
+                is_short = not self._moves.make_place(session, self._expected_tokens(session))
+
+    def _expected_tokens(self, session: Session) -> int:
+        """Return the tokens to make place for before the request: with room for a turn like the last, if it fits."""
+        tokens = len(session.ids) + session.next_tokens
+        fits = block_bytes(self.store.shape.device_bytes(tokens)) <= self.store.memory.limit_bytes
+        return tokens if fits else len(session.ids)
 
     def _begin(self, session: Session, turn: Turn) -> None:
         """Start a turn over what the session's KV has in common with its prompt; the rest of it is computed."""
         if session.cache is None:
             raise KvError(f"session {session.id!r} is {session.state} and has no cache to compute with")
         self.scheduler.waiting.remove(session)
-        self.scheduler.running.appendleft(session)  # its first token comes next
+        self.scheduler.running.append(session)
         prompt = turn.request.prompt
         turn.reused_tokens = min(_common(prompt, session.ids), len(prompt) - 1)  # the last one's logits are needed
         del session.ids[turn.reused_tokens :]
         session.cache.truncate(turn.reused_tokens)
         turn.next_ids = list(prompt[turn.reused_tokens :])
         turn.began_s, session.wanted = self._clock(), False
+        session.next_tokens = 2 * turn.request.max_tokens  # as much again for what is said to it
         session.go(State.ACTIVE)
 
     def _step(self, session: Session) -> None:
@@ -267,35 +306,34 @@ class AgentEngine:
         if turn is None:
             return
         end = turn.end(reason, self._clock())
-        self._detach(session)
         self._observer.turn_ended(end)
-        turn.listener(end)
+        self._detach(session, end)
         self._after_turn(session)
 
     def _fail(self, session: Session, error: Exception) -> None:
+        if session.turn is not None:
+            self._detach(session, error)
+            self._after_turn(session)
+
+    def _detach(self, session: Session, last: TurnEnd | Exception) -> None:
+        """Part a session from its turn, and say the last of it."""
         turn = session.turn
         if turn is None:
             return
-        self._detach(session)
-        turn.listener(error)
-        self._after_turn(session)
-
-    def _detach(self, session: Session) -> None:
         for line in (self.scheduler.waiting, self.scheduler.running):
             if session in line:
                 line.remove(session)
         session.turn = None
-        session.idle_since_s = self._clock()
+        session.idle_since_s = session.last_used_s = self._clock()
         if session.state is State.ACTIVE:
             session.go(State.IDLE)
+        turn.listener(last)
 
     def _after_turn(self, session: Session) -> None:
         if session.anonymous and session.state in MOVING:
             session.closing = True
-        elif session.anonymous:
-            self._moves.forget(session)
-        elif session.state is State.IDLE and not session.ids:
-            self._moves.release(session)
+        elif session.anonymous or (session.state is State.IDLE and not session.ids):
+            self._moves.forget(session)  # a session whose first turn came to nothing has nothing to be kept for
 
     def _end_everything(self) -> None:
         self._stopping = True

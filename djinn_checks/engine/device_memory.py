@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from djinn_checks.engine.host_memory import HostArena
-from djinn_checks.errors import KvCapacityError
+from djinn_checks.errors import EngineError, KvCapacityError
 from djinn_checks.units import MIB, format_bytes
 
 _GRANULE = 2 * MIB
@@ -57,14 +57,14 @@ class DeviceMemory:
         """Return a block of at least `nbytes`: a 1-d uint8 tensor with any content.
 
         Raises:
-            KvCapacityError: the limit does not allow it now.
+            KvCapacityError: the limit does not allow it now, or the device itself has no memory left.
         """
-        nbytes = _round_up(nbytes)
+        nbytes = block_bytes(nbytes)
         with self._lock:
             block = self._find_kept(nbytes)
             if block is None:
                 self._make_room(nbytes)
-                block = self._allocate(nbytes)
+                block = self._allocate_or_explain(nbytes)
             self._taken[block.data_ptr()] = block.numel()
             return block
 
@@ -98,6 +98,19 @@ class DeviceMemory:
         if taken + sum(map(Tensor.numel, self._kept)) + nbytes > self.limit_bytes:
             self._drop_kept()
 
+    def _allocate_or_explain(self, nbytes: int) -> Tensor:
+        try:
+            return self._allocate(nbytes)
+        except (torch.OutOfMemoryError, EngineError):
+            self._drop_kept()
+        try:
+            return self._allocate(nbytes)
+        except (torch.OutOfMemoryError, EngineError) as error:
+            raise KvCapacityError(
+                f"KV on the device: the limit allows {format_bytes(nbytes)} more, {self.device} itself has less left "
+                f"({type(error).__name__}); lower the limit (kv_device_gb), or free the device's memory"
+            ) from error
+
     def _allocate(self, nbytes: int) -> Tensor:
         if self.device.type == "cpu":
             return HostArena(nbytes, pinned=False).buffer  # unmapped when its last view is gone
@@ -110,8 +123,8 @@ class DeviceMemory:
             torch.cuda.empty_cache()
 
 
-def _round_up(nbytes: int) -> int:
-    """Return the size of the block for `nbytes`."""
+def block_bytes(nbytes: int) -> int:
+    """Return the size of the block that is taken for `nbytes`."""
     lower = 1 << max(0, nbytes.bit_length() - 1)
     step = max(_GRANULE, lower // _CLASSES)
     return -(-nbytes // step) * step

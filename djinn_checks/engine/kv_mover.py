@@ -90,7 +90,12 @@ class KvMover:
         computing = torch.cuda.current_stream(self._device)
         self._copying.wait_stream(computing)
         self._digesting.wait_stream(computing)
-        return start()
+        try:
+            return start()
+        except Exception:  # whoever hears of it gives the block and the pages to others: nothing may copy any more
+            self._copying.synchronize()
+            self._digesting.synchronize()
+            raise
 
     def _start_out(self, groups: list[Tensor], pages: list[Tensor]) -> Wait:
         started = time.perf_counter()
@@ -98,7 +103,7 @@ class KvMover:
             copied = _copy((host, device) for device, host in _pair(_rows(groups), pages))
         with self._on(self._digesting):
             digests = self._fetch([self._digest(group) for group in groups])
-        return lambda: self._finish(started, copied, digests)
+        return self._finish(started, copied, digests)
 
     def _start_back(self, groups: list[Tensor], pages: list[Tensor]) -> Wait:
         started, copied, parts = time.perf_counter(), 0, _pair(_rows(groups), pages)
@@ -107,7 +112,7 @@ class KvMover:
         with self._on(self._copying):
             for group in groups:
                 copied += _copy(_take(parts, group.numel()))
-                arrived.append(self._copying.record_event() if self._copying else None)
+                arrived.append(_mark(self._copying))
         with self._on(self._digesting):
             digests = []
             for group, event in zip(groups, arrived, strict=True):
@@ -115,7 +120,7 @@ class KvMover:
                     self._digesting.wait_event(event)
                 digests.append(self._digest(group))
             fetched = self._fetch(digests)
-        return lambda: self._finish(started, copied, fetched)
+        return self._finish(started, copied, fetched)
 
     def _digest(self, group: Tensor) -> Tensor:
         return digest_rows(group, scratch=self._scratch)
@@ -127,14 +132,27 @@ class KvMover:
     def _on(self, stream: Any) -> contextlib.AbstractContextManager[Any]:
         return torch.cuda.stream(stream) if stream is not None else contextlib.nullcontext()
 
-    def _finish(self, started: float, nbytes: int, digests: Tensor) -> Moved:
-        if self._copying is not None:
-            self._copying.synchronize()
-        copied = time.perf_counter()
-        if self._digesting is not None:
-            self._digesting.synchronize()
-        values = tuple(digests.tolist())
-        return Moved(nbytes=nbytes, digests=values, copy_s=copied - started, total_s=time.perf_counter() - started)
+    def _finish(self, started: float, nbytes: int, digests: Tensor) -> Wait:
+        """Return what waits for all that has been enqueued until now, and for no move that comes behind it."""
+        copied, digested = _mark(self._copying), _mark(self._digesting)
+
+        def wait() -> Moved:
+            copy_s = _seconds_until(copied, started)
+            total_s = _seconds_until(digested, started)
+            return Moved(nbytes=nbytes, digests=tuple(digests.tolist()), copy_s=copy_s, total_s=total_s)
+
+        return wait
+
+
+def _mark(stream: Any) -> Any:
+    """Return an event behind what a stream has been given; None without a stream."""
+    return stream.record_event() if stream is not None else None
+
+
+def _seconds_until(event: Any, started: float) -> float:
+    if event is not None:
+        event.synchronize()
+    return time.perf_counter() - started
 
 
 def _copy(pairs: Iterator[tuple[Tensor, Tensor]]) -> int:

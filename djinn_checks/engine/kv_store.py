@@ -7,6 +7,7 @@ leave the device and when they are back, and are given to nobody if the two diff
 
 from __future__ import annotations
 
+import io
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,8 @@ class Parked:
     nbytes: int
     pages: list[Tensor] = field(default_factory=list)
     """Host pages; empty if the bytes are on disk."""
-    path: Path | None = None
+    file: io.FileIO | None = None
+    """A file without a name: it ends with this process, however that ends."""
     digests: tuple[int, ...] = ()
     """One a region, of the bytes as they left the device."""
 
@@ -60,13 +62,18 @@ class KvStore:
             spill_folder: where what does not fit the pool goes; None: it is refused.
 
         Raises:
-            EngineError: the pool cannot be had or cannot be locked.
+            EngineError: the pool cannot be had or cannot be locked, or the folder cannot be written to.
         """
+        if spill_folder is not None:
+            _new_file(spill_folder).close()
         self.shape = shape
         self.memory = DeviceMemory(device, device_bytes)
         self.pool = HostPool(host_bytes, pinned=device.type == "cuda")
         self._spill_folder = spill_folder
         self._out, self._back = KvMover(device), KvMover(device)
+        # Moves to and from files are made by the threads that wait for them, so they have movers of their own.
+        self._out_to_file = KvMover(device) if spill_folder else self._out
+        self._back_from_file = KvMover(device) if spill_folder else self._back
 
     def allocate(self, tokens: int) -> KvBlock:
         """Return a block for at least `tokens` tokens, filled with anything.
@@ -95,7 +102,7 @@ class KvStore:
         if self.pool.fits(nbytes) or self._spill_folder is None:
             parked.pages = self.pool.take(nbytes)
         else:
-            parked.path = _new_file(self._spill_folder)
+            parked.file = _new_file(self._spill_folder)
         return parked
 
     def move_out(self, block: KvBlock, parked: Parked) -> Wait:
@@ -105,7 +112,7 @@ class KvStore:
         """
         groups = block.used_rows(parked.tokens)
         # To a file everything goes where it is waited for: both copies block.
-        wait = self._out.out(groups, parked.pages) if parked.path is None else None
+        wait = self._out.out(groups, parked.pages) if parked.file is None else None
 
         def finish() -> Moved:
             moved = wait() if wait else self._spill(groups, parked)
@@ -120,10 +127,10 @@ class KvStore:
         Waiting raises `KvDigestError` if it is not. The session must not be continued then.
         """
         groups = block.used_rows(parked.tokens)
-        wait = self._back.back(groups, parked.pages) if parked.path is None else None
+        wait = self._back.back(groups, parked.pages) if parked.file is None else None
 
         def finish() -> Moved:
-            moved = wait() if wait else self._back.back(groups, [_read(parked)])()
+            moved = wait() if wait else self._fetch(groups, parked)
             self._verify(parked, moved)
             return moved
 
@@ -133,8 +140,8 @@ class KvStore:
         """Give up a place off the device."""
         self.pool.give(parked.pages)
         parked.pages = []
-        if parked.path is not None:
-            parked.path.unlink(missing_ok=True)
+        if parked.file is not None:
+            parked.file.close()
 
     def close(self) -> None:
         """Let go of all memory. Nothing may be moving any more."""
@@ -143,9 +150,12 @@ class KvStore:
 
     def _spill(self, groups: list[Tensor], parked: Parked) -> Moved:
         staging = torch.empty(parked.nbytes, dtype=torch.uint8)
-        moved = self._out.out(groups, [staging])()
+        moved = self._out_to_file.out(groups, [staging])()
         _write(parked, staging)
         return moved
+
+    def _fetch(self, groups: list[Tensor], parked: Parked) -> Moved:
+        return self._back_from_file.back(groups, [_read(parked)])()
 
     def _verify(self, parked: Parked, moved: Moved) -> None:
         if moved.digests == parked.digests:
@@ -170,39 +180,42 @@ def combined(digests: tuple[int, ...]) -> str:
     return f"{total:016x}"
 
 
-def _new_file(folder: Path) -> Path:
+def _new_file(folder: Path) -> io.FileIO:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix="session-", suffix=".kv", delete=False) as file:
-            return Path(file.name)
+        return tempfile.TemporaryFile(dir=folder, buffering=0)
     except OSError as error:
         raise KvCapacityError(f"spill folder {folder}: cannot be written to ({error.strerror})") from error
 
 
 def _write(parked: Parked, data: Tensor) -> None:
-    if parked.path is None:
+    """Write all bytes: one call takes 2 GB at most."""
+    if parked.file is None:
         return
+    rest = memoryview(data.numpy().data).cast("B")
     try:
-        parked.path.write_bytes(data.numpy().data)
+        parked.file.seek(0)
+        while rest:
+            rest = rest[parked.file.write(rest) :]
     except OSError as error:
         raise KvCapacityError(
-            f"spill file {parked.path}: {data.numel():,} bytes cannot be written ({error.strerror}); free disk space"
+            f"spill folder: {data.numel():,} bytes cannot be written ({error.strerror}); free disk space"
         ) from error
 
 
 def _read(parked: Parked) -> Tensor:
     data = torch.empty(parked.nbytes, dtype=torch.uint8)
-    if parked.path is None:
+    if parked.file is None:
         return data
-    try:
-        with parked.path.open("rb") as file:
-            count = file.readinto(data.numpy().data)
-    except OSError as error:
-        raise KvDigestError(parked.session_id, f"session {parked.session_id!r}: {error}") from error
-    if count != parked.nbytes:
-        raise KvDigestError(
-            parked.session_id,
-            f"session {parked.session_id!r}: its spill file has {count:,} of {parked.nbytes:,} bytes; "
-            "the session is closed, start it again",
-        )
+    rest = memoryview(data.numpy().data).cast("B")
+    parked.file.seek(0)
+    while rest:
+        count = parked.file.readinto(rest)
+        if not count:
+            raise KvDigestError(
+                parked.session_id,
+                f"session {parked.session_id!r}: its spill file has {parked.nbytes - len(rest):,} of "
+                f"{parked.nbytes:,} bytes; the session is closed, start it again",
+            )
+        rest = rest[count:]
     return data

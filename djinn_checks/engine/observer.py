@@ -22,8 +22,8 @@ class Observer:
     def restored(self, session: Session, moved: Moved, allocate_s: float) -> None:
         """A session's KV came back; a block for it had taken `allocate_s` seconds."""
 
-    def lost(self, session: Session, *, is_digest: bool) -> None:
-        """A session's KV did not come back, or did not come back as it was."""
+    def lost(self, session: Session) -> None:
+        """A session's KV did not come back as it was."""
 
     def turn_ended(self, end: TurnEnd) -> None:
         """A turn ended, or was cancelled."""

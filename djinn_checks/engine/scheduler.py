@@ -51,7 +51,8 @@ class Scheduler:
         if session is None:
             if len(self.sessions) >= self._max_sessions:
                 raise BusyError(f"{len(self.sessions)} sessions are open, as many as allowed; close one and try again")
-            session = Session(id=session_id, idle_since_s=self._clock(), anonymous=anonymous)
+            now = self._clock()
+            session = Session(id=session_id, idle_since_s=now, last_used_s=now, anonymous=anonymous)
             self.sessions[session_id] = session
         return session
 
@@ -66,9 +67,13 @@ class Scheduler:
         return self.sessions[session_id]
 
     def next_running(self) -> Session | None:
-        """Return the session whose step comes next; each gets one step in turn."""
+        """Return the session whose step comes next: the first tokens of turns in the order in which they began, then
+        one step of each in turn."""
         if not self.running:
             return None
+        fresh = next((one for one in self.running if one.turn is not None and not one.turn.produced), None)
+        if fresh is not None:
+            return fresh
         self.running.rotate(-1)
         return self.running[-1]
 
@@ -80,13 +85,14 @@ class Scheduler:
     def to_close(self) -> list[Session]:
         """Return the sessions that nobody has used for too long."""
         now = self._clock()
-        return [one for one in self._unused() if now - one.idle_since_s >= self._ttl_s]
+        return [one for one in self._unused() if now - one.last_used_s >= self._ttl_s]
 
     def seconds_to_deadline(self) -> float | None:
         """Return the seconds after which `to_sleep` or `to_close` will say more; None: not without an event."""
         now = self._clock()
         times = [one.idle_since_s + (0 if one.io_wait else self.idle_s) - now for one in self._sleepers()]
-        times += [one.idle_since_s + self._ttl_s - now for one in self._unused()]
+        times += [one.stays_until_s - now for one in self.sessions.values() if one.stays_until_s > now]
+        times += [one.last_used_s + self._ttl_s - now for one in self._unused()]
         return max(0.0, min(times)) if times else None
 
     def victims(self, nbytes: int) -> list[Session]:
@@ -108,12 +114,23 @@ class Scheduler:
             for one in self.sessions.values()
         )
 
+    def too_small(self, session: Session) -> Session | None:
+        """Return a session on the device that waits for a larger block, `session` itself before any other."""
+        found = [
+            one
+            for one in self.waiting
+            if one.state is State.IDLE and one.block is not None and one.turn is not None and not one.fits(one.turn)
+        ]
+        return session if session in found else next(iter(found), None)
+
     def _sleepers(self) -> list[Session]:
+        now = self._clock()
         return [
             one
             for one in self.sessions.values()
-            if one.state is State.IDLE and one.turn is None and one.ids and self._can_park(len(one.ids))
-        ]
+            if one.state is State.IDLE and one.turn is None and one.ids and one.stays_until_s <= now
+            and self._can_park(len(one.ids))
+        ]  # fmt: skip
 
     def _unused(self) -> list[Session]:
         return [one for one in self.sessions.values() if one.turn is None and one.state in (State.IDLE, State.SWAPPED)]

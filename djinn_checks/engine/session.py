@@ -3,7 +3,8 @@
     IDLE ──────────► ACTIVE         a turn computes; its KV is on the device
      ▲ │ ◄───────────┘
      │ └───────────► SWAPPING_OUT ► SWAPPED ► SWAPPING_IN ─► IDLE
-     └─ a request came in the middle: the block is still whole
+     └─ a request came in the middle, or the move failed: the block is still whole
+                       SWAPPED ◄ SWAPPING_IN      the move failed, and its bytes off the device are whole
     any of them ──► CLOSED
 
 A session that is moving has its KV in two places, and is closed when the move has ended.
@@ -36,7 +37,7 @@ _NEXT: dict[State, tuple[State, ...]] = {
     State.ACTIVE: (State.IDLE, State.CLOSED),
     State.SWAPPING_OUT: (State.SWAPPED, State.IDLE, State.CLOSED),
     State.SWAPPED: (State.SWAPPING_IN, State.CLOSED),
-    State.SWAPPING_IN: (State.IDLE, State.CLOSED),
+    State.SWAPPING_IN: (State.IDLE, State.SWAPPED, State.CLOSED),
     State.CLOSED: (),
 }
 
@@ -49,6 +50,9 @@ class Session:
 
     id: str
     idle_since_s: float
+    """When its time on the device without a turn began; put off by a wish to compute, or a move that failed."""
+    last_used_s: float = 0.0
+    """When its agent was last heard of, for the time after which it is closed."""
     anonymous: bool = False
     """Nobody can name it again: closed with its turn."""
     state: State = State.IDLE
@@ -62,7 +66,11 @@ class Session:
     io_wait: bool = False
     """The agent said that it waits for something outside: leave at once."""
     wanted: bool = False
-    """The agent said that it will compute: come back before the request."""
+    """The agent said that it will compute: come back, or stay, before the request."""
+    stays_until_s: float = 0.0
+    """It could not leave; not before this time is it tried again."""
+    next_tokens: int = 0
+    """Tokens that its next turn may well add, by the one before."""
     closing: bool = False
     swaps: int = 0
     restores: int = 0

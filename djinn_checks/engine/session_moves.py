@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
+from djinn_checks.engine.device_memory import block_bytes
 from djinn_checks.engine.kv_cache import KvBlock, SessionCache
 from djinn_checks.engine.kv_mover import Moved, Wait
 from djinn_checks.engine.kv_store import KvStore, combined
@@ -21,6 +22,9 @@ from djinn_checks.engine.session import MOVING, Session, State
 from djinn_checks.errors import KvCapacityError, KvDigestError, KvError
 
 _log = logging.getLogger(__name__)
+
+_REST_S = 5.0
+"""A session that could not leave is not asked again for so long."""
 
 Fail = Callable[[Session, Exception], None]
 """Ends a session's turn, if it has one, with what went wrong."""
@@ -49,6 +53,7 @@ class SessionMoves:
         self._store, self._scheduler, self._device = store, scheduler, store.memory.device
         self._fail, self._post, self._observer, self._clock, self._compact = fail, post, observer, clock, compact
         self._out, self._back = (ThreadPoolExecutor(1, name, self._enter) for name in ("kv-out", "kv-in"))
+        self._why_not_left = ""
 
     def finish(self) -> None:
         """Wait for the moves under way."""
@@ -56,17 +61,23 @@ class SessionMoves:
             waiting.shutdown(wait=True)
 
     def make_place(self, session: Session, tokens: int) -> bool:
-        """Take a block for a session, or have others leave. Return False if it has to wait for room."""
+        """Take a block for a session, or have others leave. Return False if it has to wait for room.
+
+        A turn that can never have its room, or whose session cannot be settled in it, is ended with the error.
+        """
         started = self._clock()
         try:
             block = self._store.allocate(tokens)
         except KvCapacityError as error:
-            self._make_room(session, tokens, error)
-            return False
+            return self._make_room(session, tokens, error)
         if session.state is State.SWAPPED:
             self._come_back(session, block, self._clock() - started)
-        else:
+            return True
+        try:
             self._settle_in(session, block)
+        except Exception as error:  # of whatever kind: it is this session's, and the others go on
+            self._store.release(block)
+            self._fail(session, error)
         return True
 
     def leave(self, session: Session) -> bool:
@@ -77,7 +88,7 @@ class SessionMoves:
         try:
             parked = self._store.park(session.id, len(session.ids))
         except KvCapacityError as error:
-            _log.warning("a session stays on the device: %s", error)
+            self._stays(session, error)
             return False
         session.parked = parked
         session.go(State.SWAPPING_OUT)
@@ -108,37 +119,49 @@ class SessionMoves:
         if quiet and not any(one.state in MOVING for one in self._scheduler.sessions.values()):
             self._store.memory.trim()
 
-    def _make_room(self, session: Session, tokens: int, error: KvCapacityError) -> None:
+    def _stays(self, session: Session, error: BaseException) -> None:
+        """Note that a session could not leave, so that nobody waits for it or asks it again at once."""
+        _log.warning("a session stays on the device: %s", error)
+        session.stays_until_s = self._clock() + _REST_S
+        self._why_not_left = f"{type(error).__name__}: {error}"
+
+    def _make_room(self, session: Session, tokens: int, error: KvCapacityError) -> bool:
+        """Have others leave. Return whether nothing has to be waited for: there will never be room."""
         memory = self._store.memory
         leaving = sum(
             one.block.memory.numel()
             for one in self._scheduler.sessions.values()
-            if one.block is not None and one.state is State.SWAPPING_OUT and one.turn is None
-        )
-        short = self._store.shape.device_bytes(tokens) - memory.free_bytes - leaving
+            if one.block is not None and one.state is State.SWAPPING_OUT
+            and not one.wanted and (one.turn is None or not one.fits(one.turn))
+        )  # fmt: skip
+        short = block_bytes(self._store.shape.device_bytes(tokens)) - memory.free_bytes - leaving
         if short > 0:
             for victim in self._scheduler.victims(short):
                 self.leave(victim)
         if self._scheduler.is_anything_coming() or session.turn is None:
-            return
-        if session.block is not None and self.leave(session):
-            return  # its own, smaller block was in the way: it comes back to a larger one
-        self._fail(session, error)
+            return False
+        in_the_way = self._scheduler.too_small(session)
+        if in_the_way is not None and self.leave(in_the_way):
+            return False  # a smaller block was in the way: its session comes back to a larger one
+        why = f"; a session that should have left could not: {self._why_not_left}" if self._why_not_left else ""
+        self._fail(session, KvCapacityError(f"{error}{why}"))
+        return True
 
     def _settle_in(self, session: Session, block: KvBlock) -> None:
         """Give a session a new block on the device: its first, or a larger one."""
-        if session.block is not None:
+        cache, old = self._lay_cache(session, block), session.block
+        if old is not None:
             tokens = len(session.ids)
-            for new, old in zip(block.used(tokens), session.block.used(tokens), strict=True):
-                new.copy_(old)
+            for new, kept in zip(block.used(tokens), old.used(tokens), strict=True):
+                new.copy_(kept)
             if self._device.type == "cuda":
                 torch.cuda.current_stream(self._device).synchronize()
+            cache.truncate(tokens)  # what a compact cache showed before the copy
             self.release(session)
-        self._set_block(session, block)
+        session.block, session.cache = block, cache
 
-    def _set_block(self, session: Session, block: KvBlock) -> None:
-        session.block = block
-        session.cache = SessionCache(block, length=len(session.ids), compact=self._compact)
+    def _lay_cache(self, session: Session, block: KvBlock) -> SessionCache:
+        return SessionCache(block, length=len(session.ids), compact=self._compact)
 
     def _come_back(self, session: Session, block: KvBlock, allocate_s: float) -> None:
         parked = session.parked
@@ -166,15 +189,15 @@ class SessionMoves:
         error = done.exception()
         turn = session.turn
         if error is not None:
-            _log.warning("session %r stays on the device: %s", session.id, error)
+            self._stays(session, error)
         if error is not None or session.closing or session.wanted or (turn is not None and session.fits(turn)):
             session.kept += 1
-            session.io_wait = session.io_wait and error is None
+            session.wanted = False
             session.go(State.IDLE)
             self._discard(session)
             session.idle_since_s = self._clock()
         else:
-            moved = done.result()
+            moved, self._why_not_left = done.result(), ""
             session.swaps, session.swap_s = session.swaps + 1, moved.total_s
             session.digest_out, session.swapped_bytes = combined(moved.digests), session.swapped_bytes + moved.nbytes
             session.digest_s = moved.digest_s
@@ -185,16 +208,13 @@ class SessionMoves:
             self.forget(session)
 
     def _is_back(self, session: Session, done: Future[Moved], allocate_s: float) -> None:
-        error = done.exception()
         session.wanted, session.idle_since_s = False, self._clock()
-        if error is not None:
-            _log.error("session %r is lost: %s", session.id, error)
-            self._observer.lost(session, is_digest=isinstance(error, KvDigestError))
-            failure = error if isinstance(error, Exception) else KvError(f"session {session.id!r} is lost: {error!r}")
-            self._fail(session, failure)
-            self.forget(session)
+        try:
+            moved = done.result()
+            session.cache = self._lay_cache(session, session.block) if session.block is not None else None
+        except Exception as error:  # of whatever kind: it is this session's, and the others go on
+            self._did_not_come_back(session, error)
             return
-        moved = done.result()
         session.restores, session.restore_s, session.allocate_s = session.restores + 1, moved.total_s, allocate_s
         session.digest_in, session.restored_bytes = combined(moved.digests), session.restored_bytes + moved.nbytes
         session.digest_s = moved.digest_s
@@ -203,9 +223,19 @@ class SessionMoves:
             session.turn.restore_s = allocate_s + moved.total_s
         self._discard(session)
         session.go(State.IDLE)
-        if session.block is not None:
-            self._set_block(session, session.block)
         if session.closing:
+            self.forget(session)
+
+    def _did_not_come_back(self, session: Session, error: Exception) -> None:
+        """A session whose bytes changed is lost; any other failure leaves them where they are, for another try."""
+        is_lost = isinstance(error, KvDigestError)
+        _log.error("a session did not come back%s: %s", ", and is lost" if is_lost else "", type(error).__name__)
+        if is_lost:
+            self._observer.lost(session)
+        self.release(session)
+        session.go(State.SWAPPED)
+        self._fail(session, error)
+        if is_lost or session.closing:
             self.forget(session)
 
     def _discard(self, session: Session) -> None:

@@ -5,7 +5,7 @@ Faults wrap systems and evidence from outside. Neither the engine nor the checks
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
@@ -19,12 +19,24 @@ ENTRY_POINT_GROUP = "djinn_checks.faults"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Doses:
+    """A defect in several sizes. They are tried in turn; what they show is measured, and none has to be caught."""
+
+    unit: str
+    """What a dose counts: "tokens", "s", "share of the KV"."""
+    sizes: tuple[float, ...]
+    """From the easiest to catch to the hardest."""
+    run: Callable[[float, torch.device], Outcome]
+    """Runs the check with the defect in a size."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fault:
     """One planted defect."""
 
     name: str
     check: str
-    """The check that must catch it: logits or pcie."""
+    """The check that must catch it: logits, pcie or agents."""
     breaks: str
     """What it breaks, in one sentence."""
     modelled_on: str
@@ -39,6 +51,8 @@ class Fault:
     """How often it is tried: more than once for a defect that bites at random."""
     applies: Callable[[torch.device], bool] = lambda device: True
     """Whether it can be planted on this device."""
+    doses: Doses | None = None
+    """Smaller ones of the same defect, to find the smallest that is still caught; None where it has no size."""
 
 
 def is_caught(fault: Fault, outcome: Outcome) -> bool:
@@ -48,8 +62,8 @@ def is_caught(fault: Fault, outcome: Outcome) -> bool:
     return any(row.name == fault.caught_by and row.status is fault.effect for row in outcome.criteria)
 
 
-def find_faults(check: str | None = None, name: str | None = None) -> list[Fault]:
-    """Return the faults that are registered, those of one check or the one of a name.
+def find_faults(checks: Collection[str] = (), name: str | None = None) -> list[Fault]:
+    """Return the faults that are registered: all, those of some checks, or the one of a name.
 
     Raises:
         ParamsError: there is none such.
@@ -58,8 +72,10 @@ def find_faults(check: str | None = None, name: str | None = None) -> list[Fault
     for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name):
         found: Mapping[str, Any] = entry.load()
         every |= found
-    chosen = [one for one in every.values() if check in (None, one.check) and name in (None, one.name)]
+    chosen = [one for one in every.values() if (not checks or one.check in checks) and name in (None, one.name)]
     if not chosen:
-        asked = " and ".join(f"{what} {value!r}" for what, value in (("check", check), ("name", name)) if value)
+        asked = " and ".join(
+            f"{what} {value!r}" for what, value in (("check", ", ".join(checks)), ("name", name)) if value
+        )
         raise ParamsError(f"faults: there is none of {asked}; known: {', '.join(sorted(every))}")
     return chosen

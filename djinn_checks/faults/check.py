@@ -1,54 +1,62 @@
-"""The faults as a check of the checks: one criterion a fault, and one for the false alarms of each check."""
+"""The faults as a check of the checks: one criterion a fault, and one for the false alarms of each clean system."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from djinn_checks.checks.frame import read_environment, resolve_device
 from djinn_checks.faults.base import find_faults
-from djinn_checks.faults.matrix import FaultResult, count_false_alarms, plant
+from djinn_checks.faults.clean import CLEAN
+from djinn_checks.faults.matrix import FaultResult, Matrix, Progress, fill_matrix
+from djinn_checks.faults.tasks import Ran, how_many_at_once
 from djinn_checks.outcome import Criterion, Outcome, Status, judge, settle, skip
 from djinn_checks.params import FaultsParams
 
-Progress = Callable[[str, int, int], None]
-"""Called with a fault's name, the faults done and the faults to do."""
 
-
-def check_faults(params: FaultsParams, *, progress: Progress | None = None) -> Outcome:
+def check_faults(params: FaultsParams, *, progress: Progress | None = None, at_once: int | None = None) -> Outcome:
     """Plant faults and decide whether the checks catch them on this machine, and nothing else.
+
+    Args:
+        progress: told of each run.
+        at_once: how many runs at a time, in processes of their own; 0: here, one after the other; None: what suits
+            the machine.
 
     Raises:
         ParamsError: there is no such fault.
         SystemUnavailableError: a GPU was asked for by name and is not there.
     """
-    faults = find_faults(params.of or None, params.fault or None)
+    faults = find_faults(params.of, params.fault or None)
     started_at, started = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     device = resolve_device(params.device)
-    results = []
-    for result in plant(faults, device):
-        results.append(result)
-        if progress is not None:
-            progress(result.fault.name, len(results), len(faults))
-    checks = sorted({fault.check for fault in faults})
-    alarms = {check: count_false_alarms(check, params.clean_runs, device) for check in checks}
-    criteria = (*(_row(result) for result in results), *(_clean(check, alarms[check], params) for check in checks))
-    status = settle(criteria)
+    matrix = fill_matrix(
+        faults,
+        device,
+        clean_runs=params.clean_runs,
+        doses=params.doses,
+        at_once=how_many_at_once(device) if at_once is None else at_once,
+        progress=progress,
+    )
+    names = [name for name, clean in CLEAN.items() if clean.check in {fault.check for fault in faults}]
+    criteria = (
+        *(_row(result) for result in matrix.results),
+        *(_clean(name, matrix.clean.get(name, ()), params) for name in names),
+    )
     return Outcome(
         check="faults",
-        status=status,
-        summary=_summarize(results, alarms, params),
+        status=settle(criteria),
+        summary=_summarize(matrix),
         criteria=criteria,
-        measurements={"faults": [_plain(result) for result in results], "false_alarms": alarms},
+        measurements={
+            "faults": [_plain(result, matrix.doses.get(result.fault.name, ())) for result in matrix.results],
+            "clean": {name: _count(name, matrix.clean.get(name, ())) for name in names},
+        },
         params=params.model_dump(),
         environment=read_environment(device),
-        timings={
-            "total_s": time.monotonic() - started,
-            "faults_s": {result.fault.name: result.seconds for result in results},
-        },
+        timings=_timings(matrix, time.monotonic() - started),
         started_at=started_at,
     )
 
@@ -71,24 +79,35 @@ def _row(result: FaultResult) -> Criterion:
     return replace(row, reason=f"{fault.caught_by}: {result.reason}") if row.status is Status.PASS else row
 
 
-def _clean(check: str, alarms: int, params: FaultsParams) -> Criterion:
-    name, title = f"{check}_false_alarms", f"The {check} check passes a system without a fault, every time"
+def _clean(name: str, ran: Sequence[Ran], params: FaultsParams) -> Criterion:
+    clean = CLEAN[name]
+    title = f"The {clean.check} check lets a system without a fault be, every time"
     if params.clean_runs == 0:
-        return skip(name, title, unit="runs", reason="no clean run was asked for")
-    evidence = f"{params.clean_runs} runs of the reference system, nothing planted"
-    return judge(name, title, alarms, "==", 0, unit="runs", evidence=evidence)
+        return skip(f"{name}_false_alarms", title, unit="runs", reason="no clean run was asked for")
+    wrong = [one for one in ran if one.caught]
+    return judge(
+        f"{name}_false_alarms",
+        title,
+        len(wrong),
+        "==",
+        0,
+        unit="runs",
+        evidence=f"{len(ran)} runs: {clean.says}",
+        failed="; ".join(one.reason for one in wrong[:2]),
+    )
 
 
-def _summarize(results: Sequence[FaultResult], alarms: dict[str, int], params: FaultsParams) -> str:
-    planted = [result for result in results if result.verdict != "not applicable"]
+def _summarize(matrix: Matrix) -> str:
+    planted = [result for result in matrix.results if result.verdict != "not applicable"]
     caught = sum(result.verdict == "caught" for result in planted)
     escaped = ", ".join(result.fault.name for result in planted if result.verdict == "MISSED")
     text = f"caught {caught} of {len(planted)} planted faults"
     text += f", escaped: {escaped}" if escaped else ", each by the criterion that was named beforehand"
-    return f"{text}; {sum(alarms.values())} false alarms in {params.clean_runs * len(alarms)} clean runs"
+    runs = [one for ran in matrix.clean.values() for one in ran]
+    return f"{text}; {sum(one.caught for one in runs)} false alarms in {len(runs)} clean runs"
 
 
-def _plain(result: FaultResult) -> dict[str, Any]:
+def _plain(result: FaultResult, doses: Sequence[Ran]) -> dict[str, Any]:
     fault = result.fault
     return {
         "name": fault.name,
@@ -101,4 +120,27 @@ def _plain(result: FaultResult) -> dict[str, Any]:
         "status": None if result.status is None else result.status.value,
         "alarms": list(result.alarms),
         "attempts": result.attempts,
+        "dose_unit": fault.doses.unit if fault.doses else "",
+        "doses": [{"size": one.task.size, "caught": one.caught, "failed": list(one.failed)} for one in doses],
+    }
+
+
+def _count(name: str, ran: Sequence[Ran]) -> Mapping[str, Any]:
+    clean = CLEAN[name]
+    return {
+        "check": clean.check,
+        "says": clean.says,
+        "runs": len(ran),
+        "false_alarms": sum(one.caught for one in ran),
+        "alarms": [one.reason for one in ran if one.caught],
+    }
+
+
+def _timings(matrix: Matrix, total_s: float) -> dict[str, Any]:
+    clean = {name: [one.seconds for one in ran] for name, ran in matrix.clean.items()}
+    return {
+        "total_s": total_s,
+        "faults_s": {result.fault.name: result.seconds for result in matrix.results},
+        "doses_s": {name: sum(one.seconds for one in ran) for name, ran in matrix.doses.items()},
+        "clean_s": {name: sum(seconds) / len(seconds) for name, seconds in clean.items()},
     }

@@ -1,28 +1,21 @@
-"""Runs faults and clean systems, and says which criterion caught which."""
+"""Faults against criteria: which caught which, down to which dose, and what clean systems were accused of."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
-from djinn_checks.faults.base import Fault, is_caught
-from djinn_checks.faults.logits import run_logits
-from djinn_checks.faults.pcie import judge_evidence
-from djinn_checks.faults.traffic import make_evidence
-from djinn_checks.outcome import Failure, Outcome, Status
-from djinn_checks.systems.ring import RingSystem
+from djinn_checks.faults.base import Fault
+from djinn_checks.faults.clean import CLEAN
+from djinn_checks.faults.tasks import Ran, Task, run_tasks
+from djinn_checks.outcome import Status
 
 Verdict = Literal["caught", "MISSED", "not applicable"]
-
-CLEAN: dict[str, Callable[[torch.device], Outcome]] = {
-    "logits": run_logits(RingSystem),
-    "pcie": judge_evidence(make_evidence),
-}
-"""What each check's faults are planted in, without any."""
+Progress = Callable[[str, int, int], None]
+"""Called with what has run, how many have, and how many there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,55 +34,70 @@ class FaultResult:
     """What the criterion that caught it said, or why nothing did."""
 
 
-def plant(faults: Iterable[Fault], device: torch.device) -> Iterator[FaultResult]:
-    """Plant faults one after the other; each is tried until it is caught or its attempts are used up."""
-    for fault in faults:
-        started = time.monotonic()
-        if not fault.applies(device):
-            yield FaultResult(
-                fault=fault, verdict="not applicable", status=None, alarms=(), attempts=0, seconds=0.0,
-                reason=f"not on {device.type}",
-            )  # fmt: skip
-            continue
-        outcome, tried = _run(fault, device), 1
-        while not is_caught(fault, outcome) and tried < fault.attempts:
-            outcome, tried = _run(fault, device), tried + 1
-        yield FaultResult(
-            fault=fault,
-            verdict="caught" if is_caught(fault, outcome) else "MISSED",
-            status=outcome.status,
-            alarms=_alarms(outcome),
-            attempts=tried,
-            seconds=time.monotonic() - started,
-            reason=_reason(fault, outcome),
-        )
+@dataclass(kw_only=True)
+class Matrix:
+    """All results, in the order of the faults, doses and runs."""
+
+    results: list[FaultResult] = field(default_factory=list)
+    doses: dict[str, list[Ran]] = field(default_factory=dict)
+    """By fault, from the easiest dose to the hardest."""
+    clean: dict[str, list[Ran]] = field(default_factory=dict)
+    """By clean run of `CLEAN`."""
 
 
-def _run(fault: Fault, device: torch.device) -> Outcome:
-    """Run the check; a fault that cannot even be planted is an ERROR, and catches nothing."""
-    try:
-        return fault.run(device)
-    except Exception as error:
-        summary = f"{fault.name} could not be planted: {error}"
-        return Outcome(check=fault.check, status=Status.ERROR, summary=summary, failure=Failure.from_exception(error))
+def fill_matrix(
+    faults: Sequence[Fault],
+    device: torch.device,
+    *,
+    clean_runs: int,
+    doses: bool,
+    at_once: int,
+    progress: Progress | None = None,
+) -> Matrix:
+    """Plant all faults and their doses, and run each check's clean systems `clean_runs` times."""
+    here = [fault for fault in faults if fault.applies(device)]
+    tasks = [Task(kind="fault", name=fault.name) for fault in here]
+    if doses:
+        sizes = ((fault.name, size) for fault in here if fault.doses for size in fault.doses.sizes)
+        tasks += [Task(kind="dose", name=name, size=size) for name, size in sizes]
+    names = [name for name, clean in CLEAN.items() if clean.check in {fault.check for fault in faults}]
+    tasks += [Task(kind="clean", name=name, size=number) for number in range(clean_runs) for name in names]
+    found: dict[Task, Ran] = {}
+    for ran in run_tasks(tasks, here, device, at_once):
+        found[ran.task] = ran
+        if progress is not None:
+            progress(ran.task.name, len(found), len(tasks))
+    return _arrange(faults, tasks, found, device)
 
 
-def count_false_alarms(check: str, runs: int, device: torch.device) -> int:
-    """Run a clean system over and over and return how often the check did not pass it.
-
-    Raises:
-        KeyError: there is no clean run for that check.
-    """
-    return sum(CLEAN[check](device).status is not Status.PASS for _ in range(runs))
+def plant(faults: Sequence[Fault], device: torch.device) -> Iterator[FaultResult]:
+    """Plant faults here, one after the other; each is tried until it is caught or its attempts are used up."""
+    yield from fill_matrix(faults, device, clean_runs=0, doses=False, at_once=0).results
 
 
-def _alarms(outcome: Outcome) -> tuple[str, ...]:
-    quiet = (Status.PASS, Status.SKIP)
-    return tuple(row.name for row in outcome.criteria if row.required and row.status not in quiet)
+def _arrange(faults: Sequence[Fault], tasks: Sequence[Task], found: dict[Task, Ran], device: torch.device) -> Matrix:
+    matrix = Matrix()
+    for task in tasks:
+        if task.kind != "fault":
+            rows = matrix.doses if task.kind == "dose" else matrix.clean
+            rows.setdefault(task.name, []).append(found[task])
+    ran = {task.name: found[task] for task in tasks if task.kind == "fault"}
+    matrix.results = [_result(fault, ran.get(fault.name), device) for fault in faults]
+    return matrix
 
 
-def _reason(fault: Fault, outcome: Outcome) -> str:
-    if outcome.failure is not None:
-        return f"the check crashed, which catches nothing: {outcome.failure.type}: {outcome.failure.message}"
-    row = next((row for row in outcome.criteria if row.name == fault.caught_by), None)
-    return f"{fault.caught_by} was not judged" if row is None else row.reason or f"{row.name} is {row.status}"
+def _result(fault: Fault, ran: Ran | None, device: torch.device) -> FaultResult:
+    if ran is None:
+        return FaultResult(
+            fault=fault, verdict="not applicable", status=None, alarms=(), attempts=0, seconds=0.0,
+            reason=f"not on {device.type}",
+        )  # fmt: skip
+    return FaultResult(
+        fault=fault,
+        verdict="caught" if ran.caught else "MISSED",
+        status=ran.status,
+        alarms=ran.alarms,
+        attempts=ran.attempts,
+        seconds=ran.seconds,
+        reason=ran.reason,
+    )

@@ -1,45 +1,43 @@
 """Faults of the PCIe check: systems that only claim to fill the link, and instruments that went wrong.
 
-Those of the first kind run for real on a GPU. Everywhere they are tried on traffic that is made to measure
-(`traffic.py`), where the only thing wrong is the planted one.
+Everywhere they are tried on traffic that is made to measure (`traffic.py`), where the only thing wrong is the
+planted one. On a GPU systems and neighbours do it over the real link as well (`pcie_systems.py`); without one,
+what a weight witness can see is run for real between two places in host memory.
 """
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from djinn_checks.checks.pcie import check_pcie, conclude
+from djinn_checks.checks.pcie import conclude
 from djinn_checks.checks.pcie_evidence import PcieEvidence
-from djinn_checks.engine.link import open_link
-from djinn_checks.faults.base import Fault
-from djinn_checks.faults.copies import SpoiledLink, stream_over
-from djinn_checks.faults.logits import HooksDoNothing
+from djinn_checks.faults import pcie_systems as systems
+from djinn_checks.faults.base import Doses, Fault
+from djinn_checks.faults.copies import stream_over
+from djinn_checks.faults.logits_systems import HooksDoNothing
+from djinn_checks.faults.pcie_systems import run_pcie
 from djinn_checks.faults.traffic import (
     CEILING,
     CLAIMED_BYTES,
     END_S,
     FULL_RATE,
     PASS_BYTES,
+    PASSES,
     START_S,
     make_evidence,
     make_series,
 )
 from djinn_checks.instruments.counters import CounterSeries, build_series
 from djinn_checks.outcome import Outcome, Status
-from djinn_checks.params import PcieParams
 from djinn_checks.systems.base import System
 from djinn_checks.systems.ring import RingSystem
 
-MODEL = "random:llama-2-7b"
-_WORK_CYCLES = 5_500_000  # of a GPU's clock: some 3 ms
-_PAUSE_S = 0.005
+_PERIOD_S = 0.008
+_MODEL_OF_FORMULA_BYTES = 13_000_000_000
 
 
 def judge_evidence(make: Callable[[], PcieEvidence]) -> Callable[[torch.device], Outcome]:
@@ -48,45 +46,54 @@ def judge_evidence(make: Callable[[], PcieEvidence]) -> Callable[[torch.device],
     return lambda device: conclude(make(), {})
 
 
-def run_pcie(factory: Callable[..., System]) -> Callable[[torch.device], Outcome]:
-    """Return a function that runs the PCIe check on a GPU, a quarter of a minute a run."""
-
-    def run(device: torch.device) -> Outcome:
-        params = PcieParams.create(
-            model=MODEL, device=str(device), dtype="float16", budget_fraction=0.25, duration_s=10.0, sweep=False
-        )
-        return check_pcie(params, system_factory=factory)
-
-    return run
-
-
 def _on_gpu(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-# Evidence made to measure
+def _on_cpu(device: torch.device) -> bool:
+    return device.type == "cpu"
 
 
-def _claiming(claimed: int, rate: float = FULL_RATE) -> Callable[[], PcieEvidence]:
-    return lambda: make_evidence(make_series(rate), claimed_bytes=claimed)
+# Evidence made to measure, each with a dose
 
 
-def _traffic(rate: float | Callable[[float], float], moved: float) -> Callable[[], PcieEvidence]:
+def _claims_more(share: float) -> PcieEvidence:
+    """Claim this share of the moved bytes on top of them."""
+    return make_evidence(make_series(), claimed_bytes=int((1 + share) * CLAIMED_BYTES))
+
+
+def _moves_share(share: float) -> PcieEvidence:
+    """Move this share of what is claimed."""
+    return make_evidence(make_series(share * FULL_RATE), claimed_bytes=CLAIMED_BYTES)
+
+
+def _truly(rate: float | Callable[[float], float], moved: float) -> PcieEvidence:
     """Traffic of another shape, truly claimed: `moved` is the part of a full link's bytes that it carries."""
-
-    def make() -> PcieEvidence:
-        found = make_evidence(make_series(rate), claimed_bytes=int(moved * CLAIMED_BYTES))
-        assert found.run is not None  # noqa: S101 - made above
-        return replace(found, run=replace(found.run, predicted_bytes=int(moved * PASS_BYTES)))
-
-    return make
+    found = make_evidence(make_series(rate), claimed_bytes=int(moved * CLAIMED_BYTES))
+    assert found.run is not None  # noqa: S101 - made above
+    return replace(found, run=replace(found.run, predicted_bytes=int(moved * PASS_BYTES)))
 
 
-def _bursts(t: float) -> float:
-    return CEILING if t % (2 * _PAUSE_S) < _PAUSE_S else 0.0
+def _slower(share: float) -> PcieEvidence:
+    return _truly(share * FULL_RATE, share)
 
 
-def _spoiled_link(calibration: dict[str, Any] | None = None, after: dict[str, Any] | None = None) -> PcieEvidence:
+def _idles(share: float) -> PcieEvidence:
+    """Leave the link idle for this share of each 8 ms."""
+    return _truly(lambda t: CEILING if t % _PERIOD_S < (1 - share) * _PERIOD_S else 0.0, 1 - share)
+
+
+def _pauses(seconds: float) -> PcieEvidence:
+    """Pause for so long in every fifth of a second, the length of a pass, and be full otherwise."""
+    return _truly(lambda t: 0.0 if t % 0.2 < seconds else CEILING, 1 - seconds / 0.2)
+
+
+def _busy_during(share: float) -> PcieEvidence:
+    """Another process takes this share of a full link while the system runs."""
+    return make_evidence(make_series(), claimed_bytes=int((1 - share) * CLAIMED_BYTES))
+
+
+def _link(calibration: dict[str, Any] | None = None, after: dict[str, Any] | None = None) -> PcieEvidence:
     found = make_evidence()
     link = found.link
     if link.calibration is not None and calibration:
@@ -96,182 +103,145 @@ def _spoiled_link(calibration: dict[str, Any] | None = None, after: dict[str, An
     return replace(found, link=link)
 
 
-def _frozen() -> CounterSeries:
-    """Counters that stop counting in the midst of the run, while readings go on."""
+def _busy_before(share: float) -> PcieEvidence:
+    return _link(calibration={"idle_bytes_per_s": share * CEILING})
+
+
+def _ceiling_disturbed(share: float) -> PcieEvidence:
+    """While the ceiling is measured, this share of what the link carries is another's."""
+    return _link(after={"copied_bytes": int((1 - share) * CEILING * 0.8)})
+
+
+def _drifts(share: float) -> PcieEvidence:
+    return _link(after={"bytes_per_s": (1 - share) * CEILING})
+
+
+def _does_not_repeat(share: float) -> PcieEvidence:
+    return _link(calibration={"residual": share})
+
+
+def _stops(share: float, *, freeze: bool) -> PcieEvidence:
+    """Lose the counters for this share of the run: they stand still, or nobody reads them any more."""
+    at = END_S - share * (END_S - START_S)
+    if not freeze:
+        return make_evidence(make_series(end_s=at))
     whole = make_series()
-    stop = int(whole.t_s.searchsorted((START_S + END_S) / 2))
+    stop = int(whole.t_s.searchsorted(at))
     rx, tx = whole.raw.rx.copy(), whole.raw.tx.copy()
     rx[stop:], tx[stop:] = rx[stop], tx[stop]
-    return build_series(whole.t_s, whole.t_s, rx, tx, source="made to measure")
+    return make_evidence(build_series(whole.t_s, whole.t_s, rx, tx, source="made to measure"))
 
 
-def _skips_readings() -> CounterSeries:
-    """Readings 100 ms apart: more than a wrap goes by between two of them."""
+def _freezes(share: float) -> PcieEvidence:
+    return _stops(share, freeze=True)
+
+
+def _sampler_dies(share: float) -> PcieEvidence:
+    return _stops(share, freeze=False)
+
+
+def _readings_apart(milliseconds: float) -> PcieEvidence:
+    """Read so rarely: at a full link a wrap of 2^32 goes by in 79 ms."""
     whole = make_series()
-    raw, every = whole.raw, slice(None, None, 100)
+    raw, every = whole.raw, slice(None, None, int(milliseconds))
     times = whole.t_s[every]
-    return build_series(times, times, raw.rx[every], raw.tx[every], source="made to measure")
+    series: CounterSeries = build_series(times, times, raw.rx[every], raw.tx[every], source="made to measure")
+    return make_evidence(series)
 
 
-# Systems on a GPU
+def _made(name: str, caught_by: str, make: Callable[[float], PcieEvidence], dose: float, unit: str,
+          smaller: tuple[float, ...], breaks: str, modelled_on: str, *,
+          effect: Status = Status.FAIL) -> Fault:  # fmt: skip
+    def run(size: float, device: torch.device) -> Outcome:
+        return judge_evidence(lambda: make(size))(device)
+
+    return Fault(
+        name=name, check="pcie", breaks=breaks, modelled_on=modelled_on, caught_by=caught_by, effect=effect,
+        run=lambda device: run(dose, device), doses=Doses(unit=unit, sizes=smaller, run=run) if smaller else None,
+    )  # fmt: skip
 
 
-class ClaimsTwice(RingSystem):
-    """Claims every byte twice."""
-
-    def claimed_bytes(self) -> int | None:
-        moved = super().claimed_bytes()
-        return None if moved is None else 2 * moved
-
-
-class WaitsForCopies(SpoiledLink):
-    """Copies only when the computation asks for it: nothing overlaps."""
-
-    def __init__(self, inner: Any) -> None:
-        super().__init__(inner, lambda number, slot, destination, source: (destination, source))
-        self._asked: dict[int, tuple[Tensor, Tensor, int | None]] = {}
-
-    def copy(self, slot: int, destination: Tensor, source: Tensor, *, after: int | None) -> None:
-        self._asked[slot] = (destination, source, after)
-
-    def wait(self, slot: int) -> None:
-        asked = self._asked.pop(slot, None)
-        if asked is not None:
-            torch.cuda.current_stream().synchronize()
-            super().copy(slot, asked[0], asked[1], after=asked[2])
-        super().wait(slot)
-
-
-class WorksWithoutOverlap(RingSystem):
-    """Computes 3 ms in each layer, as with a longer batch, and copies only when the computation asks for it.
-
-    A ring hides that computation behind the copies, which take 7 ms each. Without any, there is next to nothing
-    to overlap, and a link that is idle for a twentieth of the time is still as full as the claim says.
-    """
-
-    def __init__(self, model: Any, *, device: torch.device, budget_bytes: int) -> None:
-        super().__init__(
-            model,
-            device=device,
-            budget_bytes=budget_bytes,
-            link_factory=lambda device, slots: WaitsForCopies(open_link(device, slots)),
-        )
-
-    def open(self) -> nn.Module:
-        module = super().open()
-        for name, inner in module.named_modules():
-            if re.fullmatch(r".*layers\.\d+", name):
-                inner.register_forward_pre_hook(lambda *_: torch.cuda._sleep(_WORK_CYCLES))
-        return module
-
-
-class Pauses(RingSystem):
-    """Rests between two layers, so that the link is busy in bursts."""
-
-    def open(self) -> nn.Module:
-        module = super().open()
-
-        def rest(*_: Any) -> None:
-            torch.cuda.current_stream().synchronize()
-            time.sleep(2 * _PAUSE_S)
-
-        for name, inner in module.named_modules():
-            if name.endswith(("layers.8", "layers.16", "layers.24")):
-                inner.register_forward_pre_hook(rest)
-        return module
-
-
-class KeepsMore(RingSystem):
-    """Keeps twice the budget resident and says nothing of it."""
-
-    def __init__(self, model: Any, *, device: torch.device, budget_bytes: int) -> None:
-        super().__init__(model, device=device, budget_bytes=2 * budget_bytes)
-
-
-def _pageable(device: torch.device, slots: int) -> SpoiledLink:
-    """Copies from memory that is not pinned, as a state dict's tensors are."""
-    copies: dict[int, Tensor] = {}
-
-    def spoil(number: int, slot: int, destination: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
-        return destination, copies.setdefault(slot, source.clone())
-
-    return SpoiledLink(open_link(device, slots), spoil)
+def _real(name: str, caught_by: str, factory: Callable[..., System], applies: Callable[[torch.device], bool],
+          breaks: str, modelled_on: str, *, effect: Status = Status.FAIL,
+          neighbour: bool = False) -> Fault:  # fmt: skip
+    run = run_pcie(factory)
+    return Fault(
+        name=name, check="pcie", breaks=breaks, modelled_on=modelled_on, caught_by=caught_by, applies=applies,
+        effect=effect, run=systems.beside_a_neighbour(run) if neighbour else run,
+    )  # fmt: skip
 
 
 _FORMULA = "the published bandwidth script, which multiplies the model's size by the number of passes"
+_HOOKS = "Djinn's published weight hooks, whose bodies are empty"
+_TWICE = "bytes counted when asked for and when done"
+_SHARED = "a shared machine"
+_UNSEEN = Status.INCONCLUSIVE
 
 _FAULTS = (
-    Fault(name="claims_without_moving", check="pcie", caught_by="claimed_vs_counted",
-          breaks="Nothing is streamed, and all of it is claimed.", modelled_on=_FORMULA,
-          run=judge_evidence(_claiming(CLAIMED_BYTES, rate=0.0))),
-    Fault(name="claims_twice", check="pcie", caught_by="claimed_vs_counted",
-          breaks="Twice the moved bytes are claimed.", modelled_on="bytes counted when asked for and when done",
-          run=judge_evidence(_claiming(2 * CLAIMED_BYTES))),
-    Fault(name="claims_two_percent_more", check="pcie", caught_by="claimed_vs_counted",
-          breaks="Two percent more than the moved bytes are claimed; the smallest dose tried.",
-          modelled_on="padding that is counted and not copied",
-          run=judge_evidence(_claiming(int(1.02 * CLAIMED_BYTES)))),
-    Fault(name="claims_from_formula", check="pcie", caught_by="claimed_vs_counted",
-          breaks="Passes times model size is claimed, while a part stays resident.", modelled_on=_FORMULA,
-          run=judge_evidence(_claiming(60 * 13_000_000_000))),
-    Fault(name="pageable_copies", check="pcie", caught_by="rx_above_threshold",
-          breaks="The copies come from memory that is not pinned.", modelled_on="`tensor.cuda()` of a state dict",
-          run=judge_evidence(_traffic(8.5e9, 0.17))),
-    Fault(name="no_overlap", check="pcie", caught_by="rx_of_ceiling",
-          breaks="Copies wait for the computation: three quarters of the time the link is full.",
-          modelled_on="a synchronize() before each layer",
-          run=judge_evidence(_traffic(lambda t: CEILING if t % 0.008 < 0.006 else 0.0, 0.75))),
-    Fault(name="bursts_with_pauses", check="pcie", caught_by="rx_of_ceiling",
-          breaks="Bursts at full rate, with pauses that leave the mean above the paper's threshold.",
-          modelled_on="the recorded trace `bursty`", run=judge_evidence(_traffic(_bursts, 0.5))),
-    Fault(name="more_resident_than_declared", check="pcie", caught_by="streams_the_model",
-          breaks="Half of what should be streamed stays on the device.", modelled_on="a budget in elements, not bytes",
-          run=judge_evidence(_traffic(0.5 * FULL_RATE, 0.5))),
-    Fault(name="link_busy_before", check="pcie", caught_by="link_quiet", effect=Status.INCONCLUSIVE,
-          breaks="Another process uses the link.", modelled_on="a shared machine",
-          run=judge_evidence(lambda: _spoiled_link(calibration={"idle_bytes_per_s": 0.05 * CEILING}))),
-    Fault(name="ceiling_on_a_busy_link", check="pcie", caught_by="ceiling_undisturbed", effect=Status.INCONCLUSIVE,
-          breaks="Another process uses the link while the ceiling is measured, which comes out too low.",
-          modelled_on="a shared machine",
-          run=judge_evidence(lambda: _spoiled_link(after={"copied_bytes": int(0.9 * CEILING * 0.8)}))),
-    Fault(name="ceiling_drifts", check="pcie", caught_by="ceiling_steady", effect=Status.INCONCLUSIVE,
-          breaks="The link is slower after the run than before it.", modelled_on="a retrained or throttled link",
-          run=judge_evidence(lambda: _spoiled_link(after={"bytes_per_s": 0.9 * CEILING}))),
-    Fault(name="ceiling_never_arrives", check="pcie", caught_by="ceiling_verified", effect=Status.INCONCLUSIVE,
-          breaks="The copies that the ceiling rests on do not deliver their bytes.", modelled_on="defective memory",
-          run=judge_evidence(lambda: _spoiled_link(after={"verified": False}))),
-    Fault(name="counters_do_not_repeat", check="pcie", caught_by="calibration", effect=Status.INCONCLUSIVE,
-          breaks="A second known copy is counted one percent off.", modelled_on="a sampler that misses readings",
-          run=judge_evidence(lambda: _spoiled_link(calibration={"residual": 0.01}))),
-    Fault(name="wraps_missed", check="pcie", caught_by="counters_complete", effect=Status.INCONCLUSIVE,
-          breaks="Readings are so far apart that the counters wrap in between.",
-          modelled_on="`nvidia-smi dmon` at ten readings a second, on 32-bit counters",
-          run=judge_evidence(lambda: make_evidence(_skips_readings()))),
-    Fault(name="counter_freezes", check="pcie", caught_by="counters_complete", effect=Status.INCONCLUSIVE,
-          breaks="The counters stop counting in the midst of the run.", modelled_on="a driver that caches values",
-          run=judge_evidence(lambda: make_evidence(_frozen()))),
-    Fault(name="sampler_dies", check="pcie", caught_by="counters_complete", effect=Status.INCONCLUSIVE,
-          breaks="The sampler dies half-way.", modelled_on="an out-of-memory kill",
-          run=judge_evidence(lambda: make_evidence(make_series(end_s=(START_S + END_S) / 2)))),
-    Fault(name="gpu_claims_without_moving", check="pcie", caught_by="claimed_vs_counted", applies=_on_gpu,
-          breaks="The model is resident on a real GPU, and the planned bytes are claimed.",
-          modelled_on="Djinn's published weight hooks, whose bodies are empty", run=run_pcie(HooksDoNothing)),
-    Fault(name="gpu_claims_twice", check="pcie", caught_by="claimed_vs_counted", applies=_on_gpu,
-          breaks="Twice the moved bytes are claimed, over a real link.",
-          modelled_on="bytes counted when asked for and when done", run=run_pcie(ClaimsTwice)),
-    Fault(name="gpu_pageable_copies", check="pcie", caught_by="rx_above_threshold", applies=_on_gpu,
-          breaks="The ring's copies come from memory that is not pinned.",
-          modelled_on="`tensor.cuda()` of a state dict",
-          run=run_pcie(stream_over(_pageable))),
-    Fault(name="gpu_no_overlap", check="pcie", caught_by="rx_of_ceiling", applies=_on_gpu,
-          breaks="Each copy starts when the computation asks for it, which takes 3 ms in each layer.",
-          modelled_on="a synchronize() before each layer", run=run_pcie(WorksWithoutOverlap)),
-    Fault(name="gpu_bursts_with_pauses", check="pcie", caught_by="rx_of_ceiling", applies=_on_gpu,
-          breaks="The system rests 10 ms three times a pass.", modelled_on="the recorded trace `bursty`",
-          run=run_pcie(Pauses)),
-    Fault(name="gpu_more_resident_than_declared", check="pcie", caught_by="streams_the_model", applies=_on_gpu,
-          breaks="Twice the budget stays on the device.", modelled_on="a budget in elements, not bytes",
-          run=run_pcie(KeepsMore)),
+    _made("claims_without_moving", "claimed_vs_counted", _moves_share, 0.0, "share that is moved",
+          (0.5, 0.9, 0.98, 0.985, 0.992, 0.995), "Nothing is streamed, and all of it is claimed.", _FORMULA),
+    _made("claims_twice", "claimed_vs_counted", _claims_more, 1.0, "share claimed beside", (0.1, 0.05),
+          "Twice the moved bytes are claimed.", _TWICE),
+    _made("claims_two_percent_more", "claimed_vs_counted", _claims_more, 0.02, "share claimed beside",
+          (0.015, 0.011, 0.009, 0.005), "Two percent more than the moved bytes are claimed.",
+          "padding that is counted and not copied"),
+    _made("claims_from_formula", "claimed_vs_counted", _claims_more,
+          PASSES * _MODEL_OF_FORMULA_BYTES / CLAIMED_BYTES - 1, "", (),
+          "Passes times model size is claimed, while a part stays resident.", _FORMULA),
+    _made("pageable_copies", "rx_above_threshold", _slower, 8.5e9 / FULL_RATE, "share of the full rate",
+          (0.3, 0.39, 0.41, 0.6), "The copies come from memory that is not pinned.", "`tensor.cuda()` of a state dict"),
+    _made("no_overlap", "rx_of_ceiling", _idles, 0.25, "share of each 8 ms idle", (0.15, 0.12, 0.1, 0.05),
+          "Copies wait for the computation: three quarters of the time the link is full.",
+          "a synchronize() before each layer"),
+    _made("bursts_with_pauses", "rx_of_ceiling", _pauses, 0.03, "s of pause in every 0.2 s", (0.01, 0.004, 0.001),
+          "The link rests for 30 ms in each pass: the mean stays far above the paper's threshold.",
+          "the recorded trace `bursty`"),
+    _made("more_resident_than_declared", "streams_the_model", _slower, 0.5, "share of the bytes streamed",
+          (0.9, 0.98, 0.99, 0.999), "Half of what should be streamed stays on the device.",
+          "a budget in elements, not bytes"),
+    _made("link_busy_before", "link_quiet", _busy_before, 0.05, "share of the link", (0.02, 0.011, 0.009),
+          "Another process uses the link.", _SHARED, effect=_UNSEEN),
+    _made("link_busy_during", "claimed_vs_counted", _busy_during, 0.2, "share of the link", (0.05, 0.011, 0.009),
+          "Another process takes a fifth of the link while the system runs.", _SHARED),
+    _made("ceiling_on_a_busy_link", "ceiling_undisturbed", _ceiling_disturbed, 0.1, "share of the link",
+          (0.05, 0.011, 0.009), "Another process uses the link while the ceiling is measured, which comes out too low.",
+          _SHARED, effect=_UNSEEN),
+    _made("ceiling_drifts", "ceiling_steady", _drifts, 0.1, "share of the ceiling", (0.06, 0.04, 0.02),
+          "The link is slower after the run than before it.", "a retrained or throttled link", effect=_UNSEEN),
+    _made("ceiling_never_arrives", "ceiling_verified", lambda dose: _link(after={"verified": False}), 0.0, "", (),
+          "The copies that the ceiling rests on do not deliver their bytes.", "defective memory", effect=_UNSEEN),
+    _made("counters_do_not_repeat", "calibration", _does_not_repeat, 0.01, "share of the bytes",
+          (0.005, 0.0031, 0.0029), "A second known copy is counted one percent off.",
+          "a sampler that misses readings", effect=_UNSEEN),
+    _made("wraps_missed", "counters_complete", _readings_apart, 100, "ms between readings", (80, 50, 30, 10),
+          "Readings are so far apart that the counters wrap in between.",
+          "`nvidia-smi dmon` at ten readings a second, on 32-bit counters", effect=_UNSEEN),
+    _made("counter_freezes", "counters_complete", _freezes, 0.5, "share of the run", (0.1, 0.02, 0.005),
+          "The counters stop counting in the midst of the run.", "a driver that caches values", effect=_UNSEEN),
+    _made("sampler_dies", "counters_complete", _sampler_dies, 0.5, "share of the run", (0.1, 0.02, 0.005),
+          "The sampler dies half-way.", "an out-of-memory kill", effect=_UNSEEN),
+    _real("host_streams_nothing", "streams_the_model", HooksDoNothing, _on_cpu,
+          "The model is resident in host memory, and the planned bytes are claimed.", _HOOKS),
+    _real("host_claims_half", "claimed_vs_counted", systems.ClaimsHalf, _on_cpu,
+          "Half of the bytes that were certainly written are claimed.", "bytes counted in elements of two"),
+    _real("gpu_claims_without_moving", "claimed_vs_counted", HooksDoNothing, _on_gpu,
+          "The model is resident on a real GPU, and the planned bytes are claimed.", _HOOKS),
+    _real("gpu_claims_twice", "claimed_vs_counted", systems.ClaimsTwice, _on_gpu,
+          "Twice the moved bytes are claimed, over a real link.", _TWICE),
+    _real("gpu_pageable_copies", "rx_above_threshold", stream_over(systems.open_pageable), _on_gpu,
+          "The ring's copies come from memory that is not pinned.", "`tensor.cuda()` of a state dict"),
+    _real("gpu_no_overlap", "rx_of_ceiling", systems.WorksWithoutOverlap, _on_gpu,
+          "Each copy starts when the computation asks for it, which takes 3 ms in each layer.",
+          "a synchronize() before each layer"),
+    _real("gpu_bursts_with_pauses", "rx_of_ceiling", systems.Pauses, _on_gpu,
+          "The system rests 20 ms twice a pass.", "the recorded trace `bursty`"),
+    _real("gpu_more_resident_than_declared", "streams_the_model", systems.KeepsMore, _on_gpu,
+          "Twice the budget stays on the device.", "a budget in elements, not bytes"),
+    _real("gpu_link_busy", "link_quiet", RingSystem, _on_gpu,
+          "Another process copies to the same GPU all the while.", _SHARED, effect=_UNSEEN, neighbour=True),
+    _real("gpu_sampler_dies", "counters_complete", systems.KillsTheSampler, _on_gpu,
+          "The process that reads the counters is killed in the midst of a real run.", "an out-of-memory kill",
+          effect=_UNSEEN),
 )  # fmt: skip
 
 FAULTS: Mapping[str, Fault] = {fault.name: fault for fault in _FAULTS}

@@ -6,6 +6,7 @@ It lets the criteria be tried without a GPU, on a run in which everything is rig
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,8 @@ def make_series(
     *,
     end_s: float = END_S + 2,
     keep: Callable[[Floats], Any] | None = None,
+    jitter_s: float = 0.0,
+    seed: int = 0,
 ) -> CounterSeries:
     """Return readings a millisecond apart, from two seconds before the run to two seconds after it.
 
@@ -43,16 +46,50 @@ def make_series(
         rate: payload received during the run, bytes/s; a number or a function of time.
         end_s: when the readings stop.
         keep: which readings are kept, as a mask over their times.
+        jitter_s: how far a reading may be early or late, at random by `seed`; less than half a millisecond.
     """
     times = np.arange(START_S - 2, end_s, 0.001)
-    running = np.array([rate(t) if callable(rate) else rate for t in times[:-1]])
+    even = times
+    if jitter_s:
+        times = times + np.random.default_rng(seed).uniform(-jitter_s, jitter_s, len(times))
+    running = np.array([rate(t) if callable(rate) else rate for t in even[:-1]])
     measuring = ((times < START_S - 1) | (times > END_S + 0.5))[:-1]
-    steps = np.where(measuring, CEILING, running) * 0.001 * WIRE_PER_PAYLOAD + _QUERY_BYTES
+    steps = np.where(measuring, CEILING, running) * np.diff(times) * WIRE_PER_PAYLOAD + _QUERY_BYTES
     sums = np.concatenate([[0], np.cumsum(steps.astype(np.int64))])
     if keep is not None:
         kept = keep(times)
         times, sums = times[kept], sums[kept]
     return build_series(times, times, sums % WRAP, (sums // 10) % WRAP, source="made to measure")
+
+
+def make_noisy_evidence(seed: int) -> PcieEvidence:
+    """Return the evidence of a full link as a real one is: nothing is wrong, and nothing is quite even.
+
+    Readings come 0.2 ms early or late and 4 ms at the longest, the rate moves by a fiftieth from millisecond to
+    millisecond, the ceiling by a hundredth between before and after, and the claim by a part in a thousand.
+    """
+    chance = np.random.default_rng(seed)
+    times = np.arange(START_S - 2, END_S + 2, 0.001)
+    uneven = FULL_RATE * (1 + 0.02 * chance.uniform(-1, 1, len(times)))
+    rates = dict(zip(times.tolist(), uneven.tolist(), strict=True))
+    late = np.flatnonzero(chance.random(len(times)) < 0.002)
+    skipped = {int(first) + more for first in late for more in range(int(chance.integers(1, 4)))}
+    kept = np.array([number not in skipped for number in range(len(times))])
+    series = make_series(lambda t: rates.get(float(t), FULL_RATE), keep=lambda _: kept, jitter_s=2e-4, seed=seed)
+    drift = 1 + 0.01 * chance.uniform(-1, 1)
+    found = make_evidence(series, claimed_bytes=int(CLAIMED_BYTES * (1 + 0.001 * chance.uniform(-1, 1))))
+    link = replace(
+        found.link,
+        calibration=Calibration(
+            wire_per_payload=WIRE_PER_PAYLOAD,
+            idle_bytes_per_s=float(chance.uniform(0, 50e6)),
+            residual=float(chance.uniform(0, 0.002)),
+            payload_bytes=8 * 10**9,
+        ),
+        ceiling_after=make_ceiling(_AFTER_S, bytes_per_s=CEILING * drift),
+        ceiling_bytes_per_s=CEILING * max(1.0, drift),
+    )
+    return replace(found, link=link)
 
 
 def make_ceiling(span_s: tuple[float, float], **changed: Any) -> Ceiling:

@@ -49,9 +49,13 @@ class MemorySeries:
         """Return the largest reading between two times; None if there are none."""
         return max(self._between(start_s, end_s), default=None)
 
-    def _between(self, start_s: float, end_s: float) -> list[int]:
+    def readings(self, start_s: float, end_s: float) -> list[tuple[float, int]]:
+        """Return time and bytes of the readings between two times."""
         first, last = bisect_left(self.t_s, start_s), bisect_left(self.t_s, end_s)
-        return self.used_bytes[first:last]
+        return list(zip(self.t_s[first:last], self.used_bytes[first:last], strict=True))
+
+    def _between(self, start_s: float, end_s: float) -> list[int]:
+        return [used for _, used in self.readings(start_s, end_s)]
 
 
 class ServerMemory:

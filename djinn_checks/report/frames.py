@@ -106,7 +106,19 @@ def _read_agents(outcome: Outcome) -> Iterable[tuple[str, Rows]]:
 
 
 def _read_faults(outcome: Outcome) -> Iterable[tuple[str, Rows]]:
-    yield "faults", [{**row, "alarms": " ".join(row["alarms"])} for row in outcome.measurements.get("faults") or ()]
+    found = outcome.measurements.get("faults") or ()
+    yield "faults", [_joined(row, without="doses") for row in found]
+    yield "doses", [{"name": row["name"], **_joined(dose)} for row in found for dose in row.get("doses") or ()]
+    yield "clean", [_joined(row) for row in (outcome.measurements.get("clean") or {}).values()]
+
+
+def _joined(row: Mapping[str, Any], without: str = "") -> dict[str, Any]:
+    """Return a row with each list of names as one text."""
+    return {
+        name: " ".join(map(str, value)) if isinstance(value, list) else value
+        for name, value in row.items()
+        if name != without
+    }
 
 
 def _pairs(found: Sequence[Sequence[float]] | None) -> Rows:

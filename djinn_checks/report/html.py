@@ -125,13 +125,16 @@ def render_figure(figure: Figure | None, alt: str) -> Html:
     return Html(f'<figure>{picture}<figcaption aria-hidden="true">{escape(alt)}</figcaption></figure>')
 
 
-def render_html(notebook: str | os.PathLike[str] | Any, outcome: Outcome | None = None) -> str:
+def render_html(
+    notebook: str | os.PathLike[str] | Any, outcome: Outcome | None = None, note: Html | None = None
+) -> str:
     """Return an executed notebook as one self-contained HTML page, the verdict first.
 
     Args:
         notebook: path of an .ipynb, or a NotebookNode.
         outcome: the settled outcome; None takes the one that the notebook embeds, and if there is none the
             page says so.
+        note: stands below the verdict.
 
     Raises:
         OutcomeError: the notebook embeds an outcome that cannot be read, and none was given.
@@ -139,13 +142,13 @@ def render_html(notebook: str | os.PathLike[str] | Any, outcome: Outcome | None 
     import nbformat  # these two only where a page is written, not in every notebook
     from nbconvert import HTMLExporter
 
-    from djinn_checks.report.preprocessor import RESOURCE
+    from djinn_checks.report.preprocessor import NOTE, RESOURCE
 
     is_path = isinstance(notebook, str | os.PathLike)
     node = nbformat.read(notebook, as_version=4) if is_path else notebook
     name = Path(notebook).stem if is_path else "notebook"
     exporter = HTMLExporter(template_name=TEMPLATE, extra_template_basedirs=[str(TEMPLATE_FOLDER)])
-    page, _ = exporter.from_notebook_node(node, {"metadata": {"name": name}, RESOURCE: outcome})
+    page, _ = exporter.from_notebook_node(node, {"metadata": {"name": name}, RESOURCE: outcome, NOTE: note or ""})
     return str(page)
 
 

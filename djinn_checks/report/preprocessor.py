@@ -21,6 +21,9 @@ from djinn_checks.report.load import carries_outcome, find_outcome
 RESOURCE = "djinn_checks_outcome"
 """The resource under which an exporter's caller may hand over a settled outcome."""
 
+NOTE = "djinn_checks_note"
+"""The resource for HTML that stands below the verdict and comes from elsewhere than the outcome."""
+
 _POINTER = new_output(
     "display_data", {"text/html": "<p><small>The verdict stands at the top of this page.</small></p>"}
 )
@@ -39,7 +42,7 @@ class VerdictPreprocessor(Preprocessor):  # type: ignore[misc]  # nbconvert has 
         outcome: Outcome | None = resources.get(RESOURCE) or find_outcome(nb)
         resources["djinn_checks"] = {
             "title": f"{outcome.status.value}: {outcome.check}" if outcome else "No verdict",
-            "verdict": render_verdict(outcome) if outcome else render_no_verdict(),
+            "verdict": (render_verdict(outcome) if outcome else render_no_verdict()) + resources.get(NOTE, ""),
             "context": render_context(outcome) if outcome and outcome.failure else "",
             "clean": clean_html,
         }

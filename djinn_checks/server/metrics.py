@@ -56,8 +56,8 @@ class Metrics(Observer):
         self._restore_s.observe(allocate_s + moved.total_s)
         self._digest_s.observe(moved.digest_s)
 
-    def lost(self, session: Session, *, is_digest: bool) -> None:
-        self._lost.inc(1 if is_digest else 0)
+    def lost(self, session: Session) -> None:
+        self._lost.inc()
 
     def turn_ended(self, end: TurnEnd) -> None:
         self._turns.inc()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from djinn_checks.engine.device_memory import DeviceMemory, _round_up
+from djinn_checks.engine.device_memory import DeviceMemory, block_bytes
 from djinn_checks.engine.kv_cache import KvBlock
 from djinn_checks.engine.kv_mover import _pair
 from djinn_checks.engine.kv_shape import KvShape, LayerShape
@@ -103,23 +104,23 @@ def test_what_spilled_comes_back_whole_and_a_cut_file_is_refused(tmp_path: Path)
     block = store.allocate(500)
     before = fill(block, 3)
     parked = sleep(store, block)
-    assert parked.path is not None
-    assert parked.path.stat().st_size == parked.nbytes
+    assert parked.file is not None
+    assert os.fstat(parked.file.fileno()).st_size == parked.nbytes
+    assert not list((tmp_path / "new").iterdir()), "it has a name, and would outlive a server that is killed"
     back = store.allocate(500)
     store.move_in(parked, back)()
     assert torch.equal(torch.cat(back.used(500)), before)
-    parked.path.write_bytes(parked.path.read_bytes()[:-1])
+    parked.file.truncate(parked.nbytes - 1)
     with pytest.raises(KvDigestError, match="spill file has"):
         store.move_in(parked, back)()
     store.discard(parked)
-    assert not list((tmp_path / "new").iterdir())
+    assert parked.file.closed
 
 
-def test_a_spill_folder_that_cannot_be_written_is_a_capacity_error(tmp_path: Path) -> None:
+def test_a_spill_folder_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    store = make_store(host_mib=0, spill=tmp_path / "file" / "folder")
     with pytest.raises(KvCapacityError, match="cannot be written"):
-        store.park("a", 500)
+        make_store(host_mib=0, spill=tmp_path / "file" / "folder")
 
 
 @settings(deadline=None, max_examples=60)
@@ -148,9 +149,9 @@ def test_a_session_that_grew_by_a_turn_finds_a_kept_block_of_its_size() -> None:
 
 @given(st.integers(1, 2**40))
 def test_a_block_is_never_too_small_and_wastes_a_sixteenth_or_a_granule_at_most(nbytes: int) -> None:
-    rounded = _round_up(nbytes)
+    rounded = block_bytes(nbytes)
     assert nbytes <= rounded < nbytes + max(2 * MIB, nbytes // 16 + 1)
-    assert _round_up(rounded) == rounded
+    assert block_bytes(rounded) == rounded
 
 
 @pytest.mark.gpu

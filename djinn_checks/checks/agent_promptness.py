@@ -1,0 +1,74 @@
+"""The rows about what a sleep is for: room that others get soon, an agent that is not kept waiting, nothing left over.
+
+A server may move a session's KV faithfully and still hold its place for most of the sleep, have the agent wait
+for a timer when it is wanted, or keep the memory of sessions that are closed.
+"""
+
+from __future__ import annotations
+
+from djinn_checks.checks.agent_evidence import AgentsEvidence
+from djinn_checks.outcome import Criterion, judge
+from djinn_checks.units import format_bytes, format_seconds
+
+_SLOWEST_BYTES_PER_S = 1e9
+"""What any way between two memories carries; on a GPU the ceiling is measured instead."""
+
+
+def judge_promptness(evidence: AgentsEvidence) -> list[Criterion]:
+    """Return the rows about when memory is given back and when the agent speaks again."""
+    return [_left_soon(evidence), _woke_at_once(evidence), _closing_frees(evidence)]
+
+
+def _left_soon(evidence: AgentsEvidence) -> Criterion:
+    """A session that is told to sleep may take no longer than the idle threshold, by which one that is not told
+    has to begin; that one may take as long again."""
+    is_told = evidence.params.adapter in ("signal", "slot")
+    return judge(
+        "kv_left_soon",
+        "The KV's place on the device was given back soon after the agent went idle",
+        evidence.seconds_to_leave(),
+        "<=",
+        evidence.params.idle_s * (1 if is_told else 2),
+        unit="s",
+        evidence=f"{evidence.memory.source if evidence.memory else 'no instrument'}, read 50 times a second",
+        missing=evidence.memory_reason or "the memory was not read in every sleep",
+        failed="for so long nobody else could use it",
+    )
+
+
+def _woke_at_once(evidence: AgentsEvidence) -> Criterion:
+    """A resume that waits for a periodic look at idle sessions waits for half its period on average."""
+    rate = _SLOWEST_BYTES_PER_S
+    if evidence.link is not None:
+        rate = evidence.params.swap_of_ceiling * evidence.link.ceilings["in"].bytes_per_s
+    move_s = max(evidence.kv_bytes(one.tokens) for one in evidence.sleeper.sleeps) / rate
+    noise_s = evidence.wake_noise_s()
+    return judge(
+        "woke_at_once",
+        "The agent's first token after a sleep comes as soon as its KV can be back",
+        evidence.wake_delay_s(),
+        "<=",
+        evidence.params.idle_s / 2 + move_s,
+        unit="s",
+        evidence="time to the first token after a sleep, less the twins' in the same turn, by the client's clock; "
+        f"the twins' differ by {format_seconds(noise_s)}, the move may take {format_seconds(move_s)}",
+        floor=noise_s,
+        missing="there is no twin's turn to compare with",
+        failed="what does it wait for?",
+    )
+
+
+def _closing_frees(evidence: AgentsEvidence) -> Criterion:
+    has_sessions = evidence.params.adapter != "none"
+    freed, size = evidence.freed_by_closing(), evidence.kv_bytes(evidence.sleeper.last_tokens)
+    return judge(
+        "closing_frees",
+        "When the session was closed, its KV's bytes left the device's memory",
+        freed / size if freed is not None and has_sessions else None,
+        ">=",
+        evidence.params.memory_share,
+        unit="times the session's KV",
+        evidence=f"{evidence.memory.source if evidence.memory else 'no instrument'}; its KV was {format_bytes(size)}",
+        missing=evidence.memory_reason or "a server of kind 'none' has no sessions that could be closed",
+        failed="a closed session's memory is still taken",
+    )

@@ -1,0 +1,72 @@
+"""Systems without a fault, in the profile that the faults are planted in: a check that alarms there cries wolf."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from djinn_checks.faults.agent_defects import nothing
+from djinn_checks.faults.agent_runs import run_agents
+from djinn_checks.faults.logits import run_logits
+from djinn_checks.faults.pcie import judge_evidence
+from djinn_checks.faults.pcie_systems import run_pcie
+from djinn_checks.faults.traffic import make_noisy_evidence
+from djinn_checks.outcome import Outcome, Status
+from djinn_checks.systems.ring import RingSystem
+
+_NO_COUNTERS = frozenset({"counters_complete", "rx_above_threshold", "rx_of_ceiling", "claimed_vs_counted"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanRun:
+    """A run in which nothing is wrong."""
+
+    check: str
+    says: str
+    """What runs, for a reader."""
+    run: Callable[[int, torch.device], Outcome]
+    """Given the number of the run."""
+    undecided: Callable[[torch.device], frozenset[str]] = lambda device: frozenset()
+    """Required criteria that have to be INCONCLUSIVE in such a run, for the reason that is written down in the README:
+    a CPU has no PCIe counters, and the paper's claim is about ten seconds."""
+
+    def alarms(self, outcome: Outcome, device: torch.device) -> tuple[str, ...]:
+        """Return what is wrong with a verdict about it: criteria that are not what they have to be."""
+        if outcome.status is Status.ERROR:
+            said = outcome.failure.message if outcome.failure else outcome.summary
+            return (f"ERROR: {said}"[:300],)
+        undecided = self.undecided(device)
+        return tuple(
+            f"{row.name}: {row.reason}"
+            for row in outcome.criteria
+            if row.required and row.status is not Status.SKIP
+            if row.status is not (Status.INCONCLUSIVE if row.name in undecided else Status.PASS)
+        )
+
+
+CLEAN: Mapping[str, CleanRun] = {
+    "logits": CleanRun(
+        check="logits",
+        says="the reference system streams a tiny model",
+        run=lambda number, device: run_logits(RingSystem)(device),
+    ),
+    "pcie": CleanRun(
+        check="pcie",
+        says="the reference system decodes over the link of this machine, for a second or two",
+        run=lambda number, device: run_pcie(RingSystem)(device),
+        undecided=lambda device: frozenset({"rx_above_threshold"}) if device.type == "cuda" else _NO_COUNTERS,
+    ),
+    "pcie_evidence": CleanRun(
+        check="pcie",
+        says="evidence of a full link, made with jitter, noise and a drift that differ in each run",
+        run=lambda number, device: judge_evidence(lambda: make_noisy_evidence(number))(device),
+    ),
+    "agents": CleanRun(
+        check="agents",
+        says="one agent sleeps and four share a device for two, on a server of a tiny model",
+        run=lambda number, device: run_agents(nothing, crowd=True)(0.0, device),
+    ),
+}
+"""What each check's faults are planted in, without any."""

@@ -1,0 +1,157 @@
+"""The runs that make up a matrix: a fault, a dose of one, a clean system; here, or several at a time elsewhere.
+
+On a CPU they run in processes of their own with one thread each, as many as keep the cores busy: most of an
+agent's run is waiting. On a GPU they run here, one after the other: they share its link and its memory.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from djinn_checks.faults.base import Fault, find_faults, is_caught
+from djinn_checks.faults.clean import CLEAN
+from djinn_checks.outcome import Failure, Outcome, Status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One run, or as many as the luck of a fault needs."""
+
+    kind: Literal["fault", "dose", "clean"]
+    name: str
+    """Of the fault, or of the clean run."""
+    size: float = 0.0
+    """The dose, or the number of the clean run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """What came of a task."""
+
+    task: Task
+    status: Status
+    caught: bool
+    """The named criterion caught the fault; of a clean run, that it raised an alarm."""
+    alarms: tuple[str, ...]
+    """Required criteria that did not pass, in the check's order; of a clean run, with their reasons."""
+    failed: tuple[str, ...]
+    """Those of them that are FAIL."""
+    reason: str
+    """What the named criterion said."""
+    attempts: int
+    seconds: float
+
+
+def run_tasks(tasks: Sequence[Task], faults: Sequence[Fault], device: torch.device, at_once: int) -> Iterator[Ran]:
+    """Run tasks and return what came of each, as they end.
+
+    Args:
+        faults: those that the tasks name.
+        at_once: how many run at a time in processes of their own, which find the faults by their entry points; 0: here,
+            one after the other.
+    """
+    if not at_once:
+        known = {fault.name: fault for fault in faults}
+        yield from (run_task(task, known.get(task.name), device) for task in tasks)
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["djinn_checks.faults.tasks"])
+    with ProcessPoolExecutor(at_once, context, _be_small) as pool:
+        try:
+            # Mixed, so that those that wait and those that compute run beside each other.
+            mixed = random.Random(0).sample(tasks, len(tasks))
+            found: list[Future[Ran]] = [pool.submit(_run_by_name, task, str(device)) for task in mixed]
+            for future in as_completed(found):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def how_many_at_once(device: torch.device) -> int:
+    """Return how many tasks keep this machine busy: half as many more than it has cores, and none beside a GPU."""
+    return 0 if device.type == "cuda" else max(2, 3 * (os.cpu_count() or 1) // 2)
+
+
+def run_task(task: Task, fault: Fault | None, device: torch.device) -> Ran:
+    """Run one task here."""
+    started = time.monotonic()
+    if task.kind == "clean":
+        return _run_clean(task, device, started)
+    if fault is None:
+        raise LookupError(f"the fault {task.name!r} is not among those that were given")
+    outcome, tried = _try(task, fault, device), 1
+    while not is_caught(fault, outcome) and tried < fault.attempts:
+        outcome, tried = _try(task, fault, device), tried + 1
+    return Ran(
+        task=task,
+        status=outcome.status,
+        caught=is_caught(fault, outcome),
+        alarms=_alarms(outcome),
+        failed=tuple(row.name for row in outcome.criteria if row.required and row.status is Status.FAIL),
+        reason=_reason(fault, outcome),
+        attempts=tried,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _run_by_name(task: Task, device: str) -> Ran:
+    fault = None if task.kind == "clean" else find_faults(name=task.name)[0]
+    return run_task(task, fault, torch.device(device))
+
+
+def _be_small() -> None:
+    torch.set_num_threads(1)
+
+
+def _run_clean(task: Task, device: torch.device, started: float) -> Ran:
+    clean = CLEAN[task.name]
+    try:
+        outcome = clean.run(int(task.size), device)
+    except Exception as error:
+        outcome = _failed(clean.check, f"run {task.size:g} could not be made: {error}", error)
+    alarms = clean.alarms(outcome, device)
+    return Ran(
+        task=task,
+        status=outcome.status,
+        caught=bool(alarms),
+        alarms=alarms,
+        failed=(),
+        reason="; ".join(alarms),
+        attempts=1,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _try(task: Task, fault: Fault, device: torch.device) -> Outcome:
+    """Run the check; a fault that cannot even be planted is an ERROR, and catches nothing."""
+    try:
+        if task.kind == "dose" and fault.doses is not None:
+            return fault.doses.run(task.size, device)
+        return fault.run(device)
+    except Exception as error:
+        return _failed(fault.check, f"{fault.name} could not be planted: {error}", error)
+
+
+def _failed(check: str, summary: str, error: Exception) -> Outcome:
+    return Outcome(check=check, status=Status.ERROR, summary=summary, failure=Failure.from_exception(error))
+
+
+def _alarms(outcome: Outcome) -> tuple[str, ...]:
+    quiet = (Status.PASS, Status.SKIP)
+    return tuple(row.name for row in outcome.criteria if row.required and row.status not in quiet)
+
+
+def _reason(fault: Fault, outcome: Outcome) -> str:
+    if outcome.failure is not None:
+        return f"the check crashed, which catches nothing: {outcome.failure.type}: {outcome.failure.message}"
+    row = next((row for row in outcome.criteria if row.name == fault.caught_by), None)
+    return f"{fault.caught_by} was not judged" if row is None else row.reason or f"{row.name} is {row.status}"
