@@ -7,6 +7,7 @@ loaded when they are first used, so importing the package costs nothing.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 _HOMES = {
@@ -26,6 +27,7 @@ _HOMES = {
     "check_pcie": "checks.pcie",
     "find_system": "systems.base",
     "install_ring_buffer_hooks": "engine.hooks",
+    "list_frames": "report.frames",
     "load_outcome": "report.load",
     "open_model": "models",
     "show": "report.html",
@@ -37,7 +39,16 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _teach_notebook()
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def _teach_notebook() -> None:
+    """Where IPython runs, let it show outcomes as tables; anywhere else do nothing."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    if shell is not None:
+        importlib.import_module(f"{__name__}.report.frontend").register(shell)
 
 
 def __dir__() -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ EXIT_CODES = """exit codes:
   2  the command line or a params file is wrong; nothing ran
   3  a check is INCONCLUSIVE, under --strict
   4  a check is ERROR: it crashed, timed out or was killed
+130  the suite was told to stop, by Ctrl-C or a signal; the check that this hit is ERROR, finished ones are kept
 preflight: 0 if nothing is missing, 1 otherwise
 faults: 1 if one escapes, or a clean run raises an alarm
 compare: 1 if a status differs
@@ -37,7 +37,9 @@ _STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "ERROR
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # nohup means what it says
+            signal.signal(ending, _interrupt)
     try:
         return int(options.command(options))
     except DjinnChecksError as error:
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Treat SIGTERM like Ctrl-C, so that running kernels are ended."""
+    """Treat SIGTERM and a closed terminal like Ctrl-C, so that running kernels are ended."""
     raise KeyboardInterrupt
 
 
@@ -67,13 +69,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("suite", type=Path, help="folder of params files, for example params/smoke")
     run.add_argument("--only", action="append", default=[], metavar="CHECK", help="run this check alone (repeatable)")
     run.add_argument("--out", type=Path, help="where reports go (default: reports/<name of the suite>)")
-    run.add_argument("--timeout", type=_seconds, default=3600.0, metavar="S", help="limit for each check (3600)")
-    run.add_argument(
+    limits = run.add_argument_group("time limits, in place of the suite's own (suite.yaml); what runs over is ERROR")
+    limits.add_argument("--timeout", type=_seconds, metavar="S", help="for each check (3600)")
+    limits.add_argument("--cell-timeout", type=_whole_seconds, metavar="S", help="for each cell of a notebook (none)")
+    limits.add_argument(
         "--suite-timeout",
         type=_seconds,
-        default=math.inf,
         metavar="S",
-        help="limit for all checks together (none); the check that it hits, and those it leaves no time for, are ERROR",
+        help="for all checks together (none); those that it leaves no time for are not started",
     )
     run.add_argument("--strict", action="store_true", help="exit 3 if a check is INCONCLUSIVE")
     run.add_argument("--resume", action="store_true", help="run only what is missing, was an ERROR or has other params")
@@ -138,8 +141,15 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _seconds(text: str) -> float:
     value = float(text)
-    if not value > 0:
+    if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {text}")
+    return value
+
+
+def _whole_seconds(text: str) -> int:
+    value = int(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"expected whole seconds, more than 0, got {text}")
     return value
 
 
@@ -147,9 +157,14 @@ def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from djinn_checks.runner import read_suite, run_suite
+    from djinn_checks.runner import run_suite
+    from djinn_checks.suite import read_limits, read_suite
 
     jobs = read_suite(options.suite, options.only)
+    given = {
+        name: getattr(options, name.removesuffix("_s")) for name in ("timeout_s", "cell_timeout_s", "suite_timeout_s")
+    }
+    limits = read_limits(options.suite).replace_by(**given)
     out = options.out or Path("reports") / options.suite.resolve().name
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -159,8 +174,7 @@ def _run(options: argparse.Namespace) -> int:
         for result in run_suite(
             jobs,
             out,
-            timeout_s=options.timeout,
-            suite_timeout_s=options.suite_timeout,
+            limits=limits,
             resume=options.resume,
             on_start=lambda job: bar.update(task, description=job.name),
         ):
@@ -185,7 +199,7 @@ def _print_table(console: object, results: Sequence[Result]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("check", "verdict", "what was found", "time", "report", show_lines=True)
+    table = Table("check", "verdict", "what was found", "time", show_lines=True)
     for result in results:
         status = str(result.outcome.status)
         table.add_row(
@@ -193,7 +207,6 @@ def _print_table(console: object, results: Sequence[Result]) -> None:
             Text(status, style=_STYLES[status]),
             Text(result.outcome.summary),
             f"{result.seconds:.0f} s",
-            Text(_report(result), overflow="fold"),
         )
     if isinstance(console, Console):
         console.print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from djinn_checks.runner import read_suite, run_suite
+from djinn_checks.outcome import Outcome
+from djinn_checks.runner import run_suite
+from djinn_checks.suite import read_suite
 
 TRACE = Path(__file__).parent / "data" / "traces" / "ring.csv.gz"
 WITHOUT = """
@@ -53,6 +56,36 @@ def test_a_machine_without_torch_renders_the_bytes_that_the_run_wrote(suite: Pat
     assert run.returncode == 0, run.stderr
     assert time.monotonic() - started < 10, "rendering a finished suite takes seconds"
     assert {page.name: page.read_bytes() for page in suite.glob("*.html")} == before
+
+
+def test_outcomes_alone_are_rendered_with_every_figure_and_table(suite: Path, tmp_path: Path) -> None:
+    for file in suite.glob("*.outcome.json"):
+        shutil.copy(file, tmp_path)
+    run = subprocess.run([sys.executable, "-c", WITHOUT, "render", str(tmp_path)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    for name in ("logits", "pcie"):
+        whole, alone = ((folder / f"{name}.html").read_text() for folder in (suite, tmp_path))
+        assert "could not be made" not in whole
+        assert "could not be read" not in whole
+        for begin, end in (("<figure>", "</figure>"), ("<table", "</table>")):
+            parts = [begin + part.partition(end)[0] for part in whole.split(begin)[1:]]
+            assert len(parts) >= 2
+            assert [part for part in parts if part not in alone] == []
+
+
+def test_beside_each_report_lie_params_as_given_notebook_log_and_samples_as_tables(suite: Path) -> None:
+    for name in ("logits", "pcie"):
+        there = {file.name.removeprefix(f"{name}.") for file in suite.glob(f"{name}.*")}
+        assert {"outcome.json", "html", "ipynb", "log", "params.yaml", "samples.criteria.csv"} <= there
+        assert len([file for file in there if file.endswith(".csv")]) >= 2
+        assert "djinn-checks-run-" not in (suite / f"{name}.ipynb").read_text(), "no trace of the scratch folder"
+    assert (suite / "logits.params.yaml").read_text().startswith("model: random:tiny")
+    outcome = Outcome.load(suite / "logits.outcome.json")
+    assert outcome.params["top_k"] == 5, "as resolved: defaults included"
+    assert outcome.environment["system"]["name"] == "ring"
+    assert len(outcome.environment["notebook"]["sha256"]) == 64
+    index = (suite / "index.html").read_text()
+    assert all(f"./{name}" in index for name in ("logits.params.yaml", "pcie.samples.windows.csv"))
 
 
 def test_a_machine_without_torch_compares_suites(suite: Path, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def run_check(
         device = resolve_device(params.device)
         if device.type == "cuda":
             torch.cuda.set_device(device)  # streams, events and pinned memory go with the current device
-        facts["environment"] = read_environment(device)
+        facts["environment"] = read_environment(device, params.system)
         outcome = work(device, facts)
     except ParamsError:
         raise
@@ -111,11 +111,11 @@ def build_system(
         ) from error
 
 
-def read_environment(device: torch.device) -> dict[str, Any]:
-    """Return machine and software; the instrument is loaded only when a check runs."""
+def read_environment(device: torch.device, system: str = "") -> dict[str, Any]:
+    """Return machine and software, the checked system's among it; the instrument is loaded only when a check runs."""
     from djinn_checks.instruments import environment
 
-    return dict(environment.read_environment(device))
+    return dict(environment.read_environment(device, system=system))
 
 
 def _unavailable(check: str, params: Any, error: SystemUnavailableError, facts: Facts) -> Outcome:

@@ -7,7 +7,7 @@ claim, and the check as a whole is PASS: perfect logits of a system that streame
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Any, NamedTuple
 
@@ -161,7 +161,8 @@ def _row(claim: Claim, name: str, outcome: Outcome, disk_bytes: int | None) -> S
     observed = [_observed(row) for row in _criteria(claim, outcome)]
     observed += [f"<em>{escape(note)}</em>" for note in finding.notes]
     cost = _cost(outcome, disk_bytes)
-    return (claim.text, check, status_chip(finding.status), claim.expected, Html("<br>".join(observed)), cost)
+    seen = Html("".join(f'<div class="item">{one}</div>' for one in observed))
+    return (claim.text, check, status_chip(finding.status), claim.expected, seen, cost)
 
 
 def _criteria(claim: Claim, outcome: Outcome) -> list[Criterion]:
@@ -172,7 +173,8 @@ def _observed(row: Criterion) -> str:
     name = f"<code>{escape(row.name)}</code>"
     if row.status is Status.SKIP:
         return f"{name} not asked for: {escape(row.reason)}"
-    return f"{name} {render_quantity(row.observed, row.unit)} ({render_threshold(row)})"
+    expected = render_threshold(row if row.unit.startswith(("share", "bytes")) else replace(row, unit=""))
+    return f"{name} {render_quantity(row.observed, row.unit)} ({expected})"
 
 
 def _weaker(claim: Claim, params: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,9 @@ from djinn_checks.report.compare import Change, compare_suites
 from djinn_checks.report.page import render_page
 from djinn_checks.report.tables import Html, flatten, render_quantity, render_table, status_chip
 
+Facts = dict[tuple[str, str], Any]
+"""Parameters or facts by the check that has them, and their names."""
+
 
 def render_comparison(names: tuple[str, str], old: Mapping[str, Outcome], new: Mapping[str, Outcome]) -> str:
     """Return the comparison as HTML: self-contained, and it makes no request.
@@ -61,21 +64,28 @@ def _side(status: Status | None, value: Observed, unit: str) -> Html:
     return Html(status_chip(status) + ("" if value is None else f" {render_quantity(value, unit)}"))
 
 
-def _differences(caption: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Html:
-    rows = [(name, *_both(name, old, new)) for name in dict.fromkeys([*old, *new])]
-    differing = [row for row in rows if row[1] != row[2]]
-    if not differing:
+def _differences(caption: str, old: Facts, new: Facts) -> Html:
+    whose: dict[tuple[str, str, str], list[str]] = {}
+    for (check, fact), (before, after) in _both(old, new).items():
+        if before != after:
+            whose.setdefault((fact, _brief(before, after), _brief(after, before)), []).append(check)
+    if not whose:
         return Html(f"<p><strong>{escape(caption)}</strong>: none.</p>")
-    return render_table(caption, ("Name", "Old", "New"), differing, numeric=False)
+    rows = [(f"{', '.join(checks)}: {fact}", before, after) for (fact, before, after), checks in whose.items()]
+    return render_table(caption, ("Name", "Old", "New"), rows, numeric=False)
 
 
-def _both(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterable[Any]:
-    return (side.get(name, "absent") for side in (old, new))
+def _both(old: Facts, new: Facts) -> dict[tuple[str, str], tuple[Any, Any]]:
+    return {name: (old.get(name, "absent"), new.get(name, "absent")) for name in dict.fromkeys([*old, *new])}
 
 
-def _facts(suite: Mapping[str, Outcome], names: Iterable[str], kind: str) -> dict[str, Any]:
-    """Return every parameter or fact of the named checks by a name that says whose it is."""
-    facts: dict[str, Any] = {}
-    for name in names:
-        facts |= {f"{name}: {fact}": value for fact, value in flatten(getattr(suite[name], kind))}
-    return facts
+def _brief(one: Any, other: Any) -> str:
+    """Return a value as text; of a list, such as that of all packages, only what the other side has not."""
+    if isinstance(one, list) and isinstance(other, list):
+        return ", ".join(str(item) for item in one if item not in other) or "nothing else"
+    return str(one)
+
+
+def _facts(suite: Mapping[str, Outcome], names: Iterable[str], kind: str) -> Facts:
+    """Return every parameter or fact of the named checks by whose it is and its name."""
+    return {(name, fact): value for name in names for fact, value in flatten(getattr(suite[name], kind))}

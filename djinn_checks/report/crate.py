@@ -26,7 +26,7 @@ _WORKFLOW = ("https://w3id.org/ro/wfrun/workflow/0.5", "Workflow Run Crate", "0.
 _ROCRATE = ("https://w3id.org/workflowhub/workflow-ro-crate/1.0", "Workflow RO-Crate", "1.0")
 _LICENSE = "The notebooks are licensed under Apache-2.0; the results belong to whoever ran them"
 _FORMATS = {"html": "text/html", "json": "application/json", "ipynb": "application/x-ipynb+json", "log": "text/plain",
-            "gz": "application/gzip"}  # fmt: skip
+            "gz": "application/gzip", "csv": "text/csv", "yaml": "application/yaml"}  # fmt: skip
 _UNDATED = "1970-01-01"
 
 

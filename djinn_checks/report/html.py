@@ -41,7 +41,7 @@ def render_banner(outcome: Outcome) -> Html:
         f'<p class="verdict"><span class="icon" aria-hidden="true">{ICONS[status]}</span> '
         f'<strong>{status.value}</strong> <span class="check">{escape(outcome.check)}</span>{_mark(outcome)}</p>'
         f'<p class="summary">{escape(outcome.summary)}</p>'
-        f'<p class="meaning">{escape(_meaning(outcome))}</p></div>'
+        f'<p class="meaning">{_meaning(outcome)}</p></div>'
     )
 
 
@@ -70,7 +70,8 @@ def render_verdict(outcome: Outcome) -> Html:
 def render_failure(failure: Failure) -> Html:
     """Return what stopped a check, its traceback folded."""
     trace = escape(failure.traceback.rstrip())
-    folded = f"<details><summary>Traceback</summary><pre>{trace}</pre></details>" if trace else ""
+    name = "Traceback" if trace.startswith(("Traceback", "---")) else "Last output"
+    folded = f"<details><summary>{name}</summary><pre>{trace}</pre></details>" if trace else ""
     return Html(
         f'<section class="failure"><h2>What stopped the check</h2><p><code>{escape(failure.type)}</code></p>'
         f"<pre>{escape(failure.message)}</pre>{folded}</section>"
@@ -89,9 +90,18 @@ def show(outcome: Outcome) -> None:
     """Display the verdict in a notebook, and embed the outcome in the same output for those who read it later."""
     from IPython.display import display  # only where a kernel runs
 
-    fragment = f'<style>{read_style()}</style><div class="djinn-checks">{render_verdict(outcome)}</div>'
-    text = f"{outcome.status.value}: {outcome.summary}"
-    display({"text/html": fragment, "text/plain": text, OUTCOME_MIME: outcome.to_dict()}, raw=True)
+    data = {"text/html": render_fragment(outcome), "text/plain": describe(outcome), OUTCOME_MIME: outcome.to_dict()}
+    display(data, raw=True)
+
+
+def render_fragment(outcome: Outcome) -> Html:
+    """Return the verdict with its style: banner and criteria as they stand in a notebook."""
+    return Html(f'<style>{read_style()}</style><div class="djinn-checks">{render_verdict(outcome)}</div>')
+
+
+def describe(outcome: Outcome) -> str:
+    """Return the verdict in one line of plain text."""
+    return f"{outcome.status.value}: {outcome.summary}"
 
 
 def show_figure(figure: Figure | None, alt: str) -> None:
@@ -148,10 +158,15 @@ def read_style() -> str:
     return (TEMPLATE_FOLDER / TEMPLATE / "style.css").read_text(encoding="utf-8")
 
 
+def format_start(started_at: str) -> Html:
+    """Return when a run started, in a form that is not broken over two lines."""
+    return Html(f'<span class="whole">{escape(started_at.replace("T", " ").replace("+00:00", " UTC"))}</span>')
+
+
 def _meaning(outcome: Outcome) -> str:
     required = [row.status for row in outcome.criteria if row.required]
     counts = [f"{required.count(status)} {status.value}" for status in Status if status in required]
     tally = f"Required criteria: {', '.join(counts)}." if counts else ""
     meaning = _MEANINGS[outcome.status]
-    when = f"Started {outcome.started_at}." if outcome.started_at else ""
+    when = f"Started {format_start(outcome.started_at)}." if outcome.started_at else ""
     return " ".join(part for part in (f"{meaning[0].upper()}{meaning[1:]}.", tally, when) if part)

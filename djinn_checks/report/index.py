@@ -9,12 +9,19 @@ from urllib.parse import quote
 
 from djinn_checks.outcome import Outcome, worst
 from djinn_checks.report.claims import render_limits, tabulate_claims
+from djinn_checks.report.html import format_start
 from djinn_checks.report.page import render_page
 from djinn_checks.report.pcie_tables import tabulate_peers
 from djinn_checks.report.tables import Html, render_mapping, render_table, status_chip
 from djinn_checks.units import format_seconds
 
-_EVIDENCE = {"ipynb": "notebook", "outcome.json": "outcome", "samples.csv.gz": "samples", "log": "log"}
+_EVIDENCE = {
+    "ipynb": "notebook",
+    "outcome.json": "outcome",
+    "params.yaml": "params",
+    "samples.csv.gz": "readings",
+    "log": "log",
+}
 """Files beside a report by their endings, and what they are called."""
 
 
@@ -46,7 +53,7 @@ def _verdicts(outcomes: Mapping[str, Outcome], files: Mapping[str, Mapping[str, 
             _link(name, files.get(name, {})),
             status_chip(outcome.status),
             outcome.summary,
-            Html(f'<span class="whole">{_time(outcome)}</span>'),
+            _time(outcome),
             _evidence(name, files.get(name, {})),
         )
         for name, outcome in outcomes.items()
@@ -54,8 +61,10 @@ def _verdicts(outcomes: Mapping[str, Outcome], files: Mapping[str, Mapping[str, 
     return render_table("Verdicts", ("Check", "Verdict", "What was found", "Time", "Evidence"), rows, numeric=False)
 
 
-def _time(outcome: Outcome) -> str:
-    return escape(format_seconds(outcome.timings.get("run_s", outcome.timings.get("total_s"))))
+def _time(outcome: Outcome) -> Html:
+    """Return how long a check took, and when it started."""
+    took = format_seconds(outcome.timings.get("run_s", outcome.timings.get("total_s")))
+    return Html(f'<span class="whole">{escape(took)}</span><small>{format_start(outcome.started_at)}</small>')
 
 
 def _link(name: str, files: Mapping[str, int]) -> Html:
@@ -66,7 +75,15 @@ def _link(name: str, files: Mapping[str, int]) -> Html:
 def _evidence(name: str, files: Mapping[str, int]) -> Html:
     """Return links to what the verdict rests on."""
     there = [(f"{name}.{ending}", word) for ending, word in _EVIDENCE.items() if f"{name}.{ending}" in files]
-    return Html(", ".join(_anchor(file, word) for file, word in there) or "none")
+    links = ", ".join(_anchor(file, word) for file, word in there) or "none"
+    return Html(links + _samples(f"{name}.samples.", files))
+
+
+def _samples(prefix: str, files: Mapping[str, int]) -> str:
+    """Return links to the samples' frames, folded: there may be many."""
+    frames = [file for file in files if file.startswith(prefix) and file.endswith(".csv")]
+    links = ", ".join(_anchor(file, file.removeprefix(prefix).removesuffix(".csv")) for file in frames)
+    return f"<details><summary>{len(frames)} tables of samples</summary>{links}</details>" if frames else ""
 
 
 def _anchor(file: str, words: str) -> Html:
@@ -83,7 +100,7 @@ def _peers(outcomes: Mapping[str, Outcome]) -> Html:
 
 def _machine(outcomes: Mapping[str, Outcome]) -> Html:
     """Return machine and software of the first check that knows them, and say so if others differ."""
-    known = [_without_notebook(one.environment) for one in outcomes.values() if one.environment]
+    known = [facts for one in outcomes.values() if (facts := _shared(one.environment))]
     if not known:
         return Html("")
     differ = any(one != known[0] for one in known)
@@ -91,5 +108,6 @@ def _machine(outcomes: Mapping[str, Outcome]) -> Html:
     return Html(render_mapping("Machine and software", known[0]) + note)
 
 
-def _without_notebook(environment: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in environment.items() if name != "notebook"}
+def _shared(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts that all checks of a suite have in common: without what each of them was about."""
+    return {name: value for name, value in environment.items() if name not in ("notebook", "system", "read")}

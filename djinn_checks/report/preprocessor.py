@@ -1,4 +1,4 @@
-"""What the nbconvert template needs of a notebook: the verdict, and the notebook without its own copy of it.
+"""What the nbconvert template needs of a notebook: the verdict once, our figures made anew, all else cleaned.
 
 The template's conf.json names this class, so that `jupyter nbconvert --template djinn_checks` and
 `render_html` go the same way.
@@ -6,12 +6,15 @@ The template's conf.json names this class, so that `jupyter nbconvert --template
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from nbconvert.preprocessors import Preprocessor
-from nbformat.v4 import new_output
+from nbformat.v4 import new_code_cell, new_output
 
 from djinn_checks.outcome import Outcome
+from djinn_checks.report.cells import find_homes, redraw
+from djinn_checks.report.clean import clean_html
 from djinn_checks.report.html import render_context, render_no_verdict, render_verdict
 from djinn_checks.report.load import carries_outcome, find_outcome
 
@@ -24,6 +27,8 @@ NOTE = "djinn_checks_note"
 _POINTER = new_output(
     "display_data", {"text/html": "<p><small>The verdict stands at the top of this page.</small></p>"}
 )
+
+_NOT_RUN_TAG = "djinn-checks-not-run"
 
 _PAPERMILL_TAG = "papermill-error-cell-tag"
 _PAPERMILL_ANCHOR = "papermill-error-cell"
@@ -39,17 +44,52 @@ class VerdictPreprocessor(Preprocessor):  # type: ignore[misc]  # nbconvert has 
             "title": f"{outcome.status.value}: {outcome.check}" if outcome else "No verdict",
             "verdict": (render_verdict(outcome) if outcome else render_no_verdict()) + resources.get(NOTE, ""),
             "context": render_context(outcome) if outcome and outcome.failure else "",
+            "clean": clean_html,
         }
+        homes = find_homes(nb)
+        if outcome is not None and outcome.failure:
+            _fold_what_was_not_run(nb)
         for cell in nb.cells:
             if _PAPERMILL_TAG in cell.metadata.get("tags", ()):
                 cell.source = _restate_marker(cell.source)
             elif cell.cell_type == "code":
-                cell.outputs = [_POINTER if carries_outcome(output) else output for output in cell.outputs]
+                cell.outputs = _restate_outputs(cell, homes, outcome)
         return nb, resources
+
+
+def _fold_what_was_not_run(nb: Any) -> None:
+    """Put the code behind the last cell that showed anything into one: headings alone tell nobody anything."""
+    shown = [place for place, cell in enumerate(nb.cells) if cell.get("outputs")]
+    start = _find_check(nb) if not shown else max(shown[-1] + 1, _find_check(nb))
+    rest = ["".join(cell.source) for cell in nb.cells[start:] if cell.cell_type == "code"]
+    if rest:
+        nb.cells[start:] = [new_code_cell("\n\n".join(rest), metadata={"tags": [_NOT_RUN_TAG]})]
+
+
+def _find_check(nb: Any) -> int:
+    """Return the place after the cell that runs the check: it may have been stopped before it showed anything."""
+    found = [place for place, cell in enumerate(nb.cells) if "outcome = load_outcome(" in "".join(cell.source)]
+    return found[0] + 1 if found else 0
+
+
+def _restate_outputs(cell: Any, homes: Mapping[str, str], outcome: Outcome | None) -> list[Any]:
+    """Return what a cell shows of the outcome, made anew; of a run that stopped, only where it came so far."""
+    if outcome is not None and (cell.outputs or not outcome.failure):
+        made = redraw(cell, homes, outcome)
+        if made is not None:
+            return [new_output("display_data", {"text/html": f'<div class="djinn-checks">{made}</div>'})]
+    return [_POINTER if carries_outcome(output) else _clean_output(output) for output in cell.outputs]
+
+
+def _clean_output(output: Any) -> Any:
+    data = output.get("data", {})
+    if "text/html" in data:
+        data["text/html"] = clean_html(data["text/html"])
+    return output
 
 
 def _restate_marker(source: str) -> str:
     if f'id="{_PAPERMILL_ANCHOR}"' in source:
-        words = "The notebook stopped in the next cell. Nothing below it was run."
+        words = "The notebook stopped in the next cell."
         return f'<p class="stopped" id="{_PAPERMILL_ANCHOR}">{words}</p>'
     return f'<p class="stopped">This notebook did not come to its end: <a href="#{_PAPERMILL_ANCHOR}">where</a>.</p>'

@@ -31,6 +31,8 @@ class Html(str):
         return f'<div class="djinn-checks">{self}</div>'
 
 
+_CARD_COLUMNS = 4
+"""On a narrow screen a row of text in so many columns becomes a card."""
 _MOST_ITEMS = 12
 """A longer list is a series, and nobody reads it in a table."""
 
@@ -52,8 +54,9 @@ def render_table(
         numeric: align all columns but the first to the right.
     """
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
-    body = "".join(_row(row) for row in rows)
-    kind = "numeric" if numeric else "plain wide" if len(columns) > 4 else "plain"
+    labels = () if numeric or len(columns) < _CARD_COLUMNS else columns
+    body = "".join(_row(row, labels) for row in rows)
+    kind = "numeric" if numeric else "plain cards" if labels else "plain"
     small = f"<small>{escape(note)}</small>" if note else ""
     return Html(
         f'<div class="scroll" role="group" tabindex="0" aria-label="{escape(caption)}"><table class="{kind}">'
@@ -68,10 +71,15 @@ def render_mapping(caption: str, values: Mapping[str, Any], *, missing: str = "u
     Args:
         missing: what stands for a value that is None.
     """
-    rows = [(_breakable(name), missing if value is None else _text(value)) for name, value in flatten(values)]
+    rows = [(_breakable(name), missing if value is None else _fact(name, value)) for name, value in flatten(values)]
     if not rows:
         return Html(f"<p><strong>{escape(caption)}</strong>: none recorded.</p>")
     return render_table(caption, ("Name", "Value"), rows, numeric=False)
+
+
+def render_problem(text: str) -> Html:
+    """Return a sentence in the place of a figure or table that could not be made."""
+    return Html(f'<p class="nothing-to-draw">{escape(text)}</p>')
 
 
 def render_params(outcome: Outcome) -> Html:
@@ -185,9 +193,22 @@ def _prose(text: str) -> str:
     return escape(text).replace("\n", "<br>")
 
 
-def _row(cells: Sequence[Any]) -> str:
+def _row(cells: Sequence[Any], labels: Sequence[str]) -> str:
+    """Return a row; with labels each cell also bears the name of its column, for screens that stack them."""
     first, *rest = (cell if isinstance(cell, Html) else escape(_text(cell)) for cell in cells)
-    return f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
+    named = zip(labels[1:], rest, strict=True) if labels else ((None, cell) for cell in rest)
+    return f'<tr><th scope="row">{first}</th>' + "".join(_cell(*one) for one in named) + "</tr>"
+
+
+def _cell(label: str | None, cell: str) -> str:
+    return f"<td>{cell}</td>" if label is None else f'<td data-label="{escape(label)}"><div>{cell}</div></td>'
+
+
+def _fact(name: str, value: Any) -> Html | str:
+    """Return a value as text; sizes also in GB or MB."""
+    if name.endswith("_bytes") and isinstance(value, int | float) and abs(value) >= 1000:
+        return Html(f"{escape(format_bytes(value))} <small>{escape(_text(value))} bytes</small>")
+    return _text(value)
 
 
 def _breakable(name: str) -> Html:

@@ -28,7 +28,7 @@ SLOTS_AND_REST = 2 * 37_120 + 2 * 97 * 32 * 4 + 32 * 4
 @pytest.fixture
 def _tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pcie_check, "open_model", lambda spec, *, dtype, device, seed: TinyModel(dtype, seed))
-    monkeypatch.setattr(frame, "read_environment", lambda device: {"device": str(device)})
+    monkeypatch.setattr(frame, "read_environment", lambda device, system="": {"device": str(device)})
 
 
 def run(system: Any = None, **changed: Any) -> Outcome:

@@ -20,6 +20,13 @@ WITNESS = "weight witness: every use of a parameter in one forward of the shorte
 PASSES = "3 passes of 6 prompts, each against the resident model"
 PARAMS = {"model": "smollm2", "system": "ring", "dtype": "float32", "budget_fraction": 0.25, "prompts": 6, "top_k": 5}
 TABLES = (tabulate_statistics, tabulate_bytes, tabulate_witness, tabulate_prompts, render_params, render_environment)
+IMPORTS = """
+from djinn_checks.report.html import show_figure
+from djinn_checks.report.logits_layers import plot_layers
+from djinn_checks.report.logits_plots import plot_differences, plot_kl, plot_margins
+from djinn_checks.report.logits_tables import tabulate_bytes, tabulate_prompts, tabulate_statistics, tabulate_witness
+from djinn_checks.report.tables import render_environment, render_params
+"""
 ENVIRONMENT = {"device": "cuda:0", "cpu": {"model": "Example CPU", "cores": 16}, "gpu": {"name": "Example GPU"}}
 
 
@@ -69,10 +76,14 @@ def executed_notebook(outcome: Outcome) -> Any:
     cells = [
         new.new_markdown_cell("# Logits\n\nDoes the system say what the resident model says?"),
         new.new_code_cell("show(outcome)", outputs=[new.new_output("display_data", shown)]),
+        new.new_code_cell(IMPORTS),
     ]
     for plot in (plot_differences, plot_kl, plot_margins, plot_layers):
         fragment = render_figure(*plot(outcome))
-        cells += [new.new_markdown_cell(f"## {plot.__name__}"), html_cell(f"{plot.__name__}(outcome)", fragment)]
+        cells += [
+            new.new_markdown_cell(f"## {plot.__name__}"),
+            html_cell(f"show_figure(*{plot.__name__}(outcome))", fragment),
+        ]
     for table in TABLES:
         cells.append(html_cell(f"{table.__name__}(outcome)", table(outcome)))
     for number, cell in enumerate(cells):

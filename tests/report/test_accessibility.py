@@ -10,11 +10,14 @@ from typing import Any
 import nbformat
 import pytest
 
+from djinn_checks.folder import render_report
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.report.compare_page import render_comparison
 from djinn_checks.report.html import render_html
 from djinn_checks.report.index import render_index
+from djinn_checks.report.load import load_outcome
 from tests.report import chromium, samples
+from tests.report.test_faults_report import fault, found
 from tests.report.test_pcie_report import PLOTS, TABLES, replayed
 
 
@@ -32,7 +35,11 @@ LOOKS = {
     "phone": {"width": 400, "scheme": "light", "media": ""},
     "paper": {"width": 800, "scheme": "light", "media": "print"},
 }
-KINDS = ("pass", "fail", "inconclusive", "error", "pcie", "index", "compare")
+KINDS = ("pass", "fail", "inconclusive", "error", "pcie", "agents", "faults", "hostile", "index", "compare")
+AGENTS = Path(__file__).parents[1] / "data" / "outcomes" / "agents.outcome.json"
+ATTACK = "<script>alert(1)</script><img src=https://example.org/x onerror=alert(2)>\"'"
+SCROLLS = "summary, a[href], .scroll, .picture"
+"""What a reader opens, follows or scrolls: all of it has to be within reach of the keyboard."""
 pytestmark = [
     pytest.mark.skipif(chromium.PATH is None, reason="needs Chromium (Debian: apt-get install chromium)"),
     pytest.mark.skipif(AXE is None, reason="needs axe-core (pip install --no-deps axe-playwright-python)"),
@@ -51,12 +58,28 @@ def _pages() -> dict[str, str]:
     }
     replay = replayed("bursty")
     pages["pcie"] = render_html(_pcie_notebook(replay), replay)
-    suite = {one.status.value: one for one in samples.every_status()} | {"pcie": replay}
+    agents = load_outcome(AGENTS)
+    pages["agents"], pages["faults"] = (
+        render_report(None, agents),
+        render_report(None, found(fault("a"), fault("b", verdict="MISSED"))),
+    )
+    pages["hostile"] = _hostile_page()
+    suite = {one.status.value: one for one in samples.every_status()} | {"pcie": replay, "agents": agents}
+    suite["hostile"] = samples.failed(summary=ATTACK, params={ATTACK: ATTACK}, environment={"host": ATTACK})
     files = {name: {f"{name}.html": 1000, f"{name}.log": 10} for name in suite}
     pages["index"] = render_index("suite", suite, files)
     changed = {**suite, Status.PASS.value: samples.failed(environment={"device": "cpu"}, params={"seed": 1})}
     pages["compare"] = render_comparison(("last week", "today"), suite, changed)
     return pages
+
+
+def _hostile_page() -> str:
+    """A page of a model that says markup, on a machine of a hostile name, with cells that show it as such."""
+    found = {**samples.measurements(), "prompts": [{"index": 0, "tokens": 1, "text": ATTACK}]}
+    outcome = samples.failed(summary=ATTACK, measurements=found, params={ATTACK: ATTACK}, environment={"host": ATTACK})
+    notebook = samples.executed_notebook(outcome)
+    notebook.cells += [samples.html_cell("x", ATTACK), nbformat.v4.new_markdown_cell(ATTACK)]
+    return render_html(notebook, outcome)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +108,9 @@ def test_a_page_is_quiet_and_accessible(kind: str, look: str, folder: Path, brow
     browser.open((folder / f"{kind}.html").as_uri())
     assert browser.requests() == []
     assert browser.complaints() == []
+    assert browser.evaluate(f"[...document.querySelectorAll('{SCROLLS}')].filter(one => one.tabIndex < 0).length") == 0
+    if look == "phone":
+        assert browser.evaluate("document.documentElement.scrollWidth") <= view["width"], "it does not scroll sideways"
     assert AXE is not None
     browser.evaluate(AXE.read_text(encoding="utf-8") + ";0")
     found = browser.evaluate("axe.run(document, {resultTypes: ['violations']})")

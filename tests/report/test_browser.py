@@ -49,21 +49,39 @@ def _open(path: Path, profile: Path) -> str:
 
 def test_a_page_reaches_nobody_even_if_an_output_wants_it_to(tmp_path: Path, requests: tuple[str, list[str]]) -> None:
     server, seen = requests
-    wanted = (
+    wanted = _wanted(server)
+    notebook = samples.executed_notebook(samples.passed())
+    notebook.cells += [
+        nbformat.v4.new_code_cell("x", outputs=[nbformat.v4.new_output("display_data", {"text/html": wanted})]),
+        nbformat.v4.new_markdown_cell(wanted),
+    ]
+    (tmp_path / "open.html").write_text(_without_policy(render_html(notebook)))
+    assert "<title>PASS: logits – djinn-checks</title>" in _open(tmp_path / "open.html", tmp_path / "profile")
+    assert seen == [], "what wants to be loaded does not even come onto the page"
+
+
+def test_the_policy_stops_what_might_come_onto_a_page_all_the_same(
+    tmp_path: Path, requests: tuple[str, list[str]]
+) -> None:
+    server, seen = requests
+    page = render_html(samples.executed_notebook(samples.passed())).replace("</main>", f"{_wanted(server)}</main>")
+    (tmp_path / "page.html").write_text(page)
+    assert "<title>PASS: logits – djinn-checks</title>" in _open(tmp_path / "page.html", tmp_path / "profile")
+    assert seen == []
+
+    (tmp_path / "open.html").write_text(_without_policy(page))
+    assert "<title>ran</title>" in _open(tmp_path / "open.html", tmp_path / "profile")
+    assert {"/image", "/style", "/frame", "/fetch", "/css"} <= set(seen)
+
+
+def _without_policy(page: str) -> str:
+    return page.replace('http-equiv="Content-Security-Policy"', "name='none'")
+
+
+def _wanted(server: str) -> str:
+    """Return markup that asks for something in every way."""
+    return (
         f'<img src="{server}/image"><link rel="stylesheet" href="{server}/style"><iframe src="{server}/frame"></iframe>'
         f'<script>document.title = "ran"; fetch("{server}/fetch")</script>'
         f'<p style="background: url({server}/css)">x</p>'
     )
-    notebook = samples.executed_notebook(samples.passed())
-    notebook.cells.append(
-        nbformat.v4.new_code_cell("x", outputs=[nbformat.v4.new_output("display_data", {"text/html": wanted})])
-    )
-    page = render_html(notebook)
-    (tmp_path / "page.html").write_text(page)
-    document = _open(tmp_path / "page.html", tmp_path / "profile")
-    assert "<title>PASS: logits – djinn-checks</title>" in document
-    assert seen == []
-
-    (tmp_path / "open.html").write_text(page.replace('http-equiv="Content-Security-Policy"', "name='none'"))
-    assert "<title>ran</title>" in _open(tmp_path / "open.html", tmp_path / "profile")
-    assert {"/image", "/style", "/frame", "/fetch", "/css"} <= set(seen)

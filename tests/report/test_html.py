@@ -129,7 +129,7 @@ def test_what_went_wrong_stands_above_what_did_not(pages: dict[Status, str]) -> 
 def test_code_is_folded_and_kept(pages: dict[Status, str]) -> None:
     page = Page(pages[Status.PASS])
     folded = [attributes for attributes in page.named("details") if attributes.get("class") == "code"]
-    assert len(folded) == 5 + len(samples.TABLES)  # verdict and figures, tables
+    assert len(folded) == 6 + len(samples.TABLES)  # verdict, imports, figures, tables
     assert not [attributes for attributes in folded if "open" in attributes]
 
 
