@@ -113,6 +113,7 @@ def test_only_the_named_effect_counts_and_a_crash_catches_nothing(status: Status
     fault = replace(logits.FAULTS["row_zeroed"], caught_by="named")
     assert is_caught(fault, outcome(status)) is caught
     assert not is_caught(replace(fault, caught_by="another"), outcome(status))
+    assert not is_caught(replace(fault, says="for another reason"), outcome(status))
 
 
 def test_a_fault_that_bites_at_random_is_tried_until_it_is_caught_or_its_attempts_are_used_up() -> None:
