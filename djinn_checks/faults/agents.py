@@ -22,7 +22,7 @@ _LIE = "a digest that is computed once and copied along with the bytes' descript
 
 def _fault(name: str, caught_by: str, defect: Callable[[float], Defect], breaks: str, modelled_on: str, *,
            dose: float = 0.0, unit: str = "", smaller: tuple[float, ...] = (), crowd: bool = False,
-           attempts: int = 1) -> Fault:  # fmt: skip
+           attempts: int = 1, says: str = "") -> Fault:  # fmt: skip
     run = run_agents(defect, crowd=crowd)
 
     def plant(device: torch.device) -> Outcome:
@@ -30,7 +30,7 @@ def _fault(name: str, caught_by: str, defect: Callable[[float], Defect], breaks:
 
     return Fault(
         name=name, check="agents", breaks=breaks, modelled_on=modelled_on, caught_by=caught_by, run=plant,
-        attempts=attempts, doses=Doses(unit=unit, sizes=smaller, run=run) if smaller else None,
+        attempts=attempts, says=says, doses=Doses(unit=unit, sizes=smaller, run=run) if smaller else None,
     )  # fmt: skip
 
 
@@ -71,7 +71,8 @@ _FAULTS = (
            smaller=(8, 1)),
     _fault("bit_flipped_asleep", "survives_sleep", kv.flips_asleep,
            "One bit flips on the host while the session sleeps, and the server's digest has it refused.",
-           "memory without error correction; the named effect is that the agent is lost and told so", dose=0),
+           "memory without error correction; the named effect is that the agent is lost and told so", dose=0,
+           says="kv_digest_mismatch"),
     _fault("bit_flipped_unverified", "digest_equal", kv.flips_unverified,
            "One bit flips on the host while the session sleeps; digests are taken and not compared.",
            "a checksum that is logged and never acted on", dose=0),
@@ -95,7 +96,7 @@ _FAULTS = (
            attempts=3),
     _fault("dies_asleep", "survives_sleep", defects.dies_asleep,
            "The server dies while the agent sleeps; the named effect is that the agent is lost.",
-           "an out-of-memory kill while the host holds the sleepers"),
+           "an out-of-memory kill while the host holds the sleepers", says="ConnectError"),
     _fault("erase_frees_nothing", "closing_frees", defects.leaks,
            "A closed session's KV stays on the device.",
            "llama-server's slots, whose erase leaves the buffer as it is", dose=1.0, unit="share of the KV",

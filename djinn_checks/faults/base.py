@@ -47,6 +47,8 @@ class Fault:
     """Runs the check with the defect in place."""
     effect: Status = Status.FAIL
     """What the criterion must say. INCONCLUSIVE for a defect of an instrument: it must not be believed."""
+    says: str = ""
+    """What the criterion's reason has to mention, where another defect would make it say the same."""
     attempts: int = 1
     """How often it is tried: more than once for a defect that bites at random."""
     applies: Callable[[torch.device], bool] = lambda device: True
@@ -59,7 +61,8 @@ def is_caught(fault: Fault, outcome: Outcome) -> bool:
     """Tell whether the named criterion caught it. A crash catches nothing, and neither does a passed check."""
     if outcome.status in (Status.PASS, Status.ERROR):
         return False
-    return any(row.name == fault.caught_by and row.status is fault.effect for row in outcome.criteria)
+    rows = (row for row in outcome.criteria if row.name == fault.caught_by)
+    return any(row.status is fault.effect and fault.says in row.reason for row in rows)
 
 
 def find_faults(checks: Collection[str] = (), name: str | None = None) -> list[Fault]:
