@@ -19,6 +19,7 @@
     ├── ServerError              a request that the agent server does not answer
     │   ├── RequestError             it cannot be right: unknown field, prompt too long
     │   ├── UnknownSessionError      it names a session that is not there
+    │   ├── SessionClosedError       its session was closed before it had ended
     │   └── BusyError                too many sessions or waiting requests; later it may be answered
     ├── AgentLostError           an agent that fell asleep could not go on
     ├── InstrumentError          a measurement that could not be taken
@@ -105,6 +106,10 @@ class RequestError(ServerError, ValueError):
 
 class UnknownSessionError(ServerError, LookupError):
     """No open session has that name."""
+
+
+class SessionClosedError(ServerError):
+    """Another request closed the session in the middle of this one."""
 
 
 class BusyError(ServerError):

@@ -40,7 +40,8 @@ def choose(logits: Tensor, request: TurnRequest, random: torch.Generator) -> Tok
 
 
 def _sample(logprobs: Tensor, request: TurnRequest, random: torch.Generator) -> Tensor:
-    probabilities = torch.softmax(logprobs.double() / request.temperature, dim=-1)
+    below_best = logprobs.double() - logprobs.max().double()  # first, or the smallest temperatures make all -inf
+    probabilities = torch.softmax(below_best / request.temperature, dim=-1)
     if request.top_p < 1:
         ordered, ids = probabilities.sort(descending=True, stable=True)
         beyond = ordered.cumsum(0) - ordered >= request.top_p

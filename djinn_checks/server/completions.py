@@ -6,13 +6,12 @@ import secrets
 import time
 import uuid
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Literal
 
 from djinn_checks.engine.turn import Token, TurnEnd, TurnRequest
-from djinn_checks.errors import RequestError
 from djinn_checks.models import Model
+from djinn_checks.server.prompts import Prompts
 from djinn_checks.server.schema import (
     Choice,
     Completion,
@@ -52,12 +51,12 @@ class _Answer:
             )
         return Choice(text=piece, token_ids=[token.id], logprobs=logprobs)
 
-    def usage(self, end: TurnEnd | None) -> Usage:
+    def usage(self, end: TurnEnd) -> Usage:
         return Usage(
             prompt_tokens=self.prompt_tokens,
             completion_tokens=len(self.ids),
             total_tokens=self.prompt_tokens + len(self.ids),
-            prompt_tokens_details=PromptDetails(cached_tokens=end.reused_tokens if end else 0),
+            prompt_tokens_details=PromptDetails(cached_tokens=end.reused_tokens),
         )
 
 
@@ -67,7 +66,7 @@ class Completions:
     def __init__(self, model: Model, sessions: Sessions, *, end_ids: frozenset[int], session_tokens: int) -> None:
         """Answer with `model`; a session may hold `session_tokens` tokens."""
         self._model, self._sessions = model, sessions
-        self._end_ids, self._session_tokens = end_ids, session_tokens
+        self._end_ids, self._prompts = end_ids, Prompts(model, session_tokens=session_tokens)
 
     async def stream(self, asked: CompletionRequest) -> AsyncGenerator[Completion]:
         """Give the answer in parts; the last one has the finish reason, the usage and the timings.
@@ -76,28 +75,23 @@ class Completions:
             RequestError: the request cannot be right.
             DjinnChecksError: the engine refused it or could not finish it.
         """
-        prompt = self._encode(asked)
+        prompt = await self._prompts.read(asked.prompt, asked.max_tokens)
         stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
         answer = _Answer(text=TextStream(self._model.decode, stops), prompt_tokens=len(prompt), end_ids=self._end_ids)
         part = Completion(id=f"cmpl-{uuid.uuid4().hex}", created=int(time.time()), model=self._model.name, choices=[])
         request = TurnRequest(
-            prompt=tuple(prompt),
+            prompt=prompt,
             max_tokens=asked.max_tokens,
             temperature=asked.temperature,
             top_p=asked.top_p,
             seed=secrets.randbits(62) if asked.seed is None else asked.seed,
             logprobs=asked.logprobs,
         )
-        end: TurnEnd | None = None
         session_id = asked.agent_hint.session_id if asked.agent_hint else None
-        async with aclosing(self._sessions.turn(session_id, request)) as turn:
-            async for event in turn:
-                if isinstance(event, TurnEnd):
-                    end = event
-                    break
-                yield part.model_copy(update={"choices": [answer.take(event, asked)]})
-                if answer.text.is_stopped:
-                    break
+        with self._sessions.turn(session_id, request) as turn:
+            while not answer.text.is_stopped and (token := await turn.next()) is not None:
+                yield part.model_copy(update={"choices": [answer.take(token, asked)]})
+            end = await turn.finish()
         yield self._last(part, answer, end)
 
     async def whole(self, asked: CompletionRequest) -> Completion:
@@ -113,33 +107,15 @@ class Completions:
         )
         return parts[-1].model_copy(update={"choices": [choice]})
 
-    def _last(self, part: Completion, answer: _Answer, end: TurnEnd | None) -> Completion:
-        reason: Literal["stop", "length"] = "length" if end is not None and end.reason == "length" else "stop"
-        choice = Choice(text=answer.text.finish(), token_ids=[], finish_reason=reason)
-        timings = None
-        if end is not None:
-            timings = Timings(
-                queue_s=end.queue_s,
-                restore_s=end.restore_s,
-                first_token_s=end.first_token_s,
-                decode_s=end.decode_s,
-            )
+    def _last(self, part: Completion, answer: _Answer, end: TurnEnd) -> Completion:
+        text = answer.text.finish()
+        is_cut = end.reason == "length" and not answer.text.is_stopped
+        reason: Literal["stop", "length"] = "length" if is_cut else "stop"
+        timings = Timings(
+            queue_s=end.queue_s, restore_s=end.restore_s, first_token_s=end.first_token_s, decode_s=end.decode_s
+        )
+        choice = Choice(text=text, token_ids=[], finish_reason=reason)
         return part.model_copy(update={"choices": [choice], "usage": answer.usage(end), "timings": timings})
-
-    def _encode(self, asked: CompletionRequest) -> list[int]:
-        room = self._session_tokens - asked.max_tokens
-        vocabulary = int(self._model.config.vocab_size)
-        ids = self._model.encode(asked.prompt, room + 1) if isinstance(asked.prompt, str) else list(asked.prompt)
-        if len(ids) > room:
-            raise RequestError(
-                f"prompt: its tokens and max_tokens={asked.max_tokens} are more than the {self._session_tokens} tokens "
-                "that a session may hold; send fewer, or start the server with a larger --session-tokens"
-            )
-        if not ids:
-            raise RequestError("prompt: it comes to no token at all; send at least one")
-        if max(ids) >= vocabulary:
-            raise RequestError(f"prompt: token ids go from 0 to {vocabulary - 1}, got {max(ids)}")
-        return ids
 
 
 def _join(parts: list[Logprobs]) -> Logprobs:

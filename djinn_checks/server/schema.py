@@ -2,7 +2,7 @@
 
 Field names and meanings are those of OpenAI's completions endpoint, so that its client works unchanged.
 `agent_hint` follows the open vLLM RFC 52113; `token_ids`, `timings` and the session's own record are additions,
-which that client hands through. Fields that would be silently without effect are refused.
+which that client hands through. What a field may hold is in `fields.py`.
 """
 
 from __future__ import annotations
@@ -13,43 +13,40 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from djinn_checks.engine.kv_shape import KvShape
 from djinn_checks.engine.session import Session
-
-SessionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:\-]{1,128}$")]
-TokenId = Annotated[int, Field(ge=0)]
+from djinn_checks.server.fields import Body, Prompt, SessionId, only
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+class AgentHint(Body):
+    """Which agent a request belongs to. What else the RFC has, or will have, in here is not used."""
 
-
-class AgentHint(_Body):
-    """Which agent a request belongs to."""
+    model_config = ConfigDict(extra="ignore")
 
     session_id: SessionId
     """Its KV cache is kept under this name until the session is deleted or unused for too long."""
 
 
-class StreamOptions(_Body):
+class StreamOptions(Body):
     """What a stream brings beside text."""
 
     include_usage: bool = False
     """End the stream with a chunk that has the usage."""
+    include_obfuscation: Annotated[Literal[False], only(False, "the server pads nothing; leave it out")] = False
 
 
-class CompletionRequest(_Body):
+class CompletionRequest(Body):
     """A completion, continued from what the session already has."""
 
     model: str = ""
     """Any name; the server has one model."""
-    prompt: Annotated[str, Field(min_length=1)] | Annotated[list[TokenId], Field(min_length=1)]
-    """The whole conversation so far, as text or token ids. What the session's KV holds of it is not computed again."""
+    prompt: Prompt
+    """The whole conversation so far: a text or token ids. What the session's KV holds of it is not computed again."""
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 16
     """Tokens to generate."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     """0 takes the most likely token. (OpenAI's default is 1.)"""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Sample from the most likely tokens that together have this probability."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     """Makes sampling repeatable."""
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     """Report each token's log-probability, and that many of the most likely ones."""
@@ -60,9 +57,13 @@ class CompletionRequest(_Body):
     stream_options: StreamOptions | None = None
     agent_hint: AgentHint | None = None
     """Without it the request has a session of its own, which ends with it."""
-    n: Literal[1] = 1
-    best_of: Literal[1] = 1
-    echo: Literal[False] = False
+    n: Annotated[Literal[1], only(1, "send a request for each completion")] = 1
+    best_of: Annotated[Literal[1], only(1, "send a request for each completion and choose")] = 1
+    echo: Annotated[Literal[False], only(False, "put the prompt before the text yourself")] = False
+    suffix: Annotated[Literal[""], only("", "the server only continues a prompt; leave it out")] = ""
+    frequency_penalty: Annotated[Literal[0], only(0, "use temperature and top_p alone")] = 0
+    presence_penalty: Annotated[Literal[0], only(0, "use temperature and top_p alone")] = 0
+    logit_bias: Annotated[dict[str, float], Field(max_length=0), only({}, "use temperature and top_p alone")] = {}  # noqa: RUF012  pydantic copies it
     user: str | None = None
     """Not used."""
 
@@ -125,7 +126,7 @@ class Completion(BaseModel):
     timings: Timings | None = None
 
 
-class PhaseRequest(_Body):
+class PhaseRequest(Body):
     """What an agent is about to do."""
 
     phase: Literal["IO_WAIT", "COMPUTE"]

@@ -96,8 +96,20 @@ def serve(options: ServeOptions, *, make_store: MakeStore = KvStore, say: Callab
     app = create_app(model, engine, metrics=metrics, session_tokens=longest, end_ids=end_ids)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE_S)
     address = listening.getsockname()
-    say(f"serving {options.model} at http://{address[0]}:{address[1]}")
-    uvicorn.Server(config).run(sockets=[listening])
+    _Server(config, lambda: say(f"serving {options.model} at http://{address[0]}:{address[1]}")).run([listening])
+
+
+class _Server(uvicorn.Server):
+    """Says when it listens, not before."""
+
+    def __init__(self, config: uvicorn.Config, say: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._say = say
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._say()
 
 
 def end_tokens(model: Model, module: Any) -> frozenset[int]:

@@ -1,16 +1,15 @@
-"""The engine as an event loop sees it: turns as streams of tokens, sessions as records."""
+"""The engine as an event loop sees it: turns to be heard, sessions as records."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from typing import TypeVar
 
 from djinn_checks.engine.agent_engine import AgentEngine
 from djinn_checks.engine.session import Session
-from djinn_checks.engine.turn import Token, TurnEnd, TurnRequest
+from djinn_checks.engine.turn import TurnRequest
+from djinn_checks.server.running_turn import RunningTurn
 from djinn_checks.server.schema import SessionView
 
 _T = TypeVar("_T")
@@ -22,32 +21,9 @@ class Sessions:
     def __init__(self, engine: AgentEngine) -> None:
         self._engine = engine
 
-    async def turn(self, session_id: str | None, request: TurnRequest) -> AsyncGenerator[Token | TurnEnd]:
-        """Run a turn and give its tokens as they come, and its end.
-
-        A caller that stops listening cancels the turn. Without a session id the session ends with the turn.
-
-        Raises:
-            DjinnChecksError: the engine refused the turn or could not finish it.
-        """
-        loop, events = asyncio.get_running_loop(), asyncio.Queue[Token | TurnEnd | Exception]()
-
-        def listen(event: Token | TurnEnd | Exception) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is gone, and nobody listens
-                loop.call_soon_threadsafe(events.put_nowait, event)
-
-        name = session_id or f"anonymous-{uuid.uuid4()}"
-        turn = self._engine.submit(name, request, listen, anonymous=session_id is None)
-        try:
-            while True:
-                event = await events.get()
-                if isinstance(event, Exception):
-                    raise event
-                yield event
-                if isinstance(event, TurnEnd):
-                    return
-        finally:
-            self._engine.cancel(turn)
+    def turn(self, session_id: str | None, request: TurnRequest) -> RunningTurn:
+        """Begin a turn. Without a session id the session ends with it."""
+        return RunningTurn(self._engine, session_id, request)
 
     async def list(self) -> list[SessionView]:
         """Return all open sessions."""
