@@ -96,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("new", type=Path)
     compare.add_argument("--html", type=Path, metavar="FILE", help="write the comparison as a self-contained page, too")
     compare.set_defaults(command=_compare)
+    slim = commands.add_parser("slim", help="take the figures, which the pages keep, out of a suite's notebooks")
+    slim.add_argument("folder", type=Path)
+    slim.set_defaults(command=_slim)
     results = commands.add_parser("results", help="print a finished suite's verdicts and figures as Markdown")
     results.add_argument("folder", type=Path)
     results.set_defaults(command=_results)
@@ -325,6 +328,14 @@ def _render(options: argparse.Namespace) -> int:
 
     for path in render_folder(options.folder):
         print(path)
+    return 0
+
+
+def _slim(options: argparse.Namespace) -> int:
+    from djinn_checks.folder import slim_notebooks
+    from djinn_checks.units import format_bytes
+
+    print(f"{options.folder}: {format_bytes(slim_notebooks(options.folder))} less")
     return 0
 
 

@@ -30,6 +30,8 @@ from djinn_checks.report.index import render_index
 
 _OUTCOME = ".outcome.json"
 _INDEX = "index.html"
+_BULKY = 10_000
+"""Characters. The tables of a report have less, its figures ten times as much."""
 
 
 def render_report(notebook: Path | None, outcome: Outcome, beside: Iterable[Outcome] = ()) -> str:
@@ -82,6 +84,27 @@ def _in_parallel(work: Callable[[str], Path], names: list[str]) -> list[Path]:
         return [work(name) for name in names]
     with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("fork")) as pool:
         return list(pool.map(work, names))
+
+
+def slim_notebooks(folder: Path) -> int:
+    """Take large markup, figures above all, out of the executed notebooks of a suite; return the bytes that it saved.
+
+    Words, code, small tables and the outcome stay. The pages do not change: their figures come from the outcomes.
+
+    Raises:
+        RunnerError: the folder holds no outcome.
+    """
+    if not read_outcomes(folder):
+        raise RunnerError(f"{folder}: expected <check>.outcome.json files of a finished suite, found none")
+    saved = 0
+    for file in sorted(folder.glob("*.ipynb")):
+        before, node = file.stat().st_size, nbformat.read(file, as_version=4)
+        for output in (one for cell in node.cells for one in cell.get("outputs", ())):
+            data = output.get("data", {})
+            if "text/plain" in data and len(data.get("text/html", "")) > _BULKY:
+                del data["text/html"]
+        saved += before - write_atomically(file, nbformat.writes(node) + "\n").stat().st_size
+    return saved
 
 
 def read_outcomes(folder: Path) -> dict[str, Outcome]:

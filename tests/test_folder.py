@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from djinn_checks.cli import main
+from djinn_checks.errors import RunnerError
+from djinn_checks.folder import render_folder, slim_notebooks
 from djinn_checks.outcome import Outcome
 from djinn_checks.runner import run_suite
 from djinn_checks.suite import read_suite
@@ -56,6 +59,17 @@ def test_a_machine_without_torch_renders_the_bytes_that_the_run_wrote(suite: Pat
     assert run.returncode == 0, run.stderr
     assert time.monotonic() - started < 10, "rendering a finished suite takes seconds"
     assert {page.name: page.read_bytes() for page in suite.glob("*.html")} == before
+
+
+def test_notebooks_without_their_figures_give_the_same_pages_and_are_small(suite: Path, tmp_path: Path) -> None:
+    slim = shutil.copytree(suite, tmp_path / "slim")
+    assert main(["slim", str(slim)]) == 0
+    assert (slim / "pcie.ipynb").stat().st_size < 0.3 * (suite / "pcie.ipynb").stat().st_size
+    render_folder(slim)
+    for page in ("logits.html", "pcie.html", "pcie-error.html"):
+        assert (slim / page).read_bytes() == (suite / page).read_bytes()
+    with pytest.raises(RunnerError, match="found none"):
+        slim_notebooks(tmp_path)
 
 
 def test_outcomes_alone_are_rendered_with_every_figure_and_table(suite: Path, tmp_path: Path) -> None:
