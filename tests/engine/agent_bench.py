@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from djinn_checks.engine.agent_engine import AgentEngine
 from djinn_checks.engine.kv_cache import probe_shape
+from djinn_checks.engine.kv_mover import Moved, Wait
 from djinn_checks.engine.kv_store import KvStore
 from djinn_checks.engine.session import Session, State
 from djinn_checks.engine.turn import Token, Turn, TurnEnd, TurnRequest
@@ -62,12 +64,28 @@ class Bench:
             device_bytes=device_mib * MIB, host_bytes=host_mib * MIB, spill_folder=spill,
         )  # fmt: skip
         self.now = 100.0
+        self.gate = threading.Event()
+        self.gate.set()
+        self._move_out = store.move_out
+        store.move_out = self._move_out_at_the_gate  # type: ignore[method-assign]
         self.engine = AgentEngine(self.module, store, clock=lambda: self.now, **rules)
 
     def ask(self, name: str, prompt: list[int], tokens: int = 4, **request: Any) -> tuple[Heard, Turn]:
         heard = Heard()
         asked = TurnRequest(prompt=tuple(prompt), max_tokens=tokens, **request)
-        return heard, self.engine.submit(name, asked, heard)
+        turn = self.engine.submit(name, asked, heard)
+        self.gate.set()
+        return heard, turn
+
+    def _move_out_at_the_gate(self, *move: Any) -> Wait:
+        """Start a move that ends when the gate is open: a short one would be over before a test has done its part."""
+        wait = self._move_out(*move)
+
+        def finish() -> Moved:
+            assert self.gate.wait(20)
+            return wait()
+
+        return finish
 
     def until(self, is_done: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 20

@@ -98,6 +98,8 @@ def test_a_request_in_the_middle_of_a_swap_out_is_answered_from_the_block_that_i
 
 
 def leave_and_hold(bench: Bench, name: str) -> None:
+    """Have a session leave; its move goes on until the bench's gate is opened, as a request does."""
+    bench.gate.clear()
     bench.engine.wait_for_io(name)
     bench.engine.advance()
     assert bench.session(name).state is State.SWAPPING_OUT
@@ -107,6 +109,7 @@ def test_a_signal_to_compute_in_the_middle_of_a_swap_out_keeps_the_session(bench
     bench.answer("a", prompt_of(1))
     leave_and_hold(bench, "a")
     bench.engine.prefetch("a")
+    bench.gate.set()
     bench.reach("a", State.IDLE)
     assert bench.session("a").swaps == 0
 
@@ -228,6 +231,7 @@ def test_a_session_may_be_closed_in_every_state_and_leaves_nothing(bench: Bench,
     else:
         bench.engine._hear(False)
     bench.engine.close_session("a")
+    bench.gate.set()
     bench.until(lambda: not bench.engine.scheduler.sessions)
     assert heard.is_over
     assert bench.engine.store.memory.taken_bytes == bench.engine.store.pool.used_bytes == 0
