@@ -45,7 +45,8 @@ def read_suite(folder: Path, only: Iterable[str] = ()) -> list[Job]:
 
     Args:
         folder: holds the params files.
-        only: run these files or checks alone, in the order of the folder.
+        only: run these files alone, in the order of the folder; a check's name, where no file has it, means all of
+            its files.
 
     Raises:
         ParamsError: a file is not a mapping of known names to possible values.
@@ -58,7 +59,9 @@ def read_suite(folder: Path, only: Iterable[str] = ()) -> list[Job]:
     unknown = sorted(set(only) - set(names) - {_check_of(name) for name in names})
     if unknown:
         raise RunnerError(f"suite {folder}: --only names {', '.join(unknown)}; it has {', '.join(names)}")
-    return [_read_job(file) for file in files if not only or {file.stem, _check_of(file.stem)} & set(only)]
+    wanted = set(only) if only else set(names)
+    checks = wanted - set(names)
+    return [_read_job(file) for file in files if file.stem in wanted or _check_of(file.stem) in checks]
 
 
 def read_limits(folder: Path) -> Limits:
