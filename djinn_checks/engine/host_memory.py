@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -35,7 +36,7 @@ class HostArena:
         """
         self.nbytes = nbytes
         self.buffer = torch.empty(0, dtype=torch.uint8)
-        self._registered = False
+        self._unpin: weakref.finalize[..., HostArena] | None = None
         if nbytes == 0:
             return
         try:
@@ -59,15 +60,21 @@ class HostArena:
                 f"host memory: CUDA could not lock {format_bytes(self.nbytes)} (error {int(result)}); "
                 "see `ulimit -l` and the free RAM"
             )
-        self._registered = True
+        # CUDA goes on to believe in pages that were unmapped while locked: what lies at their address next would be
+        # copied from the old ones. So an arena that is dropped, not closed, is unpinned too; the process's end does it.
+        self._unpin = weakref.finalize(self, _unregister, self.buffer.data_ptr())
+        self._unpin.atexit = False
 
     def close(self) -> None:
         """Unpin and let go of the memory. It is unmapped when the last view of it is gone."""
-        if self._registered:
-            torch.cuda.cudart().cudaHostUnregister(self.buffer.data_ptr())
-            self._registered = False
+        if self._unpin is not None:
+            self._unpin()
         self.buffer = torch.empty(0, dtype=torch.uint8)
         self.nbytes = 0
+
+
+def _unregister(address: int) -> None:
+    torch.cuda.cudart().cudaHostUnregister(address)
 
 
 def _touch(buffer: torch.Tensor) -> None:

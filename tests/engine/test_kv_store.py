@@ -170,3 +170,4 @@ def test_on_a_gpu_a_move_waits_for_what_was_computed_before_it() -> None:
         store.move_in(parked, other)()
         store.discard(parked)
         assert all(bool((view == value).all()) for view in other.used(500))
+    store.close()
