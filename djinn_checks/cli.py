@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("suite", type=Path, help="folder of params files, for example params/smoke")
     run.add_argument(
-        "--only", action="append", default=[], metavar="FILE", help="run this file or check alone (repeatable)"
+        "--only", action="append", default=[], metavar="CHECK", help="run this check or file.yaml alone (repeatable)"
     )
     run.add_argument("--out", type=Path, help="where reports go (default: reports/<name of the suite>)")
     limits = run.add_argument_group("time limits, in place of the suite's own (suite.yaml); what runs over is ERROR")

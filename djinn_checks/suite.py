@@ -45,8 +45,7 @@ def read_suite(folder: Path, only: Iterable[str] = ()) -> list[Job]:
 
     Args:
         folder: holds the params files.
-        only: run these files alone, in the order of the folder; a check's name, where no file has it, means all of
-            its files.
+        only: run these alone, in the order of the folder: a check is all of its files, `agents.yaml` that one file.
 
     Raises:
         ParamsError: a file is not a mapping of known names to possible values.
@@ -55,13 +54,12 @@ def read_suite(folder: Path, only: Iterable[str] = ()) -> list[Job]:
     files = sorted(file for file in (*folder.glob("*.yaml"), *folder.glob("*.yml")) if file.name != LIMITS_FILE)
     if not files:
         raise RunnerError(f"suite {folder}: expected a folder with <check>.yaml files, found none there")
-    names = [file.stem for file in files]
-    unknown = sorted(set(only) - set(names) - {_check_of(name) for name in names})
+    called = [{file.name, file.stem, _check_of(file.stem)} for file in files]
+    unknown = sorted(set(only) - set().union(*called))
     if unknown:
-        raise RunnerError(f"suite {folder}: --only names {', '.join(unknown)}; it has {', '.join(names)}")
-    wanted = set(only) if only else set(names)
-    checks = wanted - set(names)
-    return [_read_job(file) for file in files if file.stem in wanted or _check_of(file.stem) in checks]
+        names = ", ".join(file.stem for file in files)
+        raise RunnerError(f"suite {folder}: --only names {', '.join(unknown)}; it has {names}")
+    return [_read_job(file) for file, names in zip(files, called, strict=True) if not only or names & set(only)]
 
 
 def read_limits(folder: Path) -> Limits:

@@ -119,11 +119,12 @@ def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path, capsys: pytest
     assert Outcome.load(out / "logits-a.outcome.json").status is Status.PASS, "and the first one's files are untouched"
 
 
-def test_only_means_the_file_of_that_name_and_else_all_files_of_that_check(tmp_path: Path) -> None:
+def test_only_takes_a_check_with_all_of_its_files_or_a_file_by_its_whole_name(tmp_path: Path) -> None:
     for name in ("logits.yaml", "logits-a.yaml", "pcie-a.yaml", "pcie-b.yaml"):
         write_params(tmp_path, "", name)
     for only, expected in (
-        (["logits"], ["logits"]),
+        (["logits"], ["logits-a", "logits"]),
+        (["logits.yaml"], ["logits"]),
         (["pcie"], ["pcie-a", "pcie-b"]),
         (["pcie", "logits-a"], ["logits-a", "pcie-a", "pcie-b"]),
         ([], ["logits-a", "logits", "pcie-a", "pcie-b"]),
