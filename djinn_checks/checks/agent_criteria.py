@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from statistics import mean, median
 
 from djinn_checks.checks.agent_client import SessionRecord
@@ -357,25 +356,18 @@ def _reference(evidence: AgentsEvidence) -> list[Criterion]:
 
 def _decode_speed(evidence: AgentsEvidence) -> Criterion:
     name, title, unit = "decode_of_generate", "A token takes the server no longer than generate()", "times"
-    if evidence.device.type == "cpu":
-        return skip(
-            name,
-            title,
-            unit=unit,
-            required=False,
-            reason="no GPU: the server and this check share the processor's cores",
-        )
-    alone = evidence.reference.generate_s_per_token
-    turns = [[b - a for a, b in pairwise(one.token_at_s)] for one in (*evidence.sleeper.hot, *evidence.sleeper.again)]
-    best = min((median(gaps) for gaps in turns if gaps), default=None)
+    pace = evidence.pace
+    if pace is None:
+        return skip(name, title, unit=unit, required=False, reason=evidence.why_no_pace)
+    alone = f"{format_seconds(median(pace.generate_s))} by generate()" if pace.generate_s else "not measured"
     return judge(
         name,
         title,
-        best / alone if best and alone else None,
+        pace.ratio,
         "<=",
         _GENERATE_RATIO,
         unit=unit,
-        evidence=f"median of the least disturbed turn; generate() takes {format_seconds(alone)}",
-        missing="an answer had one token, or came in one piece",
+        evidence=f"{alone}, in turns with the server on the same GPU; median of {len(pace.server_s)} rounds",
+        missing=pace.reason,
         required=False,
     )

@@ -12,6 +12,7 @@ import torch
 from djinn_checks.checks.agent_client import Reply
 from djinn_checks.checks.agent_crowd import CrowdRun
 from djinn_checks.checks.agent_link import LinkEvidence
+from djinn_checks.checks.agent_pace import Pace
 from djinn_checks.checks.agent_reference import Reference
 from djinn_checks.checks.agent_sleeper import SETTLE_S, Sleep, SleeperRun
 from djinn_checks.instruments.server_memory import MemorySeries
@@ -39,6 +40,8 @@ class AgentsEvidence:
     """Why there is no memory series."""
     link: LinkEvidence | None
     """None without a GPU, and for a server on another machine."""
+    pace: Pace | None
+    """None without a GPU, and for a server on another machine."""
     is_alive: bool | None
     """Whether the server was still there at the end; None if it was not this check's to look after."""
 
@@ -48,6 +51,13 @@ class AgentsEvidence:
         if self.device.type == "cpu":
             return "no GPU: the KV moves between two pools of host memory"
         return f"the server is not on this machine, and neither is its link: {self.memory_reason}"
+
+    @property
+    def why_no_pace(self) -> str:
+        """Why the server's decode was not measured beside `generate()`."""
+        if self.device.type == "cpu":
+            return "no GPU: what a processor needs for a token is its arithmetic, whoever asks for it"
+        return f"the server is not on this machine, and generate() would be on another GPU: {self.memory_reason}"
 
     def kv_bytes(self, tokens: int) -> int:
         """Return the KV bytes of a session of so many tokens, whose last one has not been fed back."""

@@ -12,6 +12,7 @@ from djinn_checks.checks.agent_client import Reply, SessionRecord
 from djinn_checks.checks.agent_crowd import CrowdRun
 from djinn_checks.checks.agent_crowd_criteria import percentile, restores
 from djinn_checks.checks.agent_evidence import AgentsEvidence
+from djinn_checks.checks.agent_pace import Pace
 from djinn_checks.models import Model
 from djinn_checks.outcome import Criterion, Status
 from djinn_checks.units import format_bytes, format_seconds
@@ -64,7 +65,7 @@ def gather_timings(evidence: AgentsEvidence) -> dict[str, Any]:
         ],
         "wake_hot_s": [reply.wake_s for reply in run.hot[1:]],
         "wake_cold_s": [reply.wake_s for reply in run.cold],
-        "generate_s_per_token": evidence.reference.generate_s_per_token,
+        "pace": _record(evidence.pace),
         "ceilings_bytes_per_s": {
             name: one.bytes_per_s for name, one in (evidence.link.ceilings if evidence.link else {}).items()
         },
@@ -122,7 +123,7 @@ def _memory(evidence: AgentsEvidence, zero_s: float, start_s: float, end_s: floa
     return inside[:: -(-len(inside) // _POINTS) or 1]
 
 
-def _record(record: SessionRecord | None) -> dict[str, Any] | None:
+def _record(record: SessionRecord | Pace | None) -> dict[str, Any] | None:
     return None if record is None else dict(vars(record))
 
 

@@ -1,4 +1,4 @@
-"""The model itself, resident and outside the server: what it makes of the texts, and how fast it generates.
+"""The model itself, resident and outside the server: what it makes of the texts.
 
 Coherence is never judged by an absolute gate: the text after a sleep is as likely under the resident model as
 its twin's, or it is not; and repetition is compared with the twin's.
@@ -7,11 +7,8 @@ its twin's, or it is not; and repetition is compared with the twin's.
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from statistics import median
 from typing import Any
 
 import torch
@@ -33,8 +30,6 @@ class Reference:
     """Numbers that one token takes in the KV cache, all layers."""
     generated: tuple[int, ...]
     """What transformers' `generate()` says to the sleeper's first prompt."""
-    generate_s_per_token: float | None
-    """Its time for a token after the first, median of the least disturbed of three rounds; None without any."""
     nll_slept: tuple[float, ...]
     """Mean negative log-likelihood of a token in each turn's answer, in nats."""
     nll_hot: tuple[float, ...]
@@ -49,8 +44,7 @@ def ask_reference(model: Model, device: torch.device, run: SleeperRun, new_token
     module: Any = model.resident(device)
     with reproducible_attention():
         elements = probe_shape(module, device)
-        rounds = [_generate(module, device, run.histories[0], new_tokens) for _ in range(3)]
-        gaps = [median(found) for _, found in rounds if found]
+        generated = generate(module, device, run.histories[0], new_tokens)
         slept = [_likelihood(module, device, model, *one) for one in zip(run.histories, run.slept, strict=True)]
         hot = [_likelihood(module, device, model, *one) for one in zip(run.histories, run.hot, strict=True)]
     del module
@@ -59,8 +53,7 @@ def ask_reference(model: Model, device: torch.device, run: SleeperRun, new_token
         torch.cuda.empty_cache()
     return Reference(
         kv_elements_per_token=elements.token_bytes // elements.dtype.itemsize,
-        generated=rounds[0][0],
-        generate_s_per_token=min(gaps, default=None),
+        generated=generated,
         nll_slept=tuple(slept),
         nll_hot=tuple(hot),
         repetition_slept=tuple(_repetition(ids_of(model, reply)) for reply in run.slept),
@@ -73,37 +66,24 @@ def ids_of(model: Model, reply: Reply) -> tuple[int, ...]:
     return reply.ids or tuple(model.encode(reply.text, 10**6))
 
 
-class _Stopwatch:
-    """Given to `generate()` as a streamer: hears of the prompt, then of each token as it is chosen."""
+def generate(
+    module: Any, device: torch.device, prompt: Sequence[int], count: int, *, streamer: Any = None
+) -> tuple[int, ...]:
+    """Return the `count` likeliest token ids behind a prompt, by transformers' `generate()`.
 
-    def __init__(self) -> None:
-        self.heard_s: list[float] = []
-
-    def put(self, value: Any) -> None:
-        self.heard_s.append(time.perf_counter())
-
-    def end(self) -> None:
-        """Nothing is held back."""
-
-    @property
-    def gaps_s(self) -> list[float]:
-        """Return the times from each token to the next."""
-        return [b - a for a, b in pairwise(self.heard_s[1:])]  # the first call brings the prompt
-
-
-def _generate(
-    module: Any, device: torch.device, prompt: Sequence[int], count: int
-) -> tuple[tuple[int, ...], list[float]]:
-    ids, watch = torch.tensor([list(prompt)], device=device), _Stopwatch()
+    Args:
+        streamer: is told of the prompt, then of each token, as transformers documents it.
+    """
+    ids = torch.tensor([list(prompt)], device=device)
     out = module.generate(
         ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=count,
         do_sample=False,
         pad_token_id=0,
-        streamer=watch,
+        streamer=streamer,
     )
-    return tuple(out[0, len(prompt) :].tolist()), watch.gaps_s
+    return tuple(out[0, len(prompt) :].tolist())
 
 
 def _likelihood(module: Any, device: torch.device, model: Model, history: Sequence[int], reply: Reply) -> float:

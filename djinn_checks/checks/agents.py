@@ -23,6 +23,7 @@ from djinn_checks.checks.agent_crowd_criteria import judge_crowd
 from djinn_checks.checks.agent_evidence import AgentsEvidence
 from djinn_checks.checks.agent_link import LinkWitness
 from djinn_checks.checks.agent_measurements import gather_measurements, gather_timings, summarize
+from djinn_checks.checks.agent_pace import Pace, measure_pace
 from djinn_checks.checks.agent_reference import ask_reference
 from djinn_checks.checks.agent_scripts import write_script
 from djinn_checks.checks.agent_sleeper import SleeperRun, run_sleeper
@@ -86,17 +87,20 @@ def _run(
     with contextlib.ExitStack() as stack:
         pid, reason = _find_here(params.server_address) if params.server_address else (None, "")
         is_here = pid is not None or not params.server_address
-        witness = stack.enter_context(LinkWitness(device)) if device.type == "cuda" and is_here else None
+        watching = stack.enter_context(contextlib.ExitStack())
+        witness = watching.enter_context(LinkWitness(device)) if device.type == "cuda" and is_here else None
         report("starting the server")
         server = None if params.server_address else stack.enter_context(_start(params, device, server_command))
         address = server.address if server else params.server_address
         served = clock()
         pid = server.pid if server else pid
-        memory, reason = _watch_memory(stack, pid, device, reason)
+        memory, reason = _watch_memory(watching, pid, device, reason)
         sleeper = _await(_sleeper(params, model, address, report))
         link = witness.evidence() if witness else None
         crowd = _await(_crowd(params, model, address, report)) if params.agents else None
         is_alive = server.is_alive if server else None
+        watching.close()  # its readings would slow down what is timed now, in this process and not in the server's
+        pace = _await(_pace(params, model, device, address, sleeper, report)) if witness else None
     driven_at = clock()
     report("asking the resident model")
     evidence = AgentsEvidence(
@@ -109,6 +113,7 @@ def _run(
         memory=memory,
         memory_reason=reason,
         link=link,
+        pace=pace,
         is_alive=is_alive,
     )
     criteria = (*judge_sleeper(evidence), *judge_crowd(evidence))
@@ -192,6 +197,14 @@ async def _crowd(params: AgentsParams, model: Model, address: str, report: Progr
             think_s=(params.think_s[0], params.think_s[1]),
             seed=params.seed,
         )
+
+
+async def _pace(
+    params: AgentsParams, model: Model, device: torch.device, address: str, sleeper: SleeperRun, report: Progress
+) -> Pace:
+    report("the server's decode and generate(), in turns")
+    async with contextlib.aclosing(connect(params.adapter, address)) as client:
+        return await measure_pace(client, model, device, sleeper.histories[0], params.new_tokens)
 
 
 def _await(work: Coroutine[Any, Any, _T]) -> _T:

@@ -41,11 +41,11 @@ def judged(memory: Callable[[float], int], *, wake_s: float = 0.1, **params: Any
     evidence = AgentsEvidence(
         params=AgentsParams.create(**params), device=torch.device("cpu"), kv_dtype=torch.float32, sleeper=run,
         reference=Reference(
-            kv_elements_per_token=KV // 400, generated=(), generate_s_per_token=None, nll_slept=(), nll_hot=(),
+            kv_elements_per_token=KV // 400, generated=(), nll_slept=(), nll_hot=(),
             repetition_slept=(), repetition_hot=(),
         ),
-        crowd=None, memory=MemorySeries("made", times, [memory(one) for one in times]), memory_reason="", link=None,
-        is_alive=None,
+        crowd=None, memory=MemorySeries("made", times, [memory(one) for one in times]), memory_reason="",
+        link=None, pace=None, is_alive=None,
     )  # fmt: skip
     return {row.name: row for row in judge_promptness(evidence)}
 

@@ -213,7 +213,7 @@ def test_a_gpu_without_link_counters_leaves_the_bytes_on_the_link_inconclusive()
     evidence = AgentsEvidence(
         params=AgentsParams.create(), device=torch.device("cuda"), kv_dtype=torch.float16, sleeper=sleeper,
         reference=None, crowd=None, memory=None, memory_reason="", is_alive=True,  # type: ignore[arg-type]
-        link=LinkEvidence(ceilings={}, series=None, reason="no counters"),
+        link=LinkEvidence(ceilings={}, series=None, reason="no counters"), pace=None,
     )  # fmt: skip
     found = _on_link(evidence, "kv_out_on_link", "left", "out")
     assert found.status is Status.INCONCLUSIVE

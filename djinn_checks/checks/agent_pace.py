@@ -1,0 +1,116 @@
+"""A token's time through the server, and by transformers' `generate()` in this process, measured in turns.
+
+At batch 1 both wait for the processor that launches the kernels, and how fast that is changes by the minute:
+machines wake up, clocks move. So the two are never measured apart: in each round the server answers first, then
+`generate()` does, to the same prompt on the same device, while the other one rests; and only times of the same
+round are compared.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+import torch
+
+from djinn_checks.attention import reproducible_attention
+from djinn_checks.checks.agent_client import AgentClient
+from djinn_checks.checks.agent_reference import generate
+from djinn_checks.errors import InstrumentError
+from djinn_checks.models import Model
+from djinn_checks.units import format_bytes
+
+_ROUNDS = 7
+_ROOM = 1.2
+"""Times the model's bytes that the device must have free: its weights, one session's KV and a step's buffers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """Seconds a token after the first, the median of each round's; round by round."""
+
+    server_s: tuple[float, ...] = ()
+    generate_s: tuple[float, ...] = ()
+    reason: str = ""
+    """Why there are no rounds."""
+
+    @property
+    def ratio(self) -> float | None:
+        """The server's time over that of `generate()`, median over the rounds; None without rounds."""
+        pairs = zip(self.server_s, self.generate_s, strict=True)
+        return median(server / alone for server, alone in pairs) if self.server_s else None
+
+
+async def measure_pace(
+    client: AgentClient, model: Model, device: torch.device, prompt: Sequence[int], new_tokens: int
+) -> Pace:
+    """Load the model beside the server's, let both speak in turns, and let go of it.
+
+    A round before the others is not counted: each side sets things up in it. What goes wrong is the pace's reason.
+
+    Args:
+        device: where the model is loaded; the server's own, or the comparison means nothing.
+        prompt: token ids of every turn, each in a session of its own.
+        new_tokens: tokens of every answer; two gaps at least, so three or more.
+    """
+    if device.type == "cuda" and (short := _lacking_room(model, device)):
+        return Pace(reason=short)
+    module = model.resident(device)
+    try:
+        rounds = [await _round(client, module, device, prompt, new_tokens, number) for number in range(_ROUNDS + 1)]
+    except InstrumentError as error:
+        return Pace(reason=str(error))
+    finally:
+        del module
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    counted = [(server, alone) for server, alone in rounds[1:] if server and alone]
+    if len(counted) < _ROUNDS:
+        return Pace(reason="an answer had one token, or came in one piece")
+    return Pace(
+        server_s=tuple(median(server) for server, _ in counted),
+        generate_s=tuple(median(alone) for _, alone in counted),
+    )
+
+
+async def _round(
+    client: AgentClient, module: Any, device: torch.device, prompt: Sequence[int], new_tokens: int, number: int
+) -> tuple[list[float], list[float]]:
+    session = f"pace-{number}"
+    reply = await client.turn(session, prompt, new_tokens)
+    await client.close(session)
+    watch = _Stopwatch()
+    with torch.no_grad(), reproducible_attention():
+        generate(module, device, prompt, new_tokens, streamer=watch)
+    return [b - a for a, b in pairwise(reply.token_at_s)], watch.gaps_s
+
+
+def _lacking_room(model: Model, device: torch.device) -> str:
+    free, needed = torch.cuda.mem_get_info(device)[0], int(model.weight_bytes * _ROOM)
+    if free >= needed:
+        return ""
+    return f"no room for the model beside the server's: {format_bytes(needed)} wanted, {format_bytes(free)} free"
+
+
+class _Stopwatch:
+    """Given to `generate()` as a streamer: hears of the prompt, then of each token as it is chosen."""
+
+    def __init__(self) -> None:
+        self.heard_s: list[float] = []
+
+    def put(self, value: Any) -> None:
+        self.heard_s.append(time.monotonic())
+
+    def end(self) -> None:
+        """Nothing is held back."""
+
+    @property
+    def gaps_s(self) -> list[float]:
+        """Return the times from each token to the next."""
+        return [b - a for a, b in pairwise(self.heard_s[1:])]  # the first call brings the prompt
