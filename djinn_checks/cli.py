@@ -289,7 +289,7 @@ def _compare(options: argparse.Namespace) -> int:
     from djinn_checks.errors import RunnerError
     from djinn_checks.folder import read_outcomes
     from djinn_checks.outcome import format_quantity
-    from djinn_checks.report.compare import compare_suites
+    from djinn_checks.report.compare import compare_suites, summarize_changes
 
     suites = [read_outcomes(folder) for folder in (options.old, options.new)]
     for folder, suite in zip((options.old, options.new), suites, strict=True):
@@ -309,9 +309,8 @@ def _compare(options: argparse.Namespace) -> int:
     console.print(table, markup=False)
     if options.html:
         _write_comparison(options.html, (str(options.old), str(options.new)), suites)
-    changed = sum(row.changed for row in rows)
-    console.print(f"{changed} of {len(rows)} statuses differ", highlight=False)
-    return 1 if changed else 0
+    console.print(summarize_changes(rows), highlight=False)
+    return 1 if any(row.changed for row in rows) else 0
 
 
 def _write_comparison(file: Path, names: tuple[str, str], suites: Sequence[Mapping[str, Outcome]]) -> None:

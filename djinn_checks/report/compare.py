@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from djinn_checks.outcome import Criterion, Observed, Outcome, Status
+
+_SAME = 0.01
+"""Relative difference up to which two figures count as the same: shares of a link's ceiling repeat within it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +36,21 @@ class Change:
     def ratio(self) -> float | None:
         """New over old, where both are numbers and the old one is not 0."""
         old, new = self.old_value, self.new_value
-        if isinstance(old, bool | str) or isinstance(new, bool | str) or old is None or new is None or old == 0:
-            return None
-        return new / old
+        return new / old if _is_number(old) and _is_number(new) and old != 0 else None
+
+    @property
+    def moved(self) -> bool:
+        """Whether the figure is another one by more than 1 %; what was 0 has moved if it is not 0 now."""
+        if self.ratio is None:
+            return self.old_value == 0 and _is_number(self.new_value) and self.new_value != 0
+        return abs(self.ratio - 1) > _SAME
+
+
+def summarize_changes(rows: Sequence[Change]) -> str:
+    """Return how many statuses and figures differ, in one sentence."""
+    changed, moved = sum(row.changed for row in rows), sum(row.moved for row in rows)
+    both = sum(_is_number(row.old_value) and _is_number(row.new_value) for row in rows)
+    return f"{changed} of {len(rows)} statuses differ; {moved} of {both} figures differ by more than 1 %."
 
 
 def compare_suites(old: Mapping[str, Outcome], new: Mapping[str, Outcome]) -> list[Change]:
@@ -60,6 +76,10 @@ def _compare(name: str, old: Outcome | None, new: Outcome | None) -> Iterator[Ch
             unit=known.unit if known else "",
             required=known.required if known else True,
         )
+
+
+def _is_number(value: Observed) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _by_name(outcome: Outcome | None) -> dict[str, Criterion]:

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from djinn_checks.outcome import Observed, Outcome, Status
-from djinn_checks.report.compare import Change, compare_suites
+from djinn_checks.report.compare import Change, compare_suites, summarize_changes
 from djinn_checks.report.page import render_page
 from djinn_checks.report.tables import Html, flatten, render_quantity, render_table, status_chip
 
@@ -28,7 +28,7 @@ def render_comparison(names: tuple[str, str], old: Mapping[str, Outcome], new: M
     both = [name for name in old if name in new]
     parts = (
         f"<p>Old: <strong>{escape(names[0])}</strong>. New: <strong>{escape(names[1])}</strong>. "
-        f"{len(changed)} of {len(rows)} statuses differ.</p>",
+        f"{summarize_changes(rows)}</p>",
         _changes("What changed its status", changed),
         _changes("What kept its status", same),
         _differences("Parameters that differ", *(_facts(suite, both, "params") for suite in (old, new))),

@@ -10,7 +10,7 @@ import pytest
 
 from djinn_checks.cli import main
 from djinn_checks.outcome import Outcome, Status, judge, settle
-from djinn_checks.report.compare import compare_suites
+from djinn_checks.report.compare import compare_suites, summarize_changes
 from djinn_checks.report.compare_page import render_comparison
 
 
@@ -33,6 +33,22 @@ def test_what_changed_its_status_comes_first_with_both_figures() -> None:
     assert rows[2].ratio == 1.0
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "moved"),
+    [
+        (0.99, 0.985, 0),
+        (0.99, 0.975, 1),
+        (0.0, 0.0, 0),
+        (0.0, 1e-6, 1),
+        (1.0, float("inf"), 1),
+        (float("inf"),) * 2 + (0,),
+    ],
+)
+def test_a_figure_has_moved_from_one_percent_up_and_from_zero_at_once(old: float, new: float, moved: int) -> None:
+    rows = compare_suites({"pcie": outcome(old)}, {"pcie": outcome(new)})
+    assert summarize_changes(rows).endswith(f"{moved} of 2 figures differ by more than 1 %.")
+
+
 def test_what_only_one_suite_has_is_shown_as_absent() -> None:
     gone = replace(outcome(0.99), criteria=outcome(0.99).criteria[:1])
     rows = compare_suites({"pcie": outcome(0.99), "logits": outcome(1.0, "logits")}, {"pcie": gone})
@@ -47,7 +63,7 @@ def test_the_command_exits_by_whether_a_status_differs(tmp_path: Path, capsys: p
         outcome(value).save(tmp_path / name / "pcie.outcome.json")
     (tmp_path / "empty").mkdir()
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
-    assert "0 of 3 statuses differ" in capsys.readouterr().out
+    assert "0 of 3 statuses differ; 1 of 2 figures" in capsys.readouterr().out
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "c")]) == 1
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "empty")]) == 2
     page = tmp_path / "page.html"
