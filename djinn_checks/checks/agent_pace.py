@@ -8,7 +8,6 @@ round are compared.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import torch
 from djinn_checks.attention import reproducible_attention
 from djinn_checks.checks.agent_client import AgentClient
 from djinn_checks.checks.agent_reference import generate
+from djinn_checks.checks.frame import release_memory
 from djinn_checks.errors import InstrumentError
 from djinn_checks.models import Model
 from djinn_checks.units import format_bytes
@@ -56,7 +56,7 @@ async def measure_pace(
     Args:
         device: where the model is loaded; the server's own, or the comparison means nothing.
         prompt: token ids of every turn, each in a session of its own.
-        new_tokens: tokens of every answer; two gaps at least, so three or more.
+        new_tokens: tokens of every answer, two or more.
     """
     if device.type == "cuda" and (short := _lacking_room(model, device)):
         return Pace(reason=short)
@@ -67,9 +67,7 @@ async def measure_pace(
         return Pace(reason=str(error))
     finally:
         del module
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_memory(device)
     counted = [(server, alone) for server, alone in rounds[1:] if server and alone]
     if len(counted) < _ROUNDS:
         return Pace(reason="an answer had one token, or came in one piece")
@@ -88,7 +86,11 @@ async def _round(
     watch = _Stopwatch()
     with torch.no_grad(), reproducible_attention():
         generate(module, device, prompt, new_tokens, streamer=watch)
-    return [b - a for a, b in pairwise(reply.token_at_s)], watch.gaps_s
+    return _gaps(reply.token_at_s), _gaps(watch.heard_s[1:])  # what is heard first is the prompt
+
+
+def _gaps(times_s: Sequence[float]) -> list[float]:
+    return [b - a for a, b in pairwise(times_s)]
 
 
 def _lacking_room(model: Model, device: torch.device) -> str:
@@ -109,8 +111,3 @@ class _Stopwatch:
 
     def end(self) -> None:
         """Nothing is held back."""
-
-    @property
-    def gaps_s(self) -> list[float]:
-        """Return the times from each token to the next."""
-        return [b - a for a, b in pairwise(self.heard_s[1:])]  # the first call brings the prompt

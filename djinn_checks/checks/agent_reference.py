@@ -6,7 +6,6 @@ its twin's, or it is not; and repetition is compared with the twin's.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from djinn_checks.attention import reproducible_attention
 from djinn_checks.checks.agent_client import Reply
 from djinn_checks.checks.agent_sleeper import SleeperRun
+from djinn_checks.checks.frame import release_memory
 from djinn_checks.engine.kv_cache import probe_shape
 from djinn_checks.models import Model
 
@@ -48,9 +48,7 @@ def ask_reference(model: Model, device: torch.device, run: SleeperRun, new_token
         slept = [_likelihood(module, device, model, *one) for one in zip(run.histories, run.slept, strict=True)]
         hot = [_likelihood(module, device, model, *one) for one in zip(run.histories, run.hot, strict=True)]
     del module
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    release_memory(device)
     return Reference(
         kv_elements_per_token=elements.token_bytes // elements.dtype.itemsize,
         generated=generated,

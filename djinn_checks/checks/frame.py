@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -116,6 +117,13 @@ def read_environment(device: torch.device, system: str = "") -> dict[str, Any]:
     from djinn_checks.instruments import environment
 
     return dict(environment.read_environment(device, system=system))
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what nobody refers to any more, to the device and not only to the allocator."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _unavailable(check: str, params: Any, error: SystemUnavailableError, facts: Facts) -> Outcome:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -227,13 +226,6 @@ class LogitsBench:
         with around(), witness:
             model(shortest.token_ids, use_cache=True)
         return witness.evidence()
-
-
-def release_memory(device: torch.device) -> None:
-    """Give back what nobody refers to any more, to the device and not only to the allocator."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _describe(prompt: Prompt, logits: PromptLogits, top_k: int) -> PromptPositions:

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from djinn_checks.attention import reproducible_attention
-from djinn_checks.checks.frame import Clock, Facts, SystemFactory, build_system, run_check
+from djinn_checks.checks.frame import Clock, Facts, SystemFactory, build_system, release_memory, run_check
 from djinn_checks.checks.logit_criteria import LogitsEvidence, judge_logits
-from djinn_checks.checks.logit_measure import LogitsBench, Progress, release_memory
+from djinn_checks.checks.logit_measure import LogitsBench, Progress
 from djinn_checks.checks.logit_measurements import gather_measurements, summarize
 from djinn_checks.checks.logit_prompts import select_prompts
 from djinn_checks.checks.logit_run import Prompt

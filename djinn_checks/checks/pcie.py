@@ -8,7 +8,6 @@ is measured again. Nothing that the system says counts for more than a number to
 from __future__ import annotations
 
 import contextlib
-import gc
 import inspect
 import math
 import time
@@ -20,7 +19,7 @@ import torch
 
 from djinn_checks.attention import reproducible_attention
 from djinn_checks.checks.decode_loop import DecodeRun, Progress, run_decode_loop
-from djinn_checks.checks.frame import Clock, Facts, SystemFactory, build_system, run_check
+from djinn_checks.checks.frame import Clock, Facts, SystemFactory, build_system, release_memory, run_check
 from djinn_checks.checks.pcie_criteria import judge_pcie, judge_vram_limit
 from djinn_checks.checks.pcie_evidence import HOST_MEMORY, PCIE, LinkFacts, PcieEvidence
 from djinn_checks.checks.pcie_measurements import gather_pcie, summarize_pcie
@@ -119,9 +118,9 @@ def _measure_on_gpu(params: PcieParams, system: System, device: torch.device, re
         ]
         sizes = SWEEP_BYTES if params.sweep else ()
         sweep = [*sweep_chunks(device, sizes, pinned=True), *sweep_chunks(device, sizes, pinned=False)]
-        _release()
+        release_memory(device)
         run = run_decode_loop(system, params, device, report)
-        _release()
+        release_memory(device)
         after = measure_ceiling(device)
         series = sampler.read()
     if series is not None and params.save_to:
@@ -217,13 +216,6 @@ def conclude(evidence: PcieEvidence, facts: Facts) -> Outcome:
         measurements=gather_pcie(evidence),
         **facts,
     )
-
-
-def _release() -> None:
-    """Give buffers of the ceiling back, so that they do not stand in the system's way."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _no_progress(stage: str, done: float, total: float) -> None:
