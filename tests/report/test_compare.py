@@ -41,7 +41,7 @@ def test_what_changed_its_status_comes_first_with_both_figures() -> None:
         (0.0, 0.0, 0),
         (0.0, 1e-6, 1),
         (1.0, float("inf"), 1),
-        (float("inf"),) * 2 + (0,),
+        (float("inf"), float("inf"), 0),
     ],
 )
 def test_a_figure_has_moved_from_one_percent_up_and_from_zero_at_once(old: float, new: float, moved: int) -> None:
