@@ -31,6 +31,8 @@ preflight: 0 if nothing is missing, 1 otherwise
 faults: 1 if one escapes, or a clean run raises an alarm
 compare: 1 if a status differs
 """
+_FILE_COLUMNS = 140
+"""Width of a comparison that goes to a file or a pipe."""
 _STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "ERROR": "bold magenta", "SKIP": "dim"}
 
 
@@ -297,15 +299,17 @@ def _compare(options: argparse.Namespace) -> int:
             raise RunnerError(f"{folder}: expected <check>.outcome.json files of a finished suite, found none")
     rows = compare_suites(*suites)
     table = Table("check", "criterion", str(options.old), str(options.new), "new / old", show_lines=False)
+    for column in table.columns:
+        column.overflow = "fold"  # a name that is cut cannot be looked for
     for row in rows:
         old, new = (
             f"{status or 'absent'} {'' if value is None else format_quantity(value, row.unit)}"
             for status, value in ((row.old, row.old_value), (row.new, row.new_value))
         )
         ratio = "" if row.ratio is None else f"{row.ratio:.4g}"
-        style = "bold" if row.changed else "dim" if not row.required else ""
+        style = "bold" if row.changed else "yellow" if row.moved else "dim" if not row.required else ""
         table.add_row(row.name, row.criterion or "the whole check", old, new, ratio, style=style)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _FILE_COLUMNS)
     console.print(table, markup=False)
     if options.html:
         _write_comparison(options.html, (str(options.old), str(options.new)), suites)

@@ -24,6 +24,9 @@ SCHEMA = "djinn-checks/outcome/1"
 
 Observed = float | int | str | bool | None
 
+_LARGE = 1e4
+"""From here on four significant digits would need an exponent, or nearly."""
+
 
 class Status(enum.StrEnum):
     """What is known about a claim. Only PASS is green."""
@@ -156,14 +159,17 @@ def skip(name: str, title: str, *, unit: str, reason: str, required: bool = True
 
 
 def format_value(value: Observed) -> str:
-    """Return a criterion's value as text: four significant digits, counts in full, None as "unknown"."""
+    """Return a criterion's value as text: counts and what is large in full, else four significant digits; None as
+    "unknown".
+    """
     if value is None:
         return "unknown"
     if isinstance(value, bool | str):
         return str(value).lower() if isinstance(value, bool) else value
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.4g}"
+    is_large = _LARGE <= abs(value) < math.inf
+    return f"{value:,.0f}" if is_large else f"{value:.4g}"
 
 
 def format_quantity(value: Observed, unit: str) -> str:

@@ -216,7 +216,7 @@ def _load(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
         crowd.offered_load,
         "<",
         evidence.params.load_limit,
-        unit="of capacity",
+        unit="share of capacity",
         evidence="the time that all turns take alone, over the time in which they were asked for",
         missing="fewer than two requests were sent",
         failed="a wake latency would measure the queue; lower arrival_rate or give longer pauses",

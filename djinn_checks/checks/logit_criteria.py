@@ -283,7 +283,7 @@ def _informative(evidence: LogitsEvidence) -> list[Criterion]:
         row("top_k_identical", f"Positions with the same {k} likeliest tokens", "share", _top_k_identical, ">="),
         row("same_top_token", "Positions with the same likeliest token", "share", _same_top_token, ">="),
         row("kl_divergence", "Largest KL(reference || system) at a position", "nats", lambda s: s["kl"]["max"], "<="),
-        row("perplexity_ratio", "Distance of the perplexity ratio from 1", "ratio", _perplexity_change, "<="),
+        row("perplexity_ratio", "Distance of the perplexity ratio from 1", "share", _perplexity_change, "<="),
         row("ulp_distance", "Largest distance in units in the last place", "ULP", lambda s: s["ulp"]["max"], "<="),
     ]
 

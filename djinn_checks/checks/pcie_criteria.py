@@ -105,7 +105,7 @@ def _share_of_windows(
 def _time_per_pass(evidence: PcieEvidence, doubt: str) -> Criterion:
     name, title = "time_per_pass_vs_limit", "A pass takes hardly longer than its bytes need at the ceiling, (M - C) / B"
     if evidence.run is None:
-        return skip(name, title, unit="ratio", reason="a recorded trace does not say which model ran")
+        return skip(name, title, unit="share of the limit", reason="a recorded trace does not say which model ran")
     host = evidence.link.subject == HOST_MEMORY
     needed = evidence.needed_per_pass or 0
     return judge(
@@ -114,7 +114,7 @@ def _time_per_pass(evidence: PcieEvidence, doubt: str) -> Criterion:
         evidence.limit_ratio if host or not doubt else None,
         ">=",
         evidence.params.ceiling_fraction,
-        unit="ratio",
+        unit="share of the limit",
         evidence=f"{len(evidence.run.pass_ends_s)} passes by the clock, {format_bytes(needed)} to move in each"
         + (" by the system's plan" if evidence.run.predicted_bytes is not None else ""),
         required=not host,

@@ -175,18 +175,19 @@ def render_threshold(row: Criterion) -> Html:
 
 
 def render_quantity(value: Observed, unit: str) -> Html:
-    """Return a value with its unit: bytes also in GB or MB, shares in percent, ratios bare."""
+    """Return a value with its unit: bytes also in GB or MB, shares in percent."""
     return Html(_quantity(value, unit))
 
 
 def _quantity(value: Observed, unit: str) -> str:
     if isinstance(value, bool | str) or value is None:
         return escape(format_value(value))
-    if unit == "bytes" and abs(value) >= 1000:
-        return f"{format_bytes(value)}<br><small>{escape(format_value(value))} bytes</small>"
+    if unit.startswith("bytes") and abs(value) >= 1000:
+        rest = escape(unit.removeprefix("bytes"))
+        return f"{format_bytes(value)}{rest}<br><small>{escape(format_value(value))} bytes</small>"
     if unit.startswith("share"):
         return escape(format_share(value) + unit.removeprefix("share"))
-    return escape(format_value(value) if unit == "ratio" else f"{format_value(value)} {unit}".strip())
+    return escape(f"{format_value(value)} {unit}".strip())
 
 
 def _prose(text: str) -> str:

@@ -14,9 +14,9 @@ from djinn_checks.report.compare import compare_suites, summarize_changes
 from djinn_checks.report.compare_page import render_comparison
 
 
-def outcome(observed: float, check: str = "pcie") -> Outcome:
+def outcome(observed: float, check: str = "pcie", *, unit: str = "share", comparison: str = ">=") -> Outcome:
     rows = (
-        judge("share", "", observed, ">=", 0.9, unit="share", evidence=""),
+        judge("share", "", observed, comparison, 0.9, unit=unit, evidence=""),
         judge("count", "", 7, "==", 7, unit="", evidence="", required=False),
     )
     return Outcome(check=check, status=settle(rows), summary="", criteria=rows)
@@ -46,7 +46,28 @@ def test_what_changed_its_status_comes_first_with_both_figures() -> None:
 )
 def test_a_figure_has_moved_from_one_percent_up_and_from_zero_at_once(old: float, new: float, moved: int) -> None:
     rows = compare_suites({"pcie": outcome(old)}, {"pcie": outcome(new)})
-    assert summarize_changes(rows).endswith(f"{moved} of 2 figures differ by more than 1 %.")
+    assert summarize_changes(rows).endswith(f"differ {moved} of 1 ratios, and 0 of 1 times, sizes and counts.")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "moved"),
+    [(2e-6, 8e-6, False), (0.0, 0.004, False), (0.01, 0.03, True), (0.0, float("inf"), True)],
+)
+def test_a_share_that_has_to_stay_small_moves_by_parts_of_the_whole(old: float, new: float, moved: bool) -> None:
+    suites = [{"pcie": outcome(value, comparison="<=")} for value in (old, new)]
+    assert [row.moved for row in compare_suites(*suites) if row.criterion == "share"] == [moved]
+
+
+def test_a_latency_is_no_ratio_and_is_counted_apart() -> None:
+    suites = [{"pcie": outcome(value, unit="s", comparison="<=")} for value in (0.1, 0.2)]
+    found = summarize_changes(compare_suites(*suites))
+    assert found.endswith("differ 0 of 0 ratios, and 1 of 2 times, sizes and counts.")
+
+
+def test_what_moved_comes_before_what_stayed() -> None:
+    suites = [{"a": outcome(0.95), "b": outcome(value)} for value in (0.95, 0.99)]
+    rows = compare_suites(*suites)
+    assert [(row.name, row.criterion) for row in rows][:2] == [("b", "share"), ("a", "")]
 
 
 def test_what_only_one_suite_has_is_shown_as_absent() -> None:
@@ -63,7 +84,7 @@ def test_the_command_exits_by_whether_a_status_differs(tmp_path: Path, capsys: p
         outcome(value).save(tmp_path / name / "pcie.outcome.json")
     (tmp_path / "empty").mkdir()
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
-    assert "0 of 3 statuses differ; 1 of 2 figures" in capsys.readouterr().out
+    assert "0 of 3 statuses differ; by more than 1 % differ 1 of 1 ratios" in capsys.readouterr().out
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "c")]) == 1
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "empty")]) == 2
     page = tmp_path / "page.html"
@@ -78,7 +99,7 @@ def test_the_page_shows_what_changed_before_what_did_not_and_where_the_runs_diff
     old = replace(outcome(0.99), params={"seed": 0, "system": "ring"}, environment={"cpu": {"cores": 2}})
     new = replace(outcome(0.5), params={"seed": 0, "system": "accelerate"}, environment={"cpu": {"cores": 16}})
     page = render_comparison(("last week", "today"), {"pcie": old}, {"pcie": new})
-    changed, same = page.index("What changed its status"), page.index("What kept its status")
+    changed, same = page.index("What changed its status"), page.index("What kept its status and stayed")
     assert changed < page.index("<code>share</code>") < same < page.index("<code>count</code>")
     assert "99.00 %" in page[changed:same]
     assert re.search(r"pcie: system</th><td>ring</td><td>accelerate", page.replace("<wbr>", ""))
