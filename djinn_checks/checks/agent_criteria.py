@@ -25,6 +25,8 @@ _NLL_MARGIN = 0.1
 _TOLD_MARGIN = 0.05
 """Nats per token between two implementations of one model; quantized activations (llama-server) stay well below."""
 _GENERATE_RATIO = 1.1
+_WHEN = {"out": "in the sleep's first two thirds", "in": "until the first token after the sleep"}
+"""When the bytes that go each way are counted."""
 _SURVIVES = "The agent's turns before and after every sleep were answered"
 _NO_LOGPROBS = "the server gives no log-probabilities"
 
@@ -176,9 +178,10 @@ def _on_link(evidence: AgentsEvidence, name: str, title: str, direction: str) ->
         ">=",
         evidence.params.memory_share,
         unit=unit,
-        evidence="PCIe counters of the GPU, read by a process of its own, calibrated with copies of known size",
+        evidence=f"PCIe counters of the GPU, calibrated with copies of known size; {_WHEN[direction]}, less what "
+        "they count of a link at rest",
         missing=uncounted if evidence.link.series is None else "the counters have a hole where the copies were",
-        failed="fewer bytes were moved than the session has",
+        failed="fewer bytes were moved by then than the session has",
     )
 
 

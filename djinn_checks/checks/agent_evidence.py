@@ -127,13 +127,15 @@ class AgentsEvidence:
         return max((abs(hot.wake_s - again.wake_s) for hot, again in pairs), default=0.0)
 
     def counted(self, direction: str) -> list[float] | None:
-        """Return the payload bytes counted on the link in each sleep ("out") or wake ("in"); None if not counted."""
+        """Return the payload bytes that left over the link in each sleep ("out"), or came back before the first token
+        after it ("in"); None if they were not counted.
+
+        A link is never quite still: its counters' readings alone move bytes, in a sleep of 30 s half as many as a
+        session has. What is counted in the last third of the sleep, when the KV is long gone, is taken off at its rate.
+        """
         if self.link is None:
             return None
-        found = []
-        for sleep in self.sleeper.sleeps:
-            span = (sleep.told_s, sleep.woken_s) if direction == "out" else (sleep.woken_s, sleep.settled_s)
-            found.append(self.link.counted(direction, *span))
+        found = [_counted(self.link, direction, sleep) for sleep in self.sleeper.sleeps]
         known = [count for count in found if count is not None]
         return known if len(known) == len(found) else None
 
@@ -149,9 +151,23 @@ class AgentsEvidence:
         return rates
 
     def unloaded_restore_s(self) -> float | None:
-        """Return the median time of the sleeper's restores, by the server's clock; None if it does not say."""
-        seconds = [sleep.after.restore_s for sleep in self.sleeper.sleeps if sleep.after and sleep.after.restore_s]
+        """Return the median time of the sleeper's restores, by the server's clock; None if it does not say.
+
+        The memory for it included, as in what the server says of a turn that had to wait for its KV.
+        """
+        after = [sleep.after for sleep in self.sleeper.sleeps if sleep.after]
+        seconds = [one.restore_s + (one.allocate_s or 0.0) for one in after if one.restore_s]
         return median(seconds) if seconds else None
+
+
+def _counted(link: LinkEvidence, direction: str, sleep: Sleep) -> float | None:
+    still_s = sleep.woken_s - (sleep.woken_s - sleep.told_s) / 3
+    start_s, end_s = (sleep.told_s, still_s) if direction == "out" else (sleep.woken_s, sleep.reply.token_at_s[0])
+    moved = link.counted(direction, start_s, end_s)
+    at_rest = link.counted(direction, still_s, sleep.woken_s)
+    if moved is None or at_rest is None:
+        return None
+    return moved - at_rest * (end_s - start_s) / (sleep.woken_s - still_s)
 
 
 def differing_tokens(one: Sequence[Reply], other: Sequence[Reply]) -> int:

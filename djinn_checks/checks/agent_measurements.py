@@ -85,7 +85,8 @@ def summarize(evidence: AgentsEvidence, criteria: Sequence[Criterion], status: S
         bad = [row for row in criteria if row.required and row.status not in (Status.PASS, Status.SKIP)]
         worst = next((row for row in bad if row.status is status), None)
         return f"{who}: {worst.title}: {worst.reason}" if worst else who
-    text = f"{who}: {size} of KV left and came back, {params.sleeps} times, the text is the twin's"
+    times = "once" if params.sleeps == 1 else f"{params.sleeps} times"
+    text = f"{who}: {size} of KV left and came back, {times}, the text is the twin's"
     if evidence.crowd is None:
         return text
     p99 = percentile([reply.wake_s for reply in evidence.crowd.wakes()], 99)

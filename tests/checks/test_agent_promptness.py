@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from djinn_checks.checks.agent_client import Reply
+from djinn_checks.checks.agent_client import Reply, SessionRecord
 from djinn_checks.checks.agent_evidence import AgentsEvidence
 from djinn_checks.checks.agent_promptness import judge_promptness
 from djinn_checks.checks.agent_reference import Reference
@@ -28,8 +28,13 @@ def reply(sent_s: float, first_s: float) -> Reply:
 
 
 def judged(memory: Callable[[float], int], *, wake_s: float = 0.1, **params: Any) -> dict[str, Criterion]:
+    return {row.name: row for row in judge_promptness(collected(memory, wake_s=wake_s, **params))}
+
+
+def collected(memory: Callable[[float], int], *, wake_s: float = 0.1, **params: Any) -> AgentsEvidence:
+    after = SessionRecord(restore_s=0.02, allocate_s=0.003)
     sleep = Sleep(
-        told_s=TOLD_S, woken_s=WOKEN_S, settled_s=SETTLED_S, tokens=101, before=None, asleep=None, after=None,
+        told_s=TOLD_S, woken_s=WOKEN_S, settled_s=SETTLED_S, tokens=101, before=None, asleep=None, after=after,
         reply=reply(WOKEN_S, WOKEN_S + wake_s),
     )  # fmt: skip
     twins = (reply(0, 0.5), reply(1, 1.1))
@@ -38,7 +43,7 @@ def judged(memory: Callable[[float], int], *, wake_s: float = 0.1, **params: Any
         histories=((0,) * 90, (0,) * 100), closed_s=SETTLED_S, gone_s=GONE_S,
     )  # fmt: skip
     times = [8 + step * 0.02 for step in range(400)]
-    evidence = AgentsEvidence(
+    return AgentsEvidence(
         params=AgentsParams.create(**params), device=torch.device("cpu"), kv_dtype=torch.float32, sleeper=run,
         reference=Reference(
             kv_elements_per_token=KV // 400, generated=(), nll_slept=(), nll_hot=(),
@@ -47,7 +52,6 @@ def judged(memory: Callable[[float], int], *, wake_s: float = 0.1, **params: Any
         crowd=None, memory=MemorySeries("made", times, [memory(one) for one in times]), memory_reason="",
         link=None, pace=None, is_alive=None,
     )  # fmt: skip
-    return {row.name: row for row in judge_promptness(evidence)}
 
 
 def honest(t_s: float) -> int:
@@ -91,3 +95,7 @@ def test_a_wake_that_waits_for_half_the_idle_threshold_is_late() -> None:
 
 def test_a_server_without_sessions_has_none_to_close() -> None:
     assert judged(honest, adapter="none")["closing_frees"].status is Status.INCONCLUSIVE
+
+
+def test_a_restore_alone_is_timed_with_the_memory_for_it_as_it_is_under_load() -> None:
+    assert collected(honest).unloaded_restore_s() == pytest.approx(0.023)
