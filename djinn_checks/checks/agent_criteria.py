@@ -370,7 +370,8 @@ def _decode_speed(evidence: AgentsEvidence) -> Criterion:
         "<=",
         _GENERATE_RATIO,
         unit=unit,
-        evidence=f"{alone}, in turns with the server on the same GPU; median of {len(pace.server_s)} rounds",
+        evidence=f"{alone}, in turns with the server, on the same GPU and processors; "
+        f"median of {len(pace.server_s)} rounds",
         missing=pace.reason,
         required=False,
     )

@@ -1,13 +1,14 @@
 """A token's time through the server, and by transformers' `generate()` in this process, measured in turns.
 
-At batch 1 both wait for the processor that launches the kernels, and how fast that is changes by the minute:
-machines wake up, clocks move. So the two are never measured apart: in each round the server answers first, then
-`generate()` does, to the same prompt on the same device, while the other one rests; and only times of the same
-round are compared.
+At batch 1 both wait for the processor that launches the kernels, and how fast that is depends on which one it is
+and changes by the second. So the two are never measured apart: in each round the server answers first, then
+`generate()` does, to the same prompt on the same device and the same two processors, while the other one rests;
+only times of the same round are compared, and each round has other processors.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,10 +23,11 @@ from djinn_checks.checks.agent_client import AgentClient
 from djinn_checks.checks.agent_reference import generate
 from djinn_checks.checks.frame import release_memory
 from djinn_checks.errors import InstrumentError
+from djinn_checks.instruments.processors import held_on, processor_pairs
 from djinn_checks.models import Model
 from djinn_checks.units import format_bytes
 
-_ROUNDS = 7
+_ROUNDS = 9
 _ROOM = 1.2
 """Times the model's bytes that the device must have free: its weights, one session's KV and a step's buffers."""
 
@@ -47,13 +49,14 @@ class Pace:
 
 
 async def measure_pace(
-    client: AgentClient, model: Model, device: torch.device, prompt: Sequence[int], new_tokens: int
+    client: AgentClient, pid: int, model: Model, device: torch.device, prompt: Sequence[int], new_tokens: int
 ) -> Pace:
     """Load the model beside the server's, let both speak in turns, and let go of it.
 
     A round before the others is not counted: each side sets things up in it. What goes wrong is the pace's reason.
 
     Args:
+        pid: the server's process. What it starts in others runs where it likes.
         device: where the model is loaded; the server's own, or the comparison means nothing.
         prompt: token ids of every turn, each in a session of its own.
         new_tokens: tokens of every answer, two or more.
@@ -61,12 +64,14 @@ async def measure_pace(
     if device.type == "cuda" and (short := _lacking_room(model, device)):
         return Pace(reason=short)
     module = model.resident(device)
+    pairs = processor_pairs()
+    speak = _Speakers(client, pid, module, device, prompt, new_tokens)
     try:
-        rounds = [await _round(client, module, device, prompt, new_tokens, number) for number in range(_ROUNDS + 1)]
+        rounds = [await speak.round(number, pairs[number % len(pairs)]) for number in range(_ROUNDS + 1)]
     except InstrumentError as error:
         return Pace(reason=str(error))
     finally:
-        del module
+        del module, speak
         release_memory(device)
     counted = [(server, alone) for server, alone in rounds[1:] if server and alone]
     if len(counted) < _ROUNDS:
@@ -77,16 +82,24 @@ async def measure_pace(
     )
 
 
-async def _round(
-    client: AgentClient, module: Any, device: torch.device, prompt: Sequence[int], new_tokens: int, number: int
-) -> tuple[list[float], list[float]]:
-    session = f"pace-{number}"
-    reply = await client.turn(session, prompt, new_tokens)
-    await client.close(session)
-    watch = _Stopwatch()
-    with torch.no_grad(), reproducible_attention():
-        generate(module, device, prompt, new_tokens, streamer=watch)
-    return _gaps(reply.token_at_s), _gaps(watch.heard_s[1:])  # what is heard first is the prompt
+@dataclass(frozen=True)
+class _Speakers:
+    client: AgentClient
+    pid: int
+    module: Any
+    device: torch.device
+    prompt: Sequence[int]
+    new_tokens: int
+
+    async def round(self, number: int, processors: Sequence[int]) -> tuple[list[float], list[float]]:
+        """Have both answer, and return the seconds between one's and the other's tokens."""
+        session, watch = f"pace-{number}", _Stopwatch()
+        with held_on(self.pid, processors):
+            reply = await self.client.turn(session, self.prompt, self.new_tokens)
+        await self.client.close(session)
+        with held_on(os.getpid(), processors), torch.no_grad(), reproducible_attention():
+            generate(self.module, self.device, self.prompt, self.new_tokens, streamer=watch)
+        return _gaps(reply.token_at_s), _gaps(watch.heard_s[1:])  # what is heard first is the prompt
 
 
 def _gaps(times_s: Sequence[float]) -> list[float]:
