@@ -68,8 +68,9 @@ def summarize_changes(rows: Sequence[Change]) -> str:
     ratios = [row for row in rows if row.is_ratio]
     others = [row for row in rows if not row.is_ratio and _is_number(row.old_value) and _is_number(row.new_value)]
     return (
-        f"{changed} of {len(rows)} statuses differ; by more than 1 % differ {sum(row.moved for row in ratios)} of "
-        f"{len(ratios)} ratios, and {sum(row.moved for row in others)} of {len(others)} times, sizes and counts."
+        f"{changed} of {len(rows)} statuses differ. Of the figures, {sum(row.moved for row in ratios)} of "
+        f"{len(ratios)} ratios and {sum(row.moved for row in others)} of {len(others)} times, sizes and counts "
+        "differ by more than 1 %."
     )
 
 
