@@ -37,15 +37,21 @@ class Change:
         return self.old is not self.new
 
     @property
+    def figures(self) -> tuple[float, float] | None:
+        """Old and new value, where both are numbers."""
+        old, new = self.old_value, self.new_value
+        return (old, new) if _is_number(old) and _is_number(new) else None
+
+    @property
     def ratio(self) -> float | None:
         """New over old, where both are numbers and the old one is not 0."""
-        old, new = self.old_value, self.new_value
-        return new / old if _is_number(old) and _is_number(new) and old != 0 else None
+        old, new = self.figures or (0, 0)
+        return new / old if old != 0 else None
 
     @property
     def is_ratio(self) -> bool:
         """Whether both figures are numbers and ratios."""
-        return _is_number(self.old_value) and _is_number(self.new_value) and self.unit.startswith(_RATIOS)
+        return self.figures is not None and self.unit.startswith(_RATIOS)
 
     @property
     def moved(self) -> bool:
@@ -54,19 +60,19 @@ class Change:
         A share that has to stay small is an error or a disturbance, and 1 % of the whole is what counts: an error of
         0.0002 % that is 0.0004 % the next time has not moved.
         """
-        old, new = self.old_value, self.new_value
-        if _is_number(old) and _is_number(new) and self.unit.startswith("share") and self.comparison in ("<", "<="):
+        if self.figures is None:
+            return False
+        old, new = self.figures
+        if self.unit.startswith("share") and self.comparison in ("<", "<="):
             return old != new and not abs(new - old) <= _SAME
-        if self.ratio is None:
-            return self.old_value == 0 and _is_number(self.new_value) and self.new_value != 0
-        return abs(self.ratio - 1) > _SAME
+        return new != 0 if self.ratio is None else abs(self.ratio - 1) > _SAME
 
 
 def summarize_changes(rows: Sequence[Change]) -> str:
     """Return how many statuses and figures differ, in one sentence."""
     changed = sum(row.changed for row in rows)
     ratios = [row for row in rows if row.is_ratio]
-    others = [row for row in rows if not row.is_ratio and _is_number(row.old_value) and _is_number(row.new_value)]
+    others = [row for row in rows if row.figures is not None and not row.is_ratio]
     return (
         f"{changed} of {len(rows)} statuses differ. Of the figures, {sum(row.moved for row in ratios)} of "
         f"{len(ratios)} ratios and {sum(row.moved for row in others)} of {len(others)} times, sizes and counts "
