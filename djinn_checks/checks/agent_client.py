@@ -20,6 +20,7 @@ from djinn_checks.errors import InstrumentError, ParamsError
 
 _TIMEOUT = httpx.Timeout(300.0, connect=10.0)
 _LOGPROBS = 2
+"""How many of the likeliest tokens a server is asked for at each place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,14 +119,14 @@ class AgentClient:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         self._http = httpx.AsyncClient(base_url=address, timeout=_TIMEOUT, limits=limits)
 
-    async def turn(self, session: str, prompt: Sequence[int], max_tokens: int) -> Reply:
-        """Ask for `max_tokens` tokens, the likeliest ones, behind a prompt."""
+    async def turn(self, session: str, prompt: Sequence[int], max_tokens: int, *, logprobs: bool = True) -> Reply:
+        """Ask for `max_tokens` tokens, the likeliest ones, behind a prompt; with log-probabilities or without."""
         body = {
             "model": "any",
             "prompt": list(prompt),
             "max_tokens": max_tokens,
             "temperature": 0,
-            "logprobs": _LOGPROBS,
+            **({"logprobs": _LOGPROBS} if logprobs else {}),
             "stream": True,
             "stream_options": {"include_usage": True},
             **self._session_fields(session),
@@ -237,12 +238,12 @@ class SlotClient(AgentClient):
         self._slots: dict[str, int] = {}
         self._records: dict[str, SessionRecord] = {}
 
-    async def turn(self, session: str, prompt: Sequence[int], max_tokens: int) -> Reply:
+    async def turn(self, session: str, prompt: Sequence[int], max_tokens: int, *, logprobs: bool = True) -> Reply:
         body = {
             "prompt": list(prompt),
             "n_predict": max_tokens,
             "temperature": 0,
-            "n_probs": _LOGPROBS,
+            "n_probs": _LOGPROBS if logprobs else 0,
             "cache_prompt": True,
             "id_slot": await self._slot(session),
             "return_tokens": True,

@@ -100,7 +100,7 @@ def _run(
         crowd = _await(_crowd(params, model, address, report)) if params.agents else None
         is_alive = server.is_alive if server else None
         watching.close()  # its readings would slow down what is timed now, in this process and not in the server's
-        pace = _await(_pace(params, model, device, address, pid, sleeper, report)) if witness and pid else None
+        pace = _await(_pace(params, model, device, address, sleeper, report)) if witness and pid else None
     driven_at = clock()
     report("asking the resident model")
     evidence = AgentsEvidence(
@@ -204,13 +204,12 @@ async def _pace(
     model: Model,
     device: torch.device,
     address: str,
-    pid: int,
     sleeper: SleeperRun,
     report: Progress,
 ) -> Pace:
     report("the server's decode and generate(), in turns")
     async with contextlib.aclosing(connect(params.adapter, address)) as client:
-        return await measure_pace(client, pid, model, device, sleeper.histories[0], params.new_tokens)
+        return await measure_pace(client, model, device, sleeper.histories[0], params.new_tokens)
 
 
 def _await(work: Coroutine[Any, Any, _T]) -> _T:

@@ -102,7 +102,9 @@ class _StoredLayer(DynamicLayer):  # type: ignore[misc]
 
     def __init__(self, keys: Tensor, values: Tensor, compact: bool) -> None:
         super().__init__()
-        self._stored_keys, self._stored_values, self._compact = keys, values, compact
+        # [1, heads, capacity, dim], as the model has them: each token costs two cuts a tensor, and no turning.
+        self._stored_keys, self._stored_values = (one.transpose(0, 1).unsqueeze(0) for one in (keys, values))
+        self._compact = compact
         self.dtype, self.device = keys.dtype, keys.device
         self.is_initialized = True
         self.set_length(0)
@@ -120,19 +122,19 @@ class _StoredLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
     def _append(self, key_states: Tensor, value_states: Tensor) -> None:
-        start, end = self._length, self._length + key_states.shape[-2]
-        if end > self._stored_keys.shape[0] or key_states.shape[0] != 1:
+        start, count, capacity = self._length, key_states.shape[-2], self._stored_keys.shape[2]
+        if start + count > capacity or key_states.shape[0] != 1:
             raise KvError(
-                f"the KV block holds {self._stored_keys.shape[0]} tokens at batch 1; the forward brings tokens {start} "
-                f"to {end} at batch {key_states.shape[0]}: reserve room for the whole turn first"
+                f"the KV block holds {capacity} tokens at batch 1; the forward brings tokens {start} to "
+                f"{start + count} at batch {key_states.shape[0]}: reserve room for the whole turn first"
             )
-        self._stored_keys[start:end].copy_(key_states[0].transpose(0, 1))
-        self._stored_values[start:end].copy_(value_states[0].transpose(0, 1))
-        self._length = end
+        self._stored_keys.narrow(2, start, count).copy_(key_states)
+        self._stored_values.narrow(2, start, count).copy_(value_states)
+        self._length += count
 
     def _view(self, stored: Tensor, first: int) -> Tensor:
         """Return tokens `first` to the last as [1, heads, tokens, dim]."""
-        view = stored[first : self._length].transpose(0, 1).unsqueeze(0)
+        view = stored.narrow(2, first, self._length - first)
         return view.contiguous() if self._compact else view
 
 
