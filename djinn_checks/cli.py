@@ -127,6 +127,12 @@ def _add_serve(commands: Any) -> None:
     serve.add_argument("--session-tokens", type=int, default=4096, metavar="N", help="most tokens of a session (4096)")
     serve.add_argument("--max-sessions", type=int, default=256, metavar="N", help="most open sessions (256)")
     serve.add_argument("--seed", type=int, default=0, help="of random weights (0)")
+    serve.add_argument(
+        "--no-recording",
+        dest="recording",
+        action="store_false",
+        help="decode without CUDA graphs, by the module itself",
+    )
     serve.set_defaults(command=_serve)
 
 

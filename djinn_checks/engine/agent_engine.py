@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from djinn_checks.attention import reproducible_attention
+from djinn_checks.engine.decode_graphs import DecodeGraphs
 from djinn_checks.engine.device_memory import block_bytes
 from djinn_checks.engine.generation import choose, next_logits
 from djinn_checks.engine.kv_store import KvStore
@@ -40,6 +41,7 @@ class AgentEngine:
     """Sessions on one model. `submit`, `cancel` and `post` may be called from any thread.
 
     Attributes:
+        graphs: what decodes single tokens; None: the module.
         failure: what ended the engine's thread, against all intention; None while it serves. Then all turns have
             ended with an error, and so does whatever is asked.
     """
@@ -49,6 +51,7 @@ class AgentEngine:
         module: nn.Module,
         store: KvStore,
         *,
+        graphs: DecodeGraphs | None = None,
         end_ids: Collection[int] = (),
         idle_s: float = 1.0,
         ttl_s: float = 3600.0,
@@ -60,6 +63,7 @@ class AgentEngine:
         """Serve `module`, which is on the store's device.
 
         Args:
+            graphs: of the module's decode (`record_decode`); None: the module computes every step.
             end_ids: token ids that end a turn.
             idle_s: seconds without a turn after which a session leaves the device.
             ttl_s: seconds without a turn after which a session is closed.
@@ -70,7 +74,7 @@ class AgentEngine:
         self.scheduler = Scheduler(
             idle_s=idle_s, ttl_s=ttl_s, max_sessions=max_sessions, clock=clock, can_park=store.can_park
         )
-        self._module, self._device = module, store.memory.device
+        self._module, self.graphs, self._device = module, graphs, store.memory.device
         self._end_ids, self._max_waiting = frozenset(end_ids), max_waiting
         self._observer = observer or Observer()
         self._clock = clock
@@ -283,7 +287,7 @@ class AgentEngine:
         if turn is None or cache is None:
             raise KvError(f"session {session.id!r} is {session.state} and has no turn or no cache")
         try:
-            logits = next_logits(self._module, turn.next_ids, cache, self._device)
+            logits = next_logits(self._module, turn.next_ids, cache, self._device, self.graphs)
             token = choose(logits, turn.request, turn.random)
         except Exception as error:  # of whatever kind: it is this turn's, and the others go on
             _log.exception("a step failed") if not isinstance(error, torch.OutOfMemoryError) else None

@@ -12,13 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from djinn_checks.engine.decode_graphs import DecodeGraphs
 from djinn_checks.engine.kv_cache import SessionCache
 from djinn_checks.engine.turn import Token, TurnRequest
 
 
 @torch.no_grad()
-def next_logits(module: Any, ids: Sequence[int], cache: SessionCache, device: torch.device) -> Tensor:
-    """Feed token ids behind what the cache holds and return the logits of the next token, 1-d in the model's dtype."""
+def next_logits(
+    module: Any, ids: Sequence[int], cache: SessionCache, device: torch.device, graphs: DecodeGraphs | None = None
+) -> Tensor:
+    """Feed token ids behind what the cache holds and return the logits of the next token, 1-d in the model's dtype.
+
+    Args:
+        graphs: of the module's decode; a single token goes through them, and its logits last until the next one's.
+    """
+    if graphs is not None and len(ids) == 1:
+        return graphs.step(ids[0], cache)
     fed = torch.tensor([list(ids)], dtype=torch.int64).to(device, non_blocking=True)
     logits: Tensor = module(input_ids=fed, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
     return logits[0, -1]

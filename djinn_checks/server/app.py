@@ -95,6 +95,7 @@ def create_app(
             kv_token_bytes=store.shape.token_bytes,
             kv_device_bytes=store.memory.limit_bytes,
             kv_host_bytes=store.pool.limit_bytes,
+            decode_recorded=engine.graphs is not None,
         )
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {CONTENT_TYPE_LATEST: {}}}})

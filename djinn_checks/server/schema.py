@@ -204,6 +204,8 @@ class Health(BaseModel):
     """Most bytes of KV on the device."""
     kv_host_bytes: int
     """Most bytes of sleeping KV on the host."""
+    decode_recorded: bool
+    """Whether tokens are decoded by recorded CUDA graphs; if not, by the module itself."""
 
 
 class ErrorBody(BaseModel):

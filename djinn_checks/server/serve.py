@@ -14,6 +14,7 @@ import torch
 import uvicorn
 
 from djinn_checks.engine.agent_engine import AgentEngine
+from djinn_checks.engine.decode_graphs import record_decode
 from djinn_checks.engine.kv_cache import probe_shape
 from djinn_checks.engine.kv_store import KvStore
 from djinn_checks.errors import ParamsError
@@ -58,6 +59,8 @@ class ServeOptions:
     """Most tokens of a session."""
     max_sessions: int = 256
     seed: int = 0
+    recording: bool = True
+    """Decode by recorded CUDA graphs, where there is a GPU and the model allows it."""
 
 
 def serve(options: ServeOptions, *, make_store: MakeStore = KvStore, say: Callable[[str], None] = print) -> None:
@@ -76,8 +79,10 @@ def serve(options: ServeOptions, *, make_store: MakeStore = KvStore, say: Callab
     model = open_model(options.model, dtype=dtype, device=device, seed=options.seed)
     module: Any = model.resident(device)
     end_ids, metrics = end_tokens(model, module), Metrics()
+    shape = probe_shape(module, device)
+    graphs = record_decode(module, shape, device) if options.recording else None
     store = make_store(
-        probe_shape(module, device),
+        shape,
         device,
         device_bytes=int(options.kv_device_gb * GB),
         host_bytes=int(options.host_swap_pool_gb * GB),
@@ -86,6 +91,7 @@ def serve(options: ServeOptions, *, make_store: MakeStore = KvStore, say: Callab
     engine = AgentEngine(
         module,
         store,
+        graphs=graphs,
         end_ids=end_ids,
         idle_s=options.idle_s,
         ttl_s=options.ttl_s,

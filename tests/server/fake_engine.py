@@ -31,6 +31,7 @@ class FakeEngine:
         self.asked: list[TurnRequest] = []
         self.cancelled: list[Any] = []
         self.failure: Exception | None = None
+        self.graphs: Any = None
         memory, pool = SimpleNamespace(device=CPU, limit_bytes=1), SimpleNamespace(limit_bytes=1)
         self.store = SimpleNamespace(memory=memory, pool=pool, shape=SimpleNamespace(token_bytes=1))
 
