@@ -10,7 +10,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_leaves
 from transformers import (
-    AutoModelForCausalLM,
     GPT2Config,
     LlamaConfig,
     MistralConfig,
@@ -20,17 +19,13 @@ from transformers import (
 
 from djinn_checks.attention import reproducible_attention
 from djinn_checks.engine.decode_graphs import DecodeGraphs, _record, record_decode
-from djinn_checks.engine.kv_cache import KvBlock, SessionCache, probe_shape
+from djinn_checks.engine.kv_cache import probe_shape
 from djinn_checks.engine.turn import Token
 from djinn_checks.errors import KvError
 from djinn_checks.models import open_model
 from tests.engine.agent_bench import Bench, fail, prompt_of
+from tests.engine.small_models import CPU, SIZES, make, new_cache
 
-CPU = torch.device("cpu")
-SIZES: dict[str, Any] = {
-    "vocab_size": 97, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "max_position_embeddings": 256,
-}  # fmt: skip
 CONFIGS = {
     "llama-mha": LlamaConfig(**SIZES, num_key_value_heads=4),
     "llama-gqa": LlamaConfig(**SIZES, num_key_value_heads=2),
@@ -73,21 +68,10 @@ class Forgetful(Tape):
         pass
 
 
-def make(config: Any, attention: str = "sdpa") -> Any:
-    torch.manual_seed(1)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention).eval()
-
-
-def new_cache(module: Any, device: torch.device, tokens: int) -> SessionCache:
-    shape = probe_shape(module, device)
-    memory = torch.full((shape.device_bytes(tokens),), 255, dtype=torch.uint8, device=device)
-    return SessionCache(KvBlock(shape, memory))
-
-
 @torch.no_grad()
 def alone(module: Any, device: torch.device, tokens: list[int], prompt: int) -> list[torch.Tensor]:
     """Logits of each token behind the prompt, by the module."""
-    cache = new_cache(module, device, len(tokens))
+    cache = new_cache(probe_shape(module, device), len(tokens), device=device)
     pieces = [tokens[:prompt], *([one] for one in tokens[prompt:])]
     found = [
         module(input_ids=torch.tensor([one], device=device), past_key_values=cache, use_cache=True) for one in pieces
@@ -98,7 +82,7 @@ def alone(module: Any, device: torch.device, tokens: list[int], prompt: int) -> 
 @torch.no_grad()
 def in_turns(module: Any, device: torch.device, graphs: DecodeGraphs, sessions: list[list[int]], prompt: int) -> Any:
     """The same by the graphs, for several sessions, one token of each in turn."""
-    caches = [new_cache(module, device, len(tokens)) for tokens in sessions]
+    caches = [new_cache(probe_shape(module, device), len(tokens), device=device) for tokens in sessions]
     for cache, tokens in zip(caches, sessions, strict=True):
         module(input_ids=torch.tensor([tokens[:prompt]], device=device), past_key_values=cache, use_cache=True)
     found: list[list[torch.Tensor]] = [[] for _ in sessions]
@@ -209,7 +193,7 @@ def in_tape() -> bool:
     ],
 )
 def test_what_is_not_recorded_says_why(config: Any, attention: str, why: str, caplog: pytest.LogCaptureFixture) -> None:
-    module = make(config, attention)
+    module = make(config, attention=attention)
     assert record_decode(module, probe_shape(module, CPU), CPU, make_graph=Tape) is None
     assert why in caplog.text
 

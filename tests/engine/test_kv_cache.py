@@ -6,19 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache, Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config
+from transformers import DynamicCache, Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config
 
 from djinn_checks.attention import reproducible_attention
-from djinn_checks.engine.kv_cache import KvBlock, SessionCache, probe_shape
+from djinn_checks.engine.kv_cache import probe_shape
 from djinn_checks.engine.kv_shape import KvShape
 from djinn_checks.errors import KvError
 from djinn_checks.models import open_model
+from tests.engine.small_models import CPU, SIZES, make, new_cache
 
-CPU = torch.device("cpu")
-SIZES: dict[str, Any] = {
-    "vocab_size": 97, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "max_position_embeddings": 256,
-}  # fmt: skip
 CONFIGS = {
     "llama-mha": LlamaConfig(**SIZES, num_key_value_heads=4),
     "llama-gqa": LlamaConfig(**SIZES, num_key_value_heads=2),
@@ -26,16 +22,6 @@ CONFIGS = {
     "mistral-window": MistralConfig(**SIZES, num_key_value_heads=2, sliding_window=8, head_dim=16),
     "gemma3-mixed": Gemma3TextConfig(**SIZES, num_key_value_heads=2, head_dim=16, sliding_window=6),
 }
-
-
-def make(name: str, dtype: torch.dtype, attention: str) -> Any:
-    torch.manual_seed(1)
-    return AutoModelForCausalLM.from_config(CONFIGS[name], dtype=dtype, attn_implementation=attention).eval()
-
-
-def new_cache(shape: KvShape, tokens: int, *, compact: bool, device: torch.device = CPU) -> SessionCache:
-    memory = torch.full((shape.device_bytes(tokens),), 255, dtype=torch.uint8, device=device)  # NaNs, where not written
-    return SessionCache(KvBlock(shape, memory), compact=compact)
 
 
 @torch.no_grad()
@@ -55,7 +41,7 @@ def pieces(device: torch.device = CPU, vocabulary: int = 97, sizes: tuple[int, .
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_two_turns_over_the_stored_cache_are_bit_equal(name: str, dtype: torch.dtype, attention: str) -> None:
-    module = make(name, dtype, attention)
+    module = make(CONFIGS[name], dtype, attention)
     expected = turns(module, DynamicCache(config=module.config), pieces())
     stored = new_cache(probe_shape(module, CPU), 40, compact=attention == "eager")
     for ours, theirs in zip(turns(module, stored, pieces()), expected, strict=True):
@@ -65,7 +51,7 @@ def test_two_turns_over_the_stored_cache_are_bit_equal(name: str, dtype: torch.d
 
 @pytest.mark.parametrize("name", ["llama-gqa", "mistral-window"])
 def test_a_truncated_cache_continues_as_if_the_rest_had_never_been(name: str) -> None:
-    module = make(name, torch.float32, "sdpa")
+    module = make(CONFIGS[name], torch.float32, "sdpa")
     shape = probe_shape(module, CPU)
     first, *_, other = pieces()
     stored = new_cache(shape, 40, compact=False)
@@ -77,7 +63,7 @@ def test_a_truncated_cache_continues_as_if_the_rest_had_never_been(name: str) ->
 
 
 def test_the_tokens_so_far_are_one_piece_of_each_region_whatever_the_capacity() -> None:
-    module = make("llama-gqa", torch.float32, "sdpa")
+    module = make(CONFIGS["llama-gqa"], torch.float32, "sdpa")
     shape = probe_shape(module, CPU)
     small, large = new_cache(shape, 23, compact=False), new_cache(shape, 200, compact=False)
     turns(module, small, pieces())
@@ -91,7 +77,7 @@ def test_the_tokens_so_far_are_one_piece_of_each_region_whatever_the_capacity() 
 
 
 def test_a_full_block_and_a_batch_are_refused() -> None:
-    module = make("llama-gqa", torch.float32, "sdpa")
+    module = make(CONFIGS["llama-gqa"], torch.float32, "sdpa")
     stored = new_cache(probe_shape(module, CPU), 16, compact=False)
     turns(module, stored, pieces()[:1])
     with pytest.raises(KvError, match="holds 16 tokens at batch 1; the forward brings tokens 13 to 18"):
