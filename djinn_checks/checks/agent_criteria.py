@@ -10,7 +10,7 @@ What a server says about itself is evidence beside what is measured, and never i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import mean, median
 
@@ -379,10 +379,11 @@ def _decode_speed(evidence: AgentsEvidence) -> Criterion:
 def _pace_evidence(pace: Pace) -> str:
     if not pace.server_s:
         return "no rounds"
-    fastest, usual = (
-        " and ".join(format_seconds(of(one)) for one in (pace.server_s, pace.generate_s)) for of in (min, median)
-    )
     return (
-        f"{fastest} a token in the fastest of {len(pace.server_s)} rounds each, in turns on the same GPU, "
-        f"no log-probabilities on either side; in the median round, neighbours included, {usual}"
+        f"{_both(pace, min)} a token in the fastest of {len(pace.server_s)} rounds each, in turns on the same GPU, "
+        f"no log-probabilities on either side; in the median round, neighbours included, {_both(pace, median)}"
     )
+
+
+def _both(pace: Pace, of: Callable[[Sequence[float]], float]) -> str:
+    return f"{format_seconds(of(pace.server_s))} and {format_seconds(of(pace.generate_s))}"
