@@ -177,7 +177,7 @@ def _ceiling_steady(evidence: PcieEvidence) -> Criterion:
         "<=",
         _CEILING_DRIFT,
         unit="share",
-        evidence="median of large pinned copies, timed by events on the device",
+        evidence="large pinned copies, the fastest of several rounds, timed by events on the device",
         missing="the ceiling was measured only once",
         failed="the machine changed under the run; is it shared, or throttled?",
     )

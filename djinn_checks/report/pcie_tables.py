@@ -71,8 +71,8 @@ def tabulate_ceilings(outcome: Outcome) -> Html:
         )
         for row, when in measured
     ]
-    columns = ("Copies", "Median", "Spread", "Samples", "Bytes arrived")
-    note = "Warmed up, timed by events on the device; spread is largest minus smallest over the median."
+    columns = ("Copies", "Rate", "Spread", "Samples", "Bytes arrived")
+    note = "Warmed up, timed by events on the device; the slowest sample took longer than the fastest by the spread."
     return render_table("What the link can carry", columns, rows, note=note)
 
 
