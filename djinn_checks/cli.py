@@ -28,7 +28,7 @@ EXIT_CODES = """exit codes:
   4  a check is ERROR: it crashed, timed out or was killed
 130  the suite was told to stop, by Ctrl-C or a signal; the check that this hit is ERROR, finished ones are kept
 preflight: 0 if nothing is missing, 1 otherwise
-faults: 1 if one escapes, or a clean run raises an alarm
+faults: 1 if one escapes, or a clean run raises an alarm; 3 if a clean run has no verdict
 compare: 1 if a status differs
 """
 _FILE_COLUMNS = 140
@@ -276,7 +276,7 @@ def _faults(options: argparse.Namespace) -> int:
     if options.doses:
         console.print(_floors_table(outcome), markup=False)
     console.print(f"{outcome.status}: {outcome.summary}", highlight=False, markup=False)
-    return exit_code([outcome.status], strict=False)
+    return exit_code([outcome.status], strict=True)
 
 
 def _floors_table(outcome: Outcome) -> Table:

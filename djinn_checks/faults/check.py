@@ -84,15 +84,17 @@ def _clean(name: str, ran: Sequence[Ran], params: FaultsParams) -> Criterion:
     title = f"The {clean.check} check lets a system without a fault be, every time"
     if params.clean_runs == 0:
         return skip(f"{name}_false_alarms", title, unit="runs", reason="no clean run was asked for")
-    wrong = [one for one in ran if one.caught]
+    wrong, undecided = [one for one in ran if one.caught], [one for one in ran if one.undecided]
+    open_still = undecided and not wrong
     return judge(
         f"{name}_false_alarms",
         title,
-        len(wrong),
+        None if open_still else len(wrong),
         "==",
         0,
         unit="runs",
         evidence=f"{len(ran)} runs: {clean.says}",
+        missing=f"{len(undecided)} of {len(ran)} runs have no verdict: {undecided[0].reason}" if open_still else "",
         failed="; ".join(one.reason for one in wrong[:2]),
     )
 
@@ -104,7 +106,9 @@ def _summarize(matrix: Matrix) -> str:
     text = f"caught {caught} of {len(planted)} planted faults"
     text += f", escaped: {escaped}" if escaped else ", each by the criterion that was named beforehand"
     runs = [one for ran in matrix.clean.values() for one in ran]
-    return f"{text}; {sum(one.caught for one in runs)} false alarms in {len(runs)} clean runs"
+    text += f"; {sum(one.caught for one in runs)} false alarms in {len(runs)} clean runs"
+    undecided = sum(one.undecided for one in runs)
+    return f"{text}, {undecided} of them without a verdict" if undecided else text
 
 
 def _plain(result: FaultResult, doses: Sequence[Ran]) -> dict[str, Any]:
@@ -133,6 +137,8 @@ def _count(name: str, ran: Sequence[Ran]) -> Mapping[str, Any]:
         "runs": len(ran),
         "false_alarms": sum(one.caught for one in ran),
         "alarms": [one.reason for one in ran if one.caught],
+        "undecided": sum(one.undecided for one in ran),
+        "doubts": [one.reason for one in ran if one.undecided],
     }
 
 

@@ -32,7 +32,7 @@ from djinn_checks.systems.base import System
 from djinn_checks.systems.ring import RingSystem
 
 _LAYERS = 12
-_GPU = {"dtype": "float16", "budget_fraction": 0.3, "duration_s": 2.0, "warmup_passes": 3}
+_GPU = {"dtype": "float16", "budget_fraction": 0.3, "warmup_passes": 3}
 _CPU = {"model": "random:tiny", "dtype": "float32", "budget_fraction": 0.5, "duration_s": 1.0}
 _WORK_CYCLES = 5_500_000  # of a GPU's clock: some 3 ms
 _REST_S = 0.02
@@ -41,12 +41,13 @@ _DIES_AFTER = 12
 """Forwards; in two seconds there are two dozen."""
 
 
-def run_pcie(factory: Callable[..., System]) -> Callable[[torch.device], Outcome]:
+def run_pcie(factory: Callable[..., System], *, gpu_seconds: float = 2.0) -> Callable[[torch.device], Outcome]:
     """Return a function that runs the PCIe check over the link of this machine."""
 
     def run(device: torch.device) -> Outcome:
         with tempfile.TemporaryDirectory(prefix="djinn-checks-pcie-") as folder:
-            values = _CPU if device.type == "cpu" else {**_GPU, "model": _gpu_shape(Path(folder))}
+            on_gpu = {**_GPU, "duration_s": gpu_seconds, "model": _gpu_shape(Path(folder))}
+            values = _CPU if device.type == "cpu" else on_gpu
             params = PcieParams.create(device=str(device), sweep=False, **values)
             return check_pcie(params, system_factory=factory)
 

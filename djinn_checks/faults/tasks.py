@@ -42,13 +42,15 @@ class Ran:
     caught: bool
     """The named criterion caught the fault; of a clean run, that it raised an alarm."""
     alarms: tuple[str, ...]
-    """Required criteria that did not pass, in the check's order; of a clean run, with their reasons."""
+    """Required criteria that did not pass, in the check's order; of a clean run, what it was accused of."""
     failed: tuple[str, ...]
     """Those of them that are FAIL."""
     reason: str
-    """What the named criterion said."""
+    """What the named criterion said; of a clean run, what it was accused of, or else why it has no verdict."""
     attempts: int
     seconds: float
+    undecided: bool = False
+    """Of a clean run: nothing was said against it, but not all of it was decided."""
 
 
 def run_tasks(tasks: Sequence[Task], faults: Sequence[Fault], device: torch.device, at_once: int) -> Iterator[Ran]:
@@ -118,16 +120,18 @@ def _run_clean(task: Task, device: torch.device, started: float) -> Ran:
         outcome = clean.run(int(task.size), device)
     except Exception as error:
         outcome = _failed(clean.check, f"run {task.size:g} could not be made: {error}", error)
-    alarms = clean.alarms(outcome, device)
+    alarms, doubts = clean.alarms(outcome, device), clean.doubts(outcome, device)
     return Ran(
         task=task,
         status=outcome.status,
         caught=bool(alarms),
         alarms=alarms,
         failed=(),
-        reason="; ".join(alarms),
+        # The claims repeat what the first row doubts.
+        reason="; ".join(alarms or doubts[:1]),
         attempts=1,
         seconds=time.monotonic() - started,
+        undecided=bool(doubts) and not alarms,
     )
 
 

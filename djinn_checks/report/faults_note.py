@@ -24,8 +24,10 @@ def note_faults(outcome: Outcome, beside: Iterable[Outcome]) -> Html | None:
     verdicts = [row["verdict"] for row in _planted(faults, outcome.check)]
     clean = [one for one in (faults.measurements.get("clean") or {}).values() if one["check"] == outcome.check]
     runs, alarms = sum(one["runs"] for one in clean), sum(one["false_alarms"] for one in clean)
+    undecided = sum(one.get("undecided", 0) for one in clean)
     text = f"This check caught {verdicts.count('caught')} of {len(verdicts)} planted faults on this machine"
-    text += f", and raised {alarms or 'no'} false alarm{'s' * (alarms > 1)} in {runs} clean runs." if runs else "."
+    text += f", and raised {alarms or 'no'} false alarm{'s' * (alarms > 1)} in {runs} clean runs" if runs else ""
+    text += f", {undecided} of them without a verdict." if undecided else "."
     return Html(f'<p class="planted-faults">{escape(text)}</p>')
 
 

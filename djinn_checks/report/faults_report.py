@@ -93,14 +93,21 @@ def list_floors(outcome: Outcome) -> Iterator[tuple[str, str, str, str, str]]:
 
 
 def tabulate_false_alarms(outcome: Outcome) -> Html:
-    """Return how often clean systems were accused, and of what."""
+    """Return how often clean systems were accused or left undecided, and why."""
     rows = [
-        (one["check"], one["says"], one["runs"], one["false_alarms"], "; ".join(one["alarms"][:2]))
+        (
+            one["check"],
+            one["says"],
+            one["runs"],
+            one["false_alarms"],
+            one.get("undecided", 0),  # earlier versions counted these among the alarms
+            "; ".join([*one["alarms"], *one.get("doubts", ())][:2]),
+        )
         for one in (outcome.measurements.get("clean") or {}).values()
     ]
     if not rows:
         return Html("<p>No clean system was run.</p>")
-    columns = ("Check", "What ran", "Runs", "False alarms", "Which")
+    columns = ("Check", "What ran", "Runs", "False alarms", "No verdict", "Why")
     return render_table("Clean systems", columns, rows, numeric=False)
 
 

@@ -32,7 +32,10 @@ def test_the_line_counts_what_was_planted_for_this_check() -> None:
     note = note_faults(of("logits"), [of("logits"), planted("caught", "caught", "MISSED", "not applicable")])
     assert note is not None
     assert "This check caught 2 of 3 planted faults on this machine" in note
-    assert "no false alarm in 30 clean runs" in note
+    assert "no false alarm in 30 clean runs." in note
+    faults = planted("caught")
+    faults.measurements["clean"]["logits"]["undecided"] = 2
+    assert "in 30 clean runs, 2 of them without a verdict." in (note_faults(of("logits"), [faults]) or "")
     assert note_faults(of("pcie"), [planted("caught")]) is None
     assert note_faults(planted("caught"), [planted("caught")]) is None
 

@@ -69,10 +69,12 @@ def test_a_criterion_that_caught_no_dose_of_its_fault_says_so() -> None:
 
 
 def test_false_alarms_are_shown_with_what_was_accused() -> None:
-    clean = {
+    clean: dict[str, dict[str, Any]] = {
         "logits": {"check": "logits", "says": "a tiny model", "runs": 30, "false_alarms": 1, "alarms": ["x: 1 <y>"]}
     }
     outcome = Outcome(check="faults", status=Status.FAIL, summary="", measurements={"clean": clean})
     table = tabulate_false_alarms(outcome)
     assert "x: 1 &lt;y&gt;" in table
+    clean["logits"] |= {"false_alarms": 0, "alarms": [], "undecided": 1, "doubts": ["ruler: bent"]}
+    assert "ruler: bent" in tabulate_false_alarms(outcome)
     assert "No clean system" in tabulate_false_alarms(found())
