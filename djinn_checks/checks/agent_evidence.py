@@ -101,8 +101,7 @@ class AgentsEvidence:
         return max(taken, default=sleep.told_s) - sleep.told_s
 
     def _asleep_bytes(self, memory: MemorySeries, sleep: Sleep) -> int | None:
-        last = min(1.0, (sleep.woken_s - sleep.told_s) / 3)
-        return memory.typical(sleep.woken_s - last, sleep.woken_s)
+        return memory.typical(max(sleep.still_s, sleep.woken_s - 1.0), sleep.woken_s)
 
     def freed_by_closing(self) -> int | None:
         """Return the bytes that left the device's memory when the sleeper's session was closed; None if not read."""
@@ -131,7 +130,7 @@ class AgentsEvidence:
         after it ("in"); None if they were not counted.
 
         A link is never quite still: its counters' readings alone move bytes, in a sleep of 30 s half as many as a
-        session has. What is counted in the last third of the sleep, when the KV is long gone, is taken off at its rate.
+        session has. What is counted in the last third of the sleep is taken off at its rate.
         """
         if self.link is None:
             return None
@@ -161,13 +160,12 @@ class AgentsEvidence:
 
 
 def _counted(link: LinkEvidence, direction: str, sleep: Sleep) -> float | None:
-    still_s = sleep.woken_s - (sleep.woken_s - sleep.told_s) / 3
-    start_s, end_s = (sleep.told_s, still_s) if direction == "out" else (sleep.woken_s, sleep.reply.token_at_s[0])
+    start_s, end_s = (sleep.told_s, sleep.still_s) if direction == "out" else (sleep.woken_s, sleep.reply.token_at_s[0])
     moved = link.counted(direction, start_s, end_s)
-    at_rest = link.counted(direction, still_s, sleep.woken_s)
+    at_rest = link.counted(direction, sleep.still_s, sleep.woken_s)
     if moved is None or at_rest is None:
         return None
-    return moved - at_rest * (end_s - start_s) / (sleep.woken_s - still_s)
+    return moved - at_rest * (end_s - start_s) / (sleep.woken_s - sleep.still_s)
 
 
 def differing_tokens(one: Sequence[Reply], other: Sequence[Reply]) -> int:

@@ -53,6 +53,11 @@ class Sleep:
         """Seconds from the moment that the agent was wanted again to its first token."""
         return self.reply.token_at_s[0] - self.woken_s
 
+    @property
+    def still_s(self) -> float:
+        """When the last third of the sleep begins, by which time the KV is long gone."""
+        return self.woken_s - (self.woken_s - self.told_s) / 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class SleeperRun:
