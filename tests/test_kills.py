@@ -131,7 +131,7 @@ def test_a_read_only_output_folder_is_refused_before_anything_runs(
 def start(suite: Path, out: Path, *options: str) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
     """Start a suite whose second check does not end; wait for its kernel, and return both."""
     command = [sys.executable, "-m", "djinn_checks", "run", str(suite), "--out", str(out), *options]
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, preexec_fn=hear_signals)
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         started = psutil.Process(process.pid).children(recursive=True)
@@ -140,6 +140,12 @@ def start(suite: Path, out: Path, *options: str) -> tuple[subprocess.Popen[bytes
         time.sleep(0.2)
     process.kill()
     raise AssertionError("the suite did not come so far")
+
+
+def hear_signals() -> None:
+    """Undo what a shell's `&` and nohup do to all that they start, these tests among it: signals are ignored there."""
+    for one in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(one, signal.SIG_DFL)
 
 
 def assert_ended(process: subprocess.Popen[bytes], started: list[psutil.Process], out: Path) -> None:

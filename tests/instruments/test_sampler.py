@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from djinn_checks.errors import InstrumentError
-from djinn_checks.instruments.counters import CounterSampler, load_trace, save_trace
+from djinn_checks.instruments.counters import CounterSampler, CounterSeries, load_trace, save_trace
 from tests.instruments.fake_counters import RATE_BYTES_PER_S
 
 FAKES = "tests.instruments.fake_counters"
@@ -26,6 +26,18 @@ def _from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_counts_at_the_asked_rate_while_the_parent_holds_the_interpreter_lock() -> None:
+    for _ in range(10):  # a machine with other work may stall any process for half a wrap: a hole, as it should be
+        start, end, series = sample_while_the_lock_is_held()
+        if series.bytes_between(start, end) is not None:
+            break
+    inside = (series.t_s > start) & (series.t_s < end)
+    assert inside.sum() > 100
+    assert series.bytes_between(start, end) == pytest.approx(RATE_BYTES_PER_S * (end - start), rel=0.01)
+    assert series.bytes_between(start, end, "tx") == pytest.approx(RATE_BYTES_PER_S / 10 * (end - start), rel=0.01)
+
+
+def sample_while_the_lock_is_held() -> tuple[float, float, CounterSeries]:
+    """Return from when to when the interpreter's lock was held, and what was counted around that."""
     with CounterSampler(source=f"{FAKES}:steady", hz=500) as sampler:
         start = time.monotonic()
         while time.monotonic() - start < 0.6:
@@ -34,10 +46,7 @@ def test_it_counts_at_the_asked_rate_while_the_parent_holds_the_interpreter_lock
         time.sleep(0.1)
         series = sampler.read()
     assert series is not None
-    inside = (series.t_s > start) & (series.t_s < end)
-    assert inside.sum() > 100
-    assert series.bytes_between(start, end) == pytest.approx(RATE_BYTES_PER_S * (end - start), rel=0.01)
-    assert series.bytes_between(start, end, "tx") == pytest.approx(RATE_BYTES_PER_S / 10 * (end - start), rel=0.01)
+    return start, end, series
 
 
 def test_it_ends_with_its_block_and_its_samples_stay_readable() -> None:
