@@ -72,7 +72,7 @@ def tabulate_ceilings(outcome: Outcome) -> Html:
         for row, when in measured
     ]
     columns = ("Copies", "Rate", "Spread", "Samples", "Bytes arrived")
-    note = "Warmed up, timed by events on the device; the slowest sample took longer than the fastest by the spread."
+    note = "Warmed up, timed by events on the device; spread is how much longer the slowest of them took."
     return render_table("What the link can carry", columns, rows, note=note)
 
 
