@@ -10,22 +10,21 @@ What a server says about itself is evidence beside what is measured, and never i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from statistics import mean, median
+from statistics import mean
 
 from djinn_checks.checks.agent_client import SessionRecord
 from djinn_checks.checks.agent_evidence import AgentsEvidence, differing_tokens, distance
-from djinn_checks.checks.agent_pace import Pace
 from djinn_checks.checks.agent_promptness import judge_promptness
+from djinn_checks.checks.agent_speed import judge_decode, judge_moves
 from djinn_checks.outcome import Criterion, Status, judge, skip
-from djinn_checks.units import format_bytes, format_seconds
+from djinn_checks.units import format_bytes
 
 _NLL_MARGIN = 0.1
 """Nats per token. Identical texts differ by 0; a text that is worse by this is 10 % less likely at every token."""
 _TOLD_MARGIN = 0.05
 """Nats per token between two implementations of one model; quantized activations (llama-server) stay well below."""
-_GENERATE_RATIO = 1.1
 _WHEN = {"out": "in the sleep's first two thirds", "in": "until the first token after the sleep"}
 """When the bytes that go each way are counted."""
 _SURVIVES = "The agent's turns before and after every sleep were answered"
@@ -43,8 +42,9 @@ def judge_sleeper(evidence: AgentsEvidence) -> list[Criterion]:
         *_not_recomputed(evidence),
         *_same(evidence),
         _coherent(evidence),
-        *_speed(evidence),
-        *_reference(evidence),
+        *judge_moves(evidence),
+        _equals_generate(evidence),
+        judge_decode(evidence),
     ]
 
 
@@ -310,80 +310,17 @@ def _coherent(evidence: AgentsEvidence) -> Criterion:
     )
 
 
-def _speed(evidence: AgentsEvidence) -> list[Criterion]:
-    titles = {
-        "out": ("swap_out_of_ceiling", "The KV leaves at the link's speed"),
-        "in": ("restore_of_ceiling", "The KV comes back at the link's speed"),
-    }
-    return [_of_ceiling(evidence, direction, *titles[direction]) for direction in titles]
-
-
-def _of_ceiling(evidence: AgentsEvidence, direction: str, name: str, title: str) -> Criterion:
-    unit = "share of ceiling"
-    if evidence.link is None:
-        return skip(name, title, unit=unit, reason=evidence.why_no_link)
-    rates = evidence.swap_rates(direction)
-    waits = [one.after.allocate_s for one in evidence.sleeper.sleeps if one.after and one.after.allocate_s]
-    memory = f"; memory for it took {format_seconds(max(waits))} more" if direction == "in" and waits else ""
-    ceiling = evidence.link.ceilings[direction].bytes_per_s
-    return judge(
-        name,
-        title,
-        sorted(rates)[len(rates) // 2] / ceiling if rates else None,
-        ">=",
-        evidence.params.swap_of_ceiling,
-        unit=unit,
-        evidence=f"median, digest included, by the server's clock; the ceiling is {ceiling / 1e9:.1f} GB/s{memory}",
-        missing="the server does not say how long it took",
-        failed="are the buffers pinned, and the copies in one batch?",
-    )
-
-
-def _reference(evidence: AgentsEvidence) -> list[Criterion]:
+def _equals_generate(evidence: AgentsEvidence) -> Criterion:
     run, found = evidence.sleeper, evidence.reference
     same = run.first.ids[: len(found.generated)] == found.generated[: len(run.first.ids)] if run.first.ids else None
-    return [
-        judge(
-            "equals_generate",
-            "The server says what transformers' generate() says",
-            same,
-            "==",
-            True,
-            unit="",
-            evidence="the first turn, against the resident model of this check",
-            missing="the server gives no token ids",
-            required=False,
-        ),
-        _decode_speed(evidence),
-    ]
-
-
-def _decode_speed(evidence: AgentsEvidence) -> Criterion:
-    name, title, unit = "decode_of_generate", "A token takes the server no longer than generate()", "times"
-    pace = evidence.pace
-    if pace is None:
-        return skip(name, title, unit=unit, required=False, reason=evidence.why_no_pace)
     return judge(
-        name,
-        title,
-        pace.ratio,
-        "<=",
-        _GENERATE_RATIO,
-        unit=unit,
-        evidence=_pace_evidence(pace),
-        missing=pace.reason,
+        "equals_generate",
+        "The server says what transformers' generate() says",
+        same,
+        "==",
+        True,
+        unit="",
+        evidence="the first turn, against the resident model of this check",
+        missing="the server gives no token ids",
         required=False,
     )
-
-
-def _pace_evidence(pace: Pace) -> str:
-    if not pace.server_s:
-        return "no rounds"
-    return (
-        f"{_both(pace, min)} a token in the fastest of {len(pace.server_s)} rounds each, in turns on the same GPU, "
-        f"no log-probabilities on either side; in the median round, neighbours included, {_both(pace, median)}"
-    )
-
-
-def _both(pace: Pace, of: Callable[[Sequence[float]], float]) -> str:
-    return f"{format_seconds(of(pace.server_s))} and {format_seconds(of(pace.generate_s))}"

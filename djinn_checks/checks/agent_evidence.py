@@ -138,6 +138,21 @@ class AgentsEvidence:
         known = [count for count in found if count is not None]
         return known if len(known) == len(found) else None
 
+    def link_rates(self, direction: str) -> list[float] | None:
+        """Return bytes per second of each swap-out ("out") or restore ("in") on the link, by its counters.
+
+        None if they were not counted, or if in one of them less than the session's KV moved.
+        """
+        if self.link is None:
+            return None
+        rates = []
+        for sleep in self.sleeper.sleeps:
+            seconds = _seconds_on_link(self.link, direction, sleep, self.kv_bytes(sleep.tokens))
+            if seconds is None:
+                return None
+            rates.append(self.kv_bytes(sleep.tokens) / seconds)
+        return rates
+
     def swap_rates(self, direction: str) -> list[float] | None:
         """Return bytes per second of each swap-out ("out") or restore ("in"), by the server's own clock."""
         rates = []
@@ -160,12 +175,27 @@ class AgentsEvidence:
 
 
 def _counted(link: LinkEvidence, direction: str, sleep: Sleep) -> float | None:
-    start_s, end_s = (sleep.told_s, sleep.still_s) if direction == "out" else (sleep.woken_s, sleep.reply.token_at_s[0])
-    moved = link.counted(direction, start_s, end_s)
-    at_rest = link.counted(direction, sleep.still_s, sleep.woken_s)
-    if moved is None or at_rest is None:
+    start_s, end_s = _time_to_move(direction, sleep)
+    moved, at_rest = link.counted(direction, start_s, end_s), _at_rest(link, direction, sleep)
+    return None if moved is None or at_rest is None else moved - at_rest * (end_s - start_s)
+
+
+def _seconds_on_link(link: LinkEvidence, direction: str, sleep: Sleep, nbytes: int) -> float | None:
+    at_rest = _at_rest(link, direction, sleep)
+    if at_rest is None:
         return None
-    return moved - at_rest * (end_s - start_s) / (sleep.woken_s - sleep.still_s)
+    return link.seconds_to_move(direction, nbytes, *_time_to_move(direction, sleep), rest_bytes_per_s=at_rest)
+
+
+def _time_to_move(direction: str, sleep: Sleep) -> tuple[float, float]:
+    """Return from when to when a session's KV has to leave the device, or to be back."""
+    return (sleep.told_s, sleep.still_s) if direction == "out" else (sleep.woken_s, sleep.reply.token_at_s[0])
+
+
+def _at_rest(link: LinkEvidence, direction: str, sleep: Sleep) -> float | None:
+    """Return the payload bytes per second that are counted of a link over which nothing moves."""
+    moved = link.counted(direction, sleep.still_s, sleep.woken_s)
+    return None if moved is None else moved / (sleep.woken_s - sleep.still_s)
 
 
 def differing_tokens(one: Sequence[Reply], other: Sequence[Reply]) -> int:

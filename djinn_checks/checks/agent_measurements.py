@@ -72,6 +72,7 @@ def gather_timings(evidence: AgentsEvidence) -> dict[str, Any]:
         "memory_changes": evidence.memory_changes(),
         "counted_bytes": {name: evidence.counted(name) for name in ("out", "in")} if evidence.link else None,
         "swap_bytes_per_s": {name: evidence.swap_rates(name) for name in ("out", "in")},
+        "link_bytes_per_s": {name: evidence.link_rates(name) for name in ("out", "in")},
         "crowd": _crowd(evidence, evidence.crowd) if evidence.crowd else None,
     }
 

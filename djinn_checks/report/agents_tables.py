@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
@@ -70,8 +71,8 @@ def tabulate_sleeps(outcome: Outcome) -> Html:
                 f"{number + 1}",
                 format_bytes(sleep["kv_bytes"]),
                 format_seconds(timed["woken_s"] - timed["told_s"]),
-                _move(outcome, "out", sleep["kv_bytes"], out.get("swap_s")),
-                _move(outcome, "in", sleep["kv_bytes"], back.get("restore_s")),
+                _move(timings, "out", number, sleep["kv_bytes"], out.get("swap_s")),
+                _move(timings, "in", number, sleep["kv_bytes"], back.get("restore_s")),
                 format_seconds(timed["wake_s"]),
                 format_seconds(_at(timings["wake_hot_s"], number)),
                 format_seconds(_at(timings["wake_cold_s"], number)),
@@ -82,18 +83,21 @@ def tabulate_sleeps(outcome: Outcome) -> Html:
         "Each sleep",
         heads,
         rows,
-        note="Swap-out and restore by the server's account; first tokens by the client's clock, for the sleeper and "
-        "for its twins on the same turn.",
+        note="Swap-out and restore by the server's account, and on a GPU by the link's counters, with their share of "
+        "its ceiling; first tokens by the client's clock, for the sleeper and for its twins on the same turn.",
     )
 
 
-def _move(outcome: Outcome, direction: str, nbytes: float, seconds: float | None) -> str:
-    if not seconds:
-        return "unknown"
-    rate = nbytes / seconds
-    ceiling = outcome.timings["ceilings_bytes_per_s"].get(direction)
-    share = f", {100 * rate / ceiling:.1f} % of the ceiling" if ceiling else ""
-    return f"{format_seconds(seconds)}, {rate / GB:.3g} GB/s{share}"
+def _move(timings: Mapping[str, Any], direction: str, number: int, nbytes: float, seconds: float | None) -> str:
+    ceiling = timings["ceilings_bytes_per_s"].get(direction)
+    told = f"{format_seconds(seconds)}, {_rate(nbytes / seconds, ceiling)}" if seconds else "unknown"
+    counted = _at((timings.get("link_bytes_per_s") or {}).get(direction) or [], number)
+    return f"{told}; on the link {_rate(counted, ceiling)}" if counted else told
+
+
+def _rate(bytes_per_s: float, ceiling: float | None) -> str:
+    share = f" ({bytes_per_s / ceiling:.1%})" if ceiling else ""
+    return f"{bytes_per_s / GB:.3g} GB/s{share}"
 
 
 def _at(values: list[float], place: int) -> float | None:

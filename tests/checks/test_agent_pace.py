@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from djinn_checks.checks.agent_client import AgentClient, Reply, connect
-from djinn_checks.checks.agent_criteria import _decode_speed
 from djinn_checks.checks.agent_evidence import AgentsEvidence
 from djinn_checks.checks.agent_pace import Pace, measure_pace
+from djinn_checks.checks.agent_speed import judge_decode
 from djinn_checks.checks.server_process import ServerProcess
 from djinn_checks.errors import InstrumentError
 from djinn_checks.models import Model, open_model
@@ -66,7 +66,7 @@ def judged(pace: Pace | None, *, device: str = "cuda") -> Criterion:
         sleeper=None, reference=None, crowd=None, memory=None, memory_reason="no such process",  # type: ignore[arg-type]
         link=None, pace=pace, is_alive=None,
     )  # fmt: skip
-    return _decode_speed(evidence)
+    return judge_decode(evidence)
 
 
 def test_a_real_server_is_timed_round_by_round_and_keeps_no_session(name: str, model: Model) -> None:
