@@ -31,7 +31,7 @@ class Parked:
     tokens: int
     nbytes: int
     pages: list[Tensor] = field(default_factory=list)
-    """Host pages; empty if the bytes are on disk."""
+    """Room on the host, in pieces; empty if the bytes are on disk."""
     file: io.FileIO | None = None
     """A file without a name: it ends with this process, however that ends."""
     digests: tuple[int, ...] = ()
