@@ -18,7 +18,7 @@ from djinn_checks.checks.pcie_evidence import HOST_MEMORY, PCIE, REPLAY, PcieEvi
 from djinn_checks.checks.pcie_instruments import find_doubt, judge_instruments
 from djinn_checks.instruments.counters import Floats
 from djinn_checks.outcome import Criterion, judge, skip
-from djinn_checks.units import GB, MB, format_bytes
+from djinn_checks.units import GB, MB, format_bytes, format_seconds
 
 PAPER_SECONDS = 10.0
 """The paper's criterion is about at least so long a run."""
@@ -79,6 +79,22 @@ def _rx_of_ceiling(evidence: PcieEvidence, doubt: str) -> Criterion:
         unit="share of windows",
         evidence=_windows(evidence),
         missing=missing,
+        failed=_say_slow_windows(evidence, limit),
+    )
+
+
+def _say_slow_windows(evidence: PcieEvidence, limit: float) -> str:
+    """Return how slow the others were, and for how long: a link that rests looks otherwise than one that is shared."""
+    rates = evidence.window_rates
+    slow = rates < limit if rates is not None else np.zeros(0, dtype=np.bool_)
+    if rates is None or not slow.any():
+        return ""
+    shares = rates[slow] / evidence.link.ceiling_bytes_per_s
+    edges = np.flatnonzero(np.diff(slow.astype(np.int8), prepend=0, append=0))
+    lengths_s = (edges[1::2] - edges[::2]) * evidence.params.window_ms / 1e3
+    return (
+        f"the {len(shares):,} slower ones got {shares.min():.0%} of the ceiling at the least and "
+        f"{np.median(shares):.0%} in the median, for up to {format_seconds(float(lengths_s.max()))} at a stretch"
     )
 
 

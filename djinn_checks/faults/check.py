@@ -106,7 +106,8 @@ def _summarize(matrix: Matrix) -> str:
     text = f"caught {caught} of {len(planted)} planted faults"
     text += f", escaped: {escaped}" if escaped else ", each by the criterion that was named beforehand"
     runs = [one for ran in matrix.clean.values() for one in ran]
-    text += f"; {sum(one.caught for one in runs)} false alarms in {len(runs)} clean runs"
+    alarms = sum(one.caught for one in runs)
+    text += f"; {alarms} false alarm{'' if alarms == 1 else 's'} in {len(runs)} clean runs"
     undecided = sum(one.undecided for one in runs)
     return f"{text}, {undecided} of them without a verdict" if undecided else text
 

@@ -11,7 +11,15 @@ import pytest
 from djinn_checks.checks.pcie_criteria import judge_pcie
 from djinn_checks.checks.pcie_evidence import PcieEvidence
 from djinn_checks.checks.pcie_measurements import gather_pcie, summarize_pcie
-from djinn_checks.faults.traffic import CEILING, CLAIMED_BYTES, PASS_BYTES, START_S, make_evidence, make_series
+from djinn_checks.faults.traffic import (
+    CEILING,
+    CLAIMED_BYTES,
+    FULL_RATE,
+    PASS_BYTES,
+    START_S,
+    make_evidence,
+    make_series,
+)
 from djinn_checks.instruments.counters import build_series
 from djinn_checks.outcome import Criterion, Status, settle
 from djinn_checks.params import PcieParams
@@ -95,6 +103,15 @@ def test_a_sampler_that_dies_half_way_leaves_the_claims_open() -> None:
         make_evidence(make_series(end_s=START_S + 6))
     )
     assert not failed(make_evidence(make_series(end_s=START_S + 6)))
+
+
+def test_a_link_that_rests_is_told_apart_from_one_that_is_slow() -> None:
+    def in_bursts(slow: float) -> str:
+        rate = make_series(lambda t: slow * FULL_RATE if (t - START_S) % 1 < 0.1 else FULL_RATE)
+        return judged(make_evidence(rate))["rx_of_ceiling"].reason
+
+    assert "got 0% of the ceiling at the least and 0% in the median, for up to 100 ms at a stretch" in in_bursts(0.0)
+    assert "got 80% of the ceiling at the least and 80% in the median, for up to 100 ms at a stretch" in in_bursts(0.8)
 
 
 def test_a_short_hole_costs_its_windows_and_not_the_verdict() -> None:
