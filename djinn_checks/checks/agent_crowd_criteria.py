@@ -11,7 +11,7 @@ from djinn_checks.checks.agent_crowd import CrowdRun
 from djinn_checks.checks.agent_evidence import AgentsEvidence, differing_tokens
 from djinn_checks.checks.agent_scripts import says_code_word
 from djinn_checks.outcome import Criterion, judge, skip
-from djinn_checks.units import GB, format_bytes, format_seconds
+from djinn_checks.units import GB, MB, format_bytes, format_seconds
 
 _RESIDENT = ("IDLE", "ACTIVE", "SWAPPING_OUT", "SWAPPING_IN")
 _ON_DEVICE = ("ACTIVE", "SWAPPING_OUT", "SWAPPING_IN")
@@ -19,6 +19,9 @@ _ON_DEVICE = ("ACTIVE", "SWAPPING_OUT", "SWAPPING_IN")
 _OFF_DEVICE = ("SWAPPING_OUT", "SWAPPED", "SWAPPING_IN")
 _OVERSHOOT = 1.1
 """Working memory of a forward comes and goes beside the KV."""
+_OWN_ACCORD_BYTES = 8 * MB
+"""What the resident memory of a process may move by besides: on a CPU it stands in for the device's. Six runs of
+`params/smoke` stayed within 1.7 MB."""
 
 
 def judge_crowd(evidence: AgentsEvidence) -> list[Criterion]:
@@ -57,8 +60,7 @@ def _answered(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
 
 
 def _overcommitted(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
-    budget = evidence.params.kv_device_gb * GB
-    total = sum(evidence.kv_bytes(_tokens(crowd, number)) for number in range(len(crowd.scripts)))
+    budget, total = evidence.params.kv_device_gb * GB, _total_bytes(evidence, crowd)
     return judge(
         "crowd_overcommits",
         "All agents' KV together is more than the device may hold",
@@ -69,6 +71,11 @@ def _overcommitted(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
         evidence=f"{format_bytes(total)} of KV at the end, {format_bytes(budget)} on the device",
         failed="nobody had to sleep, and nothing is shown about sharing; lower kv_device_gb or ask for more agents",
     )
+
+
+def _total_bytes(evidence: AgentsEvidence, crowd: CrowdRun) -> int:
+    """Return the KV of all agents at the end."""
+    return sum(evidence.kv_bytes(_tokens(crowd, number)) for number in range(len(crowd.scripts)))
 
 
 def _tokens(crowd: CrowdRun, number: int) -> int:
@@ -190,23 +197,35 @@ def _never_while_decoding(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterio
 
 
 def _within_budget(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
-    memory = evidence.memory
-    growth = None
-    if memory is not None:
-        start = memory.typical(crowd.started_s - 0.3, crowd.started_s)
-        peak = memory.highest(crowd.started_s, crowd.ended_s)
-        growth = None if start is None or peak is None else peak - start
+    """Where all agents' KV would not show in the memory, as its slack is larger, nothing is shown."""
+    budget = evidence.params.kv_device_gb * GB
+    limit = _OVERSHOOT * budget + (_OWN_ACCORD_BYTES if evidence.device.type == "cpu" else 0)
+    total, growth = _total_bytes(evidence, crowd), _growth(evidence, crowd)
+    would_show = total > limit
     return judge(
         "crowd_within_budget",
-        "The device's memory grew by no more than the KV budget",
-        None if growth is None else growth / (evidence.params.kv_device_gb * GB),
+        "Seen from outside, the device's memory grew by no more than the KV budget",
+        growth / budget if growth is not None and would_show else None,
         "<=",
-        _OVERSHOOT,
+        limit / budget,
         unit="times the budget",
-        evidence=memory.source if memory else "no instrument",
-        missing=evidence.memory_reason or "the memory was not read before the crowd",
-        required=False,
+        evidence=f"{evidence.memory.source if evidence.memory else 'no instrument'}; all agents' KV is "
+        f"{total / budget:.3g} times the budget",
+        missing="the agents' KV is too little to show in the memory"
+        if not would_show
+        else evidence.memory_reason or "the memory was not read before the crowd",
+        failed="sessions that were counted as swapped are still there",
     )
+
+
+def _growth(evidence: AgentsEvidence, crowd: CrowdRun) -> int | None:
+    """Return the bytes by which the device's memory was higher at most than before the crowd; None if not read."""
+    memory = evidence.memory
+    if memory is None:
+        return None
+    start = memory.typical(crowd.started_s - 0.3, crowd.started_s)
+    peak = memory.highest(crowd.started_s, crowd.ended_s)
+    return None if start is None or peak is None else peak - start
 
 
 def _load(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:

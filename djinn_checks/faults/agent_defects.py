@@ -90,6 +90,20 @@ def keeps(dose: float) -> Defect:
     return Defect(store=type("Keeps", (_Keeps,), {"share": dose}))
 
 
+class _KeepsCrowd(_Keeps):
+    """Does right by a session that comes alone, and keeps those that come many at a time."""
+
+    def move_out(self, block: KvBlock, parked: Parked) -> Wait:
+        if parked.session_id.startswith("agent-"):
+            return super().move_out(block, parked)
+        return KvStore.move_out(self, block, parked)
+
+
+def keeps_crowd(dose: float) -> Defect:
+    """Report every swap, and keep that share of the KV of the agents that come many at a time."""
+    return Defect(store=type("KeepsCrowd", (_KeepsCrowd,), {"share": dose}))
+
+
 class _CountsOnly(KvStore):
     """Counts moves of bytes that never leave the device."""
 

@@ -1,0 +1,75 @@
+"""Many agents share a device if its memory says so from outside, whatever the server's list and counts say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from djinn_checks.checks.agent_client import Reply
+from djinn_checks.checks.agent_crowd import CrowdRun
+from djinn_checks.checks.agent_crowd_criteria import judge_crowd
+from djinn_checks.checks.agent_evidence import AgentsEvidence
+from djinn_checks.checks.agent_reference import Reference
+from djinn_checks.checks.agent_scripts import AgentScript
+from djinn_checks.checks.agent_sleeper import SleeperRun
+from djinn_checks.instruments.server_memory import MemorySeries
+from djinn_checks.outcome import Criterion, Status
+from djinn_checks.params import AgentsParams
+from djinn_checks.units import MB
+
+AGENTS, KV = 8, 10 * MB
+"""KV of each, bytes, at 101 tokens whose last one has not been fed back."""
+WEIGHTS = 300 * MB
+STARTED_S, ENDED_S = 10.0, 20.0
+
+
+def judged(growth: float, *, device: str = "cuda", agents: int = AGENTS, memory: bool = True) -> Criterion:
+    """Judge agents on a budget for two of them, while the device's memory is higher by `growth` bytes."""
+    times = [9 + step * 0.02 for step in range(600)]
+    readings = [WEIGHTS + int(growth) * (12 < at < 15) for at in times]
+    reply = Reply(ids=(1,), sent_s=STARTED_S, token_at_s=(STARTED_S + 1,))
+    script = AgentScript(prompt=(0,) * 99, follow_ups=((0,),), code_word="", code_ids=(7,))
+    crowd = CrowdRun(
+        scripts=(script,) * agents, replies=((reply,),) * agents, twins=((reply,),) * agents, errors=(), samples=(),
+        started_s=STARTED_S, ended_s=ENDED_S, swaps=AGENTS, restores=AGENTS,
+    )  # fmt: skip
+    evidence = AgentsEvidence(
+        params=AgentsParams.create(agents=agents, kv_device_gb=2 * KV / 1e9), device=torch.device(device),
+        kv_dtype=torch.float32, crowd=crowd, memory=MemorySeries("made", times, readings) if memory else None,
+        memory_reason="" if memory else "the server is somewhere else", link=None, pace=None, is_alive=None,
+        sleeper=SleeperRun(first=reply, sleeps=(), hot=(), again=(), cold=(), hot_record=None, histories=((),),
+                           closed_s=0.0, gone_s=0.0),
+        reference=Reference(kv_elements_per_token=int(KV) // 400, generated=(), nll_slept=(), nll_hot=(),
+                            repetition_slept=(), repetition_hot=()),
+    )  # fmt: skip
+    return {row.name: row for row in judge_crowd(evidence)}["crowd_within_budget"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_agents_that_take_turns_on_the_device_pass(device: str) -> None:
+    row = judged(2 * KV, device=device)
+    assert row.required
+    assert row.status is Status.PASS
+    assert row.observed == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("device", "sessions"), [("cpu", 8), ("cpu", 4), ("cuda", 8), ("cuda", 3)])
+def test_agents_that_stay_there_fail_though_all_was_counted(device: str, sessions: int) -> None:
+    row = judged(sessions * KV, device=device)
+    assert row.status is Status.FAIL
+    assert "still there" in row.reason
+
+
+def test_a_process_moves_by_some_megabytes_of_its_own_accord_and_a_device_does_not() -> None:
+    growth = 2 * KV + 7 * MB
+    assert judged(growth, device="cpu").status is Status.PASS
+    assert judged(growth, device="cuda").status is Status.FAIL
+
+
+@pytest.mark.parametrize("odd", [{"memory": False}, {"agents": 2}])
+def test_memory_that_was_not_read_or_cannot_tell_leaves_it_open(odd: dict[str, Any]) -> None:
+    row = judged(0, **odd)
+    assert row.status is Status.INCONCLUSIVE
+    assert ("somewhere else" if "memory" in odd else "too little to show") in row.reason
