@@ -81,6 +81,20 @@ CLAIMS: tuple[Claim, ...] = (
         expected="after every sleep the same text as a twin that never slept; no tolerance",
         criteria=("text_equals_twin",),
     ),
+    Claim(
+        text="Many agents share a GPU that cannot hold their KV caches",
+        check="agents",
+        expected="80 sessions and more, all open at once, with more KV than the budget; the device's memory within it, "
+        "by a tenth; every answer its twin's",
+        criteria=(
+            "crowd_answered",
+            "crowd_overcommits",
+            "crowd_held_at_once",
+            "crowd_within_budget",
+            "crowd_texts_equal_twins",
+        ),
+        at_least={"agents": 80},
+    ),
 )
 
 LIMITS = (
