@@ -15,8 +15,10 @@ from djinn_checks.checks.agent_link import LinkEvidence
 from djinn_checks.checks.agent_pace import Pace
 from djinn_checks.checks.agent_reference import Reference
 from djinn_checks.checks.agent_sleeper import SETTLE_S, Sleep, SleeperRun
+from djinn_checks.instruments.burst import BurstTime
 from djinn_checks.instruments.server_memory import MemorySeries
 from djinn_checks.params import AgentsParams
+from djinn_checks.units import format_bytes
 
 _REST_SHARE = 0.1
 """Of a session's KV: what memory may still move by while its place counts as given back."""
@@ -138,20 +140,29 @@ class AgentsEvidence:
         known = [count for count in found if count is not None]
         return known if len(known) == len(found) else None
 
-    def link_rates(self, direction: str) -> list[float] | None:
-        """Return bytes per second of each swap-out ("out") or restore ("in") on the link, by its counters.
+    def move_times(self, direction: str) -> tuple[list[BurstTime], str]:
+        """Return how long each swap-out ("out") or restore ("in") took on the link, by its counters.
 
-        None if they were not counted, or if in one of them less than the session's KV moved.
+        Or nothing, and why not all of them are known.
         """
+        counted = self.counted(direction)
+        if self.link is None or counted is None:
+            return [], self._why_not_counted()
+        times = []
+        for number, (sleep, nbytes) in enumerate(zip(self.sleeper.sleeps, counted, strict=True), 1):
+            kv_bytes = self.kv_bytes(sleep.tokens)
+            if not self.link.is_only(nbytes, kv_bytes):
+                return [], f"in sleep {number} the link carried {format_bytes(nbytes)}: what was there beside the KV?"
+            found = self.link.time_move(direction, kv_bytes, *_time_to_move(direction, sleep))
+            if found is None:
+                return [], f"in sleep {number} the link did not carry the session's KV, so there is no move to be timed"
+            times.append(found)
+        return times, ""
+
+    def _why_not_counted(self) -> str:
         if self.link is None:
-            return None
-        rates = []
-        for sleep in self.sleeper.sleeps:
-            seconds = _seconds_on_link(self.link, direction, sleep, self.kv_bytes(sleep.tokens))
-            if seconds is None:
-                return None
-            rates.append(self.kv_bytes(sleep.tokens) / seconds)
-        return rates
+            return self.why_no_link
+        return f"nothing but the server times it: {self.link.reason or 'the counters have holes in that time'}"
 
     def swap_rates(self, direction: str) -> list[float] | None:
         """Return bytes per second of each swap-out ("out") or restore ("in"), by the server's own clock."""
@@ -178,13 +189,6 @@ def _counted(link: LinkEvidence, direction: str, sleep: Sleep) -> float | None:
     start_s, end_s = _time_to_move(direction, sleep)
     moved, at_rest = link.counted(direction, start_s, end_s), _at_rest(link, direction, sleep)
     return None if moved is None or at_rest is None else moved - at_rest * (end_s - start_s)
-
-
-def _seconds_on_link(link: LinkEvidence, direction: str, sleep: Sleep, nbytes: int) -> float | None:
-    at_rest = _at_rest(link, direction, sleep)
-    if at_rest is None:
-        return None
-    return link.seconds_to_move(direction, nbytes, *_time_to_move(direction, sleep), rest_bytes_per_s=at_rest)
 
 
 def _time_to_move(direction: str, sleep: Sleep) -> tuple[float, float]:

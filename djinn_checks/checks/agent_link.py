@@ -3,11 +3,8 @@
 The counters count bytes on the wire, other ones for each direction. The two ceilings are measured with copies
 of known size while the counters are being read, and so calibrate them.
 
-They also time a move, whatever the server says of it. What is counted rises by the KV's bytes from when the first of
-them passes to when the last does. The first and the last twentieth are left out: a link at rest and what else a turn
-sends are far less than that. Between two readings nothing is known but that no more can have passed than the link
-carries at its ceiling, so the time found is the least that agrees with the readings. For a move at the link's speed
-that is the time itself; a slow one looks faster by less than the gap between two readings at either end.
+They also time a move, whatever the server says of it: `instruments/burst.py`. What other traffic there is in that time
+would pass for the KV, so a move is timed only where little else was counted.
 """
 
 from __future__ import annotations
@@ -15,17 +12,21 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from djinn_checks.errors import InstrumentError
+from djinn_checks.instruments.burst import BurstTime, time_burst
 from djinn_checks.instruments.counters import CounterSampler, CounterSeries
 from djinn_checks.instruments.environment import find_uuid
 from djinn_checks.instruments.link_ceiling import Ceiling, measure_ceiling
+from djinn_checks.units import MB
 
 _DIRECTIONS = {"out": ("d2h", "tx"), "in": ("h2d", "rx")}
-_EDGE = 0.05
-"""Share of a move's bytes that is left out of its timing at either end."""
+_MOST, _ALL = 0.9, 0.98
+"""Shares of a move's bytes that are timed. A twentieth of a move of 20 ms passes between two readings, so how long most
+of it took is known closely; of all but what the calibration may be off by, only the least time."""
+_SURPLUS, _SURPLUS_BYTES = 0.03, 8 * MB
+"""What may be counted beyond a session's KV, as a share of it and in bytes: on an H200 0.4 % and 4 MB were."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,30 +47,27 @@ class LinkEvidence:
         wire = self.series.bytes_between(start_s, end_s, _DIRECTIONS[direction][1])
         return None if wire is None else wire / ratio
 
-    def seconds_to_move(
-        self, direction: str, nbytes: int, start_s: float, end_s: float, *, rest_bytes_per_s: float
-    ) -> float | None:
-        """Return the least seconds in which so many payload bytes can have gone one way between two times.
+    def time_move(self, direction: str, nbytes: int, start_s: float, end_s: float) -> BurstTime | None:
+        """Return how long so many payload bytes took to go one way between two times.
 
-        Args:
-            rest_bytes_per_s: payload that the link is counted to carry at rest; it is taken off.
-
-        Returns:
-            None if they were not counted, or if fewer bytes came.
+        None if they were not counted, or if fewer came.
         """
-        ratio, rate = self._wire_per_payload(direction), self.ceilings[direction].bytes_per_s
-        found = self.series and self.series.sums_between(start_s, end_s, _DIRECTIONS[direction][1])
-        if not ratio or not found:
+        ratio = self._wire_per_payload(direction)
+        if self.series is None or not ratio:
             return None
-        times, wire = found
-        passed = np.maximum.accumulate(wire / ratio - rest_bytes_per_s * (times - start_s))
-        low, high = _EDGE * nbytes, (1 - _EDGE) * nbytes
-        if passed[-1] < high:
+        top, rx_or_tx = ratio * self.ceilings[direction].bytes_per_s, _DIRECTIONS[direction][1]
+        most, everything = (
+            time_burst(self.series, share * nbytes * ratio, start_s, end_s, direction=rx_or_tx, top_bytes_per_s=top)
+            for share in (_MOST, _ALL)
+        )
+        if most is None or everything is None:
             return None
-        begun, ended = int(np.argmax(passed >= low)), int(np.argmax(passed >= high))
-        latest_start = max(times[begun - 1], times[begun] - (passed[begun] - low) / rate)
-        earliest_end = min(times[ended], times[ended - 1] + max(0.0, high - passed[ended - 1]) / rate)
-        return max(float(earliest_end - latest_start), (high - low) / rate) / (1 - 2 * _EDGE)
+        whole_s = everything.least_s / _ALL
+        return BurstTime(least_s=max(most.least_s / _MOST, whole_s), greatest_s=max(most.greatest_s / _MOST, whole_s))
+
+    def is_only(self, counted: float, nbytes: int) -> bool:
+        """Tell whether the payload that was counted is hardly more than a session's KV."""
+        return counted <= (1 + _SURPLUS) * nbytes + _SURPLUS_BYTES
 
     def _wire_per_payload(self, direction: str) -> float | None:
         ceiling = self.ceilings[direction]
@@ -92,6 +90,8 @@ class LinkWitness:
             self._sampler = self._exit.enter_context(CounterSampler(find_uuid(self._device)))
         except InstrumentError as error:
             self._reason = str(error)
+        if self._sampler is not None and self._sampler.source is None:
+            self._reason = "; ".join(f"{source}: {reason}" for source, reason in self._sampler.reasons.items())
         for direction, (kind, _) in _DIRECTIONS.items():
             self.ceilings[direction] = measure_ceiling(self._device, direction=kind)
         torch.cuda.empty_cache()

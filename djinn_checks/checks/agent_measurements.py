@@ -72,7 +72,7 @@ def gather_timings(evidence: AgentsEvidence) -> dict[str, Any]:
         "memory_changes": evidence.memory_changes(),
         "counted_bytes": {name: evidence.counted(name) for name in ("out", "in")} if evidence.link else None,
         "swap_bytes_per_s": {name: evidence.swap_rates(name) for name in ("out", "in")},
-        "link_bytes_per_s": {name: evidence.link_rates(name) for name in ("out", "in")},
+        "moves_on_link_s": {name: _on_link(evidence, name) for name in ("out", "in")},
         "crowd": _crowd(evidence, evidence.crowd) if evidence.crowd else None,
     }
 
@@ -123,6 +123,12 @@ def _memory(evidence: AgentsEvidence, zero_s: float, start_s: float, end_s: floa
         if start_s <= at <= end_s
     ]
     return inside[:: -(-len(inside) // _POINTS) or 1]
+
+
+def _on_link(evidence: AgentsEvidence, direction: str) -> list[list[float]] | None:
+    """Return the least and the greatest time of each move."""
+    times, _ = evidence.move_times(direction)
+    return [[one.least_s, one.greatest_s] for one in times] or None
 
 
 def _record(record: SessionRecord | Pace | None) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from djinn_checks.engine.host_memory import HostArena
-from djinn_checks.errors import KvCapacityError
+from djinn_checks.errors import EngineError, KvCapacityError
 from djinn_checks.units import MIB, format_bytes
 
 _LARGEST_PAGE = 32 * MIB  # a copy of that size runs at nearly the link's full speed
@@ -95,10 +95,16 @@ class HostPool:
             return pieces
 
     def give(self, pieces: list[Tensor]) -> None:
-        """Take pieces back."""
+        """Take pieces back.
+
+        Raises:
+            EngineError: one of them has been given back before; nothing is taken.
+        """
         with self._lock:
             gaps: list[_Gap] = []
             for gap in sorted([*self._gaps, *map(self._gap_of, pieces)]):
+                if gaps and gaps[-1].end > gap.first:
+                    raise EngineError("host pool: room was given back twice; two sessions would share it")
                 if gaps and gaps[-1].end == gap.first:
                     before = gaps.pop()
                     gaps.append(_Gap(before.first, before.count + gap.count))

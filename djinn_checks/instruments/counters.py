@@ -77,18 +77,6 @@ class CounterSeries:
         low, high = np.interp([start_s, end_s], self.t_s, self._sum(direction))
         return float(high - low)
 
-    def sums_between(self, start_s: float, end_s: float, direction: str = "rx") -> tuple[Floats, Floats] | None:
-        """Return the times of the readings in [start_s, end_s], both ends included, and the wire bytes since start_s.
-
-        Two arrays, float64 [readings + 2]; None if a hole or the series' end touches the time.
-        """
-        if self.bytes_between(start_s, end_s, direction) is None:
-            return None
-        inside = self.t_s[(self.t_s > start_s) & (self.t_s < end_s)]
-        times = np.concatenate([[start_s], inside, [end_s]])
-        sums = np.interp(times, self.t_s, self._sum(direction))
-        return times, sums - sums[0]
-
     def windows(self, start_s: float, end_s: float, window_s: float, direction: str = "rx") -> tuple[Floats, Floats]:
         """Return starts and bytes of the whole windows within [start_s, end_s]; NaN is lost evidence."""
         count = int((end_s - start_s) / window_s + 1e-9)

@@ -91,8 +91,11 @@ def tabulate_sleeps(outcome: Outcome) -> Html:
 def _move(timings: Mapping[str, Any], direction: str, number: int, nbytes: float, seconds: float | None) -> str:
     ceiling = timings["ceilings_bytes_per_s"].get(direction)
     told = f"{format_seconds(seconds)}, {_rate(nbytes / seconds, ceiling)}" if seconds else "unknown"
-    counted = _at((timings.get("link_bytes_per_s") or {}).get(direction) or [], number)
-    return f"{told}; on the link {_rate(counted, ceiling)}" if counted else told
+    timed = (timings.get("moves_on_link_s") or {}).get(direction) or []
+    if number >= len(timed):
+        return told
+    _, greatest_s = timed[number]
+    return f"{told}; on the link {_rate(nbytes / greatest_s, ceiling)}"
 
 
 def _rate(bytes_per_s: float, ceiling: float | None) -> str:

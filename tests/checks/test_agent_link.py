@@ -5,15 +5,11 @@ And a move takes as long as its bytes are on the link, whatever the server says.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from djinn_checks.checks.agent_client import Reply, SessionRecord
 from djinn_checks.checks.agent_criteria import _on_link
@@ -22,12 +18,11 @@ from djinn_checks.checks.agent_link import LinkEvidence
 from djinn_checks.checks.agent_reference import Reference
 from djinn_checks.checks.agent_sleeper import Sleep, SleeperRun
 from djinn_checks.checks.agent_speed import judge_moves
-from djinn_checks.instruments.counters import Floats, build_series, load_trace
+from djinn_checks.instruments.counters import Floats, build_series
 from djinn_checks.instruments.link_ceiling import Ceiling
 from djinn_checks.outcome import Criterion, Status
 from djinn_checks.params import AgentsParams
 
-TRACES = Path(__file__).parents[1] / "data" / "traces"
 KV = 1_000_000_000
 """Bytes, of 101 tokens whose last one has not been fed back."""
 CHATTER = 20e6
@@ -116,12 +111,15 @@ def test_bytes_that_leave_when_the_sleep_is_nearly_over_made_room_for_nobody() -
 # How long a move takes
 
 AT_FULL_SPEED_S = KV / RATE
+BACK: Copies = [(32.002, KV)]
 
 
-def moved(rate: float, *, told_s: float | None, out: Copies | None = None) -> dict[str, Criterion]:
-    link = watched(out or [(2.01, KV)], [(32.002, KV)], rate=rate)
-    rows = judge_moves(agents_evidence(link, told_s=told_s))
-    return {row.name: row for row in rows}
+def moved(
+    rate: float, *, told_s: float | None, out: Copies | None = None, back: Copies | None = None,
+    times: Floats = MILLISECONDS,
+) -> dict[str, Criterion]:  # fmt: skip
+    link = watched(out or [(2.01, KV)], back or BACK, rate=rate, times=times)
+    return {row.name: row for row in judge_moves(agents_evidence(link, told_s=told_s))}
 
 
 def test_a_move_at_the_links_speed_takes_as_long_as_its_bytes() -> None:
@@ -133,12 +131,13 @@ def test_a_move_at_the_links_speed_takes_as_long_as_its_bytes() -> None:
 def test_a_slow_move_that_the_server_calls_fast_fails() -> None:
     for row in moved(RATE / 2, told_s=AT_FULL_SPEED_S).values():
         assert row.status is Status.FAIL
-        assert row.observed == pytest.approx(0.5, abs=0.02)
+        assert row.observed == pytest.approx(0.5, abs=0.03)
 
 
-def test_a_pause_in_a_move_counts_though_its_bytes_went_at_full_speed() -> None:
-    halves = [(2.01, KV / 2), (2.05, KV / 2)]
-    assert moved(RATE, told_s=AT_FULL_SPEED_S, out=halves)["swap_out_of_ceiling"].status is Status.FAIL
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.04, 0.92, 0.04)])
+def test_a_pause_in_a_move_counts_though_its_bytes_went_at_full_speed(shares: tuple[float, ...]) -> None:
+    parts = [(2.01 + 0.4 * number, share * KV) for number, share in enumerate(shares)]
+    assert moved(RATE, told_s=AT_FULL_SPEED_S, out=parts)["swap_out_of_ceiling"].status is Status.FAIL
 
 
 def test_what_a_server_says_against_itself_counts() -> None:
@@ -153,46 +152,38 @@ def test_a_server_that_says_nothing_is_timed_by_the_counters() -> None:
     assert all("unknown by the server's clock" in row.evidence for row in rows)
 
 
-def test_a_servers_word_alone_is_no_evidence() -> None:
-    link = replace(watched([(2.01, KV)], [(32.002, KV)]), series=None, reason="this GPU has no counters")
+def test_a_servers_word_alone_is_no_evidence_for_it_but_against_it() -> None:
+    link = replace(watched([(2.01, KV)], BACK), series=None, reason="this GPU has no counters")
     for row in judge_moves(agents_evidence(link, told_s=AT_FULL_SPEED_S)):
         assert row.status is Status.INCONCLUSIVE
-        assert "only the server's own clock" in row.reason
-        assert "this GPU has no counters" in row.reason
+        assert "nothing but the server times it: this GPU has no counters" in row.reason
+    rows = judge_moves(agents_evidence(link, told_s=2 * AT_FULL_SPEED_S))
+    assert {row.status for row in rows} == {Status.FAIL}
 
 
 def test_a_move_that_never_was_has_no_speed() -> None:
-    link = watched([(2.01, 0.5 * KV)], [(32.002, 0.5 * KV)])
-    for row in judge_moves(agents_evidence(link, told_s=AT_FULL_SPEED_S)):
+    for row in moved(RATE, told_s=AT_FULL_SPEED_S, out=[(2.01, KV / 2)], back=[(32.002, KV / 2)]).values():
         assert row.status is Status.INCONCLUSIVE
         assert "did not carry the session's KV" in row.reason
 
 
-@given(
-    share=st.floats(0.1, 1.0),
-    start_s=st.floats(2.0, 2.5),
-    gaps=st.lists(st.floats(2e-4, 5e-3), min_size=20, max_size=20),
-)
-def test_the_time_found_is_never_longer_than_the_true_one_and_shorter_by_two_gaps_at_most(
-    share: float, start_s: float, gaps: list[float]
-) -> None:
-    """Whenever the counters are read: nobody is called slower than he was. The calibration is off by what the link
-    carries at rest, 0.4 % of the copy."""
-    steps = np.resize(gaps, int(4 / min(gaps)))
-    times = np.concatenate([[0.0], np.cumsum(steps)])
-    times = times[: int(np.searchsorted(times, 3.5)) + 2]
-    link = watched([(start_s, KV)], [], rate=share * RATE, times=times)
-    found = link.seconds_to_move("out", KV, 1.9, 3.4, rest_bytes_per_s=CHATTER)
-    true_s = KV / (share * RATE)
-    assert found is not None
-    assert 0.995 * true_s - 2 * max(gaps) * (1 - share) / 0.9 <= found <= 1.005 * true_s
+def test_bytes_that_are_not_the_kv_stand_for_no_move() -> None:
+    """Weights that stream at full speed while the KV trickles in: as many bytes, of something else."""
+    row = moved(RATE, told_s=AT_FULL_SPEED_S, back=[(32.002, 1.5 * KV)])["restore_of_ceiling"]
+    assert row.status is Status.INCONCLUSIVE
+    assert "what was there beside the KV?" in row.reason
 
 
-def test_real_bursts_are_timed_with_their_pauses() -> None:
-    """A recorded trace: copies of 256 MiB and 5 ms of rest behind each, half of the time at 55 GB/s."""
-    truth = json.loads((TRACES / "truth.json").read_text())["bursty"]
-    start_s, end_s, nbytes = truth["t_start_s"], truth["t_end_s"], truth["h2d_bytes"]
-    known = replace(ceiling("h2d", start_s), end_s=end_s, copied_bytes=nbytes, bytes_per_s=55e9)
-    link = LinkEvidence(ceilings={"in": known}, series=load_trace(TRACES / "bursty.csv.gz"))
-    seconds = link.seconds_to_move("in", nbytes, start_s, end_s, rest_bytes_per_s=0.0)
-    assert seconds == pytest.approx(end_s - start_s, rel=0.01)
+def test_counters_that_are_read_too_seldom_decide_nothing() -> None:
+    """Fifteen milliseconds apart a move of twenty may have taken twice as long."""
+    rows = moved(RATE, told_s=AT_FULL_SPEED_S, times=np.arange(0, 35, 0.015))
+    assert rows["swap_out_of_ceiling"].status is Status.INCONCLUSIVE
+    assert "between" in rows["swap_out_of_ceiling"].reason
+
+
+def test_a_link_that_carries_less_at_rest_after_a_while_accuses_nobody() -> None:
+    """The session leaves a second after it was told to, and until then the link is busier than in its last third."""
+    busier = [(2.0, 0.02 * KV)]
+    link = watched([*busier, (3.0, KV)], BACK)
+    rows = {row.name: row for row in judge_moves(agents_evidence(link, told_s=AT_FULL_SPEED_S))}
+    assert rows["swap_out_of_ceiling"].status is Status.PASS

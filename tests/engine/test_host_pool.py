@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from djinn_checks.engine.host_pool import HostPool
-from djinn_checks.errors import KvCapacityError
+from djinn_checks.errors import EngineError, KvCapacityError
 from djinn_checks.units import MIB
 
 PAGES = 256
@@ -51,6 +49,15 @@ def test_more_than_there_is_is_refused_and_takes_nothing() -> None:
     assert pool.used_bytes == 0
 
 
+def test_room_that_is_given_back_twice_is_refused() -> None:
+    pool = HostPool(LIMIT, pinned=False)
+    pieces, _ = pool.take(5 * PAGE), pool.take(PAGE)
+    pool.give(pieces)
+    with pytest.raises(EngineError, match="twice"):
+        pool.give(pieces)
+    assert pool.used_bytes == PAGE
+
+
 def test_a_pool_without_memory_holds_nothing() -> None:
     pool = HostPool(0, pinned=False)
     assert pool.limit_bytes == 0
@@ -61,18 +68,18 @@ def test_a_pool_without_memory_holds_nothing() -> None:
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 90 * PAGE)), max_size=40))
 def test_no_byte_is_ever_given_to_two(steps: list[tuple[bool, int]]) -> None:
     pool = HostPool(LIMIT, pinned=False)
-    held: list[list[torch.Tensor]] = []
+    held: list[tuple[int, list[torch.Tensor]]] = []
     for number, (is_taken, value) in enumerate(steps):
         if is_taken and pool.fits(value):
-            held.append(pool.take(value))
-            for piece in held[-1]:
-                piece.fill_(number % 251)
-            assert sum(piece.numel() for piece in held[-1]) == -(-value // PAGE) * PAGE
+            pieces = pool.take(value)
+            assert sum(piece.numel() for piece in pieces) == -(-value // PAGE) * PAGE
+            for piece in pieces:
+                piece.fill_(number)
+            held.append((number, pieces))
         elif held:
-            pool.give(held.pop(value % len(held)))
-        pieces = sorted((piece.storage_offset(), piece.numel()) for one in held for piece in one)
-        assert all(start + size <= after for (start, size), (after, _) in pairwise(pieces))
-        assert pool.used_bytes == sum(size for _, size in pieces)
-    for one in held:
-        pool.give(one)
+            pool.give(held.pop(value % len(held))[1])
+        assert all(bool((piece == mark).all()) for mark, pieces in held for piece in pieces)
+        assert pool.used_bytes == sum(piece.numel() for _, pieces in held for piece in pieces)
+    for _, pieces in held:
+        pool.give(pieces)
     assert [piece.numel() for piece in pool.take(LIMIT)] == [LIMIT]

@@ -20,13 +20,14 @@ def table(**timings: Any) -> str:
 
 
 def test_a_move_is_shown_by_the_servers_clock_and_by_the_counters() -> None:
-    ceiling, counted = {"out": 55e9, "in": 55e9}, {"out": [54e9], "in": [55e9]}
-    text = table(ceilings_bytes_per_s=ceiling, link_bytes_per_s=counted)
+    nbytes = load_outcome(AGENTS).measurements["sleeps"][0]["kv_bytes"]
+    moves = {"out": [[nbytes / 55e9, nbytes / 54e9]], "in": [[nbytes / 55e9, nbytes / 55e9]]}
+    text = table(ceilings_bytes_per_s={"out": 55e9, "in": 55e9}, moves_on_link_s=moves)
     assert "28.4 ms, 0.641 GB/s (1.2%); on the link 54 GB/s (98.2%)" in text
     assert "29 ms, 0.628 GB/s (1.1%); on the link 55 GB/s (100.0%)" in text
 
 
-@pytest.mark.parametrize("counted", [{}, {"link_bytes_per_s": {"out": None, "in": None}}])
+@pytest.mark.parametrize("counted", [{}, {"moves_on_link_s": {"out": None, "in": None}}])
 def test_without_counters_there_is_only_the_servers_word(counted: dict[str, Any]) -> None:
     text = table(**counted)
     assert "GB/s" in text
