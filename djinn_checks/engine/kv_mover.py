@@ -100,13 +100,13 @@ class KvMover:
     def _start_out(self, groups: list[Tensor], pages: list[Tensor]) -> Wait:
         started = time.perf_counter()
         with self._on(self._copying):
-            copied = _copy((host, device) for device, host in _pair(_rows(groups), pages))
+            copied = _copy((host, device) for device, host in pair_parts(_rows(groups), pages))
         with self._on(self._digesting):
             digests = self._fetch([self._digest(group) for group in groups])
         return self._finish(started, copied, digests)
 
     def _start_back(self, groups: list[Tensor], pages: list[Tensor]) -> Wait:
-        started, copied, parts = time.perf_counter(), 0, _pair(_rows(groups), pages)
+        started, copied, parts = time.perf_counter(), 0, pair_parts(_rows(groups), pages)
         arrived: list[Any] = []
         # All copies are enqueued before the first digest: enqueuing a digest takes the host longer than a copy.
         with self._on(self._copying):
@@ -176,7 +176,7 @@ def _rows(groups: list[Tensor]) -> list[Tensor]:
     return [row for group in groups for row in group]
 
 
-def _pair(regions: list[Tensor], pages: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+def pair_parts(regions: list[Tensor], pages: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
     """Cut regions and pages at each other's ends and return the parts that belong together, in order."""
     page_number, offset = 0, 0
     for region in regions:

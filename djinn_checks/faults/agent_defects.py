@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from djinn_checks.digest import digest_rows
 from djinn_checks.engine.agent_engine import AgentEngine
 from djinn_checks.engine.host_memory import HostArena
 from djinn_checks.engine.kv_cache import KvBlock
-from djinn_checks.engine.kv_mover import Moved, Wait
+from djinn_checks.engine.kv_mover import Moved, Wait, pair_parts
 from djinn_checks.engine.kv_store import KvStore, Parked
 from djinn_checks.engine.session import Session
 from djinn_checks.engine.session_moves import SessionMoves
@@ -128,6 +129,29 @@ class _CountsOnly(KvStore):
 def counts_only(dose: float) -> Defect:
     """Count swaps, restores, bytes and digests, and move nothing."""
     return Defect(store=_CountsOnly)
+
+
+class _Dawdles(KvStore):
+    """Copies a session's regions out one by one with a pause behind each, and says that it took no time."""
+
+    pause_s = 0.0
+
+    def move_out(self, block: KvBlock, parked: Parked) -> Wait:
+        groups = block.used_rows(parked.tokens)
+
+        def finish() -> Moved:
+            for device, host in pair_parts([row for group in groups for row in group], parked.pages):
+                host.copy_(device)
+                time.sleep(self.pause_s)
+            parked.digests = tuple(value for group in groups for value in digest_rows(group).tolist())
+            return Moved(nbytes=parked.nbytes, digests=parked.digests, copy_s=1e-6, total_s=1e-6)
+
+        return finish
+
+
+def dawdles(dose: float) -> Defect:
+    """Rest for so many seconds after each region that is copied out, and say that the move took no time."""
+    return Defect(store=type("Dawdles", (_Dawdles,), {"pause_s": dose}))
 
 
 # Servers that compute again

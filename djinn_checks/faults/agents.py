@@ -22,7 +22,7 @@ _LIE = "a digest that is computed once and copied along with the bytes' descript
 
 def _fault(name: str, caught_by: str, defect: Callable[[float], Defect], breaks: str, modelled_on: str, *,
            dose: float = 0.0, unit: str = "", smaller: tuple[float, ...] = (), crowd: bool = False,
-           attempts: int = 1, says: str = "") -> Fault:  # fmt: skip
+           attempts: int = 1, says: str = "", gpu: bool = False) -> Fault:  # fmt: skip
     run = run_agents(defect, crowd=crowd)
 
     def plant(device: torch.device) -> Outcome:
@@ -30,7 +30,8 @@ def _fault(name: str, caught_by: str, defect: Callable[[float], Defect], breaks:
 
     return Fault(
         name=name, check="agents", breaks=breaks, modelled_on=modelled_on, caught_by=caught_by, run=plant,
-        attempts=attempts, says=says, doses=Doses(unit=unit, sizes=smaller, run=run) if smaller else None,
+        attempts=attempts, says=says, applies=lambda device: device.type == "cuda" or not gpu,
+        doses=Doses(unit=unit, sizes=smaller, run=run) if smaller else None,
     )  # fmt: skip
 
 
@@ -90,6 +91,9 @@ _FAULTS = (
     _fault("memory_freed_late", "kv_left_soon", defects.frees_late,
            "The KV's place on the device is given back some time after the swap.",
            "memory that waits for a garbage collector", dose=0.75, unit="s", smaller=(0.55, 0.4)),
+    _fault("gpu_slow_and_says_fast", "swap_out_of_ceiling", defects.dawdles,
+           "The KV leaves with pauses between its regions, and the server says that it took no time.",
+           "a rate that is bytes over a time that nobody measured", dose=0.01, unit="s after each region", gpu=True),
     _fault("resume_waits_for_timer", "woke_at_once", defects.wakes_late,
            "A restore begins when the idle timer next fires, not when the agent asks.",
            "a scheduler that looks at sessions once a second; Djinn publishes a wake of 7.8 s", dose=0.5, unit="s",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from djinn_checks.engine.device_memory import DeviceMemory, block_bytes
 from djinn_checks.engine.kv_cache import KvBlock
-from djinn_checks.engine.kv_mover import _pair
+from djinn_checks.engine.kv_mover import pair_parts
 from djinn_checks.engine.kv_shape import KvShape, LayerShape
 from djinn_checks.engine.kv_store import KvStore, Parked, combined
 from djinn_checks.errors import KvCapacityError, KvDigestError
@@ -129,7 +129,7 @@ def test_regions_and_pages_of_any_sizes_carry_every_byte_in_order(sizes: list[in
     total = sum(sizes)
     data = torch.randint(0, 256, (total,), dtype=torch.uint8)
     pages = list(torch.zeros(-(-total // page) * page, dtype=torch.uint8).split(page))
-    for device_part, host_part in _pair(list(data.split(sizes)), pages):
+    for device_part, host_part in pair_parts(list(data.split(sizes)), pages):
         host_part.copy_(device_part)
     assert torch.equal(torch.cat(pages)[:total], data)
 

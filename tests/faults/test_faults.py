@@ -90,6 +90,13 @@ def test_a_tied_model_gives_no_alarm() -> None:
     assert run_logits(RingSystem, tied=True)(CPU).status is Status.PASS
 
 
+def test_a_slow_server_that_calls_itself_fast_is_right_in_all_else() -> None:
+    """So on a GPU, where the link is counted, nothing but the row about its speed can catch it."""
+    fault = ALL["gpu_slow_and_says_fast"]
+    assert not fault.applies(CPU)
+    assert fault.run(CPU).status is Status.PASS
+
+
 def test_every_fault_says_what_it_breaks_and_what_it_stands_for() -> None:
     assert len(HERE) >= 55
     for fault in ALL.values():
