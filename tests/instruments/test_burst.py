@@ -107,3 +107,22 @@ def test_real_bursts_are_timed_with_their_pauses() -> None:
     one_copy = time_burst(series, 0.9 * 2**28 * wire / payload, start_s, end_s, direction="rx", top_bytes_per_s=top)
     assert one_copy is not None
     assert one_copy.least_s == pytest.approx(0.9 * 2**28 / 55.3e9, rel=0.02)
+
+
+@pytest.mark.parametrize(("name", "direction"), [("copy_h2d", "rx"), ("copy_d2h", "tx")])
+def test_real_copies_at_less_than_the_top_rate_are_timed_within_a_few_percent(name: str, direction: str) -> None:
+    """20 ms of recorded copies at a time, on a link that could carry a sixteenth more."""
+    series = load_trace(TRACES / f"{name}.csv.gz")
+    truth = json.loads((TRACES / "truth.json").read_text())[name]
+    start_s, end_s = truth["t_start_s"] + 0.05, truth["t_end_s"] - 0.05
+    wire = series.bytes_between(start_s, end_s, direction)
+    assert wire is not None
+    rate = wire / (end_s - start_s)
+    lowest, highest = [], []
+    for at in np.arange(start_s, end_s - 0.03, 0.03):
+        found = time_burst(series, 0.02 * rate, at, at + 0.022, direction=direction, top_bytes_per_s=rate / 0.94)
+        assert found is not None
+        lowest.append(0.02 / found.greatest_s)
+        highest.append(0.02 / found.least_s)
+    assert np.median(lowest) == pytest.approx(1.0, abs=0.01)
+    assert np.median(highest) == pytest.approx(1.04, abs=0.015)
