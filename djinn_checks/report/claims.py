@@ -84,8 +84,8 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         text="Many agents share a GPU that cannot hold their KV caches",
         check="agents",
-        expected="80 sessions and more, all open at once, with more KV than the budget; the device's memory within it, "
-        "by a tenth; every answer its twin's",
+        expected="80 sessions and more, all open at once; more KV than the budget, and the device's memory grows by "
+        "1.1\u00a0times the budget at most; every answer its twin's",
         criteria=(
             "crowd_answered",
             "crowd_overcommits",
@@ -131,12 +131,12 @@ def judge_claim(claim: Claim, outcome: Outcome) -> Finding:
     found = _criteria(claim, outcome)
     statuses = [row.status for row in found]
     notes = []
-    if absent := sorted(set(claim.criteria) - {row.name for row in found}):
-        statuses.append(Status.INCONCLUSIVE)
-        notes.append(f"not in its outcome: {', '.join(absent)}")
     if weaker := _weaker(claim, outcome.params):
         statuses.append(Status.INCONCLUSIVE)
         notes.append(f"the run asked for less than the claim: {', '.join(weaker)}")
+    elif absent := sorted(set(claim.criteria) - {row.name for row in found}):
+        statuses.append(Status.INCONCLUSIVE)
+        notes.append(f"not in its outcome: {', '.join(absent)}")
     status = worst(statuses)
     if status is not Status.PASS or outcome.status is Status.PASS:
         return Finding(status, tuple(notes))
@@ -171,7 +171,9 @@ def render_limits() -> Html:
 def _row(claim: Claim, name: str, outcome: Outcome, disk_bytes: int | None) -> Sequence[Any]:
     finding = judge_claim(claim, outcome)
     subject = describe_subject(outcome)
-    check = Html(escape(name) + (f"<small>{escape(subject)}</small>" if subject else ""))
+    check = Html(
+        f'<span class="whole">{escape(name)}</span>' + (f"<small>{escape(subject)}</small>" if subject else "")
+    )
     observed = [_observed(row) for row in _criteria(claim, outcome)]
     observed += [f"<em>{escape(note)}</em>" for note in finding.notes]
     cost = _cost(outcome, disk_bytes)
