@@ -17,7 +17,7 @@ import numpy as np
 
 from djinn_checks.checks.agent_client import AgentClient, Reply
 from djinn_checks.checks.agent_scripts import AgentScript
-from djinn_checks.checks.agent_sleeper import extend
+from djinn_checks.checks.agent_sleeper import SETTLE_S, extend
 from djinn_checks.errors import InstrumentError
 from djinn_checks.models import Model
 
@@ -46,6 +46,7 @@ class CrowdRun:
     errors: tuple[str, ...]
     samples: tuple[StateSample, ...]
     started_s: float
+    """`SETTLE_S` after the last twin."""
     ended_s: float
     """Before the first session was closed."""
     swaps: int | None = None
@@ -112,7 +113,9 @@ async def run_crowd(
     think_s: tuple[float, float],
     seed: int,
 ) -> CrowdRun:
-    """Let all agents come, take their turns and leave together; then their twins.
+    """Let the twins take their turns one by one; then all agents come, take theirs, and leave together.
+
+    The twins come first, so that what a server sets up for turns of this length is there before its memory is watched.
 
     Args:
         arrival_rate: agents per second.
@@ -124,6 +127,8 @@ async def run_crowd(
     generator = np.random.default_rng(seed)
     arrivals = np.cumsum(generator.exponential(1 / arrival_rate, len(scripts)))
     crowd = _Crowd(client, model, new_tokens, think_s)
+    twins = [await crowd.twin(number, script) for number, script in enumerate(scripts)]
+    await asyncio.sleep(SETTLE_S)
     samples: list[StateSample] = []
     watching = asyncio.create_task(_watch(client, samples))
     started = time.monotonic()
@@ -137,7 +142,6 @@ async def run_crowd(
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
     swaps, restores = await _leave(client, crowd, len(scripts))
-    twins = [await crowd.twin(number, script) for number, script in enumerate(scripts)]
     return CrowdRun(
         scripts=tuple(scripts),
         replies=tuple(map(tuple, replies)),

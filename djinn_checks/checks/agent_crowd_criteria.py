@@ -10,6 +10,7 @@ from djinn_checks.checks.agent_client import Reply
 from djinn_checks.checks.agent_crowd import CrowdRun
 from djinn_checks.checks.agent_evidence import AgentsEvidence, differing_tokens
 from djinn_checks.checks.agent_scripts import says_code_word
+from djinn_checks.checks.agent_sleeper import SETTLE_S
 from djinn_checks.outcome import Criterion, judge, skip
 from djinn_checks.units import GB, MB, format_bytes, format_seconds
 
@@ -19,9 +20,11 @@ _ON_DEVICE = ("ACTIVE", "SWAPPING_OUT", "SWAPPING_IN")
 _OFF_DEVICE = ("SWAPPING_OUT", "SWAPPED", "SWAPPING_IN")
 _OVERSHOOT = 1.1
 """Working memory of a forward comes and goes beside the KV."""
-_OWN_ACCORD_BYTES = 8 * MB
-"""What the resident memory of a process may move by besides: on a CPU it stands in for the device's. Six runs of
-`params/smoke` stayed within 1.7 MB."""
+_OWN_ACCORD_BYTES = {"cpu": 8 * MB, "cuda": 32 * MB}
+"""What memory may move by besides. A process's, which on a CPU stands in for the device's, stayed within 1.7 MB in six
+runs of `params/smoke`; PyTorch takes a GPU's in segments of 20 MB."""
+_LONGEST_GAP_S = 2.0
+"""Without a reading: a session that waits for its next turn is there for longer."""
 
 
 def judge_crowd(evidence: AgentsEvidence) -> list[Criterion]:
@@ -199,7 +202,7 @@ def _never_while_decoding(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterio
 def _within_budget(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
     """Where all agents' KV would not show in the memory, as its slack is larger, nothing is shown."""
     budget = evidence.params.kv_device_gb * GB
-    limit = _OVERSHOOT * budget + (_OWN_ACCORD_BYTES if evidence.device.type == "cpu" else 0)
+    limit = _OVERSHOOT * budget + _OWN_ACCORD_BYTES[evidence.device.type]
     total, growth = _total_bytes(evidence, crowd), _growth(evidence, crowd)
     would_show = total > limit
     return judge(
@@ -213,7 +216,7 @@ def _within_budget(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
         f"{total / budget:.3g} times the budget",
         missing="the agents' KV is too little to show in the memory"
         if not would_show
-        else evidence.memory_reason or "the memory was not read before the crowd",
+        else evidence.memory_reason or "the memory was not read from before the crowd came until it left",
         failed="sessions that were counted as swapped are still there",
     )
 
@@ -221,9 +224,9 @@ def _within_budget(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
 def _growth(evidence: AgentsEvidence, crowd: CrowdRun) -> int | None:
     """Return the bytes by which the device's memory was higher at most than before the crowd; None if not read."""
     memory = evidence.memory
-    if memory is None:
+    if memory is None or memory.longest_gap_s(crowd.started_s, crowd.ended_s) > _LONGEST_GAP_S:
         return None
-    start = memory.typical(crowd.started_s - 0.3, crowd.started_s)
+    start = memory.typical(crowd.started_s - SETTLE_S / 2, crowd.started_s)
     peak = memory.highest(crowd.started_s, crowd.ended_s)
     return None if start is None or peak is None else peak - start
 

@@ -150,7 +150,10 @@ class AgentsEvidence:
             return [], self._why_not_counted()
         times = []
         for number, (sleep, nbytes) in enumerate(zip(self.sleeper.sleeps, counted, strict=True), 1):
-            kv_bytes = self.kv_bytes(sleep.tokens)
+            kv_bytes, at_rest = self.kv_bytes(sleep.tokens), _at_rest(self.link, direction, sleep)
+            if at_rest is None or not self.link.is_quiet(direction, at_rest):
+                said = "was not counted" if at_rest is None else f"carried {format_bytes(at_rest)}/s"
+                return [], f"in sleep {number}, when nothing should move any more, the link {said}: who else uses it?"
             if not self.link.is_only(nbytes, kv_bytes):
                 return [], f"in sleep {number} the link carried {format_bytes(nbytes)}: what was there beside the KV?"
             found = self.link.time_move(direction, kv_bytes, *_time_to_move(direction, sleep))

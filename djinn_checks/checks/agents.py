@@ -186,7 +186,7 @@ async def _crowd(params: AgentsParams, model: Model, address: str, report: Progr
         write_script(model, number=1 + one, tokens=params.agent_prompt_tokens, turns=params.turns, seed=params.seed)
         for one in range(params.agents)
     ]
-    report(f"{params.agents} agents at once, then their twins")
+    report(f"{params.agents} agents' twins, then all agents at once")
     async with contextlib.aclosing(connect(params.adapter, address)) as client:
         return await run_crowd(
             client,

@@ -93,8 +93,8 @@ def _say_slow_windows(evidence: PcieEvidence, limit: float) -> str:
     edges = np.flatnonzero(np.diff(slow.astype(np.int8), prepend=0, append=0))
     lengths_s = (edges[1::2] - edges[::2]) * evidence.params.window_ms / 1e3
     return (
-        f"the {len(shares):,} slower ones got {shares.min():.0%} of the ceiling at the least and "
-        f"{np.median(shares):.0%} in the median, for up to {format_seconds(float(lengths_s.max()))} at a stretch"
+        f"the {len(shares):,} slower ones got {shares.min():.1%} of the ceiling at the least and "
+        f"{np.median(shares):.1%} in the median, for up to {format_seconds(float(lengths_s.max()))} at a stretch"
     )
 
 

@@ -17,6 +17,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import median
 from typing import Self
 from urllib.parse import urlsplit
@@ -49,6 +50,11 @@ class MemorySeries:
     def highest(self, start_s: float, end_s: float) -> int | None:
         """Return the largest reading between two times; None if there are none."""
         return max(self._between(start_s, end_s), default=None)
+
+    def longest_gap_s(self, start_s: float, end_s: float) -> float:
+        """Return the longest time within two times in which nothing was read."""
+        instants = [start_s, *(t_s for t_s, _ in self.readings(start_s, end_s)), end_s]
+        return max(after - before for before, after in pairwise(instants))
 
     def readings(self, start_s: float, end_s: float) -> list[tuple[float, int]]:
         """Return time and bytes of the readings between two times."""

@@ -82,7 +82,7 @@ CLAIMS: tuple[Claim, ...] = (
         criteria=("text_equals_twin",),
     ),
     Claim(
-        text="Many agents share a GPU that cannot hold their KV caches",
+        text="Many agents share a device that cannot hold their KV caches",
         check="agents",
         expected="80 sessions and more, all open at once; more KV than the budget, and the device's memory grows by "
         "1.1\u00a0times the budget at most; every answer its twin's",

@@ -187,3 +187,20 @@ def test_a_link_that_carries_less_at_rest_after_a_while_accuses_nobody() -> None
     link = watched([*busier, (3.0, KV)], BACK)
     rows = {row.name: row for row in judge_moves(agents_evidence(link, told_s=AT_FULL_SPEED_S))}
     assert rows["swap_out_of_ceiling"].status is Status.PASS
+
+
+def test_a_neighbour_on_the_link_leaves_it_open() -> None:
+    """Half of the link is another's all the while: as many bytes as the KV pass in the time that it should take."""
+    neighbour = [(1.5, 33 * RATE / 2)]
+    link = watched([(2.01, KV), *neighbour], [*BACK, *neighbour], rate=RATE / 2)
+    for row in judge_moves(agents_evidence(link, told_s=AT_FULL_SPEED_S)):
+        assert row.status is Status.INCONCLUSIVE
+        assert "who else uses it?" in row.reason
+
+
+def test_a_decoy_at_full_speed_hides_no_trickle() -> None:
+    trickle = [(2.5 + number / 10, KV / 150) for number in range(150)]
+    decoys = [(2.01, KV), (25.0, KV / 2)]
+    link = watched([*decoys, *trickle], BACK)
+    row = judge_moves(agents_evidence(link, told_s=AT_FULL_SPEED_S))[0]
+    assert row.status is Status.INCONCLUSIVE

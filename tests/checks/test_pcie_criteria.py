@@ -110,8 +110,8 @@ def test_a_link_that_rests_is_told_apart_from_one_that_is_slow() -> None:
         rate = make_series(lambda t: slow * FULL_RATE if (t - START_S) % 1 < 0.1 else FULL_RATE)
         return judged(make_evidence(rate))["rx_of_ceiling"].reason
 
-    assert "got 0% of the ceiling at the least and 0% in the median, for up to 100 ms at a stretch" in in_bursts(0.0)
-    assert "got 80% of the ceiling at the least and 80% in the median, for up to 100 ms at a stretch" in in_bursts(0.8)
+    assert "got 0.0% of the ceiling at the least and 0.0% in the median, for up to 100 ms" in in_bursts(0.0)
+    assert "got 79.6% of the ceiling at the least and 79.6% in the median, for up to 100 ms" in in_bursts(0.8)
 
 
 def test_a_short_hole_costs_its_windows_and_not_the_verdict() -> None:
