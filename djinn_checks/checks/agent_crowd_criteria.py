@@ -19,7 +19,7 @@ _ON_DEVICE = ("ACTIVE", "SWAPPING_OUT", "SWAPPING_IN")
 """States in which a session's KV has its place on the device; one that is IDLE may be new, and have none yet."""
 _OFF_DEVICE = ("SWAPPING_OUT", "SWAPPED", "SWAPPING_IN")
 _OVERSHOOT = 1.1
-"""Working memory of a forward comes and goes beside the KV."""
+"""Blocks are larger than the KV in them, and an allocator keeps some of what a forward has used."""
 _OWN_ACCORD_BYTES = {"cpu": 8 * MB, "cuda": 32 * MB}
 """What memory may move by besides. A process's, which on a CPU stands in for the device's, stayed within 1.7 MB in six
 runs of `params/smoke`; PyTorch takes a GPU's in segments of 20 MB."""
@@ -222,13 +222,13 @@ def _within_budget(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
 
 
 def _growth(evidence: AgentsEvidence, crowd: CrowdRun) -> int | None:
-    """Return the bytes by which the device's memory was higher at most than before the crowd; None if not read."""
+    """Return by how many bytes more than before the crowd were held in the device's memory; None if not read."""
     memory = evidence.memory
     if memory is None or memory.longest_gap_s(crowd.started_s, crowd.ended_s) > _LONGEST_GAP_S:
         return None
     start = memory.typical(crowd.started_s - SETTLE_S / 2, crowd.started_s)
-    peak = memory.highest(crowd.started_s, crowd.ended_s)
-    return None if start is None or peak is None else peak - start
+    held = memory.held(crowd.started_s, crowd.ended_s)
+    return None if start is None or held is None else held - start
 
 
 def _load(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:

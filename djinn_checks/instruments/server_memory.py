@@ -24,12 +24,14 @@ from urllib.parse import urlsplit
 
 import psutil
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 
 from djinn_checks.errors import InstrumentError
 from djinn_checks.instruments import nvml
 from djinn_checks.instruments.environment import find_uuid
 
 _PERIOD_S = 0.02
+_HELD_S = 0.25
 
 
 @dataclass
@@ -47,9 +49,14 @@ class MemorySeries:
         found = self._between(start_s, end_s)
         return int(median(found)) if found else None
 
-    def highest(self, start_s: float, end_s: float) -> int | None:
-        """Return the largest reading between two times; None if there are none."""
-        return max(self._between(start_s, end_s), default=None)
+    def held(self, start_s: float, end_s: float) -> int | None:
+        """Return the most that was there for a quarter of a second on end between two times; None if nothing was read.
+
+        What a forward allocates and frees comes and goes within that time.
+        """
+        found = self._between(start_s, end_s)
+        count = min(len(found), int(_HELD_S / _PERIOD_S))
+        return int(sliding_window_view(found, count).min(axis=1).max()) if found else None
 
     def longest_gap_s(self, start_s: float, end_s: float) -> float:
         """Return the longest time within two times in which nothing was read."""

@@ -164,8 +164,17 @@ def test_the_offered_load_is_the_work_over_the_time_in_which_it_was_asked_for() 
 
 def test_memory_between_readings_is_unknown_and_never_zero() -> None:
     series = MemorySeries("test", [1.0, 2.0, 3.0], [10, 30, 20])
-    assert (series.typical(0.5, 3.5), series.highest(0.5, 2.5)) == (20, 30)
-    assert series.typical(1.1, 1.9) is None
+    assert (series.typical(0.5, 3.5), series.held(0.5, 2.5)) == (20, 10)
+    assert series.typical(1.1, 1.9) is series.held(1.1, 1.9) is None
+    assert series.longest_gap_s(0.5, 6.0) == 3.0
+
+
+def test_memory_that_comes_and_goes_is_not_held() -> None:
+    times = [number * 0.02 for number in range(500)]
+    comes_and_goes = [100 * (number % 10 < 8) + 50 * (number >= 400) for number in range(500)]
+    series = MemorySeries("test", times, comes_and_goes)
+    assert series.held(0.0, 8.0) == 0
+    assert series.held(0.0, 10.0) == 50
 
 
 def test_nobody_listens_where_nobody_listens() -> None:
