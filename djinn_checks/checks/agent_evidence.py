@@ -11,7 +11,7 @@ import torch
 
 from djinn_checks.checks.agent_client import Reply
 from djinn_checks.checks.agent_crowd import CrowdRun
-from djinn_checks.checks.agent_link import LinkEvidence
+from djinn_checks.checks.agent_link import MOST_AT_REST_BYTES_PER_S, LinkEvidence
 from djinn_checks.checks.agent_pace import Pace
 from djinn_checks.checks.agent_reference import Reference
 from djinn_checks.checks.agent_sleeper import SETTLE_S, Sleep, SleeperRun
@@ -151,7 +151,7 @@ class AgentsEvidence:
         times = []
         for number, (sleep, nbytes) in enumerate(zip(self.sleeper.sleeps, counted, strict=True), 1):
             kv_bytes, at_rest = self.kv_bytes(sleep.tokens), _at_rest(self.link, direction, sleep)
-            if at_rest is None or not self.link.is_quiet(direction, at_rest):
+            if at_rest is None or at_rest > MOST_AT_REST_BYTES_PER_S:
                 said = "was not counted" if at_rest is None else f"carried {format_bytes(at_rest)}/s"
                 return [], f"in sleep {number}, when nothing should move any more, the link {said}: who else uses it?"
             if not self.link.is_only(nbytes, kv_bytes):

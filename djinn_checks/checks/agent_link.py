@@ -26,8 +26,8 @@ _DIRECTIONS = {"out": ("d2h", "tx"), "in": ("h2d", "rx")}
 _MOST, _ALL = 0.9, 0.98
 """Shares of a move's bytes that are timed. A twentieth of a move of 20 ms passes between two readings, so how long most
 of it took is known closely; of all but what the calibration may be off by, only the least time."""
-_REST = 0.001
-"""Share of the ceiling that a link may carry while nothing moves; a thousand readings a second make 0.0003 of it."""
+MOST_AT_REST_BYTES_PER_S = 50 * MB
+"""What a link may carry while nothing moves; a thousand readings a second make 15 to 22 MB/s of it on an H200."""
 _SURPLUS, _SURPLUS_BYTES = 0.03, 8 * MB
 """What may be counted beyond a session's KV, as a share of it and in bytes: on an H200 0.4 % and 4 MB were."""
 
@@ -67,10 +67,6 @@ class LinkEvidence:
             return None
         whole_s = everything.least_s / _ALL
         return BurstTime(least_s=max(most.least_s / _MOST, whole_s), greatest_s=max(most.greatest_s / _MOST, whole_s))
-
-    def is_quiet(self, direction: str, at_rest_bytes_per_s: float) -> bool:
-        """Tell whether what the link carries at rest is hardly more than the counters' readings themselves."""
-        return at_rest_bytes_per_s <= _REST * self.ceilings[direction].bytes_per_s
 
     def is_only(self, counted: float, nbytes: int) -> bool:
         """Tell whether the payload that was counted is hardly more than a session's KV."""
