@@ -252,7 +252,6 @@ def _preflight(options: argparse.Namespace) -> int:
 
 def _faults(options: argparse.Namespace) -> int:
     from rich.console import Console
-    from rich.table import Table
 
     from djinn_checks.faults.check import check_faults
     from djinn_checks.params import FaultsParams
@@ -268,7 +267,7 @@ def _faults(options: argparse.Namespace) -> int:
     outcome = check_faults(
         params, progress=lambda name, done, total: console.print(f"{done}/{total} {name}", highlight=False)
     )
-    table = Table("fault", "verdict", "caught by", "also alarmed", show_lines=True)
+    table = _table_of_names("fault", "verdict", "caught by", "also alarmed")
     for row in outcome.measurements["faults"]:
         others = [name for name in row["alarms"] if name != row["caught_by"]]
         table.add_row(row["name"], row["verdict"], row["caught_by"], ", ".join(others))
@@ -279,12 +278,20 @@ def _faults(options: argparse.Namespace) -> int:
     return exit_code([outcome.status], strict=True)
 
 
-def _floors_table(outcome: Outcome) -> Table:
+def _table_of_names(*titles: str) -> Table:
+    """Return a table that breaks what is too long and cuts nothing: names are given back to `--fault`."""
     from rich.table import Table
 
+    table = Table(show_lines=True)
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    return table
+
+
+def _floors_table(outcome: Outcome) -> Table:
     from djinn_checks.report.faults_report import list_floors
 
-    table = Table("fault", "criterion", "smallest dose caught", "largest that escaped", "unit")
+    table = _table_of_names("fault", "criterion", "smallest dose caught", "largest that escaped", "unit")
     for row in list_floors(outcome):
         table.add_row(*row)
     return table

@@ -133,7 +133,8 @@ def _memory(evidence: AgentsEvidence, name: str, title: str, which: int) -> Crit
         ">=",
         evidence.params.memory_share,
         unit="times the session's KV",
-        evidence=f"{evidence.memory.source if evidence.memory else 'no instrument'}; the session's KV is {size}",
+        evidence=f"{evidence.memory.source if evidence.memory else 'no instrument'}; the session's KV is {size}"
+        + ("; not counted is what went only when the session was closed" if which == 0 else ""),
         missing=evidence.memory_reason or "the memory was not read in every sleep",
         failed="its memory is still taken: the KV is still there, or its place is kept and never given back"
         if which == 0

@@ -24,7 +24,7 @@ _REST_SHARE = 0.1
 """Of a session's KV: what memory may still move by while its place counts as given back."""
 
 Change = tuple[int, int]
-"""Bytes that left the device's memory in a sleep, and that came back after it."""
+"""Bytes of a session that were not in the device's memory in a sleep, and that came back after it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,12 @@ class AgentsEvidence:
         return (tokens - 1) * self.reference.kv_elements_per_token * self.kv_dtype.itemsize
 
     def memory_changes(self) -> list[Change] | None:
-        """Return how the device's memory changed in each sleep; None if it was not read."""
+        """Return how the device's memory changed in each sleep; None if it was not read.
+
+        That it falls by the KV's bytes is not enough: a server may keep the KV and give back something else, such as
+        what a forward left in its allocator. So what was there in the sleep and went when the session was closed
+        counts as the KV's.
+        """
         if self.memory is None:
             return None
         changes = [self._change(self.memory, sleep) for sleep in self.sleeper.sleeps]
@@ -75,11 +80,12 @@ class AgentsEvidence:
 
     def _change(self, memory: MemorySeries, sleep: Sleep) -> Change | None:
         before = memory.typical(sleep.told_s - 0.8 * SETTLE_S, sleep.told_s)
-        asleep = self._asleep_bytes(memory, sleep)
+        asleep, closed = self._asleep_bytes(memory, sleep), self._closed_bytes(memory)
         after = memory.typical(sleep.settled_s - 0.8 * SETTLE_S, sleep.settled_s)
-        if before is None or asleep is None or after is None:
+        if before is None or asleep is None or after is None or closed is None:
             return None
-        return before - asleep, after - asleep
+        left = min(before - asleep, self.kv_bytes(sleep.tokens) - max(0, asleep - closed))
+        return left, after - asleep
 
     def seconds_to_leave(self) -> float | None:
         """Return the longest time from the start of a sleep until the device's memory was what it was at its end.
@@ -105,14 +111,23 @@ class AgentsEvidence:
     def _asleep_bytes(self, memory: MemorySeries, sleep: Sleep) -> int | None:
         return memory.typical(max(sleep.still_s, sleep.woken_s - 1.0), sleep.woken_s)
 
+    def _closed_bytes(self, memory: MemorySeries) -> int | None:
+        return memory.typical(self.sleeper.gone_s - 0.5 * SETTLE_S, self.sleeper.gone_s)
+
     def freed_by_closing(self) -> int | None:
-        """Return the bytes that left the device's memory when the sleeper's session was closed; None if not read."""
+        """Return the bytes of the sleeper's session that left the device's memory when it was closed; None if not read.
+
+        Here, too, something else may have been given back. What is there after closing, and was not in the last sleep,
+        counts as the session's.
+        """
         run = self.sleeper
         if self.memory is None:
             return None
         open_still = self.memory.typical(run.closed_s - 0.8 * SETTLE_S, run.closed_s)
-        closed = self.memory.typical(run.gone_s - 0.5 * SETTLE_S, run.gone_s)
-        return None if open_still is None or closed is None else open_still - closed
+        closed, asleep = self._closed_bytes(self.memory), self._asleep_bytes(self.memory, run.sleeps[-1])
+        if open_still is None or closed is None or asleep is None:
+            return None
+        return min(open_still - closed, self.kv_bytes(run.last_tokens) - max(0, closed - asleep))
 
     def wake_delay_s(self) -> float | None:
         """Return how much later the first token comes after a sleep than in the twins' turns, median over sleeps."""

@@ -37,9 +37,10 @@ def nothing(dose: float) -> Defect:
 
 
 def copy_share(block: KvBlock, share: float) -> Tensor:
-    """Return memory of the device that holds a share of a block's bytes, and that nothing else has been in before.
+    """Return other memory of the device that holds a share of a block's bytes.
 
-    On a CPU a mapping of its own: the allocator would hand out what it kept of something that was freed.
+    On a CPU a mapping of its own, as blocks are. On a GPU PyTorch's allocator gives it, perhaps of what something
+    else had left there, as it would to a server that keeps a copy by mistake.
     """
     source = block.memory[: int(share * block.memory.numel())]
     if source.device.type == "cuda":
@@ -89,6 +90,26 @@ class _Keeps(KvStore):
 def keeps(dose: float) -> Defect:
     """Report a swap, and keep that share of the KV on the device."""
     return Defect(store=type("Keeps", (_Keeps,), {"share": dose}))
+
+
+class _KeepsBehind(_Keeps):
+    """Keeps a session's bytes on the device, and gives back as much of other memory with its block."""
+
+    _other: Tensor | None = None
+
+    def allocate(self, tokens: int) -> KvBlock:
+        block = super().allocate(tokens)
+        self._other = copy_share(block, 1.0)
+        return block
+
+    def release(self, block: KvBlock) -> None:
+        self._other = None
+        super().release(block)
+
+
+def keeps_behind(dose: float) -> Defect:
+    """Report a swap, keep that share of the KV on the device, and free as much of something else."""
+    return Defect(store=type("KeepsBehind", (_KeepsBehind,), {"share": dose}))
 
 
 class _KeepsCrowd(_Keeps):

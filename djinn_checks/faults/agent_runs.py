@@ -20,12 +20,14 @@ _SHAPE: dict[str, Any] = {
     "max_position_embeddings": 1024,
 }  # fmt: skip
 """A model that computes little; its sums are long enough for a prefill to round otherwise than a decode."""
-_HEADS = {"cpu": (64, 64), "cuda": (128, 128)}
+_HEADS = {"cpu": (64, 64), "cuda": (128, 256)}
 """Their number and size. KV of 98 kB a token, 11 MB a session, on a CPU, where a process's memory moves by less than
 that of its own accord; on a GPU four times as much, twenty times what its driver rounds to."""
+_DTYPE = {"cpu": "float32", "cuda": "float16"}
+"""In float32 so small a model rounds by less on a GPU than a log-probability resolves, be its KV kept or recomputed."""
 
 _ALONE: dict[str, Any] = {
-    "dtype": "float32", "prompt_tokens": 112, "new_tokens": 8, "sleep_s": 1.0, "sleeps": 1, "idle_s": 0.5, "agents": 0,
+    "prompt_tokens": 112, "new_tokens": 8, "sleep_s": 1.0, "sleeps": 1, "idle_s": 0.5, "agents": 0,
 }  # fmt: skip
 _CROWD: dict[str, Any] = {
     "agents": 4, "agent_prompt_tokens": 64, "arrival_rate": 5.0, "think_s": [0.3, 0.6], "agent_new_tokens": 8,
@@ -62,7 +64,8 @@ def _profile(folder: Path, device: torch.device, crowd: bool) -> dict[str, Any]:
     sizes = {"kv_device_gb": _ROOM[device.type][crowd], "host_swap_pool_gb": _HOST_GB[device.type]}
     # A move of 45 MB is too short for the link's full speed: that is what `params/full` is for.
     speed = {"swap_of_ceiling": 0.1} if device.type == "cuda" else {}
-    return {**_ALONE, **(_CROWD if crowd else {}), **sizes, **speed, "device": str(device), "model": f"random:{shape}"}
+    where = {"device": str(device), "dtype": _DTYPE[device.type], "model": f"random:{shape}"}
+    return {**_ALONE, **(_CROWD if crowd else {}), **sizes, **speed, **where}
 
 
 def _options(profile: dict[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,11 @@ _FAULTS = (
     _fault("swap_reported_kv_kept", "kv_left_device", defects.keeps,
            "A swap is counted, its bytes are copied, and the KV stays on the device as well.",
            "a reference to the cache that outlives the swap", dose=1.0, unit="share of the KV",
-           smaller=(0.1, 0.05)),
+           smaller=(0.1, 0.03, 0.01)),
+    _fault("kept_behind_other_memory", "kv_left_device", defects.keeps_behind,
+           "A swap is counted, the KV stays on the device, and as much of other memory is given back with it.",
+           "an allocator's cache that is emptied at a swap, while something still refers to the KV", dose=1.0,
+           unit="share of the KV", smaller=(0.1, 0.03, 0.01)),
     _fault("crowd_kept_in_secret", "crowd_within_budget", defects.keeps_crowd,
            "One agent sleeps as it should; of many, each is counted as swapped and stays on the device as well.",
            "a budget that counts the sessions listed, not the bytes taken", dose=1.0, unit="share of the KV",
@@ -83,7 +87,7 @@ _FAULTS = (
            "a checksum that is logged and never acted on", dose=0),
     _fault("bit_flipped_unseen", "logprobs_equal_twin", kv.flips_unseen,
            "One bit of one number flips on the way back; the digest is claimed.",
-           _LIE, dose=29, unit="bits up from the lowest", smaller=(20, 12, 6, 3, 0)),
+           _LIE, dose=30, unit="bits up from the lowest of a word", smaller=(20, 12, 6, 3, 0)),
     _fault("sessions_crossed", "crowd_texts_equal_twins", kv.crosses,
            "A session that comes back while others sleep gets the KV of one of them; the digest is claimed.",
            "a table of sleeping sessions that is indexed by arrival", dose=1, unit="one restore in so many",
@@ -108,7 +112,7 @@ _FAULTS = (
     _fault("erase_frees_nothing", "closing_frees", defects.leaks,
            "A closed session's KV stays on the device.",
            "llama-server's slots, whose erase leaves the buffer as it is", dose=1.0, unit="share of the KV",
-           smaller=(0.2, 0.1)),
+           smaller=(0.1, 0.03, 0.01)),
 )  # fmt: skip
 
 FAULTS: Mapping[str, Fault] = {fault.name: fault for fault in _FAULTS}

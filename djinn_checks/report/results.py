@@ -21,6 +21,7 @@ _FIGURES: Mapping[str, Sequence[str]] = {
         "decode_of_generate",
         "text_equals_twin",
         "crowd_texts_equal_twins",
+        "crowd_within_budget",
         "crowd_held_at_once",
         "restore_p99",
         "wake_p99",

@@ -99,3 +99,22 @@ def test_a_server_without_sessions_has_none_to_close() -> None:
 
 def test_a_restore_alone_is_timed_with_the_memory_for_it_as_it_is_under_load() -> None:
     assert collected(honest).unloaded_restore_s() == pytest.approx(0.023)
+
+
+def test_a_kv_that_stays_until_the_session_is_closed_has_not_left_though_as_much_of_other_memory_was_freed() -> None:
+    def behind(t_s: float) -> int:
+        other = KV if t_s < TOLD_S + 0.1 else 0  # as what a forward leaves in an allocator's cache
+        return FREE + other + (KV if t_s < SETTLED_S + 0.05 else 0)
+
+    assert collected(honest).memory_changes() == [(KV, KV)]
+    assert collected(behind).memory_changes() == [(0, 0)]
+
+
+def test_a_closed_sessions_kv_that_stays_is_seen_though_as_much_of_other_memory_was_freed() -> None:
+    def leaking(t_s: float) -> int:
+        other = KV if WOKEN_S <= t_s < SETTLED_S + 0.05 else 0
+        return honest(t_s) + other + (KV if t_s >= SETTLED_S + 0.05 else 0)
+
+    assert judged(honest)["closing_frees"].observed == pytest.approx(1.0, abs=0.12)
+    row = judged(leaking)["closing_frees"]
+    assert row.status is Status.FAIL
