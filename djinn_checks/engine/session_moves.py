@@ -179,7 +179,7 @@ class SessionMoves:
         self, waiters: ThreadPoolExecutor, start: Callable[[], Wait], then: Callable[[Future[Moved]], None]
     ) -> None:
         try:
-            done = waiters.submit(start())
+            done = waiters.submit(_wait_once, [start()])
         except Exception as error:  # of whatever kind: it is this session's, and the others go on
             done = Future()
             done.set_exception(error)
@@ -246,3 +246,12 @@ class SessionMoves:
     def _enter(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
+
+
+def _wait_once(one: list[Wait]) -> Moved:
+    """Wait, and refer to the move no more when its end is heard of.
+
+    A thread pool lets go of what it ran a moment after it has told of its end. A block that the move still refers to
+    would not be given back to the driver by then, and nothing would ask again while the session sleeps.
+    """
+    return one.pop()()

@@ -29,12 +29,12 @@ _DTYPE = {"cpu": "float32", "cuda": "float16"}
 _ALONE: dict[str, Any] = {
     "prompt_tokens": 112, "new_tokens": 8, "sleep_s": 1.0, "sleeps": 1, "idle_s": 0.5, "agents": 0,
 }  # fmt: skip
-_CROWD: dict[str, Any] = {
-    "agents": 4, "agent_prompt_tokens": 64, "arrival_rate": 5.0, "think_s": [0.3, 0.6], "agent_new_tokens": 8,
-}  # fmt: skip
-_ROOM = {"cpu": {True: 0.022, False: 0.1}, "cuda": {True: 0.088, False: 0.4}}
+_CROWD: dict[str, Any] = {"agents": 4, "agent_prompt_tokens": 64, "arrival_rate": 5.0, "think_s": [0.3, 0.6]}
+_ANSWER_TOKENS = {"cpu": 8, "cuda": 96}
+"""Of an agent in the crowd: long enough for a look at the server's list to fall into its decode."""
+_ROOM = {"cpu": {True: 0.022, False: 0.1}, "cuda": {True: 0.24, False: 0.4}}
 """GB of KV on the device: for two of four agents, or for all that one agent and its twins can leave behind."""
-_HOST_GB = {"cpu": 0.1, "cuda": 0.4}
+_HOST_GB = {"cpu": 0.1, "cuda": 0.5}
 _SESSION_TOKENS = 512
 
 
@@ -65,7 +65,8 @@ def _profile(folder: Path, device: torch.device, crowd: bool) -> dict[str, Any]:
     # A move of 45 MB is too short for the link's full speed: that is what `params/full` is for.
     speed = {"swap_of_ceiling": 0.1} if device.type == "cuda" else {}
     where = {"device": str(device), "dtype": _DTYPE[device.type], "model": f"random:{shape}"}
-    return {**_ALONE, **(_CROWD if crowd else {}), **sizes, **speed, **where}
+    many = {**_CROWD, "agent_new_tokens": _ANSWER_TOKENS[device.type]} if crowd else {}
+    return {**_ALONE, **many, **sizes, **speed, **where}
 
 
 def _options(profile: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 from djinn_checks.engine import kv_store
+from djinn_checks.engine.kv_mover import Moved
 from djinn_checks.engine.session import State
 from djinn_checks.engine.turn import Token, TurnRequest
 from djinn_checks.errors import EngineError, KvCapacityError
@@ -179,3 +182,24 @@ def test_first_tokens_come_in_the_order_of_arrival(bench: Bench) -> None:
         bench.engine.submit(name, TurnRequest(prompt=tuple(prompt_of(seed)), max_tokens=3), note(name))
     bench.until(lambda: len(order) == 15)
     assert order[:5] == list("abcde")
+
+
+def test_when_a_moves_end_is_heard_of_nothing_refers_to_what_it_moved(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moves, held, was_alive = bench.engine._moves, [], []
+    is_under_way = threading.Event()
+
+    def start() -> Callable[[], Moved]:
+        def wait() -> Moved:
+            is_under_way.wait(10)
+            return Moved(nbytes=0, digests=(), copy_s=0.0, total_s=0.0)
+
+        held.append(weakref.ref(wait))
+        return wait
+
+    monkeypatch.setattr(moves, "_post", lambda hear: was_alive.append(held[0]() is not None))
+    moves._move(moves._out, start, lambda done: None)
+    is_under_way.set()
+    moves.finish()
+    assert was_alive == [False]
