@@ -85,7 +85,7 @@ class AgentsEvidence:
         if before is None or asleep is None or after is None or closed is None:
             return None
         left = min(before - asleep, self.kv_bytes(sleep.tokens) - max(0, asleep - closed))
-        return left, after - asleep
+        return max(0, left), after - asleep
 
     def seconds_to_leave(self) -> float | None:
         """Return the longest time from the start of a sleep until the device's memory was what it was at its end.
@@ -127,7 +127,7 @@ class AgentsEvidence:
         closed, asleep = self._closed_bytes(self.memory), self._asleep_bytes(self.memory, run.sleeps[-1])
         if open_still is None or closed is None or asleep is None:
             return None
-        return min(open_still - closed, self.kv_bytes(run.last_tokens) - max(0, closed - asleep))
+        return max(0, min(open_still - closed, self.kv_bytes(run.last_tokens) - max(0, closed - asleep)))
 
     def wake_delay_s(self) -> float | None:
         """Return how much later the first token comes after a sleep than in the twins' turns, median over sleeps."""

@@ -45,10 +45,11 @@ def render_results(folder: str, outcomes: Mapping[str, Outcome]) -> str:
     if not outcomes:
         raise OutcomeError(f"{folder}: expected <check>.outcome.json files of a finished suite, found none")
     verdicts = [
-        (_link(folder, name), _verdict(one.status), _plain(one.summary)) for name, one in sorted(outcomes.items())
+        (_link(folder, name), _verdict(one.status), _plain(one.summary), _commit(one))
+        for name, one in sorted(outcomes.items())
     ]
     figures = [row for name, one in sorted(outcomes.items()) for row in _figures(folder, name, one)]
-    parts = [_machine(outcomes), _table(("Report", "Verdict", "What was found"), verdicts)]
+    parts = [_machine(outcomes), _table(("Report", "Verdict", "What was found", "Commit"), verdicts)]
     if figures:
         parts.append(_table(("Report", "Criterion", "Observed", "Asked for", ""), figures))
     return "\n\n".join(parts) + "\n"
@@ -69,15 +70,19 @@ def _asked_for(row: Criterion) -> str:
 
 
 def _machine(outcomes: Mapping[str, Outcome]) -> str:
-    """Return one sentence about machine, software and commit; "or" stands between those that differ."""
+    """Return one sentence about machine and software; "or" stands between those that differ."""
     known = [one.environment for one in outcomes.values() if one.environment]
     gpus = _distinct((one.get("gpu") or {}).get("name") for one in known)
     drivers = _distinct((one.get("gpu") or {}).get("driver") for one in known)
     torch = _distinct((one.get("packages") or {}).get("torch") for one in known)
-    commits = _distinct(str((one.get("source") or {}).get("commit") or "")[:10] for one in known)
-    return (
-        f"Measured on {gpus or 'no GPU'}, driver {drivers or 'none'}, PyTorch {torch}, commit {commits or 'unknown'}."
-    )
+    return f"Measured on {gpus or 'no GPU'}, driver {drivers or 'none'}, PyTorch {torch or 'unknown'}."
+
+
+def _commit(outcome: Outcome) -> str:
+    """Return the commit that a report was made from; reports of one folder may be of several."""
+    source = (outcome.environment or {}).get("source") or {}
+    changed = " and changes" if source.get("dirty") else ""
+    return f"{str(source.get('commit') or 'unknown')[:10]}{changed}"
 
 
 def _distinct(values: Iterator[str | None]) -> str:

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from djinn_checks.checks import agent_link
 from djinn_checks.checks.agent_client import Reply, SessionRecord
 from djinn_checks.checks.agent_criteria import _on_link
 from djinn_checks.checks.agent_evidence import AgentsEvidence
-from djinn_checks.checks.agent_link import LinkEvidence
+from djinn_checks.checks.agent_link import LinkEvidence, LinkWitness
 from djinn_checks.checks.agent_reference import Reference
 from djinn_checks.checks.agent_sleeper import Sleep, SleeperRun
 from djinn_checks.checks.agent_speed import judge_moves
@@ -204,3 +205,16 @@ def test_a_decoy_at_full_speed_hides_no_trickle() -> None:
     link = watched([*decoys, *trickle], BACK)
     row = judge_moves(agents_evidence(link, told_s=AT_FULL_SPEED_S))[0]
     assert row.status is Status.INCONCLUSIVE
+
+
+def test_of_two_measurements_of_a_ceiling_the_faster_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = {"d2h": [55e9, 54e9], "h2d": [53.9e9, 55.3e9]}
+
+    def measured(device: torch.device, *, direction: str) -> Ceiling:
+        return replace(ceiling(direction, 0.0), bytes_per_s=rates[direction].pop(0))
+
+    monkeypatch.setattr(agent_link, "measure_ceiling", measured)
+    monkeypatch.setattr(agent_link, "find_uuid", lambda device: "GPU-none")
+    with LinkWitness(torch.device("cuda")) as witness:
+        found = witness.evidence().ceilings
+    assert {name: one.bytes_per_s for name, one in found.items()} == {"out": 55e9, "in": 55.3e9}

@@ -26,9 +26,19 @@ def outcome(**changed: object) -> Outcome:
 
 def test_a_figure_stands_beside_its_bar_and_its_report() -> None:
     text = render_results("reports/a", {"agents-many": outcome()})
-    assert "| [agents-many](reports/a/agents-many.html) | **PASS** | 80 agents at once |" in text
+    assert "| [agents-many](reports/a/agents-many.html) | **PASS** | 80 agents at once | unknown |" in text
     cells = "First token \\| soon | 0.158 s | at most 2 s | **PASS** |"
     assert f"| [agents-many](reports/a/agents-many.html) | {cells}" in text
+
+
+def test_each_report_names_its_own_commit() -> None:
+    outcomes = {
+        name: outcome(environment={"source": {"commit": commit * 40, "dirty": commit == "b"}})
+        for name, commit in (("agents", "a"), ("agents-many", "b"))
+    }
+    text = render_results("reports/a", outcomes)
+    assert f"| {'a' * 10} |" in text
+    assert f"| {'b' * 10} and changes |" in text
 
 
 def test_what_came_from_outside_breaks_no_table_and_is_no_markup() -> None:
