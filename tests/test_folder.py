@@ -53,7 +53,7 @@ def test_a_machine_without_torch_renders_the_bytes_that_the_run_wrote(suite: Pat
     before = {page.name: page.read_bytes() for page in suite.glob("*.html")}
     assert set(before) == {"logits.html", "pcie.html", "pcie-error.html", "index.html"}
     seconds: list[float] = []
-    while len(seconds) < 3 and min(seconds, default=10) >= 10:  # other tests use the cores meanwhile
+    while len(seconds) < 5 and min(seconds, default=10) >= 10:  # other tests use the cores meanwhile
         for page in suite.glob("*.html"):
             page.unlink()
         started = time.monotonic()

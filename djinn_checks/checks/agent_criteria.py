@@ -91,9 +91,7 @@ def _speaks_for_model(evidence: AgentsEvidence) -> Criterion:
 
 def _left(evidence: AgentsEvidence) -> list[Criterion]:
     return [
-        _memory(
-            evidence, "kv_left_device", "While the agent slept, its KV's bytes were gone from the device's memory", 0
-        ),
+        _left_device(evidence),
         _counted(
             evidence, "swaps_counted", "The server counted a swap-out for every sleep", lambda one: one.swaps, "asleep"
         ),
@@ -103,7 +101,7 @@ def _left(evidence: AgentsEvidence) -> list[Criterion]:
 
 def _came_back(evidence: AgentsEvidence) -> list[Criterion]:
     return [
-        _memory(evidence, "kv_returned", "After the agent woke, its KV's bytes were in the device's memory again", 1),
+        _returned(evidence),
         _counted(
             evidence,
             "restores_counted",
@@ -117,29 +115,46 @@ def _came_back(evidence: AgentsEvidence) -> list[Criterion]:
     ]
 
 
-def _memory(evidence: AgentsEvidence, name: str, title: str, which: int) -> Criterion:
-    changes = evidence.memory_changes()
-    sleeps = evidence.sleeper.sleeps
-    shares = (
-        [change[which] / evidence.kv_bytes(one.tokens) for change, one in zip(changes, sleeps, strict=True)]
-        if changes
-        else []
-    )
-    size = format_bytes(evidence.kv_bytes(sleeps[0].tokens))
+def _left_device(evidence: AgentsEvidence) -> Criterion:
+    memory, share, sleeps = evidence.session_memory, evidence.params.memory_share, evidence.sleeper.sleeps
+    falls = [(memory.left(sleep) if memory else None, evidence.kv_bytes(sleep.tokens)) for sleep in sleeps]
+    found = [fall.share(size, share, evidence.device.type) for fall, size in falls if fall]
+    worst = min((value for value, _ in found if value is not None), default=None)
+    doubts = [why for value, why in found if value is None]
+    is_known = len(found) == len(sleeps) and (not doubts or (worst is not None and worst < share))
     return judge(
-        name,
-        title,
-        min(shares, default=None),
+        "kv_left_device",
+        "While the agent slept, its KV's bytes were gone from the device's memory",
+        worst if is_known else None,
+        ">=",
+        share,
+        unit="times the session's KV",
+        evidence=f"{_memory_evidence(evidence)}, held against what was there before it came and after it was closed",
+        missing=evidence.memory_reason or next(iter(doubts), "the memory was not read in every sleep"),
+        failed="its memory is still taken: the KV is still there, or its place is kept and never given back",
+    )
+
+
+def _returned(evidence: AgentsEvidence) -> Criterion:
+    memory, sleeps = evidence.session_memory, evidence.sleeper.sleeps
+    rises = [(memory.came_back(sleep) if memory else None, evidence.kv_bytes(sleep.tokens)) for sleep in sleeps]
+    shares = [rise / size for rise, size in rises if rise is not None]
+    return judge(
+        "kv_returned",
+        "After the agent woke, its KV's bytes were in the device's memory again",
+        min(shares) if len(shares) == len(sleeps) else None,
         ">=",
         evidence.params.memory_share,
         unit="times the session's KV",
-        evidence=f"{evidence.memory.source if evidence.memory else 'no instrument'}; the session's KV is {size}"
-        + ("; not counted is what went only when the session was closed" if which == 0 else ""),
+        evidence=_memory_evidence(evidence),
         missing=evidence.memory_reason or "the memory was not read in every sleep",
-        failed="its memory is still taken: the KV is still there, or its place is kept and never given back"
-        if which == 0
-        else "its memory is not there; is the text computed from something else?",
+        failed="its memory is not there; is the text computed from something else?",
     )
+
+
+def _memory_evidence(evidence: AgentsEvidence) -> str:
+    source = evidence.memory.source if evidence.memory else "no instrument"
+    return f"{source}; the session's KV is {format_bytes(evidence.kv_bytes(evidence.sleeper.sleeps[0].tokens))}"
 
 
 def _counted(

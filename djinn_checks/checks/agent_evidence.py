@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -12,19 +11,14 @@ import torch
 from djinn_checks.checks.agent_client import Reply
 from djinn_checks.checks.agent_crowd import CrowdRun
 from djinn_checks.checks.agent_link import MOST_AT_REST_BYTES_PER_S, LinkEvidence
+from djinn_checks.checks.agent_memory import SessionMemory
 from djinn_checks.checks.agent_pace import Pace
 from djinn_checks.checks.agent_reference import Reference
-from djinn_checks.checks.agent_sleeper import SETTLE_S, Sleep, SleeperRun
+from djinn_checks.checks.agent_sleeper import Sleep, SleeperRun
 from djinn_checks.instruments.burst import BurstTime
 from djinn_checks.instruments.server_memory import MemorySeries
 from djinn_checks.params import AgentsParams
 from djinn_checks.units import format_bytes
-
-_REST_SHARE = 0.1
-"""Of a session's KV: what memory may still move by while its place counts as given back."""
-
-Change = tuple[int, int]
-"""Bytes of a session that were not in the device's memory in a sleep, and that came back after it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,69 +59,22 @@ class AgentsEvidence:
         """Return the KV bytes of a session of so many tokens, whose last one has not been fed back."""
         return (tokens - 1) * self.reference.kv_elements_per_token * self.kv_dtype.itemsize
 
-    def memory_changes(self) -> list[Change] | None:
-        """Return how the device's memory changed in each sleep; None if it was not read.
-
-        That it falls by the KV's bytes is not enough: a server may keep the KV and give back something else, such as
-        what a forward left in its allocator. So what was there in the sleep and went when the session was closed
-        counts as the KV's.
-        """
-        if self.memory is None:
-            return None
-        changes = [self._change(self.memory, sleep) for sleep in self.sleeper.sleeps]
-        known = [change for change in changes if change is not None]
-        return known if len(known) == len(changes) else None
-
-    def _change(self, memory: MemorySeries, sleep: Sleep) -> Change | None:
-        before = memory.typical(sleep.told_s - 0.8 * SETTLE_S, sleep.told_s)
-        asleep, closed = self._asleep_bytes(memory, sleep), self._closed_bytes(memory)
-        after = memory.typical(sleep.settled_s - 0.8 * SETTLE_S, sleep.settled_s)
-        if before is None or asleep is None or after is None or closed is None:
-            return None
-        left = min(before - asleep, self.kv_bytes(sleep.tokens) - max(0, asleep - closed))
-        return max(0, left), after - asleep
+    @property
+    def session_memory(self) -> SessionMemory | None:
+        """The device's memory around the sleeper's session; None if it was not read."""
+        return SessionMemory(series=self.memory, run=self.sleeper) if self.memory else None
 
     def seconds_to_leave(self) -> float | None:
         """Return the longest time from the start of a sleep until the device's memory was what it was at its end.
 
-        That it falls is not enough: what falls first may be another session's. Infinite if by the end less than the
-        KV's bytes were gone; None if the memory was not read.
+        Infinite if by the end less than the KV's bytes were gone; None if the memory was not read.
         """
-        found = [self._left_after(self.memory, sleep) for sleep in self.sleeper.sleeps] if self.memory else []
+        memory, share, sleeps = self.session_memory, self.params.memory_share, self.sleeper.sleeps
+        if memory is None:
+            return None
+        found = [memory.seconds_to_leave(sleep, self.kv_bytes(sleep.tokens), share) for sleep in sleeps]
         known = [seconds for seconds in found if seconds is not None]
         return max(known) if known and len(known) == len(found) else None
-
-    def _left_after(self, memory: MemorySeries, sleep: Sleep) -> float | None:
-        change, asleep = self._change(memory, sleep), self._asleep_bytes(memory, sleep)
-        if change is None or asleep is None:
-            return None
-        size = self.kv_bytes(sleep.tokens)
-        if change[0] < self.params.memory_share * size:
-            return math.inf
-        readings = memory.readings(sleep.told_s, sleep.woken_s)
-        taken = [t_s for t_s, used in readings if used > asleep + _REST_SHARE * size]
-        return max(taken, default=sleep.told_s) - sleep.told_s
-
-    def _asleep_bytes(self, memory: MemorySeries, sleep: Sleep) -> int | None:
-        return memory.typical(max(sleep.still_s, sleep.woken_s - 1.0), sleep.woken_s)
-
-    def _closed_bytes(self, memory: MemorySeries) -> int | None:
-        return memory.typical(self.sleeper.gone_s - 0.5 * SETTLE_S, self.sleeper.gone_s)
-
-    def freed_by_closing(self) -> int | None:
-        """Return the bytes of the sleeper's session that left the device's memory when it was closed; None if not read.
-
-        Here, too, something else may have been given back. What is there after closing, and was not in the last sleep,
-        counts as the session's.
-        """
-        run = self.sleeper
-        if self.memory is None:
-            return None
-        open_still = self.memory.typical(run.closed_s - 0.8 * SETTLE_S, run.closed_s)
-        closed, asleep = self._closed_bytes(self.memory), self._asleep_bytes(self.memory, run.sleeps[-1])
-        if open_still is None or closed is None or asleep is None:
-            return None
-        return max(0, min(open_still - closed, self.kv_bytes(run.last_tokens) - max(0, closed - asleep)))
 
     def wake_delay_s(self) -> float | None:
         """Return how much later the first token comes after a sleep than in the twins' turns, median over sleeps."""

@@ -50,7 +50,7 @@ def gather_timings(evidence: AgentsEvidence) -> dict[str, Any]:
     start = run.first.sent_s
     return {
         "phases": _phases(evidence, start),
-        "memory": _memory(evidence, start, start - 1, run.sleeps[-1].settled_s + 1),
+        "memory": _memory(evidence, start, start - 1, run.gone_s),
         "memory_source": evidence.memory.source if evidence.memory else None,
         "sleeps": [
             {
@@ -69,7 +69,7 @@ def gather_timings(evidence: AgentsEvidence) -> dict[str, Any]:
         "ceilings_bytes_per_s": {
             name: one.bytes_per_s for name, one in (evidence.link.ceilings if evidence.link else {}).items()
         },
-        "memory_changes": evidence.memory_changes(),
+        "memory_changes": _memory_changes(evidence),
         "counted_bytes": {name: evidence.counted(name) for name in ("out", "in")} if evidence.link else None,
         "swap_bytes_per_s": {name: evidence.swap_rates(name) for name in ("out", "in")},
         "moves_on_link_s": {name: _on_link(evidence, name) for name in ("out", "in")},
@@ -123,6 +123,15 @@ def _memory(evidence: AgentsEvidence, zero_s: float, start_s: float, end_s: floa
         if start_s <= at <= end_s
     ]
     return inside[:: -(-len(inside) // _POINTS) or 1]
+
+
+def _memory_changes(evidence: AgentsEvidence) -> list[list[int]] | None:
+    """Return by how many bytes the memory fell and rose in each sleep, where it was read."""
+    memory = evidence.session_memory
+    if memory is None:
+        return None
+    changes = [(memory.left(sleep), memory.came_back(sleep)) for sleep in evidence.sleeper.sleeps]
+    return [[left.fell_bytes, back] for left, back in changes if left is not None and back is not None]
 
 
 def _on_link(evidence: AgentsEvidence, direction: str) -> list[list[float]] | None:

@@ -59,16 +59,18 @@ def _woke_at_once(evidence: AgentsEvidence) -> Criterion:
 
 
 def _closing_frees(evidence: AgentsEvidence) -> Criterion:
-    has_sessions = evidence.params.adapter != "none"
-    freed, size = evidence.freed_by_closing(), evidence.kv_bytes(evidence.sleeper.last_tokens)
+    memory, share = evidence.session_memory, evidence.params.memory_share
+    size = evidence.kv_bytes(evidence.sleeper.last_tokens)
+    fall = memory.freed() if memory and evidence.params.adapter != "none" else None
+    freed, doubt = fall.share(size, share, evidence.device.type) if fall else (None, "")
     return judge(
         "closing_frees",
         "When the session was closed, its KV's bytes left the device's memory",
-        freed / size if freed is not None and has_sessions else None,
+        freed,
         ">=",
-        evidence.params.memory_share,
+        share,
         unit="times the session's KV",
         evidence=f"{evidence.memory.source if evidence.memory else 'no instrument'}; its KV was {format_bytes(size)}",
-        missing=evidence.memory_reason or "a server of kind 'none' has no sessions that could be closed",
+        missing=evidence.memory_reason or doubt or "a server of kind 'none' has no sessions that could be closed",
         failed="a closed session's memory is still taken",
     )

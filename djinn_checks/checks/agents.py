@@ -96,6 +96,8 @@ def _run(
         pid = server.pid if server else pid
         memory, reason = _watch_memory(watching, pid, device, reason)
         sleeper = _await(_sleeper(params, model, address, report))
+        if witness:
+            witness.measure_again()
         link = witness.evidence() if witness else None
         crowd = _await(_crowd(params, model, address, report)) if params.agents else None
         is_alive = server.is_alive if server else None

@@ -93,7 +93,7 @@ def keeps(dose: float) -> Defect:
 
 
 class _KeepsBehind(_Keeps):
-    """Keeps a session's bytes on the device, and gives back as much of other memory with its block."""
+    """Keeps a session's bytes on the device for good, and gives back as much of other memory with its block."""
 
     _other: Tensor | None = None
 
@@ -106,10 +106,13 @@ class _KeepsBehind(_Keeps):
         self._other = None
         super().release(block)
 
+    def discard(self, parked: Parked) -> None:
+        KvStore.discard(self, parked)
+
 
 def keeps_behind(dose: float) -> Defect:
-    """Report a swap, keep that share of the KV on the device, and free as much of something else."""
-    return Defect(store=type("KeepsBehind", (_KeepsBehind,), {"share": dose}))
+    """Report a swap, keep the KV on the device, and free as much of something else."""
+    return Defect(store=_KeepsBehind)
 
 
 class _KeepsCrowd(_Keeps):

@@ -42,11 +42,10 @@ _FAULTS = (
     _fault("swap_reported_kv_kept", "kv_left_device", defects.keeps,
            "A swap is counted, its bytes are copied, and the KV stays on the device as well.",
            "a reference to the cache that outlives the swap", dose=1.0, unit="share of the KV",
-           smaller=(0.1, 0.03, 0.01)),
+           smaller=(0.1, 0.05)),
     _fault("kept_behind_other_memory", "kv_left_device", defects.keeps_behind,
            "A swap is counted, the KV stays on the device, and as much of other memory is given back with it.",
-           "an allocator's cache that is emptied at a swap, while something still refers to the KV", dose=1.0,
-           unit="share of the KV", smaller=(0.1, 0.03, 0.01)),
+           "an allocator's cache that is emptied at a swap, while something still refers to the KV"),
     _fault("crowd_kept_in_secret", "crowd_within_budget", defects.keeps_crowd,
            "One agent sleeps as it should; of many, each is counted as swapped and stays on the device as well.",
            "a budget that counts the sessions listed, not the bytes taken", dose=1.0, unit="share of the KV",
@@ -112,7 +111,7 @@ _FAULTS = (
     _fault("erase_frees_nothing", "closing_frees", defects.leaks,
            "A closed session's KV stays on the device.",
            "llama-server's slots, whose erase leaves the buffer as it is", dose=1.0, unit="share of the KV",
-           smaller=(0.1, 0.03, 0.01)),
+           smaller=(0.2, 0.1)),
 )  # fmt: skip
 
 FAULTS: Mapping[str, Fault] = {fault.name: fault for fault in _FAULTS}

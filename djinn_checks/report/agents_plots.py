@@ -153,7 +153,7 @@ def _draw_memory(axes: Axes, outcome: Outcome) -> None:
 def _describe_timeline(outcome: Outcome, low: float, high: float) -> str:
     sleeps = outcome.timings["sleeps"]
     changes = outcome.timings.get("memory_changes") or []
-    moved = f"; asleep {format_bytes(changes[0][0])} of the KV were gone from it" if changes else ""
+    moved = f"; asleep it fell by {format_bytes(changes[0][0])}" if changes else ""
     return (
         f"One agent, {len(sleeps)} sleeps: {outcome.timings['memory_source']}, between {format_bytes(low)} and "
         f"{format_bytes(high)}{moved}. ▼ the agent goes to sleep, ▲ it is woken."

@@ -211,10 +211,28 @@ def test_of_two_measurements_of_a_ceiling_the_faster_counts(monkeypatch: pytest.
     rates = {"d2h": [55e9, 54e9], "h2d": [53.9e9, 55.3e9]}
 
     def measured(device: torch.device, *, direction: str) -> Ceiling:
-        return replace(ceiling(direction, 0.0), bytes_per_s=rates[direction].pop(0))
+        rate = rates[direction].pop(0)
+        return replace(ceiling(direction, start_s=rate), bytes_per_s=rate)
 
     monkeypatch.setattr(agent_link, "measure_ceiling", measured)
     monkeypatch.setattr(agent_link, "find_uuid", lambda device: "GPU-none")
     with LinkWitness(torch.device("cuda")) as witness:
+        calibrating = witness.evidence().ceilings
+        witness.measure_again()
         found = witness.evidence().ceilings
     assert {name: one.bytes_per_s for name, one in found.items()} == {"out": 55e9, "in": 55.3e9}
+    assert {name: one.bytes_per_s for name, one in calibrating.items()} == {"out": 55e9, "in": 53.9e9}
+    assert [one.start_s for one in found.values()] == [one.start_s for one in calibrating.values()]
+
+
+def test_on_a_device_that_is_full_by_then_the_first_measurement_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_link, "measure_ceiling", lambda device, *, direction: ceiling(direction, 0.0))
+    monkeypatch.setattr(agent_link, "find_uuid", lambda device: "GPU-none")
+    with LinkWitness(torch.device("cuda")) as witness:
+        monkeypatch.setattr(agent_link, "measure_ceiling", full)
+        witness.measure_again()
+        assert {one.bytes_per_s for one in witness.evidence().ceilings.values()} == {RATE}
+
+
+def full(*_: object, **__: object) -> Ceiling:
+    raise torch.OutOfMemoryError

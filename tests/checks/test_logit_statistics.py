@@ -176,7 +176,7 @@ finite_bits = {
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(data=st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_ordered_integers_keep_the_order_and_count_the_floats_between(dtype: torch.dtype, data: Any) -> None:
     integer, largest = finite_bits[dtype]
     magnitudes = data.draw(st.lists(st.integers(0, largest), min_size=1, max_size=20))
@@ -192,7 +192,7 @@ def test_ordered_integers_keep_the_order_and_count_the_floats_between(dtype: tor
 
 
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=60), st.integers(0, 5))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_difference_is_lost_by_the_histogram(differences: list[float], zeros: int) -> None:
     histogram = DifferenceHistogram()
     histogram.add(torch.tensor(differences, dtype=torch.float64))

@@ -123,7 +123,7 @@ def test_a_spill_folder_that_cannot_be_written_is_refused_at_the_start(tmp_path:
         make_store(host_mib=0, spill=tmp_path / "file" / "folder")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(sizes=st.lists(st.integers(1, 700), min_size=1, max_size=8), page=st.integers(1, 300))
 def test_regions_and_pages_of_any_sizes_carry_every_byte_in_order(sizes: list[int], page: int) -> None:
     total = sum(sizes)

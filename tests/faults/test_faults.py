@@ -34,8 +34,8 @@ SOME = [
 SERVERS = [
     ALL[name]
     for name in (
-        "counts_without_doing", "recomputed_in_secret", "bit_flipped_unverified", "memory_freed_late", "dies_asleep",
-        "sessions_crossed",
+        "counts_without_doing", "kept_behind_other_memory", "recomputed_in_secret", "bit_flipped_unverified",
+        "memory_freed_late", "dies_asleep", "sessions_crossed",
     )
 ]  # fmt: skip
 """All of them are planted by `params/faults`; here those that no other one stands for."""

@@ -37,8 +37,9 @@ def test_each_report_names_its_own_commit() -> None:
         for name, commit in (("agents", "a"), ("agents-many", "b"))
     }
     text = render_results("reports/a", outcomes)
-    assert f"| {'a' * 10} |" in text
-    assert f"| {'b' * 10} and changes |" in text
+    assert f"| [agents](reports/a/agents.html) | **PASS** | 80 agents at once | {'a' * 10} |" in text
+    many = "| [agents-many](reports/a/agents-many.html) | **PASS** | 80 agents at once |"
+    assert f"{many} {'b' * 10} and changes |" in text
 
 
 def test_what_came_from_outside_breaks_no_table_and_is_no_markup() -> None:

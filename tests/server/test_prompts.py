@@ -53,7 +53,7 @@ LLAMA_LIKE = bytes_or_pairs()
 BOUNDS = [(one, text_bound(one)) for one in (SMOLLM2.tokenizer, LLAMA_LIKE)]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(st.sampled_from([*LONGEST, "<|im_start|>", "é", "你好", "🦊"]) | st.text(max_size=30), max_size=20))
 @example(["\x04\x06" * 50, "x"])
 @example(["\U00040000" * 50])

@@ -105,7 +105,7 @@ def test_the_smallest_temperatures_take_the_most_likely_token(http: httpx.Client
     assert tokens(1e-310) == tokens(5e-324) == tokens(0)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(SESSION_IDS)
 @example(".")
 @example("..")

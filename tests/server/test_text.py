@@ -63,21 +63,21 @@ def expected(decode: Decode, ids: Sequence[int], stops: Sequence[str]) -> tuple[
     return decode(ids) or "", False
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(TEXTS)
 @example("👩‍👩‍👧 你好")
 def test_a_text_of_the_real_tokenizer_streams_as_it_is_decoded_whole(text: str) -> None:
     assert stream(SMOLLM2.decode, ids_of(text)) == (SMOLLM2.decode(ids_of(text)), False)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(st.integers(0, 49151) | st.integers(0, 300), max_size=40))
 @example([17, *ids_of("你")[:-1]])
 def test_any_token_ids_stream_to_the_text_of_them_all(ids: list[int]) -> None:
     assert stream(SMOLLM2.decode, ids) == (SMOLLM2.decode(ids), False)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(TEXTS, STOPS)
 @example("x ab你", ["ab你"])
 @example("ab你 le", ["🦊", " le"])
@@ -86,7 +86,7 @@ def test_stop_texts_cut_where_they_would_cut_the_whole(text: str, stops: list[st
     assert stream(SMOLLM2.decode, ids, stops) == expected(SMOLLM2.decode, ids, stops)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(TEXTS, STOPS)
 @example(" hello  hello 你好", [])
 def test_so_do_they_with_a_tokenizer_that_drops_a_leading_space_and_falls_back_to_bytes(

@@ -1,0 +1,104 @@
+"""What the device's memory was before a session came, in its sleeps, and after it was closed.
+
+That memory falls by a session's KV in a sleep is not enough: a server may keep the KV and give back something else,
+such as what a forward left in its allocator. So what is there in a sleep is held against the memory without the
+session, and what is there after closing against both that and the sleep. From outside, a part of a KV that stays cannot
+be told from a cache that grew meanwhile; that leaves it open. As much as the whole KV is a KV that stays.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from djinn_checks.checks.agent_sleeper import SETTLE_S, Sleep, SleeperRun
+from djinn_checks.instruments.server_memory import MemorySeries
+from djinn_checks.units import MB, format_bytes
+
+_OWN_ACCORD_BYTES = {"cpu": 2 * MB, "cuda": 8 * MB}
+"""What a server's memory may grow by within the turns of one session: 1.1 MB were seen on a CPU, none on an H200, whose
+driver gives memory in pieces of 2 MB."""
+_REST_SHARE = 0.1
+"""Of a session's KV: what memory may still move by while its place counts as given back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fall:
+    """What is to be seen of a session's KV leaving the device's memory."""
+
+    fell_bytes: int
+    """By which the memory fell then."""
+    beyond_bytes: int
+    """By which it is above what it is without the session all the same."""
+
+    def share(self, kv_bytes: int, least: float, device_type: str) -> tuple[float | None, str]:
+        """Return the share of the KV that left, or None and why that is open.
+
+        Args:
+            least: the share that has to leave.
+        """
+        fell, beyond = self.fell_bytes / kv_bytes, self.beyond_bytes / kv_bytes
+        if fell < least:
+            return fell, ""
+        if beyond >= least:
+            return max(0.0, 1 - beyond), ""
+        if self.beyond_bytes <= (1 - least) * kv_bytes + _OWN_ACCORD_BYTES[device_type]:
+            return fell, ""
+        more = format_bytes(self.beyond_bytes)
+        return None, f"it fell by enough, yet {more} more was there than without the session: KV, or a cache?"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionMemory:
+    """The device's memory around the sleeper's session. What was not read is None."""
+
+    series: MemorySeries
+    run: SleeperRun
+
+    def left(self, sleep: Sleep) -> Fall | None:
+        """Return what is to be seen of the KV leaving for a sleep."""
+        before, asleep = self.series.typical(sleep.told_s - 0.8 * SETTLE_S, sleep.told_s), self._asleep(sleep)
+        opened, closed = self._opened(), self._closed()
+        if before is None or asleep is None or opened is None or closed is None:
+            return None
+        return Fall(fell_bytes=before - asleep, beyond_bytes=asleep - min(opened, closed))
+
+    def came_back(self, sleep: Sleep) -> int | None:
+        """Return the bytes by which the memory rose after a sleep."""
+        asleep = self._asleep(sleep)
+        after = self.series.typical(sleep.settled_s - 0.8 * SETTLE_S, sleep.settled_s)
+        return None if asleep is None or after is None else after - asleep
+
+    def freed(self) -> Fall | None:
+        """Return what is to be seen of the KV leaving when the session was closed."""
+        run = self.run
+        open_still = self.series.typical(run.closed_s - 0.8 * SETTLE_S, run.closed_s)
+        opened, asleep, closed = self._opened(), self._asleep(run.sleeps[-1]), self._closed()
+        if open_still is None or opened is None or asleep is None or closed is None:
+            return None
+        return Fall(fell_bytes=open_still - closed, beyond_bytes=closed - max(opened, asleep))
+
+    def seconds_to_leave(self, sleep: Sleep, kv_bytes: int, least: float) -> float | None:
+        """Return the time from the start of a sleep until the memory was what it was at its end.
+
+        That it falls is not enough: what falls first may be another session's. Infinite if by the end less than that
+        share of the KV's bytes was gone.
+        """
+        fall, asleep = self.left(sleep), self._asleep(sleep)
+        if fall is None or asleep is None:
+            return None
+        if fall.fell_bytes < least * kv_bytes:
+            return math.inf
+        readings = self.series.readings(sleep.told_s, sleep.woken_s)
+        taken = [t_s for t_s, used in readings if used > asleep + _REST_SHARE * kv_bytes]
+        return max(taken, default=sleep.told_s) - sleep.told_s
+
+    def _opened(self) -> int | None:
+        sent_s = self.run.first.sent_s
+        return self.series.typical(sent_s - 0.5 * SETTLE_S, sent_s)
+
+    def _asleep(self, sleep: Sleep) -> int | None:
+        return self.series.typical(max(sleep.still_s, sleep.woken_s - 1.0), sleep.woken_s)
+
+    def _closed(self) -> int | None:
+        return self.series.typical(self.run.gone_s - 0.5 * SETTLE_S, self.run.gone_s)

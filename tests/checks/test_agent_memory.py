@@ -1,0 +1,87 @@
+"""A session's KV has left if memory fell by it, to what it is without the session; a cache beside it is no KV.
+
+Levels in units of the session's KV: the server's own, the KV, and what else comes and goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from djinn_checks.checks.agent_criteria import _left_device
+from djinn_checks.checks.agent_evidence import AgentsEvidence
+from djinn_checks.checks.agent_memory import Fall
+from djinn_checks.checks.agent_promptness import judge_promptness
+from djinn_checks.outcome import Criterion, Status
+from tests.checks.test_agent_promptness import KV, OPENED_S, SETTLED_S, TOLD_S, WOKEN_S, collected
+
+OWN = 5.0
+"""What the server has without any session."""
+
+
+def levels(opened: float, before: float, asleep: float, after: float, closed: float) -> AgentsEvidence:
+    """Make the evidence of memory that stands at these levels, in KVs beyond the server's own."""
+
+    def used(t_s: float) -> int:
+        steps = ((OPENED_S, opened), (TOLD_S + 0.1, before), (WOKEN_S, asleep), (SETTLED_S + 0.05, after))
+        return round(KV * (OWN + next((level for until_s, level in steps if t_s < until_s), closed)))
+
+    return collected(used)
+
+
+def freed(evidence: AgentsEvidence) -> Criterion:
+    return next(row for row in judge_promptness(evidence) if row.name == "closing_frees")
+
+
+HONEST: Mapping[str, AgentsEvidence] = {
+    "gives everything back": levels(0, 1, 0, 1, 0),
+    "has a cache that its first sleep empties": levels(0, 2.5, 0, 1, 0),
+    "has a cache that closing does not empty": levels(0.6, 1.6, 0.6, 1.6, 0.6),
+    "fills again what a sleep has emptied": levels(0.1, 1.1, 0, 1.1, 0.1),
+    "grows a little of its own accord": levels(0, 1.1, 0.1, 1.1, 0.1),
+}
+
+
+@pytest.mark.parametrize("who", HONEST)
+def test_a_server_that_gives_the_kv_back_passes_whatever_its_caches_do(who: str) -> None:
+    assert _left_device(HONEST[who]).status is Status.PASS
+    assert freed(HONEST[who]).status is Status.PASS
+
+
+@pytest.mark.parametrize(
+    ("who", "evidence"),
+    [
+        ("keeps it", levels(0, 1, 1, 1, 0)),
+        ("keeps it until closing, and frees as much of a cache", levels(0, 2, 1, 2, 0)),
+        ("keeps it for good, and frees as much of a cache", levels(0, 2, 1, 2, 1)),
+        ("never gives anything back", levels(1, 1, 1, 1, 1)),
+    ],
+)
+def test_a_kv_that_stays_has_not_left_though_as_much_of_other_memory_was_freed(
+    who: str, evidence: AgentsEvidence
+) -> None:
+    assert _left_device(evidence).status is Status.FAIL, who
+
+
+@pytest.mark.parametrize("closed", [1.0, 1.2])
+def test_a_closed_sessions_kv_that_stays_is_seen_though_as_much_of_other_memory_was_freed(closed: float) -> None:
+    assert freed(levels(0, 1, 0, 2.2, closed)).status is Status.FAIL
+
+
+def test_what_may_be_a_part_of_the_kv_or_a_cache_leaves_it_open() -> None:
+    row = _left_device(levels(0, 1.5, 0.5, 1.5, 0))
+    assert row.status is Status.INCONCLUSIVE
+    assert "5 MB more was there than without the session" in row.reason
+    assert freed(levels(0, 1, 0, 1.5, 0.5)).status is Status.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(
+    ("fell", "beyond", "share"), [(1.0, 0.0, 1.0), (0.9, 0.0, 0.9), (0.9, 2.0, 0.9), (1.4, 1.0, 0.0), (1.4, -3.0, 1.4)]
+)
+def test_both_the_fall_and_what_is_left_decide(fell: float, beyond: float, share: float, device: str) -> None:
+    size = 10**9
+    found, why = Fall(fell_bytes=int(fell * size), beyond_bytes=int(beyond * size)).share(size, 0.98, device)
+    assert found == pytest.approx(share)
+    assert why == ""
