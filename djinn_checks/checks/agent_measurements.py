@@ -126,12 +126,13 @@ def _memory(evidence: AgentsEvidence, zero_s: float, start_s: float, end_s: floa
 
 
 def _memory_changes(evidence: AgentsEvidence) -> list[list[int]] | None:
-    """Return by how many bytes the memory fell and rose in each sleep, where it was read."""
-    memory = evidence.session_memory
+    """Return by how many bytes the memory fell and rose in each sleep; None if it was not read in one of them."""
+    memory, sleeps = evidence.session_memory, evidence.sleeper.sleeps
     if memory is None:
         return None
-    changes = [(memory.left(sleep), memory.came_back(sleep)) for sleep in evidence.sleeper.sleeps]
-    return [[left.fell_bytes, back] for left, back in changes if left is not None and back is not None]
+    changes = [(memory.left(sleep), memory.came_back(sleep)) for sleep in sleeps]
+    known = [[left.fell_bytes, back] for left, back in changes if left is not None and back is not None]
+    return known if len(known) == len(sleeps) else None
 
 
 def _on_link(evidence: AgentsEvidence, direction: str) -> list[list[float]] | None:

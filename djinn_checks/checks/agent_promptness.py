@@ -12,6 +12,7 @@ from djinn_checks.units import format_bytes, format_seconds
 
 _SLOWEST_BYTES_PER_S = 1e9
 """What any way between two memories carries; on a GPU the ceiling is measured instead."""
+_NO_SESSIONS = "a server of kind 'none' has no sessions that could be closed"
 
 
 def judge_promptness(evidence: AgentsEvidence) -> list[Criterion]:
@@ -60,9 +61,11 @@ def _woke_at_once(evidence: AgentsEvidence) -> Criterion:
 
 def _closing_frees(evidence: AgentsEvidence) -> Criterion:
     memory, share = evidence.session_memory, evidence.params.memory_share
+    has_sessions = evidence.params.adapter != "none"
     size = evidence.kv_bytes(evidence.sleeper.last_tokens)
-    fall = memory.freed() if memory and evidence.params.adapter != "none" else None
+    fall = memory.freed() if memory and has_sessions else None
     freed, doubt = fall.share(size, share, evidence.device.type) if fall else (None, "")
+    unread = "the memory was not read around the closing" if has_sessions else _NO_SESSIONS
     return judge(
         "closing_frees",
         "When the session was closed, its KV's bytes left the device's memory",
@@ -71,6 +74,6 @@ def _closing_frees(evidence: AgentsEvidence) -> Criterion:
         share,
         unit="times the session's KV",
         evidence=f"{evidence.memory.source if evidence.memory else 'no instrument'}; its KV was {format_bytes(size)}",
-        missing=evidence.memory_reason or doubt or "a server of kind 'none' has no sessions that could be closed",
+        missing=evidence.memory_reason or doubt or unread,
         failed="a closed session's memory is still taken",
     )

@@ -6,13 +6,15 @@ Levels in units of the session's KV: the server's own, the KV, and what else com
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
-from djinn_checks.checks.agent_criteria import _left_device
+from djinn_checks.checks.agent_criteria import _left_device, _returned
 from djinn_checks.checks.agent_evidence import AgentsEvidence
 from djinn_checks.checks.agent_memory import Fall
 from djinn_checks.checks.agent_promptness import judge_promptness
+from djinn_checks.instruments.server_memory import MemorySeries
 from djinn_checks.outcome import Criterion, Status
 from tests.checks.test_agent_promptness import KV, OPENED_S, SETTLED_S, TOLD_S, WOKEN_S, collected
 
@@ -74,6 +76,17 @@ def test_what_may_be_a_part_of_the_kv_or_a_cache_leaves_it_open() -> None:
     assert row.status is Status.INCONCLUSIVE
     assert "5 MB more was there than without the session" in row.reason
     assert freed(levels(0, 1, 0, 1.5, 0.5)).status is Status.INCONCLUSIVE
+
+
+def test_readings_that_end_before_the_closing_leave_open_what_needs_them_and_no_more() -> None:
+    whole = HONEST["gives everything back"]
+    assert whole.memory is not None
+    count = sum(t_s < SETTLED_S for t_s in whole.memory.t_s)
+    cut = MemorySeries("made", whole.memory.t_s[:count], whole.memory.used_bytes[:count])
+    evidence = replace(whole, memory=cut)
+    assert _left_device(evidence).reason == "the memory was not read in every sleep"
+    assert freed(evidence).reason == "the memory was not read around the closing"
+    assert _returned(evidence).status is Status.PASS
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
