@@ -93,7 +93,11 @@ def _left(evidence: AgentsEvidence) -> list[Criterion]:
     return [
         _left_device(evidence),
         _counted(
-            evidence, "swaps_counted", "The server counted a swap-out for every sleep", lambda one: one.swaps, "asleep"
+            evidence,
+            "swaps_counted",
+            "The server counted a swap-out for every sleep",
+            lambda one: one.swaps,
+            evidence.sleeper.sleeps[-1].asleep,
         ),
         _on_link(evidence, "kv_out_on_link", "The KV's bytes went over the link, off the device", "out"),
     ]
@@ -107,7 +111,7 @@ def _came_back(evidence: AgentsEvidence) -> list[Criterion]:
             "restores_counted",
             "The server counted a restore for every sleep",
             lambda one: one.restores,
-            "after",
+            evidence.sleeper.sleeps[-1].after,
         ),
         _on_link(evidence, "kv_in_on_link", "The KV's bytes went over the link, back to the device", "in"),
         _bytes_equal(evidence),
@@ -158,23 +162,23 @@ def _memory_evidence(evidence: AgentsEvidence) -> str:
 
 
 def _counted(
-    evidence: AgentsEvidence, name: str, title: str, get: Callable[[SessionRecord], int | None], when: str
+    evidence: AgentsEvidence,
+    name: str,
+    title: str,
+    get: Callable[[SessionRecord], int | None],
+    record: SessionRecord | None,
 ) -> Criterion:
-    counts = []
-    for sleep in evidence.sleeper.sleeps:
-        record = sleep.asleep if when == "asleep" else sleep.after
-        before = get(sleep.before) if sleep.before else None
-        now = get(record) if record else None
-        counts.append(None if now is None or before is None else now - before)
-    known = [count for count in counts if count is not None]
+    opened = evidence.sleeper.opened
+    counted = get(record) if record else None
+    before = (get(opened) if opened else None) or 0
     return judge(
         name,
         title,
-        sum(known) if len(known) == len(counts) else None,
+        None if counted is None else counted - before,
         "==",
-        len(counts),
+        len(evidence.sleeper.sleeps),
         unit="moves",
-        evidence="the server's record of the session, before and after",
+        evidence="the server's record of the session, before its first turn and after the last sleep",
         missing=f"a server of kind {evidence.params.adapter!r} says nothing about it",
     )
 

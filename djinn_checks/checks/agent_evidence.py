@@ -11,7 +11,7 @@ import torch
 from djinn_checks.checks.agent_client import Reply
 from djinn_checks.checks.agent_crowd import CrowdRun
 from djinn_checks.checks.agent_link import MOST_AT_REST_BYTES_PER_S, LinkEvidence
-from djinn_checks.checks.agent_memory import SessionMemory
+from djinn_checks.checks.agent_memory import Delay, SessionMemory
 from djinn_checks.checks.agent_pace import Pace
 from djinn_checks.checks.agent_reference import Reference
 from djinn_checks.checks.agent_sleeper import Sleep, SleeperRun
@@ -62,9 +62,11 @@ class AgentsEvidence:
     @property
     def session_memory(self) -> SessionMemory | None:
         """The device's memory around the sleeper's session; None if it was not read."""
-        return SessionMemory(series=self.memory, run=self.sleeper) if self.memory else None
+        if self.memory is None:
+            return None
+        return SessionMemory(series=self.memory, run=self.sleeper, idle_s=self.params.idle_s)
 
-    def seconds_to_leave(self) -> float | None:
+    def time_to_leave(self) -> Delay | None:
         """Return the longest time from the start of a sleep until the device's memory was what it was at its end.
 
         Infinite if by the end less than the KV's bytes were gone; None if the memory was not read.
@@ -72,17 +74,26 @@ class AgentsEvidence:
         memory, share, sleeps = self.session_memory, self.params.memory_share, self.sleeper.sleeps
         if memory is None:
             return None
-        found = [memory.seconds_to_leave(sleep, self.kv_bytes(sleep.tokens), share) for sleep in sleeps]
-        known = [seconds for seconds in found if seconds is not None]
-        return max(known) if known and len(known) == len(found) else None
+        found = [memory.time_to_leave(sleep, self.kv_bytes(sleep.tokens), share) for sleep in sleeps]
+        known = [delay for delay in found if delay is not None]
+        if not known or len(known) < len(found):
+            return None
+        return Delay(most_s=max(one.most_s for one in known), least_s=max(one.least_s for one in known))
 
-    def wake_delay_s(self) -> float | None:
+    def wake_delay(self) -> Delay | None:
         """Return how much later the first token comes after a sleep than in the twins' turns, median over sleeps."""
         run = self.sleeper
         twins = zip(run.hot[1:], run.again[1:], strict=True)
         awake = [(hot.wake_s + again.wake_s) / 2 for hot, again in twins]
         delays = [sleep.wake_s - alone for sleep, alone in zip(run.sleeps, awake, strict=False)]
-        return median(delays) if delays else None
+        stalls = [self._stalled_s(sleep) for sleep in run.sleeps]
+        if not delays:
+            return None
+        least = median(delay - stalled for delay, stalled in zip(delays, stalls, strict=False))
+        return Delay(most_s=median(delays), least_s=least - self.wake_noise_s())
+
+    def _stalled_s(self, sleep: Sleep) -> float:
+        return self.memory.stalled_s(sleep.woken_s, sleep.reply.token_at_s[0]) if self.memory else 0.0
 
     def wake_noise_s(self) -> float:
         """Return the largest difference of the twins' times to the first token."""
@@ -96,9 +107,10 @@ class AgentsEvidence:
         A link is never quite still: its counters' readings alone move bytes, in a sleep of 30 s half as many as a
         session has. What is counted in the last third of the sleep is taken off at its rate.
         """
-        if self.link is None:
+        link, sleeps = self.link, self.sleeper.sleeps
+        if link is None:
             return None
-        found = [_counted(self.link, direction, sleep) for sleep in self.sleeper.sleeps]
+        found = [_counted(link, direction, sleep, *self._time_to_move(direction, sleep)) for sleep in sleeps]
         known = [count for count in found if count is not None]
         return known if len(known) == len(found) else None
 
@@ -118,11 +130,17 @@ class AgentsEvidence:
                 return [], f"in sleep {number}, when nothing should move any more, the link {said}: who else uses it?"
             if not self.link.is_only(nbytes, kv_bytes):
                 return [], f"in sleep {number} the link carried {format_bytes(nbytes)}: what was there beside the KV?"
-            found = self.link.time_move(direction, kv_bytes, *_time_to_move(direction, sleep))
+            found = self.link.time_move(direction, kv_bytes, *self._time_to_move(direction, sleep))
             if found is None:
                 return [], f"in sleep {number} the link did not carry the session's KV, so there is no move to be timed"
             times.append(found)
         return times, ""
+
+    def _time_to_move(self, direction: str, sleep: Sleep) -> tuple[float, float]:
+        """Return from when to when a session's KV has to leave the device, or to be back."""
+        if direction == "out":
+            return sleep.leaves_s(self.params.idle_s), sleep.still_s
+        return sleep.woken_s, sleep.reply.token_at_s[0]
 
     def _why_not_counted(self) -> str:
         if self.link is None:
@@ -150,15 +168,9 @@ class AgentsEvidence:
         return median(seconds) if seconds else None
 
 
-def _counted(link: LinkEvidence, direction: str, sleep: Sleep) -> float | None:
-    start_s, end_s = _time_to_move(direction, sleep)
+def _counted(link: LinkEvidence, direction: str, sleep: Sleep, start_s: float, end_s: float) -> float | None:
     moved, at_rest = link.counted(direction, start_s, end_s), _at_rest(link, direction, sleep)
     return None if moved is None or at_rest is None else moved - at_rest * (end_s - start_s)
-
-
-def _time_to_move(direction: str, sleep: Sleep) -> tuple[float, float]:
-    """Return from when to when a session's KV has to leave the device, or to be back."""
-    return (sleep.told_s, sleep.still_s) if direction == "out" else (sleep.woken_s, sleep.reply.token_at_s[0])
 
 
 def _at_rest(link: LinkEvidence, direction: str, sleep: Sleep) -> float | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from djinn_checks.checks.agent_client import Reply
 from djinn_checks.checks.agent_sleeper import SETTLE_S, Sleep, SleeperRun
 from djinn_checks.instruments.server_memory import MemorySeries
 from djinn_checks.units import MB, format_bytes
@@ -49,15 +50,31 @@ class Fall:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Delay:
+    """A time that a server took, on a machine that may itself have stood still meanwhile."""
+
+    most_s: float
+    """By the clock."""
+    least_s: float
+    """Without the time in which the machine did not let anybody run, and without noise."""
+
+    def within(self, limit_s: float) -> float | None:
+        """Return the time by the clock, or None where the machine decides whether it is over a limit."""
+        return None if self.least_s <= limit_s < self.most_s else self.most_s
+
+
+@dataclass(frozen=True, kw_only=True)
 class SessionMemory:
     """The device's memory around the sleeper's session. What was not read is None."""
 
     series: MemorySeries
     run: SleeperRun
+    idle_s: float
+    """After which the server may have a session leave by itself."""
 
     def left(self, sleep: Sleep) -> Fall | None:
         """Return what is to be seen of the KV leaving for a sleep."""
-        before, asleep = self.series.typical(sleep.told_s - 0.8 * SETTLE_S, sleep.told_s), self._asleep(sleep)
+        before, asleep = self._awake(sleep.last), self._asleep(sleep)
         opened, closed = self._opened(), self._closed()
         if before is None or asleep is None or opened is None or closed is None:
             return None
@@ -65,20 +82,19 @@ class SessionMemory:
 
     def came_back(self, sleep: Sleep) -> int | None:
         """Return the bytes by which the memory rose after a sleep."""
-        asleep = self._asleep(sleep)
-        after = self.series.typical(sleep.settled_s - 0.8 * SETTLE_S, sleep.settled_s)
+        asleep, after = self._asleep(sleep), self._awake(sleep.reply)
         return None if asleep is None or after is None else after - asleep
 
     def freed(self) -> Fall | None:
         """Return what is to be seen of the KV leaving when the session was closed."""
-        run = self.run
-        open_still = self.series.typical(run.closed_s - 0.8 * SETTLE_S, run.closed_s)
-        opened, asleep, closed = self._opened(), self._asleep(run.sleeps[-1]), self._closed()
+        last = self.run.sleeps[-1]
+        open_still, asleep = self._awake(last.reply), self._asleep(last)
+        opened, closed = self._opened(), self._closed()
         if open_still is None or opened is None or asleep is None or closed is None:
             return None
         return Fall(fell_bytes=open_still - closed, beyond_bytes=closed - max(opened, asleep))
 
-    def seconds_to_leave(self, sleep: Sleep, kv_bytes: int, least: float) -> float | None:
+    def time_to_leave(self, sleep: Sleep, kv_bytes: int, least: float) -> Delay | None:
         """Return the time from the start of a sleep until the memory was what it was at its end.
 
         That it falls is not enough: what falls first may be another session's. Infinite if by the end less than that
@@ -88,14 +104,25 @@ class SessionMemory:
         if fall is None or asleep is None:
             return None
         if fall.fell_bytes < least * kv_bytes:
-            return math.inf
+            return Delay(most_s=math.inf, least_s=math.inf)
         readings = self.series.readings(sleep.told_s, sleep.woken_s)
         taken = [t_s for t_s, used in readings if used > asleep + _REST_SHARE * kv_bytes]
-        return max(taken, default=sleep.told_s) - sleep.told_s
+        end = max(taken, default=sleep.told_s)
+        seconds = end - sleep.told_s
+        return Delay(most_s=seconds, least_s=seconds - self.series.stalled_s(sleep.told_s, end))
 
     def _opened(self) -> int | None:
         sent_s = self.run.first.sent_s
         return self.series.typical(sent_s - 0.5 * SETTLE_S, sent_s)
+
+    def _awake(self, reply: Reply) -> int | None:
+        """Return the memory behind a turn, while the server's idle threshold cannot have been reached.
+
+        On a machine that stalls the pause may last longer than it is meant to, and an answer be complete long before
+        it is seen.
+        """
+        left_s = reply.end_s - self.series.stalled_s(reply.sent_s, reply.end_s) + self.idle_s
+        return self.series.typical(reply.end_s + 0.2 * SETTLE_S, min(reply.end_s + SETTLE_S, left_s))
 
     def _asleep(self, sleep: Sleep) -> int | None:
         return self.series.typical(max(sleep.still_s, sleep.woken_s - 1.0), sleep.woken_s)

@@ -7,6 +7,7 @@ for a timer when it is wanted, or keep the memory of sessions that are closed.
 from __future__ import annotations
 
 from djinn_checks.checks.agent_evidence import AgentsEvidence
+from djinn_checks.checks.agent_memory import Delay
 from djinn_checks.outcome import Criterion, judge
 from djinn_checks.units import format_bytes, format_seconds
 
@@ -24,15 +25,16 @@ def _left_soon(evidence: AgentsEvidence) -> Criterion:
     """A session that is told to sleep may take no longer than the idle threshold, by which one that is not told
     has to begin; that one may take as long again."""
     is_told = evidence.params.adapter in ("signal", "slot")
+    limit_s, delay = evidence.params.idle_s * (1 if is_told else 2), evidence.time_to_leave()
     return judge(
         "kv_left_soon",
         "The KV's place on the device was given back soon after the agent went idle",
-        evidence.seconds_to_leave(),
+        delay.within(limit_s) if delay else None,
         "<=",
-        evidence.params.idle_s * (1 if is_told else 2),
+        limit_s,
         unit="s",
         evidence=f"{evidence.memory.source if evidence.memory else 'no instrument'}, read 50 times a second",
-        missing=evidence.memory_reason or "the memory was not read in every sleep",
+        missing=evidence.memory_reason or _why_open(delay, "the memory was not read in every sleep"),
         failed="for so long nobody else could use it",
     )
 
@@ -43,20 +45,28 @@ def _woke_at_once(evidence: AgentsEvidence) -> Criterion:
     if evidence.link is not None:
         rate = evidence.params.swap_of_ceiling * evidence.link.ceilings["in"].bytes_per_s
     move_s = max(evidence.kv_bytes(one.tokens) for one in evidence.sleeper.sleeps) / rate
-    noise_s = evidence.wake_noise_s()
+    limit_s = evidence.params.idle_s / 2 + move_s
+    noise_s, delay = evidence.wake_noise_s(), evidence.wake_delay()
     return judge(
         "woke_at_once",
         "The agent's first token after a sleep comes as soon as its KV can be back",
-        evidence.wake_delay_s(),
+        delay.within(limit_s) if delay else None,
         "<=",
-        evidence.params.idle_s / 2 + move_s,
+        limit_s,
         unit="s",
         evidence="time to the first token after a sleep, less the twins' in the same turn, by the client's clock; "
         f"the twins' differ by {format_seconds(noise_s)}, the move may take {format_seconds(move_s)}",
         floor=noise_s,
-        missing="there is no twin's turn to compare with",
+        missing=_why_open(delay, "there is no twin's turn to compare with"),
         failed="what does it wait for?",
     )
+
+
+def _why_open(delay: Delay | None, unknown: str) -> str:
+    if delay is None:
+        return unknown
+    own = format_seconds(delay.most_s - delay.least_s)
+    return f"it took {format_seconds(delay.most_s)}, of which {own} may be the machine's own: is it busy?"
 
 
 def _closing_frees(evidence: AgentsEvidence) -> Criterion:

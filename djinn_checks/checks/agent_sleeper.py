@@ -38,15 +38,20 @@ class Sleep:
     """CLOCK_MONOTONIC when the server was told of the sleep, or would have been, `SETTLE_S` after the last turn."""
     woken_s: float
     """When the next request was sent, or the server told to get ready for it."""
-    settled_s: float
-    """`SETTLE_S` after the turn that followed."""
     tokens: int
     """Tokens of the session when it went idle: prompt and answer so far."""
-    before: SessionRecord | None
     asleep: SessionRecord | None
     """What the server said at the end of the sleep."""
     after: SessionRecord | None
+    last: Reply
+    """The turn before it."""
     reply: Reply
+    """The turn after it."""
+
+    def leaves_s(self, idle_s: float) -> float:
+        """Return when the session may begin to leave: when the server is told, or by itself if the pause before that
+        came to outlast the idle threshold."""
+        return min(self.told_s, self.last.end_s + idle_s)
 
     @property
     def wake_s(self) -> float:
@@ -70,12 +75,12 @@ class SleeperRun:
     cold: tuple[Reply, ...]
     """One for each turn after the first."""
     hot_record: SessionRecord | None
+    opened: SessionRecord | None
+    """What the server said of the sleeper's session before its first turn: nothing, if it had none of that name."""
     histories: tuple[tuple[int, ...], ...]
     """The prompts of the sleeper's turns."""
-    closed_s: float
-    """CLOCK_MONOTONIC when its session was closed, `SETTLE_S` after its last turn."""
     gone_s: float
-    """`SETTLE_S` after the server had answered that."""
+    """CLOCK_MONOTONIC `SETTLE_S` after the server had closed its session."""
 
     @property
     def slept(self) -> tuple[Reply, ...]:
@@ -108,8 +113,8 @@ async def run_sleeper(
     for number, prompt in enumerate(histories[1:]):
         cold.append(await client.turn(f"cold-{number}", prompt, new_tokens))
         await client.close(f"cold-{number}")
+    opened = await client.record("slept")
     first, sleeps, slept_histories = await _sleep_and_wake(client, model, script, new_tokens, sleep_s)
-    closed = time.monotonic()
     await client.close("slept")
     await asyncio.sleep(SETTLE_S)
     return SleeperRun(
@@ -119,8 +124,8 @@ async def run_sleeper(
         again=tuple(again),
         cold=tuple(cold),
         hot_record=hot_record,
+        opened=opened,
         histories=tuple(slept_histories),
-        closed_s=closed,
         gone_s=time.monotonic(),
     )
 
@@ -162,8 +167,7 @@ async def _sleep_and_wake(
     for follow_up in script.follow_ups:
         tokens = len(histories[-1]) + len(reply.ids)
         histories.append(extend(model, histories[-1], reply, follow_up))
-        before = await client.record("slept")
-        told = time.monotonic()
+        last, told = reply, time.monotonic()
         try:
             await client.sleep("slept")
             await asyncio.sleep(sleep_s)
@@ -179,11 +183,10 @@ async def _sleep_and_wake(
             Sleep(
                 told_s=told,
                 woken_s=woken,
-                settled_s=time.monotonic(),
                 tokens=tokens,
-                before=before,
                 asleep=asleep,
                 after=after,
+                last=last,
                 reply=reply,
             )
         )

@@ -32,6 +32,7 @@ from djinn_checks.instruments.environment import find_uuid
 
 _PERIOD_S = 0.02
 _HELD_S = 0.25
+_STALL_S = 0.1
 
 
 @dataclass
@@ -62,6 +63,15 @@ class MemorySeries:
         """Return the longest time within two times in which nothing was read."""
         instants = [start_s, *(t_s for t_s, _ in self.readings(start_s, end_s)), end_s]
         return max(after - before for before, after in pairwise(instants))
+
+    def stalled_s(self, start_s: float, end_s: float) -> float:
+        """Return for how long within two times nothing was read that was meant to be: the machine let nobody run.
+
+        A pause of up to a tenth of a second counts as the reader's own.
+        """
+        instants = [start_s, *(t_s for t_s, _ in self.readings(start_s, end_s)), end_s]
+        gaps = (after - before for before, after in pairwise(instants))
+        return sum(gap - _PERIOD_S for gap in gaps if gap > _STALL_S)
 
     def readings(self, start_s: float, end_s: float) -> list[tuple[float, int]]:
         """Return time and bytes of the readings between two times."""

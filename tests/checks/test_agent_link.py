@@ -30,7 +30,7 @@ CHATTER = 20e6
 """Bytes per second of a link at rest, as counters that are read a thousand times a second see them."""
 WIRE = {"rx": 1.08, "tx": 1.09}
 RATE = 50e9
-TOLD_S, WOKEN_S, FIRST_TOKEN_S = 2.0, 32.0, 32.06
+ANSWERED_S, TOLD_S, WOKEN_S, FIRST_TOKEN_S = 1.7, 2.0, 32.0, 32.06
 
 MILLISECONDS = np.arange(0, 35, 1e-3)
 """When the counters are read."""
@@ -72,12 +72,12 @@ def agents_evidence(link: LinkEvidence, *, told_s: float | None = None) -> Agent
     record = SessionRecord(swap_s=told_s, restore_s=told_s)
     reply = Reply(ids=(1,), sent_s=WOKEN_S, token_at_s=(FIRST_TOKEN_S,))
     sleep = Sleep(
-        told_s=TOLD_S, woken_s=WOKEN_S, settled_s=34.0, tokens=101, before=None, asleep=record, after=record,
-        reply=reply,
+        told_s=TOLD_S, woken_s=WOKEN_S, tokens=101, asleep=record, after=record, reply=reply,
+        last=Reply(token_at_s=(ANSWERED_S,)),
     )  # fmt: skip
     run = SleeperRun(
-        first=reply, sleeps=(sleep,), hot=(), again=(), cold=(), hot_record=None, histories=((),), closed_s=34.0,
-        gone_s=34.3,
+        first=reply, sleeps=(sleep,), hot=(), again=(), cold=(), hot_record=None, opened=None,
+        histories=((),), gone_s=34.3,
     )  # fmt: skip
     reference = Reference(
         kv_elements_per_token=KV // 400, generated=(), nll_slept=(), nll_hot=(), repetition_slept=(), repetition_hot=()
@@ -92,6 +92,14 @@ def test_a_session_that_leaves_and_comes_back_counts_once_each_way() -> None:
     rows = judged([(2.01, KV)], [(32.005, KV)])
     assert {row.status for row in rows.values()} == {Status.PASS}
     assert [row.observed for row in rows.values()] == pytest.approx([1.0, 1.0], abs=0.01)
+
+
+def test_a_session_that_leaves_by_itself_as_the_pause_came_to_outlast_its_idle_threshold_counts_too() -> None:
+    evidence = agents_evidence(watched([(1.95, KV)], [(32.005, KV)]))
+    params = evidence.params
+    assert _on_link(evidence, "out", "", "out").status is Status.FAIL
+    begun = replace(evidence, params=params.model_copy(update={"idle_s": 0.2}))
+    assert _on_link(begun, "out", "", "out").status is Status.PASS
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.95])

@@ -16,7 +16,7 @@ from djinn_checks.checks.agent_memory import Fall
 from djinn_checks.checks.agent_promptness import judge_promptness
 from djinn_checks.instruments.server_memory import MemorySeries
 from djinn_checks.outcome import Criterion, Status
-from tests.checks.test_agent_promptness import KV, OPENED_S, SETTLED_S, TOLD_S, WOKEN_S, collected
+from tests.checks.test_agent_promptness import ANSWERED_S, KV, OPENED_S, SETTLED_S, TOLD_S, WOKEN_S, collected
 
 OWN = 5.0
 """What the server has without any session."""
@@ -87,6 +87,19 @@ def test_readings_that_end_before_the_closing_leave_open_what_needs_them_and_no_
     assert _left_device(evidence).reason == "the memory was not read in every sleep"
     assert freed(evidence).reason == "the memory was not read around the closing"
     assert _returned(evidence).status is Status.PASS
+
+
+@pytest.mark.parametrize(("stalled_s", "decided"), [(0.0, Status.FAIL), (0.7, Status.INCONCLUSIVE)])
+def test_a_session_that_left_before_its_answer_was_seen_was_idle_for_longer_than_the_clock_says(
+    stalled_s: float, decided: Status
+) -> None:
+    """The machine stood still when the answer was complete, and ran on when the idle threshold had passed."""
+
+    def used(t_s: float) -> int:
+        return round(KV * (OWN + (OPENED_S <= t_s < ANSWERED_S)))
+
+    stalls = (ANSWERED_S - stalled_s, ANSWERED_S)
+    assert _left_device(collected(used, idle_s=0.5, stalls=stalls)).status is decided
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -19,7 +19,7 @@ from djinn_checks.params import AgentsParams
 
 KV = 10_000_000
 """Bytes, of 101 tokens whose last one has not been fed back."""
-OPENED_S, TOLD_S, WOKEN_S, SETTLED_S, GONE_S = 9.0, 10.0, 13.0, 14.0, 14.3
+OPENED_S, ANSWERED_S, TOLD_S, WOKEN_S, SETTLED_S, GONE_S = 9.0, 9.7, 10.0, 13.0, 14.0, 14.3
 TAKEN, FREE = 50_000_000 + KV, 50_000_000
 
 
@@ -27,22 +27,31 @@ def reply(sent_s: float, first_s: float) -> Reply:
     return Reply(ids=(1,), sent_s=sent_s, token_at_s=(first_s,))
 
 
-def judged(memory: Callable[[float], int], *, wake_s: float = 0.1, **params: Any) -> dict[str, Criterion]:
-    return {row.name: row for row in judge_promptness(collected(memory, wake_s=wake_s, **params))}
+Span = tuple[float, float]
+NEVER: Span = (0.0, 0.0)
 
 
-def collected(memory: Callable[[float], int], *, wake_s: float = 0.1, **params: Any) -> AgentsEvidence:
+def judged(
+    memory: Callable[[float], int], *, wake_s: float = 0.1, stalls: Span = NEVER, **params: Any
+) -> dict[str, Criterion]:
+    return {row.name: row for row in judge_promptness(collected(memory, wake_s=wake_s, stalls=stalls, **params))}
+
+
+def collected(
+    memory: Callable[[float], int], *, wake_s: float = 0.1, stalls: Span = NEVER, **params: Any
+) -> AgentsEvidence:
+    """Make the evidence of one sleep; from when to when the machine `stalls`, nothing is read."""
     after = SessionRecord(restore_s=0.02, allocate_s=0.003)
     sleep = Sleep(
-        told_s=TOLD_S, woken_s=WOKEN_S, settled_s=SETTLED_S, tokens=101, before=None, asleep=None, after=after,
+        told_s=TOLD_S, woken_s=WOKEN_S, tokens=101, asleep=None, after=after, last=reply(OPENED_S, ANSWERED_S),
         reply=reply(WOKEN_S, WOKEN_S + wake_s),
     )  # fmt: skip
     twins = (reply(0, 0.5), reply(1, 1.1))
     run = SleeperRun(
-        first=reply(OPENED_S, 9.5), sleeps=(sleep,), hot=twins, again=twins, cold=(), hot_record=None,
-        histories=((0,) * 90, (0,) * 100), closed_s=SETTLED_S, gone_s=GONE_S,
+        first=sleep.last, sleeps=(sleep,), hot=twins, again=twins, cold=(), hot_record=None, opened=None,
+        histories=((0,) * 90, (0,) * 100), gone_s=GONE_S,
     )  # fmt: skip
-    times = [8 + step * 0.02 for step in range(400)]
+    times = [at for at in (8 + step * 0.02 for step in range(400)) if not stalls[0] <= at < stalls[1]]
     return AgentsEvidence(
         params=AgentsParams.create(**params), device=torch.device("cpu"), kv_dtype=torch.float32, sleeper=run,
         reference=Reference(
@@ -91,6 +100,22 @@ def test_a_server_that_is_not_told_may_take_its_idle_threshold_and_as_long_again
 def test_a_wake_that_waits_for_half_the_idle_threshold_is_late() -> None:
     assert judged(honest, wake_s=0.5, idle_s=1.0)["woke_at_once"].status is Status.PASS
     assert judged(honest, wake_s=0.7, idle_s=1.0)["woke_at_once"].status is Status.FAIL
+
+
+def test_whether_the_server_or_a_machine_that_stalled_was_late_is_left_open() -> None:
+    def later(t_s: float) -> int:
+        return TAKEN if TOLD_S <= t_s < TOLD_S + 1.1 else honest(t_s)
+
+    late = judged(later, idle_s=1.0, adapter="signal", stalls=(TOLD_S + 0.1, TOLD_S + 0.9))["kv_left_soon"]
+    assert late.status is Status.INCONCLUSIVE
+    assert "it took 1.08 s, of which 800 ms may be the machine's own" in late.reason
+    wake = judged(honest, wake_s=0.7, idle_s=1.0, stalls=(WOKEN_S + 0.1, WOKEN_S + 0.5))["woke_at_once"]
+    assert wake.status is Status.INCONCLUSIVE
+
+
+def test_a_stall_excuses_no_more_than_its_own_time() -> None:
+    rows = judged(honest, wake_s=1.2, idle_s=1.0, stalls=(WOKEN_S + 0.1, WOKEN_S + 0.5))
+    assert rows["woke_at_once"].status is Status.FAIL
 
 
 def test_a_server_without_sessions_has_none_to_close() -> None:

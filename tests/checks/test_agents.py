@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -9,19 +10,21 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from djinn_checks import AgentsParams, Outcome, Status, check_agents
+from djinn_checks.checks import agent_sleeper
 from djinn_checks.checks.agent_client import Reply
 from djinn_checks.checks.agent_criteria import _on_link
 from djinn_checks.checks.agent_crowd import CrowdRun
 from djinn_checks.checks.agent_evidence import AgentsEvidence, differing_tokens, distance
 from djinn_checks.checks.agent_link import LinkEvidence
 from djinn_checks.checks.agent_scripts import says_code_word, write_script
-from djinn_checks.checks.agent_sleeper import SleeperRun
+from djinn_checks.checks.agent_sleeper import SETTLE_S, SleeperRun
 from djinn_checks.checks.server_process import ServerProcess
 from djinn_checks.errors import InstrumentError, ParamsError
 from djinn_checks.instruments.server_memory import MemorySeries, find_listener
@@ -68,13 +71,37 @@ def test_its_outcome_is_plain_data_that_can_be_read_back(passed: Outcome) -> Non
     assert again.to_dict() == passed.to_dict()
 
 
-def test_a_server_that_only_waits_for_its_idle_threshold_passes_too(small: dict[str, Any]) -> None:
-    outcome = check_agents(AgentsParams.create(**(small | {"adapter": "idle", "agents": 0, "idle_s": 0.5})))
+@pytest.fixture(scope="module")
+def served(small: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Return the params for one agent of a server that runs already."""
+    ours = small | {"agents": 0, "idle_s": 0.5}
+    options = {"model": "model", "device": "device", "idle-s": "idle_s", "kv-device-gb": "kv_device_gb",
+               "host-swap-pool-gb": "host_swap_pool_gb"}  # fmt: skip
+    given = [text for option, name in options.items() for text in (f"--{option}", str(ours[name]))]
+    with ServerProcess([*given, "--port", "0", "--session-tokens", "1000"]) as server:
+        yield ours | {"server_address": server.address}
+
+
+def test_a_server_that_only_waits_for_its_idle_threshold_passes_too(served: dict[str, Any]) -> None:
+    outcome = check_agents(AgentsParams.create(**(served | {"adapter": "idle"})))
     assert outcome.status is Status.PASS, outcome.summary
 
 
-def test_a_server_without_sessions_is_inconclusive_and_the_reasons_are_named(small: dict[str, Any]) -> None:
-    outcome = check_agents(AgentsParams.create(**(small | {"adapter": "none", "agents": 0})))
+def test_pauses_that_a_busy_machine_draws_out_accuse_no_server(
+    served: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session then leaves by itself in what was to be the pause before that."""
+
+    async def sleep(seconds: float, asleep: Any = asyncio.sleep) -> None:
+        await asleep(seconds + 0.5 * (seconds == SETTLE_S))
+
+    monkeypatch.setattr(agent_sleeper, "asyncio", SimpleNamespace(sleep=sleep))
+    outcome = check_agents(AgentsParams.create(**served))
+    assert outcome.status is Status.PASS, outcome.summary
+
+
+def test_a_server_without_sessions_is_inconclusive_and_the_reasons_are_named(served: dict[str, Any]) -> None:
+    outcome = check_agents(AgentsParams.create(**(served | {"adapter": "none"})))
     assert outcome.status in (Status.INCONCLUSIVE, Status.FAIL)
     assert row(outcome, "swaps_counted").status is Status.INCONCLUSIVE
     assert "'none' says nothing about it" in row(outcome, "swaps_counted").reason
@@ -169,6 +196,14 @@ def test_memory_between_readings_is_unknown_and_never_zero() -> None:
     assert series.longest_gap_s(0.5, 6.0) == 3.0
 
 
+def test_a_machine_stalls_while_nothing_is_read_that_was_to_be() -> None:
+    times = [number * 0.02 for number in range(500) if not 100 <= number < 150]
+    series = MemorySeries("test", times, [0] * len(times))
+    assert series.stalled_s(0.0, 1.9) == 0
+    assert series.stalled_s(0.0, 9.0) == pytest.approx(1.0)
+    assert series.stalled_s(0.0, 2.5) == pytest.approx(0.5)
+
+
 def test_memory_that_comes_and_goes_is_not_held() -> None:
     times = [number * 0.02 for number in range(500)]
     comes_and_goes = [100 * (number % 10 < 8) + 50 * (number >= 400) for number in range(500)]
@@ -217,8 +252,8 @@ def test_a_server_of_other_weights_does_not_pass(small: dict[str, Any]) -> None:
 
 
 def test_a_gpu_without_link_counters_leaves_the_bytes_on_the_link_inconclusive() -> None:
-    sleeper = SleeperRun(first=Reply(), sleeps=(), hot=(), again=(), cold=(), hot_record=None, histories=((),),
-                         closed_s=0.0, gone_s=0.0)  # fmt: skip
+    sleeper = SleeperRun(first=Reply(), sleeps=(), hot=(), again=(), cold=(), hot_record=None, opened=None,
+                         histories=((),), gone_s=0.0)  # fmt: skip
     evidence = AgentsEvidence(
         params=AgentsParams.create(), device=torch.device("cuda"), kv_dtype=torch.float16, sleeper=sleeper,
         reference=None, crowd=None, memory=None, memory_reason="", is_alive=True,  # type: ignore[arg-type]
