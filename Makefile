@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: smoke test lab clean
+.PHONY: smoke test types units lab clean
 
 smoke: $(VENV)/installed
 	$(BIN)/djinn-checks run params/smoke --out reports/smoke
@@ -14,7 +14,12 @@ smoke: $(VENV)/installed
 test: $(VENV)/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) --no-print-directory --jobs 2 types units
+
+types: $(VENV)/tested
 	$(BIN)/mypy
+
+units: $(VENV)/tested
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile
 
 lab: $(VENV)/installed

@@ -16,6 +16,7 @@ from statistics import mean
 
 from djinn_checks.checks.agent_client import SessionRecord
 from djinn_checks.checks.agent_evidence import AgentsEvidence, differing_tokens, distance
+from djinn_checks.checks.agent_memory import UNREAD
 from djinn_checks.checks.agent_promptness import judge_promptness
 from djinn_checks.checks.agent_speed import judge_decode, judge_moves
 from djinn_checks.outcome import Criterion, Status, judge, skip
@@ -25,7 +26,7 @@ _NLL_MARGIN = 0.1
 """Nats per token. Identical texts differ by 0; a text that is worse by this is 10 % less likely at every token."""
 _TOLD_MARGIN = 0.05
 """Nats per token between two implementations of one model; quantized activations (llama-server) stay well below."""
-_WHEN = {"out": "in the sleep's first two thirds", "in": "until the first token after the sleep"}
+_WHEN = {"out": "until the sleep's last third", "in": "until the first token after the sleep"}
 """When the bytes that go each way are counted."""
 _SURVIVES = "The agent's turns before and after every sleep were answered"
 _NO_LOGPROBS = "the server gives no log-probabilities"
@@ -134,7 +135,7 @@ def _left_device(evidence: AgentsEvidence) -> Criterion:
         share,
         unit="times the session's KV",
         evidence=f"{_memory_evidence(evidence)}, held against what was there before it came and after it was closed",
-        missing=evidence.memory_reason or next(iter(doubts), "the memory was not read in every sleep"),
+        missing=evidence.memory_reason or next(iter(doubts), UNREAD),
         failed="its memory is still taken: the KV is still there, or its place is kept and never given back",
     )
 
@@ -151,7 +152,7 @@ def _returned(evidence: AgentsEvidence) -> Criterion:
         evidence.params.memory_share,
         unit="times the session's KV",
         evidence=_memory_evidence(evidence),
-        missing=evidence.memory_reason or "the memory was not read in every sleep",
+        missing=evidence.memory_reason or UNREAD,
         failed="its memory is not there; is the text computed from something else?",
     )
 
@@ -207,7 +208,7 @@ def _on_link(evidence: AgentsEvidence, name: str, title: str, direction: str) ->
 
 
 def _bytes_equal(evidence: AgentsEvidence) -> Criterion:
-    records = [sleep.after for sleep in evidence.sleeper.sleeps if sleep.after]
+    records = [sleep.back for sleep in evidence.sleeper.sleeps if sleep.back]
     moved = [
         (one.swapped_bytes, one.restored_bytes)
         for one in records
@@ -226,7 +227,7 @@ def _bytes_equal(evidence: AgentsEvidence) -> Criterion:
 
 
 def _digest(evidence: AgentsEvidence) -> Criterion:
-    records = [sleep.after for sleep in evidence.sleeper.sleeps if sleep.after]
+    records = [sleep.back for sleep in evidence.sleeper.sleeps if sleep.back]
     pairs = [(one.digest_out, one.digest_in) for one in records if one.digest_out and one.digest_in]
     return judge(
         "digest_equal",

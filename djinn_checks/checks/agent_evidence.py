@@ -108,7 +108,7 @@ class AgentsEvidence:
         session has. What is counted in the last third of the sleep is taken off at its rate.
         """
         link, sleeps = self.link, self.sleeper.sleeps
-        if link is None:
+        if link is None or (self.session_memory and any(map(self.session_memory.slept_through, sleeps))):
             return None
         found = [_counted(link, direction, sleep, *self._time_to_move(direction, sleep)) for sleep in sleeps]
         known = [count for count in found if count is not None]
@@ -138,9 +138,10 @@ class AgentsEvidence:
 
     def _time_to_move(self, direction: str, sleep: Sleep) -> tuple[float, float]:
         """Return from when to when a session's KV has to leave the device, or to be back."""
-        if direction == "out":
-            return sleep.leaves_s(self.params.idle_s), sleep.still_s
-        return sleep.woken_s, sleep.reply.token_at_s[0]
+        if direction == "in":
+            return sleep.woken_s, sleep.reply.token_at_s[0]
+        memory = self.session_memory
+        return min(sleep.told_s, memory.leaves_s(sleep.last) if memory else sleep.told_s), sleep.still_s
 
     def _why_not_counted(self) -> str:
         if self.link is None:

@@ -19,6 +19,8 @@ from djinn_checks.units import MB, format_bytes
 _OWN_ACCORD_BYTES = {"cpu": 2 * MB, "cuda": 8 * MB}
 """What a server's memory may grow by within the turns of one session: 1.1 MB were seen on a CPU, none on an H200, whose
 driver gives memory in pieces of 2 MB."""
+UNREAD = "the memory was not read in every sleep and before it while the machine ran"
+"""Why nothing is known of a sleep."""
 _REST_SHARE = 0.1
 """Of a session's KV: what memory may still move by while its place counts as given back."""
 
@@ -90,6 +92,8 @@ class SessionMemory:
         last = self.run.sleeps[-1]
         open_still, asleep = self._awake(last.reply), self._asleep(last)
         opened, closed = self._opened(), self._closed()
+        if self.run.closed_s > self.leaves_s(last.reply):
+            return None  # what closing frees is not to be seen of a session that is asleep
         if open_still is None or opened is None or asleep is None or closed is None:
             return None
         return Fall(fell_bytes=open_still - closed, beyond_bytes=closed - max(opened, asleep))
@@ -105,26 +109,36 @@ class SessionMemory:
             return None
         if fall.fell_bytes < least * kv_bytes:
             return Delay(most_s=math.inf, least_s=math.inf)
-        readings = self.series.readings(sleep.told_s, sleep.woken_s)
+        start_s = min(sleep.told_s, self.leaves_s(sleep.last))
+        readings = self.series.readings(start_s, sleep.woken_s)
         taken = [t_s for t_s, used in readings if used > asleep + _REST_SHARE * kv_bytes]
-        end = max(taken, default=sleep.told_s)
-        seconds = end - sleep.told_s
-        return Delay(most_s=seconds, least_s=seconds - self.series.stalled_s(sleep.told_s, end))
+        end = max(taken, default=start_s)
+        return Delay(most_s=end - start_s, least_s=end - start_s - self.series.stalled_s(start_s, end))
+
+    def leaves_s(self, reply: Reply) -> float:
+        """Return when the idle threshold behind a turn may be reached, and the session leave, told or not.
+
+        On a machine that stalls the pause before a sleep may last that long. And an answer may be complete before it
+        is seen: by no more than the longest time in which nobody ran, as whoever runs sees what has come.
+        """
+        return reply.end_s - self.series.longest_gap_s(reply.sent_s, reply.end_s) + self.idle_s
+
+    def slept_through(self, sleep: Sleep) -> bool:
+        """Return whether the machine stood still for so much of a sleep that its last third tells nothing."""
+        return self.series.stalled_s(sleep.told_s, sleep.woken_s) > (sleep.woken_s - sleep.told_s) / 3
 
     def _opened(self) -> int | None:
         sent_s = self.run.first.sent_s
         return self.series.typical(sent_s - 0.5 * SETTLE_S, sent_s)
 
     def _awake(self, reply: Reply) -> int | None:
-        """Return the memory behind a turn, while the server's idle threshold cannot have been reached.
-
-        On a machine that stalls the pause may last longer than it is meant to, and an answer be complete long before
-        it is seen.
-        """
-        left_s = reply.end_s - self.series.stalled_s(reply.sent_s, reply.end_s) + self.idle_s
-        return self.series.typical(reply.end_s + 0.2 * SETTLE_S, min(reply.end_s + SETTLE_S, left_s))
+        """Return the memory behind a turn, while the session cannot have left."""
+        end_s = min(reply.end_s + SETTLE_S, self.leaves_s(reply))
+        return self.series.typical(reply.end_s + 0.2 * SETTLE_S, end_s)
 
     def _asleep(self, sleep: Sleep) -> int | None:
+        if self.slept_through(sleep):
+            return None
         return self.series.typical(max(sleep.still_s, sleep.woken_s - 1.0), sleep.woken_s)
 
     def _closed(self) -> int | None:

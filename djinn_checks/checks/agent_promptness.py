@@ -7,7 +7,7 @@ for a timer when it is wanted, or keep the memory of sessions that are closed.
 from __future__ import annotations
 
 from djinn_checks.checks.agent_evidence import AgentsEvidence
-from djinn_checks.checks.agent_memory import Delay
+from djinn_checks.checks.agent_memory import UNREAD, Delay
 from djinn_checks.outcome import Criterion, judge
 from djinn_checks.units import format_bytes, format_seconds
 
@@ -34,7 +34,7 @@ def _left_soon(evidence: AgentsEvidence) -> Criterion:
         limit_s,
         unit="s",
         evidence=f"{evidence.memory.source if evidence.memory else 'no instrument'}, read 50 times a second",
-        missing=evidence.memory_reason or _why_open(delay, "the memory was not read in every sleep"),
+        missing=evidence.memory_reason or _why_open(delay, UNREAD),
         failed="for so long nobody else could use it",
     )
 
@@ -66,7 +66,7 @@ def _why_open(delay: Delay | None, unknown: str) -> str:
     if delay is None:
         return unknown
     own = format_seconds(delay.most_s - delay.least_s)
-    return f"it took {format_seconds(delay.most_s)}, of which {own} may be the machine's own: is it busy?"
+    return f"it took {format_seconds(delay.most_s)}, of which {own} may be noise or the machine's own: is it busy?"
 
 
 def _closing_frees(evidence: AgentsEvidence) -> Criterion:
@@ -75,7 +75,9 @@ def _closing_frees(evidence: AgentsEvidence) -> Criterion:
     size = evidence.kv_bytes(evidence.sleeper.last_tokens)
     fall = memory.freed() if memory and has_sessions else None
     freed, doubt = fall.share(size, share, evidence.device.type) if fall else (None, "")
-    unread = "the memory was not read around the closing" if has_sessions else _NO_SESSIONS
+    unread = (
+        "the memory was not read around the closing, or the session had left by then" if has_sessions else _NO_SESSIONS
+    )
     return judge(
         "closing_frees",
         "When the session was closed, its KV's bytes left the device's memory",

@@ -48,10 +48,11 @@ class Sleep:
     reply: Reply
     """The turn after it."""
 
-    def leaves_s(self, idle_s: float) -> float:
-        """Return when the session may begin to leave: when the server is told, or by itself if the pause before that
-        came to outlast the idle threshold."""
-        return min(self.told_s, self.last.end_s + idle_s)
+    @property
+    def back(self) -> SessionRecord | None:
+        """What the server said after the turn; None if the session had begun to leave again by then."""
+        left_again = self.after and self.asleep and self.after.swaps != self.asleep.swaps
+        return None if left_again else self.after
 
     @property
     def wake_s(self) -> float:
@@ -79,6 +80,8 @@ class SleeperRun:
     """What the server said of the sleeper's session before its first turn: nothing, if it had none of that name."""
     histories: tuple[tuple[int, ...], ...]
     """The prompts of the sleeper's turns."""
+    closed_s: float
+    """CLOCK_MONOTONIC when its session was closed, `SETTLE_S` after its last turn."""
     gone_s: float
     """CLOCK_MONOTONIC `SETTLE_S` after the server had closed its session."""
 
@@ -113,8 +116,9 @@ async def run_sleeper(
     for number, prompt in enumerate(histories[1:]):
         cold.append(await client.turn(f"cold-{number}", prompt, new_tokens))
         await client.close(f"cold-{number}")
-    opened = await client.record("slept")
+    opened = await _open(client)
     first, sleeps, slept_histories = await _sleep_and_wake(client, model, script, new_tokens, sleep_s)
+    closed = time.monotonic()
     await client.close("slept")
     await asyncio.sleep(SETTLE_S)
     return SleeperRun(
@@ -126,6 +130,7 @@ async def run_sleeper(
         hot_record=hot_record,
         opened=opened,
         histories=tuple(slept_histories),
+        closed_s=closed,
         gone_s=time.monotonic(),
     )
 
@@ -154,6 +159,13 @@ async def _take_turns(
     record = await client.record(name)
     await client.close(name)
     return replies, record
+
+
+async def _open(client: AgentClient) -> SessionRecord | None:
+    """Close what an interrupted run may have left of the session; return what the server says of it then."""
+    if await client.record("slept") is not None:
+        await client.close("slept")
+    return await client.record("slept")
 
 
 async def _sleep_and_wake(

@@ -65,11 +65,12 @@ class MemorySeries:
         return max(after - before for before, after in pairwise(instants))
 
     def stalled_s(self, start_s: float, end_s: float) -> float:
-        """Return for how long within two times nothing was read that was meant to be: the machine let nobody run.
+        """Return for how long within two times the reader did not come to read: the machine let nobody run.
 
-        A pause of up to a tenth of a second counts as the reader's own.
+        A pause of up to a tenth of a second counts as the reader's own. After its last reading it has ended.
         """
-        instants = [start_s, *(t_s for t_s, _ in self.readings(start_s, end_s)), end_s]
+        times = [t_s for t_s, _ in self.readings(start_s, end_s)]
+        instants = [start_s, *times, min(end_s, max(start_s, self.t_s[-1]))] if self.t_s else []
         gaps = (after - before for before, after in pairwise(instants))
         return sum(gap - _PERIOD_S for gap in gaps if gap > _STALL_S)
 

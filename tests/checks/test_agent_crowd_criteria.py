@@ -43,7 +43,7 @@ def judged(
         kv_dtype=torch.float32, crowd=crowd, memory=MemorySeries("made", times, readings) if memory else None,
         memory_reason="" if memory else "the server is somewhere else", link=None, pace=None, is_alive=None,
         sleeper=SleeperRun(first=reply, sleeps=(), hot=(), again=(), cold=(), hot_record=None, opened=None,
-                           histories=((),), gone_s=0.0),
+                           histories=((),), closed_s=0.0, gone_s=0.0),
         reference=Reference(kv_elements_per_token=int(KV) // 400, generated=(), nll_slept=(), nll_hot=(),
                             repetition_slept=(), repetition_hot=()),
     )  # fmt: skip

@@ -21,6 +21,7 @@ from djinn_checks.checks.agent_sleeper import Sleep, SleeperRun
 from djinn_checks.checks.agent_speed import judge_moves
 from djinn_checks.instruments.counters import Floats, build_series
 from djinn_checks.instruments.link_ceiling import Ceiling
+from djinn_checks.instruments.server_memory import MemorySeries
 from djinn_checks.outcome import Criterion, Status
 from djinn_checks.params import AgentsParams
 
@@ -73,18 +74,20 @@ def agents_evidence(link: LinkEvidence, *, told_s: float | None = None) -> Agent
     reply = Reply(ids=(1,), sent_s=WOKEN_S, token_at_s=(FIRST_TOKEN_S,))
     sleep = Sleep(
         told_s=TOLD_S, woken_s=WOKEN_S, tokens=101, asleep=record, after=record, reply=reply,
-        last=Reply(token_at_s=(ANSWERED_S,)),
+        last=Reply(sent_s=1.0, token_at_s=(ANSWERED_S,)),
     )  # fmt: skip
     run = SleeperRun(
         first=reply, sleeps=(sleep,), hot=(), again=(), cold=(), hot_record=None, opened=None,
-        histories=((),), gone_s=34.3,
+        histories=((),), closed_s=34.0, gone_s=34.3,
     )  # fmt: skip
+    times = [step * 0.02 for step in range(1750)]
+    memory = MemorySeries("made", times, [0] * len(times))
     reference = Reference(
         kv_elements_per_token=KV // 400, generated=(), nll_slept=(), nll_hot=(), repetition_slept=(), repetition_hot=()
     )
     return AgentsEvidence(
         params=AgentsParams.create(), device=torch.device("cuda"), kv_dtype=torch.float32, sleeper=run,
-        reference=reference, crowd=None, memory=None, memory_reason="", link=link, pace=None, is_alive=None,
+        reference=reference, crowd=None, memory=memory, memory_reason="", link=link, pace=None, is_alive=None,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from djinn_checks.checks.agent_criteria import _left_device, _returned
 from djinn_checks.checks.agent_evidence import AgentsEvidence
-from djinn_checks.checks.agent_memory import Fall
+from djinn_checks.checks.agent_memory import UNREAD, Fall
 from djinn_checks.checks.agent_promptness import judge_promptness
 from djinn_checks.instruments.server_memory import MemorySeries
 from djinn_checks.outcome import Criterion, Status
@@ -84,8 +84,8 @@ def test_readings_that_end_before_the_closing_leave_open_what_needs_them_and_no_
     count = sum(t_s < SETTLED_S for t_s in whole.memory.t_s)
     cut = MemorySeries("made", whole.memory.t_s[:count], whole.memory.used_bytes[:count])
     evidence = replace(whole, memory=cut)
-    assert _left_device(evidence).reason == "the memory was not read in every sleep"
-    assert freed(evidence).reason == "the memory was not read around the closing"
+    assert _left_device(evidence).reason == UNREAD
+    assert freed(evidence).reason.startswith("the memory was not read around the closing")
     assert _returned(evidence).status is Status.PASS
 
 
@@ -100,6 +100,26 @@ def test_a_session_that_left_before_its_answer_was_seen_was_idle_for_longer_than
 
     stalls = (ANSWERED_S - stalled_s, ANSWERED_S)
     assert _left_device(collected(used, idle_s=0.5, stalls=stalls)).status is decided
+
+
+def test_a_sleep_through_which_the_machine_stood_still_tells_nothing() -> None:
+    """It was read just before, and once when it was over."""
+
+    def used(t_s: float) -> int:
+        return round(KV * (OWN + (OPENED_S <= t_s < SETTLED_S)))
+
+    whole = collected(used, stalls=(TOLD_S, WOKEN_S - 0.03))
+    assert _left_device(whole).status is Status.INCONCLUSIVE
+    assert _left_device(collected(used)).status is Status.FAIL
+
+
+def test_what_closing_frees_is_not_to_be_seen_of_a_session_that_had_left_by_itself() -> None:
+    """The server leaks what it closes, of which there is nothing any more; the pause before that was drawn out."""
+    evidence = levels(0, 1, 0, 1, 0)
+    run = evidence.sleeper
+    late = replace(evidence, sleeper=replace(run, closed_s=run.sleeps[-1].reply.end_s + evidence.params.idle_s))
+    assert freed(evidence).status is Status.PASS
+    assert freed(late).status is Status.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

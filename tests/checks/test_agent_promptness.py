@@ -49,7 +49,7 @@ def collected(
     twins = (reply(0, 0.5), reply(1, 1.1))
     run = SleeperRun(
         first=sleep.last, sleeps=(sleep,), hot=twins, again=twins, cold=(), hot_record=None, opened=None,
-        histories=((0,) * 90, (0,) * 100), gone_s=GONE_S,
+        histories=((0,) * 90, (0,) * 100), closed_s=SETTLED_S, gone_s=GONE_S,
     )  # fmt: skip
     times = [at for at in (8 + step * 0.02 for step in range(400)) if not stalls[0] <= at < stalls[1]]
     return AgentsEvidence(
@@ -108,7 +108,7 @@ def test_whether_the_server_or_a_machine_that_stalled_was_late_is_left_open() ->
 
     late = judged(later, idle_s=1.0, adapter="signal", stalls=(TOLD_S + 0.1, TOLD_S + 0.9))["kv_left_soon"]
     assert late.status is Status.INCONCLUSIVE
-    assert "it took 1.08 s, of which 800 ms may be the machine's own" in late.reason
+    assert "it took 1.08 s, of which 800 ms may be noise or the machine's own" in late.reason
     wake = judged(honest, wake_s=0.7, idle_s=1.0, stalls=(WOKEN_S + 0.1, WOKEN_S + 0.5))["woke_at_once"]
     assert wake.status is Status.INCONCLUSIVE
 
