@@ -90,10 +90,10 @@ class SessionMemory:
     def freed(self) -> Fall | None:
         """Return what is to be seen of the KV leaving when the session was closed."""
         last = self.run.sleeps[-1]
-        open_still, asleep = self._awake(last.reply), self._asleep(last)
-        opened, closed = self._opened(), self._closed()
         if self.run.closed_s > self.leaves_s(last.reply):
             return None  # what closing frees is not to be seen of a session that is asleep
+        open_still, asleep = self._awake(last.reply), self._asleep(last)
+        opened, closed = self._opened(), self._closed()
         if open_still is None or opened is None or asleep is None or closed is None:
             return None
         return Fall(fell_bytes=open_still - closed, beyond_bytes=closed - max(opened, asleep))

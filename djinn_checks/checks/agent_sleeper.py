@@ -163,8 +163,9 @@ async def _take_turns(
 
 async def _open(client: AgentClient) -> SessionRecord | None:
     """Close what an interrupted run may have left of the session; return what the server says of it then."""
-    if await client.record("slept") is not None:
-        await client.close("slept")
+    if await client.record("slept") is None:
+        return None
+    await client.close("slept")
     return await client.record("slept")
 
 

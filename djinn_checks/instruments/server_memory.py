@@ -61,23 +61,25 @@ class MemorySeries:
 
     def longest_gap_s(self, start_s: float, end_s: float) -> float:
         """Return the longest time within two times in which nothing was read."""
-        instants = [start_s, *(t_s for t_s, _ in self.readings(start_s, end_s)), end_s]
-        return max(after - before for before, after in pairwise(instants))
+        return max(self._gaps(start_s, end_s))
 
     def stalled_s(self, start_s: float, end_s: float) -> float:
         """Return for how long within two times the reader did not come to read: the machine let nobody run.
 
         A pause of up to a tenth of a second counts as the reader's own. After its last reading it has ended.
         """
-        times = [t_s for t_s, _ in self.readings(start_s, end_s)]
-        instants = [start_s, *times, min(end_s, max(start_s, self.t_s[-1]))] if self.t_s else []
-        gaps = (after - before for before, after in pairwise(instants))
+        ended_s = self.t_s[-1] if self.t_s else start_s
+        gaps = self._gaps(start_s, min(end_s, max(start_s, ended_s)))
         return sum(gap - _PERIOD_S for gap in gaps if gap > _STALL_S)
 
     def readings(self, start_s: float, end_s: float) -> list[tuple[float, int]]:
         """Return time and bytes of the readings between two times."""
         first, last = bisect_left(self.t_s, start_s), bisect_left(self.t_s, end_s)
         return list(zip(self.t_s[first:last], self.used_bytes[first:last], strict=True))
+
+    def _gaps(self, start_s: float, end_s: float) -> list[float]:
+        instants = [start_s, *(t_s for t_s, _ in self.readings(start_s, end_s)), end_s]
+        return [after - before for before, after in pairwise(instants)]
 
     def _between(self, start_s: float, end_s: float) -> list[int]:
         return [used for _, used in self.readings(start_s, end_s)]
