@@ -30,6 +30,8 @@ _WHEN = {"out": "until the sleep's last third", "in": "until the first token aft
 """When the bytes that go each way are counted."""
 _SURVIVES = "The agent's turns before and after every sleep were answered"
 _NO_LOGPROBS = "the server gives no log-probabilities"
+_NO_DIGEST = "the server takes no digest of what it moves: a change that does not change the text would not be seen"
+_LEFT_AGAIN = "the session had left again before the server was asked about its restore: is the machine busy?"
 
 
 def judge_sleeper(evidence: AgentsEvidence) -> list[Criterion]:
@@ -192,7 +194,6 @@ def _on_link(evidence: AgentsEvidence, name: str, title: str, direction: str) ->
     counted = evidence.counted(direction)
     pairs = zip(counted or [], sleeps, strict=False)  # all of them, or none
     shares = [count / evidence.kv_bytes(one.tokens) for count, one in pairs]
-    uncounted = f"the link is not counted here: {evidence.link.reason}"
     return judge(
         name,
         title,
@@ -202,7 +203,7 @@ def _on_link(evidence: AgentsEvidence, name: str, title: str, direction: str) ->
         unit=unit,
         evidence=f"PCIe counters of the GPU, calibrated with copies of known size; {_WHEN[direction]}, less what "
         "they count of a link at rest",
-        missing=uncounted if evidence.link.series is None else "the counters have a hole where the copies were",
+        missing=evidence.why_not_counted,
         failed="fewer bytes were moved by then than the session has",
     )
 
@@ -222,7 +223,7 @@ def _bytes_equal(evidence: AgentsEvidence) -> Criterion:
         0,
         unit="sleeps that differ",
         evidence="the server's record of the session",
-        missing=f"a server of kind {evidence.params.adapter!r} does not say how many",
+        missing=_unsaid(evidence, f"a server of kind {evidence.params.adapter!r} does not say how many"),
     )
 
 
@@ -237,8 +238,14 @@ def _digest(evidence: AgentsEvidence) -> Criterion:
         0,
         unit="sleeps that differ",
         evidence="digests of the KV on the device before it left and after it came back, by the server",
-        missing="the server takes no digest of what it moves: a change that does not change the text would not be seen",
+        missing=_unsaid(evidence, _NO_DIGEST),
     )
+
+
+def _unsaid(evidence: AgentsEvidence, otherwise: str) -> str:
+    """Return why the server's records of a restore are not known."""
+    is_late = any(one.after and not one.back for one in evidence.sleeper.sleeps)
+    return _LEFT_AGAIN if is_late else otherwise
 
 
 def _not_recomputed(evidence: AgentsEvidence) -> list[Criterion]:

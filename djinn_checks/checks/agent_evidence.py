@@ -11,7 +11,7 @@ import torch
 from djinn_checks.checks.agent_client import Reply
 from djinn_checks.checks.agent_crowd import CrowdRun
 from djinn_checks.checks.agent_link import MOST_AT_REST_BYTES_PER_S, LinkEvidence
-from djinn_checks.checks.agent_memory import Delay, SessionMemory
+from djinn_checks.checks.agent_memory import SLEPT_THROUGH, Delay, SessionMemory
 from djinn_checks.checks.agent_pace import Pace
 from djinn_checks.checks.agent_reference import Reference
 from djinn_checks.checks.agent_sleeper import Sleep, SleeperRun
@@ -121,7 +121,7 @@ class AgentsEvidence:
         """
         counted = self.counted(direction)
         if self.link is None or counted is None:
-            return [], self._why_not_counted()
+            return [], f"nothing but the server times it: {self.why_not_counted}"
         times = []
         for number, (sleep, nbytes) in enumerate(zip(self.sleeper.sleeps, counted, strict=True), 1):
             kv_bytes, at_rest = self.kv_bytes(sleep.tokens), _at_rest(self.link, direction, sleep)
@@ -143,10 +143,17 @@ class AgentsEvidence:
         memory = self.session_memory
         return min(sleep.told_s, memory.leaves_s(sleep.last) if memory else sleep.told_s), sleep.still_s
 
-    def _why_not_counted(self) -> str:
+    @property
+    def why_not_counted(self) -> str:
+        """Why the bytes that went over the link in the sleeps are not known."""
         if self.link is None:
             return self.why_no_link
-        return f"nothing but the server times it: {self.link.reason or 'the counters have holes in that time'}"
+        if self.link.series is None:
+            return f"the link is not counted here: {self.link.reason}"
+        memory = self.session_memory
+        if memory and any(map(memory.slept_through, self.sleeper.sleeps)):
+            return SLEPT_THROUGH
+        return "the counters have a hole where the copies were"
 
     def swap_rates(self, direction: str) -> list[float] | None:
         """Return bytes per second of each swap-out ("out") or restore ("in"), by the server's own clock."""

@@ -21,6 +21,8 @@ _OWN_ACCORD_BYTES = {"cpu": 2 * MB, "cuda": 8 * MB}
 driver gives memory in pieces of 2 MB."""
 UNREAD = "the memory was not read in every sleep and before it while the machine ran"
 """Why nothing is known of a sleep."""
+SLEPT_THROUGH = "the machine stood still for so much of a sleep that nothing tells what was moved in it: is it busy?"
+"""Why what was counted in a sleep says nothing."""
 _REST_SHARE = 0.1
 """Of a session's KV: what memory may still move by while its place counts as given back."""
 

@@ -105,6 +105,16 @@ def test_a_session_that_leaves_by_itself_as_the_pause_came_to_outlast_its_idle_t
     assert _on_link(begun, "out", "", "out").status is Status.PASS
 
 
+def test_where_the_machine_stood_still_the_reason_names_that_and_no_hole_in_the_counters() -> None:
+    whole = agents_evidence(watched([(2.01, KV)], [(32.005, KV)]), told_s=AT_FULL_SPEED_S)
+    assert whole.memory is not None
+    times = [t_s for t_s in whole.memory.t_s if not TOLD_S < t_s < WOKEN_S]
+    evidence = replace(whole, memory=MemorySeries("made", times, [0] * len(times)))
+    for row in (_on_link(evidence, "out", "", "out"), *judge_moves(evidence)):
+        assert row.status is Status.INCONCLUSIVE
+        assert "the machine stood still" in row.reason
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
 def test_what_the_link_carries_at_rest_does_not_stand_for_bytes_that_stayed(share: float) -> None:
     rows = judged([(2.01, share * KV)], [(32.005, share * KV)])
@@ -168,7 +178,7 @@ def test_a_servers_word_alone_is_no_evidence_for_it_but_against_it() -> None:
     link = replace(watched([(2.01, KV)], BACK), series=None, reason="this GPU has no counters")
     for row in judge_moves(agents_evidence(link, told_s=AT_FULL_SPEED_S)):
         assert row.status is Status.INCONCLUSIVE
-        assert "nothing but the server times it: this GPU has no counters" in row.reason
+        assert "nothing but the server times it: the link is not counted here: this GPU has no counters" in row.reason
     rows = judge_moves(agents_evidence(link, told_s=2 * AT_FULL_SPEED_S))
     assert {row.status for row in rows} == {Status.FAIL}
 

@@ -5,12 +5,13 @@ Levels in units of the session's KV: the server's own, the KV, and what else com
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
 
-from djinn_checks.checks.agent_criteria import _left_device, _returned
+from djinn_checks.checks.agent_client import SessionRecord
+from djinn_checks.checks.agent_criteria import _bytes_equal, _digest, _left_device, _returned
 from djinn_checks.checks.agent_evidence import AgentsEvidence
 from djinn_checks.checks.agent_memory import UNREAD, Fall
 from djinn_checks.checks.agent_promptness import judge_promptness
@@ -111,6 +112,19 @@ def test_a_sleep_through_which_the_machine_stood_still_tells_nothing() -> None:
     whole = collected(used, stalls=(TOLD_S, WOKEN_S - 0.03))
     assert _left_device(whole).status is Status.INCONCLUSIVE
     assert _left_device(collected(used)).status is Status.FAIL
+
+
+@pytest.mark.parametrize("judge_record", [_bytes_equal, _digest])
+def test_a_record_of_a_session_that_has_left_again_is_said_to_be_that(
+    judge_record: Callable[[AgentsEvidence], Criterion],
+) -> None:
+    """What it holds of bytes and digests is the next sleep's, and whatever it says accuses nobody."""
+    evidence = levels(0, 1, 0, 1, 0)
+    run, said = evidence.sleeper, SessionRecord(swaps=1, swapped_bytes=1, restored_bytes=2, digest_out="a")
+    sleep = replace(run.sleeps[0], asleep=said, after=replace(said, swaps=2, digest_in="b"))
+    row = judge_record(replace(evidence, sleeper=replace(run, sleeps=(sleep,))))
+    assert row.status is Status.INCONCLUSIVE
+    assert "had left again" in row.reason
 
 
 def test_what_closing_frees_is_not_to_be_seen_of_a_session_that_had_left_by_itself() -> None:
