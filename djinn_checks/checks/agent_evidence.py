@@ -108,7 +108,7 @@ class AgentsEvidence:
         session has. What is counted in the last third of the sleep is taken off at its rate.
         """
         link, sleeps = self.link, self.sleeper.sleeps
-        if link is None or (self.session_memory and any(map(self.session_memory.slept_through, sleeps))):
+        if link is None or self._is_slept_through:
             return None
         found = [_counted(link, direction, sleep, *self._time_to_move(direction, sleep)) for sleep in sleeps]
         known = [count for count in found if count is not None]
@@ -150,10 +150,13 @@ class AgentsEvidence:
             return self.why_no_link
         if self.link.series is None:
             return f"the link is not counted here: {self.link.reason}"
+        return SLEPT_THROUGH if self._is_slept_through else "the counters have a hole where the copies were"
+
+    @property
+    def _is_slept_through(self) -> bool:
+        """Whether the machine stood still for so much of a sleep that what was counted in it tells nothing."""
         memory = self.session_memory
-        if memory and any(map(memory.slept_through, self.sleeper.sleeps)):
-            return SLEPT_THROUGH
-        return "the counters have a hole where the copies were"
+        return memory is not None and any(map(memory.slept_through, self.sleeper.sleeps))
 
     def swap_rates(self, direction: str) -> list[float] | None:
         """Return bytes per second of each swap-out ("out") or restore ("in"), by the server's own clock."""
