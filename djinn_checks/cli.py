@@ -29,7 +29,7 @@ EXIT_CODES = """exit codes:
 130  the suite was told to stop, by Ctrl-C or a signal; the check that this hit is ERROR, finished ones are kept
 preflight: 0 if nothing is missing, 1 otherwise
 faults: 1 if one escapes, or a clean run raises an alarm; 3 if a clean run has no verdict
-compare: 1 if a status differs
+compare: 1 if a status differs or a suite lacks one
 """
 _FILE_COLUMNS = 140
 """Width of a comparison that goes to a file or a pipe."""
@@ -320,14 +320,16 @@ def _compare(options: argparse.Namespace) -> int:
             for status, value in ((row.old, row.old_value), (row.new, row.new_value))
         )
         ratio = "" if row.ratio is None else f"{row.ratio:.4g}"
-        style = "bold" if row.changed else "yellow" if row.moved else "dim" if not row.required else ""
+        style = (
+            "bold" if row.changed or not row.shared else "yellow" if row.moved else "dim" if not row.required else ""
+        )
         table.add_row(row.name, row.criterion or "the whole check", old, new, ratio, style=style)
     console = Console(width=None if sys.stdout.isatty() else _FILE_COLUMNS)
     console.print(table, markup=False)
     if options.html:
         _write_comparison(options.html, (str(options.old), str(options.new)), suites)
     console.print(summarize_changes(rows), highlight=False)
-    return 1 if any(row.changed for row in rows) else 0
+    return 1 if any(row.changed or not row.shared for row in rows) else 0
 
 
 def _write_comparison(file: Path, names: tuple[str, str], suites: Sequence[Mapping[str, Outcome]]) -> None:

@@ -32,9 +32,14 @@ class Change:
     required: bool = True
 
     @property
+    def shared(self) -> bool:
+        """Whether both suites have it."""
+        return self.old is not None and self.new is not None
+
+    @property
     def changed(self) -> bool:
-        """Whether the status is another one."""
-        return self.old is not self.new
+        """Whether both suites have it and the status is another one."""
+        return self.shared and self.old is not self.new
 
     @property
     def figures(self) -> tuple[float, float] | None:
@@ -70,25 +75,35 @@ class Change:
 
 def summarize_changes(rows: Sequence[Change]) -> str:
     """Return how many statuses and figures differ, in one sentence."""
-    changed = sum(row.changed for row in rows)
-    ratios = [row for row in rows if row.is_ratio]
-    others = [row for row in rows if row.figures is not None and not row.is_ratio]
+    shared = [row for row in rows if row.shared]
+    lacking = f"; lacking in one suite: {len(rows) - len(shared)}" if len(shared) < len(rows) else ""
+    ratios = [row for row in shared if row.is_ratio]
+    others = [row for row in shared if row.figures is not None and not row.is_ratio]
     return (
-        f"{changed} of {len(rows)} statuses differ. Of the figures, {sum(row.moved for row in ratios)} of "
-        f"{len(ratios)} ratios and {sum(row.moved for row in others)} of {len(others)} times, sizes and counts "
-        "differ by more than 1 %."
+        f"{sum(row.changed for row in shared)} of {len(shared)} statuses differ{lacking}. "
+        f"Of the figures, {sum(row.moved for row in ratios)} of {len(ratios)} ratios and "
+        f"{sum(row.moved for row in others)} of {len(others)} times, sizes and counts differ by more than 1 %."
     )
 
 
 def compare_suites(old: Mapping[str, Outcome], new: Mapping[str, Outcome]) -> list[Change]:
-    """Return every check and criterion of both, what changed its status first, then what moved."""
+    """Return every check, and every criterion of those that both suites have.
+
+    What changed its status comes first, then what one suite lacks, what moved, and the rest.
+    """
     names = list(dict.fromkeys([*old, *new]))
     rows = [change for name in names for change in _compare(name, old.get(name), new.get(name))]
-    return sorted(rows, key=lambda row: 0 if row.changed else 1 if row.moved else 2)  # else in the suites' order
+    return sorted(rows, key=_place)  # else in the suites' order
+
+
+def _place(row: Change) -> int:
+    return 0 if row.changed else 1 if not row.shared else 2 if row.moved else 3
 
 
 def _compare(name: str, old: Outcome | None, new: Outcome | None) -> Iterator[Change]:
     yield Change(name=name, criterion="", old=old.status if old else None, new=new.status if new else None)
+    if old is None or new is None:  # one line says it
+        return
     before, after = _by_name(old), _by_name(new)
     for criterion in dict.fromkeys([*before, *after]):
         was, now = before.get(criterion), after.get(criterion)
@@ -110,5 +125,5 @@ def _is_number(value: Observed) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _by_name(outcome: Outcome | None) -> dict[str, Criterion]:
-    return {row.name: row for row in outcome.criteria} if outcome else {}
+def _by_name(outcome: Outcome) -> dict[str, Criterion]:
+    return {row.name: row for row in outcome.criteria}

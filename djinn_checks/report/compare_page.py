@@ -24,12 +24,13 @@ def render_comparison(names: tuple[str, str], old: Mapping[str, Outcome], new: M
         new: likewise.
     """
     rows = compare_suites(old, new)
-    kept = [row for row in rows if not row.changed]
+    kept = [row for row in rows if row.shared and not row.changed]
     both = [name for name in old if name in new]
     parts = (
         f"<p>Old: <strong>{escape(names[0])}</strong>. New: <strong>{escape(names[1])}</strong>. "
         f"{summarize_changes(rows)}</p>",
         _changes("What changed its status", [row for row in rows if row.changed]),
+        _changes("What only one suite has", [row for row in rows if not row.shared]),
         _changes("What kept its status and moved by more than 1 %", [row for row in kept if row.moved]),
         _changes("What kept its status and stayed", [row for row in kept if not row.moved]),
         _differences("Parameters that differ", *(_facts(suite, both, "params") for suite in (old, new))),

@@ -72,12 +72,29 @@ def test_what_moved_comes_before_what_stayed() -> None:
     assert [(row.name, row.criterion) for row in rows][:2] == [("b", "share"), ("a", "")]
 
 
-def test_what_only_one_suite_has_is_shown_as_absent() -> None:
-    gone = replace(outcome(0.99), criteria=outcome(0.99).criteria[:1])
-    rows = compare_suites({"pcie": outcome(0.99), "logits": outcome(1.0, "logits")}, {"pcie": gone})
-    changed = {(row.name, row.criterion): (row.old, row.new) for row in rows if row.changed}
-    assert changed[("logits", "")] == (Status.PASS, None)
-    assert changed[("pcie", "count")] == (Status.PASS, None)
+def test_what_only_one_suite_has_is_absent_in_the_other_and_no_changed_status() -> None:
+    gone = replace(outcome(0.5), criteria=outcome(0.5).criteria[:1])
+    rows = compare_suites({"logits": outcome(1.0, "logits"), "pcie": outcome(0.99)}, {"pcie": gone})
+    lacking = [(row.name, row.criterion, row.new) for row in rows if not row.shared]
+    assert lacking == [("logits", "", None), ("pcie", "count", None)]
+    assert [row.criterion for row in rows if row.changed] == [row.criterion for row in rows[:2]] == ["", "share"]
+    assert summarize_changes(rows).startswith("2 of 2 statuses differ; lacking in one suite: 2. Of the figures, ")
+
+
+def test_a_suite_that_lacks_a_check_is_not_the_same_suite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, checks in (("old", ("pcie", "logits")), ("new", ("pcie",))):
+        (tmp_path / folder).mkdir()
+        for check in checks:
+            outcome(0.99, check).save(tmp_path / folder / f"{check}.outcome.json")
+    page = tmp_path / "page.html"
+    assert main(["compare", str(tmp_path / "old"), str(tmp_path / "new"), "--html", str(page)]) == 1
+    assert "0 of 3 statuses differ; lacking in one suite: 1." in capsys.readouterr().out
+    text = page.read_text()
+    assert (
+        text.index("What changed its status</strong>: nothing")
+        < text.index("What only one suite has")
+        < text.index("absent")
+    )
 
 
 def test_the_command_exits_by_whether_a_status_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
