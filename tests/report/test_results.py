@@ -12,6 +12,7 @@ from djinn_checks.cli import main
 from djinn_checks.errors import OutcomeError
 from djinn_checks.folder import read_outcomes
 from djinn_checks.outcome import Outcome, Status, judge
+from djinn_checks.report.compare import compare_suites, summarize_changes
 from djinn_checks.report.results import render_results
 
 ROOT = Path(__file__).parents[2]
@@ -64,3 +65,14 @@ def test_the_figures_in_the_readme_are_those_of_the_reference_reports() -> None:
     assert set(blocks) == folders
     for folder, text in blocks.items():
         assert text.strip() == render_results(folder, read_outcomes(ROOT / folder)).strip()
+
+
+def test_the_readme_says_of_a_second_run_what_compare_says() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    seconds = sorted({file.parent for file in ROOT.glob("reports/h*-*/again/*.outcome.json")})
+    assert seconds
+    for second in seconds:
+        first, again = read_outcomes(second.parent), read_outcomes(second)
+        assert f'"{summarize_changes(compare_suites(first, again))}"' in text
+        commits = {one.environment["source"]["commit"] for one in (*first.values(), *again.values())}
+        assert len(commits) == 1, "two runs of different code say nothing about the machine"
