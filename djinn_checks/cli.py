@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     preflight.set_defaults(command=_preflight)
     faults = commands.add_parser("faults", help="plant defects, and see that the checks catch them on this machine")
     faults.add_argument("checks", nargs="*", metavar="check", help="only those of these: logits, pcie, agents")
-    faults.add_argument("--fault", metavar="NAME", help="only this one")
+    faults.add_argument("--fault", action="append", default=[], metavar="NAME", help="only this one")
     faults.add_argument("--clean", type=int, default=3, metavar="N", help="runs of each check without a fault (3)")
     faults.add_argument("--doses", action="store_true", help="smaller doses too, for the smallest that is caught")
     faults.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>")
@@ -253,13 +253,16 @@ def _preflight(options: argparse.Namespace) -> int:
 def _faults(options: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from djinn_checks.errors import ParamsError
     from djinn_checks.faults.check import check_faults
     from djinn_checks.params import FaultsParams
 
+    if len(options.fault) > 1:  # --only of `run` may be repeated, so somebody will try
+        raise ParamsError(f"--fault: expected one name, got {', '.join(options.fault)}; run the command once for each")
     console = Console()
     params = FaultsParams.create(
         of=options.checks,
-        fault=options.fault or "",
+        fault=options.fault[0] if options.fault else "",
         clean_runs=options.clean,
         doses=options.doses,
         device=options.device,

@@ -186,6 +186,8 @@ def test_the_command_says_what_caught_what_and_exits_by_it(capsys: pytest.Captur
     assert "0 false alarms in 2 clean runs" in shown
     assert main(["faults", "--fault", "nothing"]) == 2
     assert main(["faults", "logistics"]) == 2
+    assert main(["faults", "--fault", "row_zeroed", "--fault", "claims_twice"]) == 2
+    assert "expected one name, got row_zeroed, claims_twice" in capsys.readouterr().err
 
 
 def test_an_escaped_fault_or_a_false_alarm_fails_the_check_of_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:
