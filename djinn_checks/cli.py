@@ -323,16 +323,14 @@ def _compare(options: argparse.Namespace) -> int:
             for status, value in ((row.old, row.old_value), (row.new, row.new_value))
         )
         ratio = "" if row.ratio is None else f"{row.ratio:.4g}"
-        style = (
-            "bold" if row.changed or not row.shared else "yellow" if row.moved else "dim" if not row.required else ""
-        )
+        style = "bold" if row.differs else "yellow" if row.moved else "dim" if not row.required else ""
         table.add_row(row.name, row.criterion or "the whole check", old, new, ratio, style=style)
     console = Console(width=None if sys.stdout.isatty() else _FILE_COLUMNS)
     console.print(table, markup=False)
     if options.html:
         _write_comparison(options.html, (str(options.old), str(options.new)), suites)
     console.print(summarize_changes(rows), highlight=False)
-    return 1 if any(row.changed or not row.shared for row in rows) else 0
+    return 1 if any(row.differs for row in rows) else 0
 
 
 def _write_comparison(file: Path, names: tuple[str, str], suites: Sequence[Mapping[str, Outcome]]) -> None:

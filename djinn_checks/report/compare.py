@@ -37,9 +37,14 @@ class Change:
         return self.old is not None and self.new is not None
 
     @property
+    def differs(self) -> bool:
+        """Whether the status is another one, or only one suite has it."""
+        return self.old is not self.new
+
+    @property
     def changed(self) -> bool:
         """Whether both suites have it and the status is another one."""
-        return self.shared and self.old is not self.new
+        return self.shared and self.differs
 
     @property
     def figures(self) -> tuple[float, float] | None:
