@@ -80,12 +80,12 @@ class Change:
 
 def summarize_changes(rows: Sequence[Change]) -> str:
     """Return how many statuses and figures differ, in one sentence."""
-    shared = [row for row in rows if row.shared]
-    lacking = f"; lacking in one suite: {len(rows) - len(shared)}" if len(shared) < len(rows) else ""
-    ratios = [row for row in shared if row.is_ratio]
-    others = [row for row in shared if row.figures is not None and not row.is_ratio]
+    shared = sum(row.shared for row in rows)
+    lacking = f"; lacking in one suite: {len(rows) - shared}" if shared < len(rows) else ""
+    ratios = [row for row in rows if row.is_ratio]
+    others = [row for row in rows if row.figures is not None and not row.is_ratio]
     return (
-        f"{sum(row.changed for row in shared)} of {len(shared)} statuses differ{lacking}. "
+        f"{sum(row.changed for row in rows)} of {shared} statuses differ{lacking}. "
         f"Of the figures, {sum(row.moved for row in ratios)} of {len(ratios)} ratios and "
         f"{sum(row.moved for row in others)} of {len(others)} times, sizes and counts differ by more than 1 %."
     )

@@ -24,7 +24,7 @@ def render_comparison(names: tuple[str, str], old: Mapping[str, Outcome], new: M
         new: likewise.
     """
     rows = compare_suites(old, new)
-    kept = [row for row in rows if row.shared and not row.changed]
+    kept = [row for row in rows if not row.differs]
     both = [name for name in old if name in new]
     parts = (
         f"<p>Old: <strong>{escape(names[0])}</strong>. New: <strong>{escape(names[1])}</strong>. "
