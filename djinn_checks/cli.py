@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from djinn_checks.outcome import Outcome
-    from djinn_checks.runner import Result
+    from djinn_checks.suite.runner import Result
 
 EXIT_CODES = """exit codes:
   0  nothing failed (INCONCLUSIVE counts as not failed, unless --strict)
@@ -170,8 +170,8 @@ def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from djinn_checks.runner import run_suite
-    from djinn_checks.suite import read_limits, read_suite
+    from djinn_checks.suite.params_folder import read_limits, read_suite
+    from djinn_checks.suite.runner import run_suite
 
     jobs = read_suite(options.suite, options.only)
     given = {
@@ -292,7 +292,7 @@ def _table_of_names(*titles: str) -> Table:
 
 
 def _floors_table(outcome: Outcome) -> Table:
-    from djinn_checks.report.faults_report import list_floors
+    from djinn_checks.report.faults.tables import list_floors
 
     table = _table_of_names("fault", "criterion", "smallest dose caught", "largest that escaped", "unit")
     for row in list_floors(outcome):
@@ -305,9 +305,9 @@ def _compare(options: argparse.Namespace) -> int:
     from rich.table import Table
 
     from djinn_checks.errors import RunnerError
-    from djinn_checks.folder import read_outcomes
     from djinn_checks.outcome import format_quantity
-    from djinn_checks.report.compare import compare_suites, summarize_changes
+    from djinn_checks.report.suite.compare import compare_suites, summarize_changes
+    from djinn_checks.suite.folder import read_outcomes
 
     suites = [read_outcomes(folder) for folder in (options.old, options.new)]
     for folder, suite in zip((options.old, options.new), suites, strict=True):
@@ -336,7 +336,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _write_comparison(file: Path, names: tuple[str, str], suites: Sequence[Mapping[str, Outcome]]) -> None:
     from djinn_checks.errors import RunnerError
     from djinn_checks.outcome import write_atomically
-    from djinn_checks.report.compare_page import render_comparison
+    from djinn_checks.report.suite.compare_page import render_comparison
 
     try:
         write_atomically(file, render_comparison(names, *suites))
@@ -345,7 +345,7 @@ def _write_comparison(file: Path, names: tuple[str, str], suites: Sequence[Mappi
 
 
 def _render(options: argparse.Namespace) -> int:
-    from djinn_checks.folder import render_folder
+    from djinn_checks.suite.folder import render_folder
 
     for path in render_folder(options.folder):
         print(path)
@@ -353,7 +353,7 @@ def _render(options: argparse.Namespace) -> int:
 
 
 def _slim(options: argparse.Namespace) -> int:
-    from djinn_checks.folder import slim_notebooks
+    from djinn_checks.suite.folder import slim_notebooks
     from djinn_checks.units import format_bytes
 
     print(f"{options.folder}: {format_bytes(slim_notebooks(options.folder))} less")
@@ -361,8 +361,8 @@ def _slim(options: argparse.Namespace) -> int:
 
 
 def _results(options: argparse.Namespace) -> int:
-    from djinn_checks.folder import read_outcomes
-    from djinn_checks.report.results import render_results
+    from djinn_checks.report.suite.results import render_results
+    from djinn_checks.suite.folder import read_outcomes
 
     print(render_results(options.folder.as_posix(), read_outcomes(options.folder)), end="")
     return 0

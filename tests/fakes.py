@@ -22,7 +22,7 @@ LLAMA = {
 
 
 class TinyModel:
-    """A random Llama of six blocks, with the interface of `djinn_checks.models.Model`."""
+    """A random Llama of six blocks, with the interface of `djinn_checks.models.open.Model`."""
 
     name = "tiny-fake"
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from djinn_checks.params import PARAMS
-from djinn_checks.suite import read_suite
+from djinn_checks.suite.params_folder import read_suite
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from djinn_checks.checks.frame import read_environment, resolve_device
+from djinn_checks.checks.run import read_environment, resolve_device
 from djinn_checks.faults.base import find_faults
 from djinn_checks.faults.clean import CLEAN
 from djinn_checks.faults.matrix import FaultResult, Matrix, Progress, fill_matrix

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-from djinn_checks.checks.pcie_criteria import PAPER_SECONDS
-from djinn_checks.faults.agent_defects import nothing
-from djinn_checks.faults.agent_runs import run_agents
-from djinn_checks.faults.logits import run_logits
-from djinn_checks.faults.pcie import judge_evidence
-from djinn_checks.faults.pcie_systems import run_pcie
-from djinn_checks.faults.traffic import make_noisy_evidence
+from djinn_checks.checks.pcie.criteria import PAPER_SECONDS
+from djinn_checks.faults.agents.defects import nothing
+from djinn_checks.faults.agents.runs import run_agents
+from djinn_checks.faults.logits.catalog import run_logits
+from djinn_checks.faults.pcie.catalog import judge_evidence
+from djinn_checks.faults.pcie.systems import run_pcie
+from djinn_checks.faults.pcie.traffic import make_noisy_evidence
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.systems.ring import RingSystem
 

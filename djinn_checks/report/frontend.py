@@ -24,7 +24,7 @@ def register(shell: Any) -> None:
 
 
 def _render_outcome(outcome: Any) -> str:
-    from djinn_checks.report.html import render_fragment
+    from djinn_checks.report.verdict import render_fragment
 
     return render_fragment(outcome)
 
@@ -38,6 +38,6 @@ def _render_criterion(criterion: Any) -> str:
 
 
 def _print_outcome(outcome: Any, printer: Any, cycle: bool) -> None:
-    from djinn_checks.report.html import describe
+    from djinn_checks.report.verdict import describe
 
     printer.text(f"{outcome.check}: {describe(outcome)}")

@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from djinn_checks.engine.agent_engine import AgentEngine
-from djinn_checks.models import Model
+from djinn_checks.models.open import Model
 from djinn_checks.server.body_limit import BodyLimit
 from djinn_checks.server.completions import Completions
 from djinn_checks.server.error_answers import ERRORS, add_errors, describe

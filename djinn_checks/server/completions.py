@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from djinn_checks.engine.turn import Token, TurnEnd, TurnRequest
-from djinn_checks.models import Model
+from djinn_checks.models.open import Model
 from djinn_checks.server.prompts import Prompts
 from djinn_checks.server.schema import (
     Choice,

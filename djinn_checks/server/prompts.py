@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from djinn_checks.errors import RequestError
-from djinn_checks.models import Model
+from djinn_checks.models.open import Model
 from djinn_checks.server.text_bound import text_bound
 
 

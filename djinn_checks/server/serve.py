@@ -18,7 +18,7 @@ from djinn_checks.engine.decode_graphs import record_decode
 from djinn_checks.engine.kv_cache import probe_shape
 from djinn_checks.engine.kv_store import KvStore
 from djinn_checks.errors import ParamsError
-from djinn_checks.models import Model, open_model
+from djinn_checks.models.open import Model, open_model
 from djinn_checks.server.app import create_app
 from djinn_checks.server.metrics import Metrics
 from djinn_checks.units import GB

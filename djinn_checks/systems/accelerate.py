@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from djinn_checks.errors import SystemUnavailableError
-from djinn_checks.models import Model
+from djinn_checks.models.open import Model
 from djinn_checks.systems.base import System
 
 

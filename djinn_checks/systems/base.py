@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import torch
 
 from djinn_checks.errors import ParamsError
-from djinn_checks.models import Model
+from djinn_checks.models.open import Model
 
 ENTRY_POINT_GROUP = "djinn_checks.systems"
 

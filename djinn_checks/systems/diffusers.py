@@ -9,7 +9,7 @@ from torch import nn
 
 from djinn_checks.errors import SystemNotInstalledError, SystemUnavailableError
 from djinn_checks.layers import decoder_blocks
-from djinn_checks.models import Model
+from djinn_checks.models.open import Model
 from djinn_checks.systems.base import System
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from djinn_checks.errors import SystemNotInstalledError
-from djinn_checks.models import Model
+from djinn_checks.models.open import Model
 from djinn_checks.systems.base import System
 
 _PACKAGE = "djinn.backend.runtime"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from djinn_checks.errors import CapacityError, SystemNotInstalledError
 from djinn_checks.layers import decoder_blocks
-from djinn_checks.models import Model
+from djinn_checks.models.open import Model
 from djinn_checks.systems.base import System
 from djinn_checks.units import format_bytes
 

@@ -17,7 +17,7 @@ from djinn_checks.engine.residency import plan_residency
 from djinn_checks.engine.ring_buffer import WeightRingBuffer
 from djinn_checks.engine.segments import cut_model
 from djinn_checks.engine.timeline import TimedCudaLink, TimedHostLink, open_timed_link
-from djinn_checks.models import Model
+from djinn_checks.models.open import Model
 from djinn_checks.systems.base import System
 
 

@@ -22,7 +22,7 @@ from djinn_checks.engine.decode_graphs import DecodeGraphs, _record, record_deco
 from djinn_checks.engine.kv_cache import probe_shape
 from djinn_checks.engine.turn import Token
 from djinn_checks.errors import KvError
-from djinn_checks.models import open_model
+from djinn_checks.models.open import open_model
 from tests.engine.agent_bench import Bench, fail, prompt_of
 from tests.engine.small_models import CPU, SIZES, make, new_cache
 

@@ -12,7 +12,7 @@ from djinn_checks.attention import reproducible_attention
 from djinn_checks.engine.kv_cache import probe_shape
 from djinn_checks.engine.kv_shape import KvShape
 from djinn_checks.errors import KvError
-from djinn_checks.models import open_model
+from djinn_checks.models.open import open_model
 from tests.engine.small_models import CPU, SIZES, make, new_cache
 
 CONFIGS = {

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from djinn_checks.attention import reproducible_attention
 from djinn_checks.engine.segments import Point, cut_model
-from djinn_checks.models import Model, open_model
+from djinn_checks.models.open import Model, open_model
 from djinn_checks.systems.ring import RingSystem
 from djinn_checks.units import GB
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from djinn_checks.attention import reproducible_attention
-from djinn_checks.models import Model, open_model
+from djinn_checks.models.open import Model, open_model
 from djinn_checks.systems.ring import RingSystem
 
 pytestmark = pytest.mark.gpu

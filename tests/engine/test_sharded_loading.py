@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from djinn_checks import WeightRingBuffer, install_ring_buffer_hooks
-from djinn_checks.models import open_model
+from djinn_checks.models.open import open_model
 from djinn_checks.units import MIB
 
 CONFIG = LlamaConfig(
@@ -26,7 +26,7 @@ OPEN = """
 import json, sys, threading
 from pathlib import Path
 import torch
-from djinn_checks.models import open_model
+from djinn_checks.models.open import open_model
 from djinn_checks.systems.ring import RingSystem
 
 def private_bytes():

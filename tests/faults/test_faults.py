@@ -9,14 +9,17 @@ import torch
 
 from djinn_checks.cli import main
 from djinn_checks.errors import ParamsError
-from djinn_checks.faults import agents, check, logits, pcie, tasks
+from djinn_checks.faults import check, tasks
+from djinn_checks.faults.agents import catalog as agents
 from djinn_checks.faults.base import Fault, find_faults, is_caught
 from djinn_checks.faults.clean import CLEAN, CleanRun
-from djinn_checks.faults.copies import open_slow_link, stream_over
-from djinn_checks.faults.logits import run_logits
+from djinn_checks.faults.logits import catalog as logits
+from djinn_checks.faults.logits.catalog import run_logits
 from djinn_checks.faults.matrix import fill_matrix, plant
+from djinn_checks.faults.pcie import catalog as pcie
+from djinn_checks.faults.pcie.traffic import make_noisy_evidence
+from djinn_checks.faults.streaming import open_slow_link, stream_over
 from djinn_checks.faults.tasks import Task, run_task
-from djinn_checks.faults.traffic import make_noisy_evidence
 from djinn_checks.outcome import Failure, Outcome, Status, judge
 from djinn_checks.params import FaultsParams
 

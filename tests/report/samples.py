@@ -8,12 +8,12 @@ import nbformat
 import numpy as np
 
 from djinn_checks.outcome import Criterion, Failure, Outcome, Status, judge, skip
-from djinn_checks.report.html import render_figure, render_verdict
 from djinn_checks.report.load import OUTCOME_MIME
-from djinn_checks.report.logits_layers import plot_layers
-from djinn_checks.report.logits_plots import plot_differences, plot_kl, plot_margins
-from djinn_checks.report.logits_tables import tabulate_bytes, tabulate_prompts, tabulate_statistics, tabulate_witness
+from djinn_checks.report.logits.layers import plot_layers
+from djinn_checks.report.logits.plots import plot_differences, plot_kl, plot_margins
+from djinn_checks.report.logits.tables import tabulate_bytes, tabulate_prompts, tabulate_statistics, tabulate_witness
 from djinn_checks.report.tables import render_environment, render_params
+from djinn_checks.report.verdict import render_figure, render_verdict
 
 LAYERS = ["embeddings", *(f"model.layers.{n}" for n in range(30)), "logits"]
 WITNESS = "weight witness: every use of a parameter in one forward of the shortest prompt"
@@ -21,11 +21,9 @@ PASSES = "3 passes of 6 prompts, each against the resident model"
 PARAMS = {"model": "smollm2", "system": "ring", "dtype": "float32", "budget_fraction": 0.25, "prompts": 6, "top_k": 5}
 TABLES = (tabulate_statistics, tabulate_bytes, tabulate_witness, tabulate_prompts, render_params, render_environment)
 IMPORTS = """
-from djinn_checks.report.html import show_figure
-from djinn_checks.report.logits_layers import plot_layers
-from djinn_checks.report.logits_plots import plot_differences, plot_kl, plot_margins
-from djinn_checks.report.logits_tables import tabulate_bytes, tabulate_prompts, tabulate_statistics, tabulate_witness
-from djinn_checks.report.tables import render_environment, render_params
+from djinn_checks.report import plot_differences, plot_kl, plot_layers, plot_margins
+from djinn_checks.report import render_environment, render_params, show_figure
+from djinn_checks.report import tabulate_bytes, tabulate_prompts, tabulate_statistics, tabulate_witness
 """
 ENVIRONMENT = {"device": "cuda:0", "cpu": {"model": "Example CPU", "cores": 16}, "gpu": {"name": "Example GPU"}}
 

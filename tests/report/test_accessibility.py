@@ -10,15 +10,15 @@ from typing import Any
 import nbformat
 import pytest
 
-from djinn_checks.folder import render_report
 from djinn_checks.outcome import Outcome, Status
-from djinn_checks.report.compare_page import render_comparison
-from djinn_checks.report.html import render_html
-from djinn_checks.report.index import render_index
 from djinn_checks.report.load import load_outcome
+from djinn_checks.report.notebook.export import render_html
+from djinn_checks.report.suite.compare_page import render_comparison
+from djinn_checks.report.suite.index import render_index
+from djinn_checks.suite.folder import render_report
 from tests.report import chromium, samples
-from tests.report.test_faults_report import fault, found
-from tests.report.test_pcie_report import PLOTS, TABLES, replayed
+from tests.report.faults.test_tables import fault, found
+from tests.report.pcie.test_report import PLOTS, TABLES, replayed
 
 
 def _find_axe() -> Path | None:

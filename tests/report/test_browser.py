@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from djinn_checks.report.html import render_html
+from djinn_checks.report.notebook.export import render_html
 from tests.report import samples
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

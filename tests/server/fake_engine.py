@@ -11,7 +11,7 @@ import torch
 from fastapi import FastAPI
 
 from djinn_checks.engine.turn import Listener, Token, TurnEnd, TurnRequest
-from djinn_checks.models import Model, open_model
+from djinn_checks.models.open import Model, open_model
 from djinn_checks.server.app import create_app
 from djinn_checks.server.metrics import Metrics
 

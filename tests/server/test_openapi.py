@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from djinn_checks.checks.server_process import ServerProcess
+from djinn_checks.checks.agents.server_process import ServerProcess
 
 LIMITS = ("--session-tokens", "200", "--kv-device-gb", "0.2", "--host-swap-pool-gb", "0.1", "--idle-s", "0.1")
 CHECKS = "not_a_server_error,status_code_conformance,response_schema_conformance,content_type_conformance"

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from djinn_checks.errors import RequestError
-from djinn_checks.models import Model, open_model
+from djinn_checks.models.open import Model, open_model
 from djinn_checks.server.prompts import Prompts
 from djinn_checks.server.text_bound import TextBound, text_bound
 from tests.server.fake_engine import CPU, tiny

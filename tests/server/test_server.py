@@ -16,7 +16,7 @@ import httpx
 import openai
 import pytest
 
-from djinn_checks.checks.server_process import ServerProcess
+from djinn_checks.checks.agents.server_process import ServerProcess
 from djinn_checks.errors import SystemUnavailableError
 
 TINY = ("--model", "random:tiny", "--device", "cpu", "--port", "0", "--idle-s", "0.2", "--session-tokens", "1020")

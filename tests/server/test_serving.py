@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from djinn_checks.checks.server_process import ServerProcess
+from djinn_checks.checks.agents.server_process import ServerProcess
 
 TINY = ("--model", "random:tiny", "--device", "cpu", "--port", "0", "--idle-s", "0.2", "--session-tokens", "1020")
 SESSION_IDS = st.from_regex(r"[A-Za-z0-9._:\-]{1,128}", fullmatch=True) | st.text("._:-aZ0", min_size=1, max_size=5)

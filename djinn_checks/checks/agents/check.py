@@ -1,0 +1,230 @@
+"""The agents check: a session that sleeps leaves the device, comes back whole, and was not computed again.
+
+A server is driven over HTTP and nothing else: one agent that sleeps, its twins that do not, then many agents
+on a device that cannot hold them all. The memory of the server's process is read from outside meanwhile, and
+on a GPU the bytes on the link are counted. At the end the model itself is asked, resident in this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import torch
+
+from djinn_checks.checks.agents.client import connect
+from djinn_checks.checks.agents.criteria import judge_lost, judge_sleeper
+from djinn_checks.checks.agents.crowd import CrowdRun, run_crowd
+from djinn_checks.checks.agents.crowd_criteria import judge_crowd
+from djinn_checks.checks.agents.evidence import AgentsEvidence
+from djinn_checks.checks.agents.link import LinkWitness
+from djinn_checks.checks.agents.measurements import gather_measurements, gather_timings, summarize
+from djinn_checks.checks.agents.pace import Pace, measure_pace
+from djinn_checks.checks.agents.reference import ask_reference
+from djinn_checks.checks.agents.scripts import write_script
+from djinn_checks.checks.agents.server_process import OWN_SERVER, ServerProcess
+from djinn_checks.checks.agents.sleeper import SleeperRun, run_sleeper
+from djinn_checks.checks.run import Clock, Facts, run_check
+from djinn_checks.errors import AgentLostError, InstrumentError
+from djinn_checks.instruments.server_memory import MemorySeries, ServerMemory, find_listener
+from djinn_checks.models.open import Model, open_model
+from djinn_checks.outcome import Outcome, Status, settle
+from djinn_checks.params import AgentsParams
+
+_T = TypeVar("_T")
+Progress = Callable[[str], None]
+
+
+def check_agents(
+    params: AgentsParams,
+    *,
+    server_command: Sequence[str] = OWN_SERVER,
+    clock: Clock = time.monotonic,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Decide whether agents of a server sleep and wake as they should.
+
+    What goes wrong after the parameters were accepted is settled as `run_check` says.
+
+    Args:
+        params: what to run.
+        server_command: starts the server in place of `djinn-checks serve`, with the same arguments; it has to
+            say "serving <model> at <address>" when it listens. Not used with `params.server_address`.
+        clock: gives seconds; for the timings only.
+        progress: called with what begins.
+
+    Raises:
+        ParamsError: a parameter turned out impossible.
+    """
+
+    def work(device: torch.device, facts: Facts) -> Outcome:
+        try:
+            return _run(params, device, server_command, clock, progress or _no_progress, facts)
+        except AgentLostError as error:
+            row = judge_lost(params.sleeps, str(error))
+            summary = f"{params.system} with {params.model}: {row.title}: {error}"
+            return Outcome(check="agents", status=Status.FAIL, summary=summary, criteria=(row,), **facts)
+
+    return run_check("agents", params, work, clock=clock)
+
+
+def _run(
+    params: AgentsParams,
+    device: torch.device,
+    server_command: Sequence[str],
+    clock: Clock,
+    report: Progress,
+    facts: Facts,
+) -> Outcome:
+    kv_dtype = _kv_dtype(params, device)
+    compute = torch.float32 if device.type == "cpu" else kv_dtype
+    model = open_model(params.model, dtype=compute, device=device, seed=params.seed)
+    started = clock()
+    with contextlib.ExitStack() as stack:
+        pid, reason = _find_here(params.server_address) if params.server_address else (None, "")
+        is_here = pid is not None or not params.server_address
+        watching = stack.enter_context(contextlib.ExitStack())
+        witness = watching.enter_context(LinkWitness(device)) if device.type == "cuda" and is_here else None
+        report("starting the server")
+        server = None if params.server_address else stack.enter_context(_start(params, device, server_command))
+        address = server.address if server else params.server_address
+        served = clock()
+        pid = server.pid if server else pid
+        memory, reason = _watch_memory(watching, pid, device, reason)
+        sleeper = _await(_sleeper(params, model, address, report))
+        if witness:
+            witness.measure_again()
+        link = witness.evidence() if witness else None
+        crowd = _await(_crowd(params, model, address, report)) if params.agents else None
+        is_alive = server.is_alive if server else None
+        watching.close()  # its readings would slow down what is timed now, in this process and not in the server's
+        pace = _await(_pace(params, model, device, address, sleeper, report)) if witness and pid else None
+    driven_at = clock()
+    report("asking the resident model")
+    evidence = AgentsEvidence(
+        params=params,
+        device=device,
+        kv_dtype=kv_dtype,
+        reference=ask_reference(model, device, sleeper, params.new_tokens),
+        sleeper=sleeper,
+        crowd=crowd,
+        memory=memory,
+        memory_reason=reason,
+        link=link,
+        pace=pace,
+        is_alive=is_alive,
+    )
+    criteria = (*judge_sleeper(evidence), *judge_crowd(evidence))
+    status = settle(criteria)
+    stages = {"server_start_s": served - started, "server_s": driven_at - served, "reference_s": clock() - driven_at}
+    return Outcome(
+        check="agents",
+        status=status,
+        summary=summarize(evidence, criteria, status),
+        criteria=criteria,
+        measurements=gather_measurements(evidence, model),
+        timings={**gather_timings(evidence), **stages},
+        **facts,
+    )
+
+
+def _start(params: AgentsParams, device: torch.device, command: Sequence[str]) -> ServerProcess:
+    longest = max(
+        params.prompt_tokens + (params.sleeps + 1) * (params.new_tokens + 64),
+        params.agent_prompt_tokens + params.turns * (params.agent_new_tokens + 64),
+    )
+    options: dict[str, object] = {
+        "--model": params.model,
+        "--device": device,
+        "--port": 0,
+        "--kv-device-gb": params.kv_device_gb,
+        "--host-swap-pool-gb": params.host_swap_pool_gb,
+        "--idle-s": params.idle_s,
+        "--session-tokens": longest,
+        "--max-sessions": params.agents + 8,
+        "--seed": params.seed,
+    }
+    if params.dtype:
+        options["--dtype"] = params.dtype
+    return ServerProcess([str(part) for pair in options.items() for part in pair], command=command)
+
+
+def _find_here(address: str) -> tuple[int | None, str]:
+    """Return the process on this machine that listens at an address, or why there is none to be seen."""
+    try:
+        return find_listener(address), ""
+    except InstrumentError as error:
+        return None, str(error)
+
+
+def _watch_memory(
+    stack: contextlib.ExitStack, pid: int | None, device: torch.device, reason: str
+) -> tuple[MemorySeries | None, str]:
+    """Return the memory of the server's process, being read until the stack is closed, or why it is not."""
+    if pid is None:
+        return None, reason
+    try:
+        return stack.enter_context(ServerMemory(pid, device)).series, ""
+    except InstrumentError as error:
+        return None, str(error)
+
+
+async def _sleeper(params: AgentsParams, model: Model, address: str, report: Progress) -> SleeperRun:
+    scripts = [
+        write_script(model, number=number, tokens=params.prompt_tokens, turns=params.sleeps + 1, seed=params.seed)
+        for number in (0, 1 + params.agents)
+    ]
+    report("one agent and its twins")
+    async with contextlib.aclosing(connect(params.adapter, address)) as client:
+        return await run_sleeper(client, model, *scripts, new_tokens=params.new_tokens, sleep_s=params.sleep_s)
+
+
+async def _crowd(params: AgentsParams, model: Model, address: str, report: Progress) -> CrowdRun:
+    scripts = [
+        write_script(model, number=1 + one, tokens=params.agent_prompt_tokens, turns=params.turns, seed=params.seed)
+        for one in range(params.agents)
+    ]
+    report(f"{params.agents} agents' twins, then all agents at once")
+    async with contextlib.aclosing(connect(params.adapter, address)) as client:
+        return await run_crowd(
+            client,
+            model,
+            scripts,
+            new_tokens=params.agent_new_tokens,
+            arrival_rate=params.arrival_rate,
+            think_s=(params.think_s[0], params.think_s[1]),
+            seed=params.seed,
+        )
+
+
+async def _pace(
+    params: AgentsParams,
+    model: Model,
+    device: torch.device,
+    address: str,
+    sleeper: SleeperRun,
+    report: Progress,
+) -> Pace:
+    report("the server's decode and generate(), in turns")
+    async with contextlib.aclosing(connect(params.adapter, address)) as client:
+        return await measure_pace(client, model, device, sleeper.histories[0], params.new_tokens)
+
+
+def _await(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine in a thread of its own: a notebook's thread has an event loop already."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
+
+
+def _kv_dtype(params: AgentsParams, device: torch.device) -> torch.dtype:
+    name = params.dtype or ("float32" if device.type == "cpu" else "float16")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def _no_progress(stage: str) -> None:
+    """Report to nobody."""

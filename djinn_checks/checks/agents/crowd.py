@@ -1,0 +1,185 @@
+"""Many agents at once: they arrive at random, think between their turns, and none leaves before all are done.
+
+Arrivals are a Poisson process; think times are uniform. Afterwards every agent's twin takes the same turns
+alone, one right after the other: that gives the texts to compare with, and what a turn takes when nothing
+has to wait. Times are the client's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from djinn_checks.checks.agents.client import AgentClient, Reply
+from djinn_checks.checks.agents.scripts import AgentScript
+from djinn_checks.checks.agents.sleeper import SETTLE_S, extend
+from djinn_checks.errors import InstrumentError
+from djinn_checks.models.open import Model
+
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateSample:
+    """What the server said about all sessions at one time."""
+
+    asked_s: float
+    answered_s: float
+    states: dict[str, str]
+    """State by session."""
+
+
+@dataclass(kw_only=True)
+class CrowdRun:
+    """What happened."""
+
+    scripts: tuple[AgentScript, ...]
+    replies: tuple[tuple[Reply, ...], ...]
+    """By agent and turn; fewer where an agent failed."""
+    twins: tuple[tuple[Reply, ...], ...]
+    """The same turns, taken alone."""
+    errors: tuple[str, ...]
+    samples: tuple[StateSample, ...]
+    started_s: float
+    """`SETTLE_S` after the last twin."""
+    ended_s: float
+    """Before the first session was closed."""
+    swaps: int | None = None
+    restores: int | None = None
+    """Counted by the server, over all sessions; None if it does not say."""
+
+    @property
+    def offered_load(self) -> float | None:
+        """Return the work offered over the time in which it was offered: the time that all turns take alone
+        over the time from the first request to the last. Above 1 the queue grows for as long as it lasts."""
+        sent = [reply.sent_s for replies in self.replies for reply in replies]
+        alone = sum(reply.end_s - reply.sent_s for replies in self.twins for reply in replies)
+        span = max(sent, default=0.0) - min(sent, default=0.0)
+        return alone / span if span > 0 else None
+
+    def wakes(self) -> list[Reply]:
+        """Return the turns that followed a pause."""
+        return [reply for replies in self.replies for reply in replies[1:]]
+
+
+@dataclass
+class _Crowd:
+    client: AgentClient
+    model: Model
+    new_tokens: int
+    think_s: tuple[float, float]
+    errors: list[str] = field(default_factory=list)
+
+    async def agent(self, number: int, script: AgentScript, arrival_s: float, chance: random.Random) -> list[Reply]:
+        """Arrive, take all turns, and stay."""
+        await asyncio.sleep(arrival_s)
+        replies: list[Reply] = []
+        prompt: Sequence[int] = script.prompt
+        try:
+            for follow_up in (*script.follow_ups, ()):
+                if replies:
+                    await self.client.sleep(f"agent-{number}")
+                    await asyncio.sleep(chance.uniform(*self.think_s))
+                    await self.client.wake(f"agent-{number}")
+                replies.append(await self.client.turn(f"agent-{number}", prompt, self.new_tokens))
+                prompt = extend(self.model, prompt, replies[-1], follow_up)
+        except InstrumentError as error:
+            self.errors.append(f"agent {number}: {error}")
+        return replies
+
+    async def twin(self, number: int, script: AgentScript) -> list[Reply]:
+        """Take the same turns without a pause, and leave."""
+        replies: list[Reply] = []
+        prompt: Sequence[int] = script.prompt
+        for follow_up in (*script.follow_ups, ()):
+            replies.append(await self.client.turn(f"twin-{number}", prompt, self.new_tokens))
+            prompt = extend(self.model, prompt, replies[-1], follow_up)
+        await self.client.close(f"twin-{number}")
+        return replies
+
+
+async def run_crowd(
+    client: AgentClient,
+    model: Model,
+    scripts: Sequence[AgentScript],
+    *,
+    new_tokens: int,
+    arrival_rate: float,
+    think_s: tuple[float, float],
+    seed: int,
+) -> CrowdRun:
+    """Let the twins take their turns one by one; then all agents come, take theirs, and leave together.
+
+    The twins come first, so that what a server sets up for turns of this length is there before its memory is watched.
+
+    Args:
+        arrival_rate: agents per second.
+        think_s: shortest and longest pause between two turns, seconds.
+
+    Raises:
+        InstrumentError: a twin failed. An agent that fails is counted instead.
+    """
+    generator = np.random.default_rng(seed)
+    arrivals = np.cumsum(generator.exponential(1 / arrival_rate, len(scripts)))
+    crowd = _Crowd(client, model, new_tokens, think_s)
+    twins = [await crowd.twin(number, script) for number, script in enumerate(scripts)]
+    await asyncio.sleep(SETTLE_S)
+    samples: list[StateSample] = []
+    watching = asyncio.create_task(_watch(client, samples))
+    started = time.monotonic()
+    replies = await asyncio.gather(
+        *(
+            crowd.agent(number, script, float(arrival), random.Random(f"{seed}-{number}"))
+            for number, (script, arrival) in enumerate(zip(scripts, arrivals, strict=True))
+        )
+    )
+    ended = time.monotonic()
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    swaps, restores = await _leave(client, crowd, len(scripts))
+    return CrowdRun(
+        scripts=tuple(scripts),
+        replies=tuple(map(tuple, replies)),
+        twins=tuple(map(tuple, twins)),
+        errors=tuple(crowd.errors),
+        samples=tuple(samples),
+        started_s=started,
+        ended_s=ended,
+        swaps=swaps,
+        restores=restores,
+    )
+
+
+async def _watch(client: AgentClient, samples: list[StateSample]) -> None:
+    while True:
+        asked = time.monotonic()
+        try:
+            states = await client.states()
+        except InstrumentError:  # one look that was not answered; the next may be
+            states = {}
+        if states is None:
+            return
+        if states:
+            samples.append(StateSample(asked_s=asked, answered_s=time.monotonic(), states=states))
+        await asyncio.sleep(_POLL_S)
+
+
+async def _leave(client: AgentClient, crowd: _Crowd, count: int) -> tuple[int | None, int | None]:
+    """Close all sessions and return the swaps and restores that the server counted for them."""
+    swaps: list[int] = []
+    restores: list[int] = []
+    for number in range(count):
+        record = await client.record(f"agent-{number}")
+        if record is not None and record.swaps is not None and record.restores is not None:
+            swaps.append(record.swaps)
+            restores.append(record.restores)
+        try:
+            await client.close(f"agent-{number}")
+        except InstrumentError as error:
+            crowd.errors.append(f"agent {number} could not be closed: {error}")
+    return (sum(swaps), sum(restores)) if swaps else (None, None)

@@ -1,0 +1,215 @@
+"""Everything that the agents check is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from djinn_checks.checks.agents.client import Reply
+from djinn_checks.checks.agents.crowd import CrowdRun
+from djinn_checks.checks.agents.link import MOST_AT_REST_BYTES_PER_S, LinkEvidence
+from djinn_checks.checks.agents.memory import SLEPT_THROUGH, Delay, SessionMemory
+from djinn_checks.checks.agents.pace import Pace
+from djinn_checks.checks.agents.reference import Reference
+from djinn_checks.checks.agents.sleeper import Sleep, SleeperRun
+from djinn_checks.instruments.burst import BurstTime
+from djinn_checks.instruments.server_memory import MemorySeries
+from djinn_checks.params import AgentsParams
+from djinn_checks.units import format_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentsEvidence:
+    """One run of the check."""
+
+    params: AgentsParams
+    device: torch.device
+    kv_dtype: torch.dtype
+    sleeper: SleeperRun
+    reference: Reference
+    crowd: CrowdRun | None
+    memory: MemorySeries | None
+    memory_reason: str
+    """Why there is no memory series."""
+    link: LinkEvidence | None
+    """None without a GPU, and for a server on another machine."""
+    pace: Pace | None
+    """None without a GPU, and for a server on another machine."""
+    is_alive: bool | None
+    """Whether the server was still there at the end; None if it was not this check's to look after."""
+
+    @property
+    def why_no_link(self) -> str:
+        """Why no link is watched."""
+        if self.device.type == "cpu":
+            return "no GPU: the KV moves between two pools of host memory"
+        return f"the server is not on this machine, and neither is its link: {self.memory_reason}"
+
+    @property
+    def why_no_pace(self) -> str:
+        """Why the server's decode was not measured beside `generate()`."""
+        if self.device.type == "cpu":
+            return "no GPU: what a processor needs for a token is its arithmetic, whoever asks for it"
+        return f"the server is not on this machine, and generate() would be on another GPU: {self.memory_reason}"
+
+    def kv_bytes(self, tokens: int) -> int:
+        """Return the KV bytes of a session of so many tokens, whose last one has not been fed back."""
+        return (tokens - 1) * self.reference.kv_elements_per_token * self.kv_dtype.itemsize
+
+    @property
+    def session_memory(self) -> SessionMemory | None:
+        """The device's memory around the sleeper's session; None if it was not read."""
+        if self.memory is None:
+            return None
+        return SessionMemory(series=self.memory, run=self.sleeper, idle_s=self.params.idle_s)
+
+    def time_to_leave(self) -> Delay | None:
+        """Return the longest time from the start of a sleep until the device's memory was what it was at its end.
+
+        Infinite if by the end less than the KV's bytes were gone; None if the memory was not read.
+        """
+        memory, share, sleeps = self.session_memory, self.params.memory_share, self.sleeper.sleeps
+        if memory is None:
+            return None
+        found = [memory.time_to_leave(sleep, self.kv_bytes(sleep.tokens), share) for sleep in sleeps]
+        known = [delay for delay in found if delay is not None]
+        if not known or len(known) < len(found):
+            return None
+        return Delay(most_s=max(one.most_s for one in known), least_s=max(one.least_s for one in known))
+
+    def wake_delay(self) -> Delay | None:
+        """Return how much later the first token comes after a sleep than in the twins' turns, median over sleeps."""
+        run = self.sleeper
+        twins = zip(run.hot[1:], run.again[1:], strict=True)
+        awake = [(hot.wake_s + again.wake_s) / 2 for hot, again in twins]
+        delays = [sleep.wake_s - alone for sleep, alone in zip(run.sleeps, awake, strict=False)]
+        stalls = [self._stalled_s(sleep) for sleep in run.sleeps]
+        if not delays:
+            return None
+        least = median(delay - stalled for delay, stalled in zip(delays, stalls, strict=False))
+        return Delay(most_s=median(delays), least_s=least - self.wake_noise_s())
+
+    def _stalled_s(self, sleep: Sleep) -> float:
+        return self.memory.stalled_s(sleep.woken_s, sleep.reply.token_at_s[0]) if self.memory else 0.0
+
+    def wake_noise_s(self) -> float:
+        """Return the largest difference of the twins' times to the first token."""
+        pairs = zip(self.sleeper.hot[1:], self.sleeper.again[1:], strict=True)
+        return max((abs(hot.wake_s - again.wake_s) for hot, again in pairs), default=0.0)
+
+    def counted(self, direction: str) -> list[float] | None:
+        """Return the payload bytes that left over the link in each sleep ("out"), or came back before the first token
+        after it ("in"); None if they were not counted.
+
+        A link is never quite still: its counters' readings alone move bytes, in a sleep of 30 s half as many as a
+        session has. What is counted in the last third of the sleep is taken off at its rate.
+        """
+        link, sleeps = self.link, self.sleeper.sleeps
+        if link is None or self._is_slept_through:
+            return None
+        found = [_counted(link, direction, sleep, *self._time_to_move(direction, sleep)) for sleep in sleeps]
+        known = [count for count in found if count is not None]
+        return known if len(known) == len(found) else None
+
+    def move_times(self, direction: str) -> tuple[list[BurstTime], str]:
+        """Return how long each swap-out ("out") or restore ("in") took on the link, by its counters.
+
+        Or nothing, and why not all of them are known.
+        """
+        counted = self.counted(direction)
+        if self.link is None or counted is None:
+            return [], f"nothing but the server times it: {self.why_not_counted}"
+        times = []
+        for number, (sleep, nbytes) in enumerate(zip(self.sleeper.sleeps, counted, strict=True), 1):
+            kv_bytes, at_rest = self.kv_bytes(sleep.tokens), _at_rest(self.link, direction, sleep)
+            if at_rest is None or at_rest > MOST_AT_REST_BYTES_PER_S:
+                said = "was not counted" if at_rest is None else f"carried {format_bytes(at_rest)}/s"
+                return [], f"in sleep {number}, when nothing should move any more, the link {said}: who else uses it?"
+            if not self.link.is_only(nbytes, kv_bytes):
+                return [], f"in sleep {number} the link carried {format_bytes(nbytes)}: what was there beside the KV?"
+            found = self.link.time_move(direction, kv_bytes, *self._time_to_move(direction, sleep))
+            if found is None:
+                return [], f"in sleep {number} the link did not carry the session's KV, so there is no move to be timed"
+            times.append(found)
+        return times, ""
+
+    def _time_to_move(self, direction: str, sleep: Sleep) -> tuple[float, float]:
+        """Return from when to when a session's KV has to leave the device, or to be back."""
+        if direction == "in":
+            return sleep.woken_s, sleep.reply.token_at_s[0]
+        memory = self.session_memory
+        return min(sleep.told_s, memory.leaves_s(sleep.last) if memory else sleep.told_s), sleep.still_s
+
+    @property
+    def why_not_counted(self) -> str:
+        """Why the bytes that went over the link in the sleeps are not known."""
+        if self.link is None:
+            return self.why_no_link
+        if self.link.series is None:
+            return f"the link is not counted here: {self.link.reason}"
+        return SLEPT_THROUGH if self._is_slept_through else "the counters have a hole where the copies were"
+
+    @property
+    def _is_slept_through(self) -> bool:
+        """Whether the machine stood still for so much of a sleep that what was counted in it tells nothing."""
+        memory = self.session_memory
+        return memory is not None and any(map(memory.slept_through, self.sleeper.sleeps))
+
+    def swap_rates(self, direction: str) -> list[float] | None:
+        """Return bytes per second of each swap-out ("out") or restore ("in"), by the server's own clock."""
+        rates = []
+        for sleep in self.sleeper.sleeps:
+            record = sleep.asleep if direction == "out" else sleep.after
+            seconds = record and (record.swap_s if direction == "out" else record.restore_s)
+            if not seconds:
+                return None
+            rates.append(self.kv_bytes(sleep.tokens) / seconds)
+        return rates
+
+    def unloaded_restore_s(self) -> float | None:
+        """Return the median time of the sleeper's restores, by the server's clock; None if it does not say.
+
+        The memory for it included, as in what the server says of a turn that had to wait for its KV.
+        """
+        after = [sleep.after for sleep in self.sleeper.sleeps if sleep.after]
+        seconds = [one.restore_s + (one.allocate_s or 0.0) for one in after if one.restore_s]
+        return median(seconds) if seconds else None
+
+
+def _counted(link: LinkEvidence, direction: str, sleep: Sleep, start_s: float, end_s: float) -> float | None:
+    moved, at_rest = link.counted(direction, start_s, end_s), _at_rest(link, direction, sleep)
+    return None if moved is None or at_rest is None else moved - at_rest * (end_s - start_s)
+
+
+def _at_rest(link: LinkEvidence, direction: str, sleep: Sleep) -> float | None:
+    """Return the payload bytes per second that are counted of a link over which nothing moves."""
+    moved = link.counted(direction, sleep.still_s, sleep.woken_s)
+    return None if moved is None else moved / (sleep.woken_s - sleep.still_s)
+
+
+def differing_tokens(one: Sequence[Reply], other: Sequence[Reply]) -> int:
+    """Return how many places of two series of answers differ, a missing answer counting as one."""
+    count = 0
+    for left, right in zip(one, other, strict=False):
+        a, b = (left.ids, right.ids) if left.ids and right.ids else (left.text, right.text)
+        count += sum(x != y for x, y in zip(a, b, strict=False)) + abs(len(a) - len(b))
+    return count + abs(len(one) - len(other))
+
+
+def distance(one: Sequence[Reply], other: Sequence[Reply]) -> float | None:
+    """Return the largest difference of two log-probabilities at the same place; None without any.
+
+    Answers of other lengths are infinitely far apart.
+    """
+    largest = 0.0
+    for left, right in zip(one, other, strict=True):
+        a, b = left.fingerprint, right.fingerprint
+        if not a or not b:
+            return None
+        if len(a) != len(b):
+            return float("inf")
+        largest = max(largest, *(abs(x - y) for x, y in zip(a, b, strict=True)))
+    return largest

@@ -1,0 +1,188 @@
+"""The agents check's plain data for the report, and its one-sentence summary.
+
+Texts, token ids and counts are the same for the same params; all that depends on the clock goes into timings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from djinn_checks.checks.agents.client import Reply, SessionRecord
+from djinn_checks.checks.agents.crowd import CrowdRun
+from djinn_checks.checks.agents.crowd_criteria import percentile, restores
+from djinn_checks.checks.agents.evidence import AgentsEvidence
+from djinn_checks.checks.agents.pace import Pace
+from djinn_checks.models.open import Model
+from djinn_checks.outcome import Criterion, Status
+from djinn_checks.units import format_bytes, format_seconds
+
+_POINTS = 1500
+
+
+def gather_measurements(evidence: AgentsEvidence, model: Model) -> dict[str, Any]:
+    """Return what was said and counted."""
+    run, found = evidence.sleeper, evidence.reference
+    return {
+        "kv_bytes_per_token": found.kv_elements_per_token * evidence.kv_dtype.itemsize,
+        "turns": [
+            {
+                "prompt_tokens": len(history),
+                "slept": _said(model, run.slept[number]),
+                "hot": _said(model, run.hot[number]),
+                "cold": _said(model, run.cold[number - 1]) if number else None,
+                "nll_slept": found.nll_slept[number],
+                "nll_hot": found.nll_hot[number],
+            }
+            for number, history in enumerate(run.histories)
+        ],
+        "sleeps": [
+            {"kv_bytes": evidence.kv_bytes(sleep.tokens), "cached_tokens": sleep.reply.cached_tokens}
+            for sleep in run.sleeps
+        ],
+        "agents": len(evidence.crowd.scripts) if evidence.crowd else 0,
+    }
+
+
+def gather_timings(evidence: AgentsEvidence) -> dict[str, Any]:
+    """Return everything that the clock has to do with, seconds from the sleeper's first request."""
+    run = evidence.sleeper
+    start = run.first.sent_s
+    return {
+        "phases": _phases(evidence, start),
+        "memory": _memory(evidence, start, start - 1, run.gone_s),
+        "memory_source": evidence.memory.source if evidence.memory else None,
+        "sleeps": [
+            {
+                "told_s": sleep.told_s - start,
+                "woken_s": sleep.woken_s - start,
+                "first_token_s": sleep.reply.token_at_s[0] - start,
+                "swap": _record(sleep.asleep),
+                "restore": _record(sleep.after),
+                "wake_s": sleep.reply.wake_s,
+            }
+            for sleep in run.sleeps
+        ],
+        "wake_hot_s": [reply.wake_s for reply in run.hot[1:]],
+        "wake_cold_s": [reply.wake_s for reply in run.cold],
+        "pace": _record(evidence.pace),
+        "ceilings_bytes_per_s": {
+            name: one.bytes_per_s for name, one in (evidence.link.ceilings if evidence.link else {}).items()
+        },
+        "memory_changes": _memory_changes(evidence),
+        "counted_bytes": {name: evidence.counted(name) for name in ("out", "in")} if evidence.link else None,
+        "swap_bytes_per_s": {name: evidence.swap_rates(name) for name in ("out", "in")},
+        "moves_on_link_s": {name: _on_link(evidence, name) for name in ("out", "in")},
+        "crowd": _crowd(evidence, evidence.crowd) if evidence.crowd else None,
+    }
+
+
+def summarize(evidence: AgentsEvidence, criteria: Sequence[Criterion], status: Status) -> str:
+    """Return the outcome in one sentence."""
+    params, run = evidence.params, evidence.sleeper
+    size = format_bytes(evidence.kv_bytes(run.sleeps[0].tokens))
+    who = f"{params.system} with {params.model}"
+    if status is not Status.PASS:
+        bad = [row for row in criteria if row.required and row.status not in (Status.PASS, Status.SKIP)]
+        worst = next((row for row in bad if row.status is status), None)
+        return f"{who}: {worst.title}: {worst.reason}" if worst else who
+    times = "once" if params.sleeps == 1 else f"{params.sleeps} times"
+    text = f"{who}: {size} of KV left and came back, {times}, the text is the twin's"
+    if evidence.crowd is None:
+        return text
+    p99 = percentile([reply.wake_s for reply in evidence.crowd.wakes()], 99)
+    return f"{text}; {params.agents} agents at once, wake p99 {format_seconds(p99)}"
+
+
+def _said(model: Model, reply: Reply) -> dict[str, Any]:
+    ids = list(reply.ids)
+    pieces = [model.decode([one]) or f" {one}" for one in ids] if ids else [reply.text]
+    return {"text": reply.text, "ids": ids, "pieces": pieces}
+
+
+def _phases(evidence: AgentsEvidence, start: float) -> list[dict[str, Any]]:
+    run = evidence.sleeper
+    spans = [("computes", run.first.sent_s, run.first.end_s)]
+    for sleep in run.sleeps:
+        spans += [
+            ("sleeps", sleep.told_s, sleep.woken_s),
+            ("wakes", sleep.woken_s, sleep.reply.token_at_s[0]),
+            ("computes", sleep.reply.token_at_s[0], sleep.reply.end_s),
+        ]
+    return [{"phase": name, "start_s": a - start, "end_s": b - start} for name, a, b in spans]
+
+
+def _memory(evidence: AgentsEvidence, zero_s: float, start_s: float, end_s: float) -> list[list[float]]:
+    """Return [seconds, bytes] pairs, thinned to what a plot can show."""
+    memory = evidence.memory
+    if memory is None:
+        return []
+    inside = [
+        [at - zero_s, float(used)]
+        for at, used in zip(memory.t_s, memory.used_bytes, strict=True)
+        if start_s <= at <= end_s
+    ]
+    return inside[:: -(-len(inside) // _POINTS) or 1]
+
+
+def _memory_changes(evidence: AgentsEvidence) -> list[list[int]] | None:
+    """Return by how many bytes the memory fell and rose in each sleep; None if it was not read in one of them."""
+    memory, sleeps = evidence.session_memory, evidence.sleeper.sleeps
+    if memory is None:
+        return None
+    changes = [(memory.left(sleep), memory.came_back(sleep)) for sleep in sleeps]
+    known = [[left.fell_bytes, back] for left, back in changes if left is not None and back is not None]
+    return known if len(known) == len(sleeps) else None
+
+
+def _on_link(evidence: AgentsEvidence, direction: str) -> list[list[float]] | None:
+    """Return the least and the greatest time of each move."""
+    times, _ = evidence.move_times(direction)
+    return [[one.least_s, one.greatest_s] for one in times] or None
+
+
+def _record(record: SessionRecord | Pace | None) -> dict[str, Any] | None:
+    return None if record is None else dict(vars(record))
+
+
+def _crowd(evidence: AgentsEvidence, crowd: CrowdRun) -> dict[str, Any]:
+    start = crowd.started_s
+    wakes = crowd.wakes()
+    seconds = [reply.wake_s for reply in wakes]
+    back = restores(wakes)
+    return {
+        "offered_load": crowd.offered_load,
+        "duration_s": crowd.ended_s - start,
+        "swaps": crowd.swaps,
+        "restores": crowd.restores,
+        "wakes": [
+            {
+                "sent_s": reply.sent_s - start,
+                "wake_s": reply.wake_s,
+                "queue_s": reply.queue_s,
+                "restore_s": reply.restore_s,
+                "compute_s": reply.compute_s,
+            }
+            for reply in wakes
+        ],
+        "wake_p50_s": percentile(seconds, 50),
+        "wake_p99_s": percentile(seconds, 99),
+        "restore_p50_s": percentile(back, 50),
+        "restore_p99_s": percentile(back, 99),
+        "unloaded_restore_s": evidence.unloaded_restore_s(),
+        "turns": [
+            [number, reply.sent_s - start, reply.token_at_s[0] - start, reply.end_s - start]
+            for number, replies in enumerate(crowd.replies)
+            for reply in replies
+        ],
+        "states": [
+            [sample.answered_s - start, _tally(sample.states)]
+            for sample in crowd.samples[:: -(-len(crowd.samples) // _POINTS) or 1]
+        ],
+        "memory": _memory(evidence, start, start - 0.5, crowd.ended_s),
+    }
+
+
+def _tally(states: dict[str, str]) -> dict[str, int]:
+    found = list(states.values())
+    return {state: found.count(state) for state in sorted(set(found))}

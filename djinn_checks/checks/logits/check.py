@@ -1,0 +1,110 @@
+"""The logits check: a system that streams weights must say what the resident model says, and must stream.
+
+The same prompts go through the resident model (twice: its second run is the noise floor) and, after its
+memory is given back, several times through the system. Logits are compared prompt by prompt against the
+reference's on disk. The weights' bytes are witnessed at the point of use, in both.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from djinn_checks.attention import reproducible_attention
+from djinn_checks.checks.logits.bench import LogitsBench, Progress
+from djinn_checks.checks.logits.criteria import LogitsEvidence, judge_logits
+from djinn_checks.checks.logits.measurements import gather_measurements, summarize
+from djinn_checks.checks.logits.prompt_run import Prompt
+from djinn_checks.checks.logits.spool import LogitSpool
+from djinn_checks.checks.prompts import select_prompts
+from djinn_checks.checks.run import Clock, Facts, SystemFactory, build_system, release_memory, run_check
+from djinn_checks.errors import ParamsError
+from djinn_checks.models.open import Model, open_model
+from djinn_checks.outcome import Outcome, settle
+from djinn_checks.params import LogitsParams
+from djinn_checks.systems.base import find_system
+
+
+def check_logits(
+    params: LogitsParams,
+    *,
+    system_factory: SystemFactory | None = None,
+    clock: Clock = time.monotonic,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Decide whether a system's logits equal the resident model's while it streams the weights.
+
+    What goes wrong after the parameters were accepted is settled as `run_check` says.
+
+    Args:
+        params: what to run.
+        system_factory: makes the system in place of the one registered under `params.system`.
+        clock: gives seconds; for the timings only.
+        progress: called with (stage, done, total) as prompts finish.
+
+    Raises:
+        ParamsError: the system is not registered, or the budget cannot hold what it needs; raised before
+            any weights are loaded.
+    """
+    factory = system_factory or find_system(params.system)
+
+    def work(device: torch.device, facts: Facts) -> Outcome:
+        with reproducible_attention():
+            return _run(params, factory, device, clock, progress or _no_progress, facts)
+
+    return run_check("logits", params, work, clock=clock)
+
+
+def _run(
+    params: LogitsParams, factory: SystemFactory, device: torch.device, clock: Clock, report: Progress, facts: Facts
+) -> Outcome:
+    model = open_model(params.model, dtype=getattr(torch, params.dtype), device=device, seed=params.seed)
+    system, budget_bytes = build_system(factory, params, model, device)
+    prompts = _encode(params, model, device)
+    with tempfile.TemporaryDirectory(prefix="djinn-checks-") as folder:
+        bench = LogitsBench(
+            params=params,
+            prompts=prompts,
+            spool=LogitSpool(Path(folder)),
+            clock=clock,
+            report=report,
+        )
+        loaded = clock()
+        reference = bench.measure_reference(lambda: model.resident(device), device)
+        release_memory(device)
+        measured = clock()
+        run = bench.measure_system(system, reference)
+        timings = {
+            "reference_s": measured - loaded,
+            "system_s": clock() - measured,
+            "passes_s": [one.seconds for one in run.passes],
+        }
+    evidence = LogitsEvidence(params=params, budget_bytes=budget_bytes, reference=reference, system=run)
+    criteria = judge_logits(evidence)
+    status = settle(criteria)
+    return Outcome(
+        check="logits",
+        status=status,
+        summary=summarize(evidence, criteria, status),
+        criteria=criteria,
+        measurements=gather_measurements(evidence, prompts),
+        timings=timings,
+        **facts,
+    )
+
+
+def _encode(params: LogitsParams, model: Model, device: torch.device) -> tuple[Prompt, ...]:
+    prompts = []
+    for index, text in enumerate(select_prompts(params.prompts)):
+        ids = model.encode(text, params.max_prompt_tokens)
+        if not len(ids):
+            raise ParamsError(f"prompts: prompt {index} ({text[:40]!r}) gives no tokens; give it some text")
+        prompts.append(Prompt(index, text, torch.tensor([list(ids)], dtype=torch.int64, device=device)))
+    return tuple(prompts)
+
+
+def _no_progress(stage: str, done: int, total: int) -> None:
+    """Report to nobody."""

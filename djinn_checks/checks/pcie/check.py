@@ -1,0 +1,222 @@
+"""The PCIe check: is the link full for as long as a model larger than the budget runs?
+
+The link itself is the witness. A process of its own reads the GPU's byte counters about once a millisecond
+while a known copy calibrates them, large copies measure the ceiling, the system decodes, and the ceiling
+is measured again. Nothing that the system says counts for more than a number to be refuted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from djinn_checks.attention import reproducible_attention
+from djinn_checks.checks.pcie.criteria import judge_pcie, judge_vram_limit
+from djinn_checks.checks.pcie.decode_loop import DecodeRun, Progress, run_decode_loop
+from djinn_checks.checks.pcie.evidence import HOST_MEMORY, PCIE, LinkFacts, PcieEvidence
+from djinn_checks.checks.pcie.measurements import gather_pcie, summarize_pcie
+from djinn_checks.checks.pcie.replay import replay_trace
+from djinn_checks.checks.run import Clock, Facts, SystemFactory, build_system, release_memory, run_check
+from djinn_checks.errors import InstrumentError, ParamsError, SystemUnavailableError
+from djinn_checks.instruments.counters import CounterSampler, CounterSeries, save_trace
+from djinn_checks.instruments.link_ceiling import calibrate, measure_ceiling, sweep_chunks
+from djinn_checks.instruments.preflight import PreflightRow, look_around
+from djinn_checks.models.open import Model, open_model
+from djinn_checks.outcome import Outcome, Status, settle
+from djinn_checks.params import PcieParams
+from djinn_checks.systems.base import System, find_system
+from djinn_checks.units import GB, MIB, format_bytes
+
+SWEEP_BYTES = tuple(2**power * MIB for power in range(10))
+"""1 to 512 MiB."""
+
+
+def check_pcie(
+    params: PcieParams,
+    *,
+    system_factory: SystemFactory | None = None,
+    clock: Clock = time.monotonic,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Decide whether a system keeps the link to the device full while it streams a model.
+
+    Without a GPU the same code drives a link between two places in host memory, says so, and is
+    INCONCLUSIVE about PCIe. What goes wrong after the parameters were accepted is settled as `run_check`
+    says. With `save_to`, the counters' readings are kept beside it as `<name>.samples.csv.gz`.
+
+    Args:
+        params: what to run, or which trace to judge in place of a run.
+        system_factory: makes the system in place of the one registered under `params.system`.
+        clock: gives seconds; for the timings only.
+        progress: called with (stage, done, total) in seconds.
+
+    Raises:
+        ParamsError: the system is not registered, the budget cannot hold what it needs or holds the whole
+            model, or the trace cannot be read; raised before any weights are loaded.
+    """
+    factory = system_factory or find_system(params.system)
+
+    def work(device: torch.device, facts: Facts) -> Outcome:
+        if params.trace:
+            return conclude(replay_trace(params), facts)
+        with reproducible_attention():
+            return _run(params, factory, device, facts, progress or _no_progress)
+
+    return run_check("pcie", params, work, clock=clock)
+
+
+def _run(params: PcieParams, factory: SystemFactory, device: torch.device, facts: Facts, report: Progress) -> Outcome:
+    model = open_model(params.model, dtype=getattr(torch, params.dtype), device=device, seed=params.seed)
+    system, budget_bytes = _plan(params, factory, model, device)
+    measure = _measure_on_gpu if device.type == "cuda" else _measure_on_host
+    try:
+        with _vram_limit(params, device):
+            evidence = measure(params, system, device, report)
+    except torch.OutOfMemoryError as error:
+        if params.vram_limit_gb is None:
+            raise
+        return _out_of_memory(params, params.vram_limit_gb, error, facts)
+    return conclude(replace(evidence, weight_bytes=model.weight_bytes, budget_bytes=budget_bytes), facts)
+
+
+def _plan(params: PcieParams, factory: SystemFactory, model: Model, device: torch.device) -> tuple[System, int]:
+    options = {} if params.resident_layers is None else {"resident_blocks": params.resident_layers}
+    if options and not options.keys() <= inspect.signature(factory).parameters.keys():
+        raise ParamsError(
+            f"resident_layers: system {params.system!r} does not take a number of resident layers; leave it empty and "
+            "give a budget"
+        )
+    return build_system(factory, params, model, device, **options)
+
+
+def _measure_on_gpu(params: PcieParams, system: System, device: torch.device, report: Progress) -> PcieEvidence:
+    from djinn_checks.instruments.environment import find_uuid
+
+    uuid = find_uuid(device)
+    preflight = _look_around(system, uuid)
+    sampler = CounterSampler(uuid, hz=params.sampler_hz, source=params.counters)
+    with sampler:
+        reasons = [f"{source}: {reason}" for source, reason in sampler.reasons.items()]
+        report("link", 0.0, 1.0)
+        calibration = None
+        try:
+            calibration = calibrate(sampler, device)
+        except InstrumentError as error:
+            reasons.append(str(error))
+        before = measure_ceiling(device)
+        others = [
+            measure_ceiling(device, direction="d2h"),
+            measure_ceiling(device, direction="both"),
+            measure_ceiling(device, pinned=False, samples=3),
+        ]
+        sizes = SWEEP_BYTES if params.sweep else ()
+        sweep = [*sweep_chunks(device, sizes, pinned=True), *sweep_chunks(device, sizes, pinned=False)]
+        release_memory(device)
+        run = run_decode_loop(system, params, device, report)
+        release_memory(device)
+        after = measure_ceiling(device)
+        series = sampler.read()
+    if series is not None and params.save_to:
+        save_trace(series, samples_path(params.save_to))
+    link = LinkFacts(
+        subject=PCIE,
+        ceiling_bytes_per_s=max(before.bytes_per_s, after.bytes_per_s),
+        ceilings=(before, *others),
+        ceiling_after=after,
+        sweep=tuple(sweep),
+        preflight=preflight,
+        calibration=calibration,
+        reasons=tuple(reasons),
+    )
+    return _evidence(params, link, series, run)
+
+
+def _measure_on_host(params: PcieParams, system: System, device: torch.device, report: Progress) -> PcieEvidence:
+    preflight = _look_around(system, None)
+    before = measure_ceiling(device, nbytes=128 * MIB, samples=4)
+    sizes = SWEEP_BYTES[:-1] if params.sweep else ()
+    sweep = sweep_chunks(device, sizes, pinned=False)
+    run = run_decode_loop(system, params, device, report)
+    after = measure_ceiling(device, nbytes=128 * MIB, samples=4)
+    link = LinkFacts(
+        subject=HOST_MEMORY,
+        ceiling_bytes_per_s=max(before.bytes_per_s, after.bytes_per_s),
+        ceilings=(before,),
+        ceiling_after=after,
+        sweep=tuple(sweep),
+        preflight=preflight,
+        reasons=("this machine has no PCIe GPU, so there are no counters to read",),
+    )
+    return _evidence(params, link, None, run)
+
+
+def _evidence(params: PcieParams, link: LinkFacts, series: CounterSeries | None, run: DecodeRun) -> PcieEvidence:
+    return PcieEvidence(
+        params=params,
+        link=link,
+        series=series,
+        start_s=run.start_s,
+        end_s=run.end_s,
+        claimed_bytes=run.claimed_bytes,
+        run=run,
+    )
+
+
+def _look_around(system: System, uuid: str | None) -> tuple[PreflightRow, ...]:
+    pinned = system.predicted_bytes_per_pass() if uuid else None  # a host-memory link pins nothing
+    return tuple(look_around(uuid, device_bytes=system.budget_bytes if uuid else None, pinned_bytes=pinned))
+
+
+def samples_path(save_to: str) -> Path:
+    """Return where the counters' readings go that belong to the outcome `save_to`."""
+    path = Path(save_to)
+    return path.with_name(f"{path.stem}.samples.csv.gz")
+
+
+@contextlib.contextmanager
+def _vram_limit(params: PcieParams, device: torch.device) -> Iterator[None]:
+    """Let PyTorch's allocator refuse what goes beyond `vram_limit_gb`, as a smaller GPU would."""
+    if params.vram_limit_gb is None or device.type != "cuda":
+        yield
+        return
+    total = torch.cuda.get_device_properties(device).total_memory
+    if params.vram_limit_gb * GB > total:
+        raise SystemUnavailableError(
+            f"vram_limit_gb: {params.vram_limit_gb:g} GB were asked for, the GPU has {format_bytes(total)}"
+        )
+    torch.cuda.set_per_process_memory_fraction(params.vram_limit_gb * GB / total, device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+
+
+def _out_of_memory(params: PcieParams, limit_gb: float, error: Exception, facts: Facts) -> Outcome:
+    row = judge_vram_limit(limit_gb, math.inf, failed=str(error).splitlines()[0])
+    summary = f"{params.system} on {params.model}: out of device memory under vram_limit_gb: {limit_gb:g}"
+    return Outcome(check="pcie", status=Status.FAIL, summary=summary, criteria=(row,), **facts)
+
+
+def conclude(evidence: PcieEvidence, facts: Facts) -> Outcome:
+    """Judge a run's evidence and return the outcome."""
+    criteria = judge_pcie(evidence)
+    status = settle(criteria)
+    return Outcome(
+        check="pcie",
+        status=status,
+        summary=summarize_pcie(evidence, criteria, status),
+        criteria=criteria,
+        measurements=gather_pcie(evidence),
+        **facts,
+    )
+
+
+def _no_progress(stage: str, done: float, total: float) -> None:
+    """Report to nobody."""

@@ -1,0 +1,281 @@
+"""The rows of the PCIe check.
+
+First the instruments (`pcie_instruments.py`): where one cannot be trusted, the claims that rest on it are
+INCONCLUSIVE. Then the claims. Windows whose evidence is lost are counted for both sides: a claim holds if it
+would with all of them against it, and fails if it would with all of them for it.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from djinn_checks.checks.pcie.evidence import HOST_MEMORY, PCIE, REPLAY, PcieEvidence
+from djinn_checks.checks.pcie.instrument_criteria import find_doubt, judge_instruments
+from djinn_checks.instruments.counters import Floats
+from djinn_checks.outcome import Criterion, judge, skip
+from djinn_checks.units import GB, MB, format_bytes, format_seconds
+
+PAPER_SECONDS = 10.0
+"""The paper's criterion is about at least so long a run."""
+_HOST_SLACK_BYTES = 2 * GB
+"""Host memory that a system may take beside the weights it streams: runtime, buffers, pages of code."""
+
+
+def judge_pcie(evidence: PcieEvidence) -> tuple[Criterion, ...]:
+    """Return all criteria of the PCIe check, instruments first."""
+    instruments = judge_instruments(evidence)
+    doubt = _NO_PCIE if evidence.link.subject == HOST_MEMORY else find_doubt(instruments)
+    return (
+        *instruments,
+        _rx_above_threshold(evidence, doubt),
+        _rx_of_ceiling(evidence, doubt),
+        _time_per_pass(evidence, doubt),
+        _claimed_vs_counted(evidence, doubt),
+        _streams_the_model(evidence, doubt),
+        _vram_limit(evidence),
+        _predicted_vs_counted(evidence, doubt),
+        _host_memory(evidence),
+    )
+
+
+_NO_PCIE = "this machine has no PCIe GPU: what ran is a link between two places in host memory"
+
+
+def _rx_above_threshold(evidence: PcieEvidence, doubt: str) -> Criterion:
+    params = evidence.params
+    limit = params.threshold_mb_per_s * MB
+    share, missing = _share_of_windows(evidence, lambda rates: rates > limit, ">", params.threshold_share, doubt)
+    if share is not None and share > params.threshold_share and evidence.duration_s < PAPER_SECONDS:
+        share, missing = None, f"it holds, but for {evidence.duration_s:.1f} s: the claim is about {PAPER_SECONDS:g} s"
+    return judge(
+        "rx_above_threshold",
+        f"More than {params.threshold_mb_per_s:,.0f} MB/s of payload are received in more than "
+        f"{params.threshold_share:.0%} of the windows (the paper's flatline)",
+        share,
+        ">",
+        params.threshold_share,
+        unit="share of windows",
+        evidence=_windows(evidence),
+        missing=missing,
+    )
+
+
+def _rx_of_ceiling(evidence: PcieEvidence, doubt: str) -> Criterion:
+    params = evidence.params
+    limit = params.ceiling_fraction * evidence.link.ceiling_bytes_per_s
+    share, missing = _share_of_windows(evidence, lambda rates: rates >= limit, ">=", params.ceiling_share, doubt)
+    return judge(
+        "rx_of_ceiling",
+        f"At least {params.ceiling_fraction:.0%} of the link's ceiling ({format_bytes(limit)}/s) is received in at "
+        f"least {params.ceiling_share:.0%} of the windows",
+        share,
+        ">=",
+        params.ceiling_share,
+        unit="share of windows",
+        evidence=_windows(evidence),
+        missing=missing,
+        failed=_say_slow_windows(evidence, limit),
+    )
+
+
+def _say_slow_windows(evidence: PcieEvidence, limit: float) -> str:
+    """Return how slow the others were, and for how long: a link that rests looks otherwise than one that is shared."""
+    rates = evidence.window_rates
+    slow = rates < limit if rates is not None else np.zeros(0, dtype=np.bool_)
+    if rates is None or not slow.any():
+        return ""
+    shares = rates[slow] / evidence.link.ceiling_bytes_per_s
+    edges = np.flatnonzero(np.diff(slow.astype(np.int8), prepend=0, append=0))
+    lengths_s = (edges[1::2] - edges[::2]) * evidence.params.window_ms / 1e3
+    return (
+        f"the {len(shares):,} slower ones got {shares.min():.1%} of the ceiling at the least and "
+        f"{np.median(shares):.1%} in the median, for up to {format_seconds(float(lengths_s.max()))} at a stretch"
+    )
+
+
+def _share_of_windows(
+    evidence: PcieEvidence, holds: Callable[[Floats], NDArray[np.bool_]], comparison: str, needed: float, doubt: str
+) -> tuple[float | None, str]:
+    """Return the share of windows that hold, or None and why it is not known."""
+    rates = evidence.window_rates
+    if rates is None or len(rates) == 0:
+        return None, doubt or "the run is shorter than one window"
+    if doubt:
+        return None, doubt
+    met = operator.gt if comparison == ">" else operator.ge
+    lost = np.isnan(rates)
+    low = float((holds(rates) & ~lost).mean())
+    high = low + float(lost.mean())
+    if met(low, needed):
+        return low, ""
+    if not met(high, needed):
+        return high, ""
+    return None, f"between {low:.1%} and {high:.1%}, as {lost.mean():.1%} of the windows are lost"
+
+
+def _time_per_pass(evidence: PcieEvidence, doubt: str) -> Criterion:
+    name, title = "time_per_pass_vs_limit", "A pass takes hardly longer than its bytes need at the ceiling, (M - C) / B"
+    if evidence.run is None:
+        return skip(name, title, unit="share of the limit", reason="a recorded trace does not say which model ran")
+    host = evidence.link.subject == HOST_MEMORY
+    needed = evidence.needed_per_pass or 0
+    return judge(
+        name,
+        title,
+        evidence.limit_ratio if host or not doubt else None,
+        ">=",
+        evidence.params.ceiling_fraction,
+        unit="share of the limit",
+        evidence=f"{len(evidence.run.pass_ends_s)} passes by the clock, {format_bytes(needed)} to move in each"
+        + (" by the system's plan" if evidence.run.predicted_bytes is not None else ""),
+        required=not host,
+        missing=doubt,
+        failed="the link or the system idles" if not host else "a CPU computes slower than its memory copies",
+    )
+
+
+def _claimed_vs_counted(evidence: PcieEvidence, doubt: str) -> Criterion:
+    name, title = "claimed_vs_counted", "The system claims what was counted"
+    if evidence.claimed_bytes is None:
+        return skip(name, title, unit="share", reason="the system keeps no count of the bytes it moves")
+    if evidence.link.subject == HOST_MEMORY:
+        return _claimed_vs_witnessed(evidence, name, title)
+    counted = evidence.counted_bytes
+    said = f"claimed {format_bytes(evidence.claimed_bytes)}, counted {format_bytes(counted)}"
+    return judge(
+        name,
+        title if evidence.link.subject != REPLAY else "What was counted is what was moved, by the recorded truth",
+        None if doubt else _difference(evidence.claimed_bytes, counted, evidence),
+        "<=",
+        evidence.params.byte_tolerance,
+        unit="share",
+        evidence=f"{said}; counted wire bytes over the calibrated ratio",
+        missing=doubt or "evidence was lost during the run",
+        failed=said,
+    )
+
+
+def _claimed_vs_witnessed(evidence: PcieEvidence, name: str, title: str) -> Criterion:
+    """Without counters there is a lower bound only, so a claim can be proved too small and never too large."""
+    run = evidence.run
+    witnessed = run.witnessed_bytes if run else None
+    claimed = (evidence.claimed_bytes or 0) / len(run.pass_ends_s) if run else None
+    too_small = witnessed is not None and claimed is not None and claimed < witnessed
+    return judge(
+        name,
+        title,
+        (claimed or 0) if too_small else None,
+        ">=",
+        witnessed,
+        unit="bytes a pass",
+        evidence="weight witness: bytes that were certainly written in one pass",
+        missing="nothing counts the bytes of this link: the claim could not be held against a count"
+        + (f", only against a lower bound, which it meets ({format_bytes(claimed)} a pass)" if witnessed else ""),
+        failed="more was certainly written than the system claims",
+    )
+
+
+def _difference(claimed: float, counted: float | None, evidence: PcieEvidence) -> float | None:
+    """Return the difference as a share of the larger of the two.
+
+    Where both are below a hundredth of what the link could have carried, nothing was streamed and nothing
+    was claimed: what is counted then are commands and queries, and it is held against the link's capacity.
+    """
+    if counted is None:
+        return None
+    capacity = evidence.link.ceiling_bytes_per_s * evidence.duration_s
+    larger = max(claimed, counted)
+    return abs(claimed - counted) / (larger if larger > 0.01 * capacity else capacity)
+
+
+def _streams_the_model(evidence: PcieEvidence, doubt: str) -> Criterion:
+    name, title = "streams_the_model", "In every pass at least the weights arrive that the budget cannot hold"
+    run = evidence.run
+    if run is None or evidence.weight_bytes is None or evidence.budget_bytes is None:
+        return skip(name, title, unit="bytes a pass", reason="a recorded trace does not say which model ran")
+    host = evidence.link.subject == HOST_MEMORY
+    needed = evidence.weight_bytes - evidence.budget_bytes
+    observed = run.witnessed_bytes if host else (None if doubt else evidence.counted_per_pass)
+    return judge(
+        name,
+        title,
+        observed,
+        ">=",
+        needed if host else int((1 - evidence.params.byte_tolerance) * needed),
+        unit="bytes a pass",
+        evidence="weight witness: bytes that were certainly written in one pass" if host else "counted payload",
+        missing="no weight was seen in use" if host else doubt or "evidence was lost during the run",
+        failed="more of the model stayed on the device than the budget allows, or it was not used",
+    )
+
+
+def _vram_limit(evidence: PcieEvidence) -> Criterion:
+    limit, run = evidence.params.vram_limit_gb, evidence.run
+    title = "The process had no more device memory than vram_limit_gb"
+    if limit is None or run is None:
+        return skip("vram_limit", title, unit="bytes", reason="no limit was asked for")
+    return judge_vram_limit(limit, run.peak_device_bytes)
+
+
+def judge_vram_limit(limit_gb: float, peak_bytes: float | None, failed: str = "") -> Criterion:
+    """Return the row about enforced device memory; infinite bytes stand for out of memory."""
+    return judge(
+        "vram_limit",
+        "The process had no more device memory than vram_limit_gb",
+        peak_bytes,
+        "<=",
+        int(limit_gb * GB),
+        unit="bytes",
+        evidence="PyTorch's allocator under an enforced memory fraction, and the driver's count of used memory",
+        missing="there is no device memory to limit: the device is a CPU",
+        failed=failed,
+    )
+
+
+def _predicted_vs_counted(evidence: PcieEvidence, doubt: str) -> Criterion:
+    name, title = "predicted_vs_counted", "A pass moved what the system planned"
+    predicted = evidence.run.predicted_bytes if evidence.run else None
+    if predicted is None:
+        return skip(name, title, unit="share", reason="there is no plan to hold the count against", required=False)
+    counted = evidence.counted_per_pass
+    return judge(
+        name,
+        title,
+        None if doubt or counted is None else abs(counted / predicted - 1) if predicted else math.inf,
+        "<=",
+        evidence.params.byte_tolerance,
+        unit="share",
+        evidence=f"planned {format_bytes(predicted)} a pass, counted {format_bytes(counted)}",
+        required=False,
+        missing=doubt or "evidence was lost during the run",
+    )
+
+
+def _host_memory(evidence: PcieEvidence) -> Criterion:
+    name, title = "host_memory", "The host holds the streamed weights once, and little else"
+    run = evidence.run
+    if run is None or run.predicted_bytes is None or evidence.link.subject != PCIE:
+        reason = "the device is the host" if run is not None and run.predicted_bytes is not None else "there is no plan"
+        return skip(name, title, unit="bytes", reason=reason, required=False)
+    return judge(
+        name,
+        title,
+        run.host_growth_bytes,
+        "<=",
+        run.predicted_bytes + _HOST_SLACK_BYTES,
+        unit="bytes",
+        evidence="growth of the process's peak resident memory (VmHWM) from before the system opened",
+        required=False,
+        missing="the kernel does not say",
+    )
+
+
+def _windows(evidence: PcieEvidence) -> str:
+    rates = evidence.window_rates
+    count = 0 if rates is None else len(rates)
+    return f"{count:,} windows of {evidence.params.window_ms:g} ms over {evidence.duration_s:.1f} s"

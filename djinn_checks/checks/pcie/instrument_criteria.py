@@ -1,0 +1,183 @@
+"""The rows of the PCIe check that are about its own instruments.
+
+A ruler that cannot be trusted decides nothing: what does not hold here is missing evidence, INCONCLUSIVE,
+and never a claim that is false.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from djinn_checks.checks.pcie.evidence import HOST_MEMORY, PCIE, PcieEvidence
+from djinn_checks.outcome import Criterion, Observed, Status, judge, skip
+from djinn_checks.units import format_bytes
+
+_RESIDUAL = 0.003
+"""Of the calibration: counted against known bytes. 0.002 was seen on an H200; the claims are judged within 0.01."""
+_EVIDENCE_SHARE = 0.99
+_QUIET_SHARE = 0.01
+_CEILING_DRIFT = 0.05
+
+
+def judge_instruments(evidence: PcieEvidence) -> list[Criterion]:
+    """Return the rows about counters, calibration and ceiling."""
+    if evidence.link.subject == HOST_MEMORY:
+        return [_counters_complete(evidence)]
+    rows = [_counters_complete(evidence), _counters_fine_enough(evidence), _calibration(evidence)]
+    if evidence.link.subject == PCIE:
+        rows += [_link_quiet(evidence), _ceiling_verified(evidence), _ceiling_undisturbed(evidence)]
+        rows.append(_ceiling_steady(evidence))
+    return rows
+
+
+def find_doubt(rows: Sequence[Criterion]) -> str:
+    """Return why the counters or the ceiling cannot be trusted; empty if they can.
+
+    Holes are left out: they spoil the windows that they touch and no others.
+    """
+    doubts = (row for row in rows if row.status is Status.INCONCLUSIVE and row.name != "counters_complete")
+    return "; ".join(f"{row.name}: {row.reason}" for row in doubts)
+
+
+def _instrument(name: str, title: str, observed: Observed, comparison: str, threshold: Observed, *, unit: str,
+                evidence: str, missing: str, failed: str) -> Criterion:  # fmt: skip
+    """Judge a row about an instrument: what does not hold is missing evidence, not a claim that is false."""
+    row = judge(
+        name, title, observed, comparison, threshold, unit=unit, evidence=evidence, missing=missing, failed=failed
+    )
+    return replace(row, status=Status.INCONCLUSIVE) if row.status is Status.FAIL else row
+
+
+def _counters_complete(evidence: PcieEvidence) -> Criterion:
+    series = evidence.series
+    missing = "; ".join(evidence.link.reasons) or "no PCIe counters were read"
+    observed: float | None = None
+    said, lost = "no source of PCIe counters", ""
+    if series is not None:
+        _, wire = series.windows(evidence.start_s, evidence.end_s, evidence.params.window_ms / 1e3)
+        observed = float(np.isfinite(wire).mean()) if len(wire) else 0.0
+        holes = [(a, b) for a, b in series.holes if a < evidence.end_s and b > evidence.start_s]
+        longest = max((b - a for a, b in holes), default=0.0)
+        lost = f"{len(holes)} hole(s), the longest {longest * 1e3:,.0f} ms"
+        if len(series.t_s) and series.t_s[-1] < evidence.end_s:
+            lost += f"; the sampler ended {evidence.end_s - series.t_s[-1]:.1f} s before the run"
+        gap = series.longest_gap_s(evidence.start_s, evidence.end_s)
+        said = f"{series.source}: {len(series.t_s):,} readings by a process of its own"
+        said += f", the longest gap {gap * 1e3:.1f} ms" if gap is not None else ""
+    return _instrument(
+        "counters_complete",
+        "The link was counted all the time, without holes",
+        observed,
+        ">=",
+        _EVIDENCE_SHARE,
+        unit="share of windows",
+        evidence=said,
+        missing=missing,
+        failed=lost,
+    )
+
+
+def _counters_fine_enough(evidence: PcieEvidence) -> Criterion:
+    """A pause that is shorter than the time between two readings is not seen."""
+    gap = evidence.series.typical_gap_s() if evidence.series else None
+    return _instrument(
+        "counters_fine_enough",
+        "Readings are no further apart than the windows are long",
+        None if gap is None else gap * 1e3,
+        "<=",
+        evidence.params.window_ms,
+        unit="ms",
+        evidence="median time between two readings",
+        missing="; ".join(evidence.link.reasons) or "no PCIe counters were read",
+        failed=f"this source is too slow for such windows; give window_ms: {(gap or 0) * 1.2e3:.0f} or more",
+    )
+
+
+def _calibration(evidence: PcieEvidence) -> Criterion:
+    name, title = "calibration", "A second known copy is counted right with the first one's ratio"
+    found = evidence.link.calibration
+    if found is not None and found.residual is None:
+        return skip(
+            name, title, unit="share", reason="one known copy was recorded beside this trace, and no second one"
+        )
+    ratio = f", {found.wire_per_payload:.4f} bytes on the wire for each of payload" if found else ""
+    size = format_bytes(found.payload_bytes) if found else "no bytes"
+    return _instrument(
+        name,
+        title,
+        found.residual if found else None,
+        "<=",
+        _RESIDUAL,
+        unit="share",
+        evidence=f"two copies of {size} from pinned memory{ratio}",
+        missing="; ".join(evidence.link.reasons) or "the counters could not be calibrated",
+        failed="the counters do not repeat themselves; is something else using the link?",
+    )
+
+
+def _link_quiet(evidence: PcieEvidence) -> Criterion:
+    found = evidence.link.calibration
+    return _instrument(
+        "link_quiet",
+        "With nothing going on, the link carries next to nothing",
+        found.idle_bytes_per_s / evidence.link.ceiling_bytes_per_s if found else None,
+        "<=",
+        _QUIET_SHARE,
+        unit="share of ceiling",
+        evidence="counters over a quarter of a second before the run",
+        missing="no calibrated counters",
+        failed="another process is using the link; stop it and run again",
+    )
+
+
+def _ceiling_verified(evidence: PcieEvidence) -> Criterion:
+    after = [evidence.link.ceiling_after] if evidence.link.ceiling_after else []
+    wrong = [one for one in (*evidence.link.ceilings, *after) if not one.verified]
+    return _instrument(
+        "ceiling_verified",
+        "Every copy that the ceiling rests on delivered its bytes",
+        len(wrong),
+        "==",
+        0,
+        unit="copies",
+        evidence="compared on the device after the copies",
+        missing="",
+        failed="a large copy did not arrive whole; is this memory or this link defective?",
+    )
+
+
+def _ceiling_undisturbed(evidence: PcieEvidence) -> Criterion:
+    """A ceiling that was measured while others used the link is too low, and everything looks full beside it."""
+    found = [one for one in (*evidence.link.ceilings[:1], evidence.link.ceiling_after) if one is not None]
+    counted = [(one, evidence.counted_between(one.start_s, one.end_s)) for one in found]
+    excess = [abs(count / one.copied_bytes - 1) for one, count in counted if count is not None]
+    return _instrument(
+        "ceiling_undisturbed",
+        "While the ceiling was measured, the link carried its copies and nothing else",
+        max(excess) if len(excess) == len(found) and found else None,
+        "<=",
+        evidence.params.byte_tolerance,
+        unit="share",
+        evidence="counted payload against the bytes that were copied, before and after the run",
+        missing="the counters have no reading for the time of the ceiling",
+        failed="another process used the link meanwhile; stop it and run again",
+    )
+
+
+def _ceiling_steady(evidence: PcieEvidence) -> Criterion:
+    before, after = evidence.link.ceilings[:1], evidence.link.ceiling_after
+    drift = abs(after.bytes_per_s / before[0].bytes_per_s - 1) if before and after else None
+    return _instrument(
+        "ceiling_steady",
+        "The link's ceiling is the same before and after the run",
+        drift,
+        "<=",
+        _CEILING_DRIFT,
+        unit="share",
+        evidence="large pinned copies, the fastest of several rounds, timed by events on the device",
+        missing="the ceiling was measured only once",
+        failed="the machine changed under the run; is it shared, or throttled?",
+    )

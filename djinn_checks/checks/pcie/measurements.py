@@ -1,0 +1,173 @@
+"""The PCIe check's evidence as plain data, for the outcome and the figures made from it.
+
+Instants are seconds after the start of the judged time, so that two runs can be laid side by side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from djinn_checks.checks.pcie.evidence import HOST_MEMORY, LABELS, REPLAY, PcieEvidence
+from djinn_checks.instruments.counters import Floats
+from djinn_checks.instruments.link_ceiling import Ceiling
+from djinn_checks.outcome import Criterion, Status
+from djinn_checks.units import GB, MB, format_seconds
+
+_ZOOM_PASSES = 4
+_ZOOM_S = 1.0
+"""The zoom shows so many passes, but no more than about so many seconds unless a pass takes longer."""
+
+
+def summarize_pcie(evidence: PcieEvidence, criteria: Sequence[Criterion], status: Status) -> str:
+    """Return one sentence with the figure that decides."""
+    params, link = evidence.params, evidence.link
+    what = f"{params.system} on {params.model} ({params.dtype})"
+    if link.subject == REPLAY:
+        what = f"replay of {params.trace.rpartition('/')[2]}"
+    elif link.subject == HOST_MEMORY:
+        what += " over a host-memory link"
+    if status is not Status.PASS:
+        decisive = next((row for row in criteria if row.required and row.status is status), None)
+        return f"{what}: {decisive.name}: {decisive.reason}" if decisive else what
+    shares = {row.name: row.observed for row in criteria}
+    rate = (evidence.streamed_of_ceiling or 0.0) * link.ceiling_bytes_per_s
+    text = (
+        f"{what}: {rate / GB:.1f} GB/s received over {evidence.duration_s:.0f} s, "
+        f"{evidence.streamed_of_ceiling:.1%} of the link's ceiling; {float(shares['rx_above_threshold'] or 0):.1%} "
+        f"of the windows above {params.threshold_mb_per_s:,.0f} MB/s"
+    )
+    if evidence.run is not None and evidence.limit_s is not None:
+        text += f"; {format_seconds(evidence.run.seconds_per_pass)} a pass, the limit is "
+        text += f"{format_seconds(evidence.limit_s)}"
+    return text
+
+
+def gather_pcie(evidence: PcieEvidence) -> dict[str, Any]:
+    """Return what the report's tables and figures are made of, as plain data."""
+    link, run = evidence.link, evidence.run
+    return {
+        "link": {
+            "subject": link.subject,
+            "label": LABELS[link.subject],
+            "counters": evidence.series.source if evidence.series else None,
+            "reasons": list(link.reasons),
+            "ceiling_bytes_per_s": link.ceiling_bytes_per_s,
+            "calibration": dataclasses.asdict(link.calibration) if link.calibration else None,
+            "ceilings": [_ceiling_row(one) for one in link.ceilings],
+            "ceiling_after": _ceiling_row(link.ceiling_after) if link.ceiling_after else None,
+            "sweep": [_ceiling_row(one) for one in link.sweep],
+        },
+        "preflight": [dataclasses.asdict(row) for row in link.preflight],
+        "windows": _windows(evidence),
+        "zoom": _zoom(evidence),
+        "bytes": _bytes(evidence),
+        "passes": _passes(evidence),
+        "limit": {
+            "needed_bytes": evidence.needed_per_pass,
+            "seconds": evidence.limit_s,
+            "ratio": evidence.limit_ratio,
+            "streamed_of_ceiling": evidence.streamed_of_ceiling,
+        },
+        "memory": {
+            "weight_bytes": evidence.weight_bytes,
+            "budget_bytes": evidence.budget_bytes,
+            "peak_device_bytes": run.peak_device_bytes if run else None,
+            "host_growth_bytes": run.host_growth_bytes if run else None,
+        },
+    }
+
+
+def _ceiling_row(one: Ceiling) -> dict[str, Any]:
+    kept = ("kind", "direction", "pinned", "nbytes", "bytes_per_s", "spread", "verified")
+    return {name: getattr(one, name) for name in kept} | {"samples_s": list(one.samples_s)}
+
+
+def _windows(evidence: PcieEvidence) -> dict[str, Any] | None:
+    received = evidence.window_rates
+    if received is None or evidence.series is None:
+        return None
+    width = evidence.params.window_ms / 1e3
+    sent = evidence.rates(evidence.start_s, evidence.end_s, width, "tx")
+    holes = [(max(a, evidence.start_s), min(b, evidence.end_s)) for a, b in evidence.series.holes]
+    return {
+        "window_s": width,
+        "rx_mb_per_s": _in_mb(received),
+        "tx_mb_per_s": _in_mb(sent) if sent is not None else [],
+        "holes_s": [[a - evidence.start_s, b - evidence.start_s] for a, b in holes if a < b],
+        "duration_s": evidence.duration_s,
+        "clock_start_s": evidence.start_s,  # of the readings' clock: finds the run again in the raw samples
+        "longest_gap_s": evidence.series.longest_gap_s(evidence.start_s, evidence.end_s),
+        "query_s": evidence.series.query_s,
+    }
+
+
+def _zoom(evidence: PcieEvidence) -> dict[str, Any] | None:
+    """The last passes in short windows, with the system's own account of its copies beneath."""
+    run = evidence.run
+    span = min(_ZOOM_S, evidence.duration_s)
+    if run is not None:
+        span = min(evidence.duration_s, max(1.2 * run.seconds_per_pass, min(_ZOOM_PASSES * run.seconds_per_pass, span)))
+    start, width = evidence.end_s - span, evidence.params.zoom_ms / 1e3
+    rates = evidence.rates(start, evidence.end_s, width)
+    rows = run.timeline if run is not None else ()
+    shown = [row for row in rows if row["copy_end_s"] >= start and row["copy_start_s"] <= evidence.end_s]
+    if rates is None and not shown:
+        return None
+    ends = run.pass_ends_s if run is not None else ()
+    return {
+        "start_s": start - evidence.start_s,
+        "end_s": evidence.end_s - evidence.start_s,
+        "window_s": width,
+        "rx_mb_per_s": _in_mb(rates) if rates is not None else None,
+        "timeline": [_relative(row, evidence.start_s) for row in shown],
+        "pass_ends_s": [end - evidence.start_s for end in ends if end >= start],
+    }
+
+
+def _relative(row: dict[str, Any], start_s: float) -> dict[str, Any]:
+    return {name: round(value - start_s, 7) if name.endswith("_s") else value for name, value in row.items()}
+
+
+def _bytes(evidence: PcieEvidence) -> dict[str, Any]:
+    run = evidence.run
+    passes = len(run.pass_ends_s) if run else None
+    predicted = run.predicted_bytes if run else None
+    return {
+        "passes": passes,
+        "predicted": None if predicted is None or passes is None else predicted * passes,
+        "claimed": evidence.claimed_bytes,
+        "counted": evidence.counted_bytes,
+        "wire": evidence.series.bytes_between(evidence.start_s, evidence.end_s) if evidence.series else None,
+        "witnessed_a_pass": run.witnessed_bytes if run else None,
+    }
+
+
+def _passes(evidence: PcieEvidence) -> dict[str, Any] | None:
+    run = evidence.run
+    if run is None:
+        return None
+    taken = np.diff([run.start_s, *run.pass_ends_s])
+    return {
+        "count": len(taken),
+        "mean_s": float(taken.mean()),
+        "median_s": statistics.median(taken.tolist()),
+        "min_s": float(taken.min()),
+        "p99_s": float(np.quantile(taken, 0.99)),
+        "max_s": float(taken.max()),
+        "open_s": run.open_s,
+    }
+
+
+def _in_mb(rates: Floats) -> list[float | None]:
+    """Whole MB/s: the sampling is coarser, and the JSON shorter. None is lost evidence."""
+    return [None if math.isnan(rate) else round(rate / MB) for rate in _floats(rates)]
+
+
+def _floats(values: Floats) -> Iterable[float]:
+    return (float(value) for value in values)

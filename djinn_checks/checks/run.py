@@ -1,0 +1,140 @@
+"""What every check does around its own work: find the device, build the system, and settle what went wrong."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from djinn_checks.errors import CapacityError, ParamsError, SystemUnavailableError
+from djinn_checks.models.open import Model
+from djinn_checks.outcome import Failure, Outcome, Status, judge
+from djinn_checks.systems.base import System
+from djinn_checks.units import format_bytes
+
+SystemFactory = Callable[..., System]
+"""Called as a subclass of `System` is: (model, device=, budget_bytes=)."""
+
+Clock = Callable[[], float]
+
+Facts = dict[str, Any]
+"""Fields of the outcome that are known whatever happens: params, environment, started_at."""
+
+
+def run_check(
+    check: str,
+    params: Any,
+    work: Callable[[torch.device, Facts], Outcome],
+    *,
+    clock: Clock = time.monotonic,
+) -> Outcome:
+    """Run a check's work on the device that its params name, and return the outcome whatever happens.
+
+    A system that cannot run here (wrong hardware, package not installed) is INCONCLUSIVE. Whatever else
+    goes wrong after the parameters were accepted is an ERROR with its traceback, not an exception.
+
+    Args:
+        params: with `device`, `system` and `model`.
+        work: makes the outcome from the device and the facts, which it passes on.
+        clock: gives seconds; for the timings only.
+
+    Raises:
+        ParamsError: a parameter turned out impossible before any weights were loaded.
+    """
+    started_at, started = datetime.now(UTC).isoformat(timespec="seconds"), clock()
+    facts: Facts = {"params": params.model_dump(), "started_at": started_at}
+    try:
+        device = resolve_device(params.device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # streams, events and pinned memory go with the current device
+        facts["environment"] = read_environment(device, params.system)
+        outcome = work(device, facts)
+    except ParamsError:
+        raise
+    except SystemUnavailableError as error:
+        outcome = _unavailable(check, params, error, facts)
+    except Exception as error:
+        summary = f"{params.system} on {params.model}: {type(error).__name__}: {error}"
+        failure = Failure.from_exception(error)
+        outcome = Outcome(check=check, status=Status.ERROR, summary=summary, failure=failure, **facts)
+    return replace(outcome, timings={**outcome.timings, "total_s": clock() - started})
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device of a params' name; "auto" is the first GPU, or else the CPU.
+
+    Raises:
+        SystemUnavailableError: a GPU was asked for by name and is not there.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda:0" if count else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise SystemUnavailableError(
+            f"device: {name!r} was asked for, and PyTorch sees {count} GPU(s); use auto or cpu"
+        )
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+
+
+def build_system(
+    factory: SystemFactory, params: Any, model: Model, device: torch.device, **options: Any
+) -> tuple[System, int]:
+    """Return the system, planned but not opened, and its budget in bytes.
+
+    Args:
+        params: of a check with a `Budget`, with `system` and `model`.
+        options: passed on to the system.
+
+    Raises:
+        ParamsError: the budget cannot hold what the system needs, or holds the whole model.
+    """
+    budget_bytes: int = params.budget_bytes(model.weight_bytes)
+    if budget_bytes >= model.weight_bytes:
+        raise ParamsError(
+            f"budget: {format_bytes(budget_bytes)} hold all of {params.model} ({format_bytes(model.weight_bytes)}), so "
+            "nothing has to be streamed and nothing could be proved; give a smaller budget"
+        )
+    try:
+        return factory(model, device=device, budget_bytes=budget_bytes, **options), budget_bytes
+    except CapacityError as error:
+        field = "budget_gb" if params.budget_gb is not None else "budget_fraction"
+        given = params.budget_gb if params.budget_gb is not None else params.budget_fraction
+        raise ParamsError(
+            f"{field}: {given if given is not None else 'its default'} of {params.model} "
+            f"({format_bytes(model.weight_bytes)}) is {format_bytes(budget_bytes)}, too little for "
+            f"system {params.system!r}: {error}"
+        ) from error
+
+
+def read_environment(device: torch.device, system: str = "") -> dict[str, Any]:
+    """Return machine and software, the checked system's among it; the instrument is loaded only when a check runs."""
+    from djinn_checks.instruments import environment
+
+    return dict(environment.read_environment(device, system=system))
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what nobody refers to any more, to the device and not only to the allocator."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _unavailable(check: str, params: Any, error: SystemUnavailableError, facts: Facts) -> Outcome:
+    row = judge(
+        "system_available",
+        f"System {params.system!r} can run on this machine",
+        None,
+        "==",
+        True,
+        unit="",
+        evidence="what it said when it was built or opened",
+        missing=str(error),
+    )
+    return Outcome(check=check, status=Status.INCONCLUSIVE, summary=str(error), criteria=(row,), **facts)

@@ -1,0 +1,117 @@
+"""Faults of the agents check: what a server that swaps sleeping sessions gets wrong.
+
+Each serves in a process of its own and is driven over HTTP as any server is. Where a dose makes sense, smaller
+ones show how little of the defect the check still catches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from djinn_checks.faults.agents import defects
+from djinn_checks.faults.agents import kv_defects as kv
+from djinn_checks.faults.agents.nursery import Defect
+from djinn_checks.faults.agents.runs import run_agents
+from djinn_checks.faults.base import Doses, Fault
+from djinn_checks.outcome import Outcome
+
+_LIE = "a digest that is computed once and copied along with the bytes' description"
+
+
+def _fault(name: str, caught_by: str, defect: Callable[[float], Defect], breaks: str, modelled_on: str, *,
+           dose: float = 0.0, unit: str = "", smaller: tuple[float, ...] = (), crowd: bool = False,
+           attempts: int = 1, says: str = "", gpu: bool = False) -> Fault:  # fmt: skip
+    run = run_agents(defect, crowd=crowd)
+
+    def plant(device: torch.device) -> Outcome:
+        return run(dose, device)
+
+    return Fault(
+        name=name, check="agents", breaks=breaks, modelled_on=modelled_on, caught_by=caught_by, run=plant,
+        attempts=attempts, says=says, applies=lambda device: device.type == "cuda" or not gpu,
+        doses=Doses(unit=unit, sizes=smaller, run=run) if smaller else None,
+    )  # fmt: skip
+
+
+_FAULTS = (
+    _fault("never_swaps", "kv_left_device", defects.never_swaps,
+           "No session ever leaves the device.",
+           "Djinn's published test of its semantic scheduler, which slept in the client and counted no swap"),
+    _fault("swap_reported_kv_kept", "kv_left_device", defects.keeps,
+           "A swap is counted, its bytes are copied, and the KV stays on the device as well.",
+           "a reference to the cache that outlives the swap", dose=1.0, unit="share of the KV",
+           smaller=(0.1, 0.05)),
+    _fault("kept_behind_other_memory", "kv_left_device", defects.keeps_behind,
+           "A swap is counted, the KV stays on the device, and as much of other memory is given back with it.",
+           "an allocator's cache that is emptied at a swap, while something still refers to the KV"),
+    _fault("crowd_kept_in_secret", "crowd_within_budget", defects.keeps_crowd,
+           "One agent sleeps as it should; of many, each is counted as swapped and stays on the device as well.",
+           "a budget that counts the sessions listed, not the bytes taken", dose=1.0, unit="share of the KV",
+           smaller=(0.5, 0.2), crowd=True),
+    _fault("counts_without_doing", "kv_left_device", defects.counts_only,
+           "Swaps, restores, bytes and digests are counted, and nothing is moved.",
+           "metrics that are incremented where a move is asked for, not where it is done"),
+    _fault("dropped_and_recomputed", "prefill_counted", defects.forgets,
+           "The KV is dropped, and computed again when the agent wakes.",
+           "vLLM's preemption by recomputation", dose=1e9, unit="last tokens", smaller=(8, 1)),
+    _fault("recomputed_in_secret", "rounding_is_kept", defects.forgets_secretly,
+           "The KV is dropped and computed again, and all of it is reported as kept.",
+           "a prefix cache that reports what it looked up, not what it found", dose=1e9, unit="last tokens",
+           smaller=(64, 8, 1)),
+    _fault("keys_of_another_session", "logprobs_equal_twin", kv.borrows,
+           "One layer's keys come back from another session; the digest is claimed.",
+           "pages of a pool that are given to two sessions", dose=1e9, unit="tokens", smaller=(8, 1)),
+    _fault("cache_truncated", "logprobs_equal_twin", kv.truncates,
+           "The last tokens of the cache come back as zeros; the digest is claimed.",
+           "a length in pages that is rounded down", dose=64, unit="last tokens", smaller=(8, 1)),
+    _fault("comes_back_short", "bytes_equal", kv.comes_back_short,
+           "A part of the bytes is not brought back, and only the others are counted.",
+           "a copy that ends at a buffer's end", dose=0.5, unit="share of the KV", smaller=(0.0001,)),
+    _fault("cache_shifted", "logprobs_equal_twin", kv.shifts,
+           "Every token of the cache comes back one place too late; the digest is claimed.",
+           "an off-by-one between a cache's length and its next free place", dose=6, unit="of 6 regions",
+           smaller=(1,)),
+    _fault("tensor_zeroed", "logprobs_equal_twin", kv.zeroes,
+           "One layer's keys come back as zeros; the digest is claimed.",
+           "seen on llama-server: one tensor of 60 zeroed still gives fluent text", dose=1e9, unit="first tokens",
+           smaller=(8, 1)),
+    _fault("bit_flipped_asleep", "survives_sleep", kv.flips_asleep,
+           "One bit flips on the host while the session sleeps, and the server's digest has it refused.",
+           "memory without error correction; the named effect is that the agent is lost and told so", dose=0,
+           says="kv_digest_mismatch"),
+    _fault("bit_flipped_unverified", "digest_equal", kv.flips_unverified,
+           "One bit flips on the host while the session sleeps; digests are taken and not compared.",
+           "a checksum that is logged and never acted on", dose=0),
+    _fault("bit_flipped_unseen", "logprobs_equal_twin", kv.flips_unseen,
+           "One bit of one number flips on the way back; the digest is claimed.",
+           _LIE, dose=30, unit="bits up from the lowest of a word", smaller=(20, 12, 6, 3, 0)),
+    _fault("sessions_crossed", "crowd_texts_equal_twins", kv.crosses,
+           "A session that comes back while others sleep gets the KV of one of them; the digest is claimed.",
+           "a table of sleeping sessions that is indexed by arrival", dose=1, unit="one restore in so many",
+           smaller=(2,), crowd=True),
+    _fault("memory_freed_late", "kv_left_soon", defects.frees_late,
+           "The KV's place on the device is given back some time after the swap.",
+           "memory that waits for a garbage collector", dose=0.75, unit="s", smaller=(0.55, 0.4)),
+    _fault("gpu_slow_and_says_fast", "swap_out_of_ceiling", defects.dawdles,
+           "The KV leaves with pauses between its regions, and the server says that it took no time.",
+           "a rate that is bytes over a time that nobody measured", dose=0.01, unit="s after each region", gpu=True),
+    _fault("resume_waits_for_timer", "woke_at_once", defects.wakes_late,
+           "A restore begins when the idle timer next fires, not when the agent asks.",
+           "a scheduler that looks at sessions once a second; Djinn publishes a wake of 7.8 s", dose=0.5, unit="s",
+           smaller=(0.3, 0.2)),
+    _fault("restore_races_decode", "logprobs_equal_twin", defects.races,
+           "The first steps after a wake run while the KV is still on its way.",
+           "a copy on a stream of its own whose event nobody waits for", dose=0.2, unit="s", smaller=(0.02, 0.0),
+           attempts=3),
+    _fault("dies_asleep", "survives_sleep", defects.dies_asleep,
+           "The server dies while the agent sleeps; the named effect is that the agent is lost.",
+           "an out-of-memory kill while the host holds the sleepers", says="ConnectError"),
+    _fault("erase_frees_nothing", "closing_frees", defects.leaks,
+           "A closed session's KV stays on the device.",
+           "llama-server's slots, whose erase leaves the buffer as it is", dose=1.0, unit="share of the KV",
+           smaller=(0.2, 0.1)),
+)  # fmt: skip
+
+FAULTS: Mapping[str, Fault] = {fault.name: fault for fault in _FAULTS}

@@ -1,0 +1,214 @@
+"""Agent servers with a defect, each forked off one process that has imported everything once.
+
+A server of its own takes seconds to import what it needs. Forked, it serves after a few tenths of one, and is a
+process of its own all the same: its memory is its own, it listens at its own port, and it may die.
+
+The process that forks is `python -m djinn_checks.faults.agents.nursery FOLDER`. It reads one JSON line for each server
+and has touched neither a GPU nor a thread pool, which would not survive a fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from multiprocessing.util import Finalize
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from djinn_checks.engine.agent_engine import AgentEngine
+from djinn_checks.engine.kv_store import KvStore
+from djinn_checks.engine.session_moves import SessionMoves
+from djinn_checks.errors import SystemUnavailableError
+
+_START_S, _STOP_S = 120.0, 10.0
+_POLL_S = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defect:
+    """What stands in for the parts of a server, so that it goes wrong."""
+
+    store: Callable[..., KvStore] = KvStore
+    engine: type[AgentEngine] = AgentEngine
+    moves: type[SessionMoves] = SessionMoves
+
+
+class Nursery:
+    """Starts servers. May be used from several threads."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="djinn-checks-nursery-")
+        self._log = (self.folder / "log").open("w")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "djinn_checks.faults.agents.nursery", self._folder.name],
+            stdin=subprocess.PIPE,
+            stdout=self._log,
+            stderr=self._log,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},  # as many processes run at once as there are cores
+        )
+        self._lock = threading.Lock()
+        self._count = 0
+        # Unlike `atexit`, this is also heard in the processes of a pool.
+        self._finalize = Finalize(self, self._close, exitpriority=10)
+
+    @property
+    def folder(self) -> Path:
+        """Where servers say their address and what went wrong."""
+        return Path(self._folder.name)
+
+    @contextlib.contextmanager
+    def serve(self, defect: str, dose: float, options: Mapping[str, Any]) -> Iterator[str]:
+        """Start a server and give its address; end it afterwards.
+
+        Args:
+            defect: "module:function"; the function takes a dose and returns a `Defect`.
+            options: of `djinn_checks.server.serve.ServeOptions`.
+
+        Raises:
+            SystemUnavailableError: it ended, or did not listen in time.
+        """
+        with self._lock:
+            self._count += 1
+            order = _Order(number=self._count, defect=defect, dose=dose, options=dict(options))
+            self._pipe().write(json.dumps(vars(order)) + "\n")
+            self._pipe().flush()
+        pid, address = self._wait(order)
+        try:
+            yield address
+        finally:
+            _end(pid)
+
+    def close(self) -> None:
+        """End the process that forks, and with it everything it has forked."""
+        self._finalize()
+
+    def _close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._process.stdin.close() if self._process.stdin else None
+        self._process.wait()
+        self._log.close()
+        self._folder.cleanup()
+
+    def _pipe(self) -> IO[str]:
+        if self._process.stdin is None or self._process.poll() is not None:
+            raise SystemUnavailableError(f"the process that forks agent servers has ended: {self._said('log')}")
+        return self._process.stdin
+
+    def _wait(self, order: _Order) -> tuple[int, str]:
+        answer, end = self.folder / f"{order.number}.answer", time.monotonic() + _START_S
+        while time.monotonic() < end and self._process.poll() is None:
+            if answer.is_file():
+                told = json.loads(answer.read_text())
+                if "address" in told:
+                    return int(told["pid"]), str(told["address"])
+                raise SystemUnavailableError(f"the agent server with {order.defect} did not start: {told['error']}")
+            time.sleep(_POLL_S)
+        raise SystemUnavailableError(f"the agent server with {order.defect} did not listen: {self._said('log')}")
+
+    def _said(self, name: str) -> str:
+        with contextlib.suppress(OSError):
+            return (self.folder / name).read_text(errors="replace")[-2000:]
+        return "it said nothing"
+
+
+@cache
+def nursery() -> Nursery:
+    """Return the one that this process uses."""
+    return Nursery()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Order:
+    """One server to start."""
+
+    number: int
+    defect: str
+    dose: float
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def _end(pid: int) -> None:
+    """End a server, gently if it lets itself be ended so. It is another process's child, so it is only looked at."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        process.terminate()
+        with contextlib.suppress(psutil.TimeoutExpired):
+            process.wait(_STOP_S)
+            return
+        process.kill()
+        process.wait()
+
+
+# In the process that forks
+
+
+def main(folder: Path) -> None:
+    """Fork a server for each line of standard input, and end them all with it."""
+    importlib.import_module("djinn_checks.server.serve")
+    importlib.import_module("transformers.models.llama.modeling_llama")
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them here
+    children = []
+    for line in sys.stdin:
+        order = _Order(**json.loads(line))
+        pid = os.fork()
+        if pid == 0:
+            _become(order, folder)
+        children.append(pid)
+    for pid in children:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _become(order: _Order, folder: Path) -> None:
+    """Be a server until told to end. Never returns."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    answer = folder / f"{order.number}.answer"
+    code = 0
+    try:
+        os.close(0)
+        _serve(order, lambda said: _tell(answer, {"pid": os.getpid(), "address": said.rpartition(" ")[2]}))
+    except KeyboardInterrupt:
+        pass
+    except BaseException as error:
+        code = 1
+        if not answer.exists():
+            _tell(answer, {"error": f"{type(error).__name__}: {error}"})
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def _serve(order: _Order, say: Callable[[str], None]) -> None:
+    from djinn_checks.engine import agent_engine
+    from djinn_checks.server import serve
+
+    module, _, name = order.defect.partition(":")
+    defect: Defect = getattr(importlib.import_module(module), name)(order.dose)
+    # In this process alone, and before any of them is made.
+    vars(agent_engine)["SessionMoves"] = defect.moves
+    vars(serve)["AgentEngine"] = defect.engine
+    serve.serve(serve.ServeOptions(**order.options), make_store=defect.store, say=say)
+
+
+def _tell(file: Path, what: Mapping[str, Any]) -> None:
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(what))
+    os.replace(part, file)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,1 @@
+"""What checks measure and reports read: the shape of each outcome's plain data. Standard library only."""

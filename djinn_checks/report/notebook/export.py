@@ -1,0 +1,42 @@
+"""An executed notebook as one self-contained page.
+
+The page makes no request: style and figures are inlined, it holds no script, and its content security
+policy forbids both. Its verdict is the outcome it was given, because a kernel may have died after it showed
+another one; without one it is the outcome that the notebook embeds.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbconvert import HTMLExporter
+
+from djinn_checks.outcome import Outcome
+from djinn_checks.report.notebook.preprocessor import NOTE, RESOURCE
+from djinn_checks.report.style import TEMPLATE, TEMPLATE_FOLDER
+from djinn_checks.report.tables import Html
+
+
+def render_html(
+    notebook: str | os.PathLike[str] | Any, outcome: Outcome | None = None, note: Html | None = None
+) -> str:
+    """Return an executed notebook as one self-contained HTML page, the verdict first.
+
+    Args:
+        notebook: path of an .ipynb, or a NotebookNode.
+        outcome: the settled outcome; None takes the one that the notebook embeds, and if there is none the
+            page says so.
+        note: stands below the verdict.
+
+    Raises:
+        OutcomeError: the notebook embeds an outcome that cannot be read, and none was given.
+    """
+    is_path = isinstance(notebook, str | os.PathLike)
+    node = nbformat.read(notebook, as_version=4) if is_path else notebook
+    name = Path(notebook).stem if is_path else "notebook"
+    exporter = HTMLExporter(template_name=TEMPLATE, extra_template_basedirs=[str(TEMPLATE_FOLDER)])
+    page, _ = exporter.from_notebook_node(node, {"metadata": {"name": name}, RESOURCE: outcome, NOTE: note or ""})
+    return str(page)

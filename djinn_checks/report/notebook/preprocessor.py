@@ -1,0 +1,96 @@
+"""What the nbconvert template needs of a notebook: the verdict once, our figures made anew, all else cleaned.
+
+The template's conf.json names this class, so that `jupyter nbconvert --template djinn_checks` and
+`render_html` go the same way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nbconvert.preprocessors import Preprocessor
+from nbformat.v4 import new_code_cell, new_output
+
+from djinn_checks.outcome import Outcome
+from djinn_checks.report.load import carries_outcome, find_outcome
+from djinn_checks.report.notebook.cells import redraw
+from djinn_checks.report.notebook.clean import clean_html
+from djinn_checks.report.verdict import render_context, render_no_verdict, render_verdict
+
+RESOURCE = "djinn_checks_outcome"
+"""The resource under which an exporter's caller may hand over a settled outcome."""
+
+NOTE = "djinn_checks_note"
+"""The resource for HTML that stands below the verdict and comes from elsewhere than the outcome."""
+
+_POINTER = new_output(
+    "display_data", {"text/html": "<p><small>The verdict stands at the top of this page.</small></p>"}
+)
+
+RUN_TAG = "djinn-checks-run"
+"""Marks the cell that runs the check. A notebook of before this tag is read by what its cells showed."""
+
+_NOT_RUN_TAG = "djinn-checks-not-run"
+
+_PAPERMILL_TAG = "papermill-error-cell-tag"
+_PAPERMILL_ANCHOR = "papermill-error-cell"
+"""papermill marks a cell that raised by two of its own in large red letters; here they are said quietly."""
+
+
+class VerdictPreprocessor(Preprocessor):  # type: ignore[misc]  # nbconvert has no annotations
+    """Puts the verdict into the resources and takes it out of the cells: a page says it once."""
+
+    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+        outcome: Outcome | None = resources.get(RESOURCE) or find_outcome(nb)
+        resources["djinn_checks"] = {
+            "title": f"{outcome.status.value}: {outcome.check}" if outcome else "No verdict",
+            "verdict": (render_verdict(outcome) if outcome else render_no_verdict()) + resources.get(NOTE, ""),
+            "context": render_context(outcome) if outcome and outcome.failure else "",
+            "clean": clean_html,
+        }
+        if outcome is not None and outcome.failure:
+            _fold_what_was_not_run(nb)
+        for cell in nb.cells:
+            if _PAPERMILL_TAG in cell.metadata.get("tags", ()):
+                cell.source = _restate_marker(cell.source)
+            elif cell.cell_type == "code":
+                cell.outputs = _restate_outputs(cell, outcome)
+        return nb, resources
+
+
+def _fold_what_was_not_run(nb: Any) -> None:
+    """Put the code behind the last cell that showed anything into one: headings alone tell nobody anything."""
+    shown = [place for place, cell in enumerate(nb.cells) if cell.get("outputs")]
+    start = _find_check(nb) if not shown else max(shown[-1] + 1, _find_check(nb))
+    rest = ["".join(cell.source) for cell in nb.cells[start:] if cell.cell_type == "code"]
+    if rest:
+        nb.cells[start:] = [new_code_cell("\n\n".join(rest), metadata={"tags": [_NOT_RUN_TAG]})]
+
+
+def _find_check(nb: Any) -> int:
+    """Return the place after the cell that runs the check: it may have been stopped before it showed anything."""
+    found = [place for place, cell in enumerate(nb.cells) if RUN_TAG in cell.metadata.get("tags", ())]
+    return found[0] + 1 if found else 0
+
+
+def _restate_outputs(cell: Any, outcome: Outcome | None) -> list[Any]:
+    """Return what a cell shows of the outcome, made anew; of a run that stopped, only where it came so far."""
+    if outcome is not None and (cell.outputs or not outcome.failure):
+        made = redraw(cell, outcome)
+        if made is not None:
+            return [new_output("display_data", {"text/html": f'<div class="djinn-checks">{made}</div>'})]
+    return [_POINTER if carries_outcome(output) else _clean_output(output) for output in cell.outputs]
+
+
+def _clean_output(output: Any) -> Any:
+    data = output.get("data", {})
+    if "text/html" in data:
+        data["text/html"] = clean_html(data["text/html"])
+    return output
+
+
+def _restate_marker(source: str) -> str:
+    if f'id="{_PAPERMILL_ANCHOR}"' in source:
+        words = "The notebook stopped in the next cell."
+        return f'<p class="stopped" id="{_PAPERMILL_ANCHOR}">{words}</p>'
+    return f'<p class="stopped">This notebook did not come to its end: <a href="#{_PAPERMILL_ANCHOR}">where</a>.</p>'

@@ -1,0 +1,128 @@
+"""The verdict as HTML: banner, criteria and what stopped a check, for a notebook (`show`) and for pages."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+
+from matplotlib.figure import Figure
+
+from djinn_checks.outcome import Failure, Outcome, Status
+from djinn_checks.report.load import OUTCOME_MIME
+from djinn_checks.report.plots import to_svg
+from djinn_checks.report.style import read_style
+from djinn_checks.report.tables import ICONS, Html, describe_subject, render_criteria, render_environment, render_params
+
+_MEANINGS = {
+    Status.PASS: "measured, and every required criterion holds",
+    Status.FAIL: "measured, and the claim does not hold",
+    Status.INCONCLUSIVE: "not decided: evidence is missing or too coarse",
+    Status.ERROR: "the check itself did not finish, so nothing is decided",
+    Status.SKIP: "not asked for",
+}
+
+
+def render_banner(outcome: Outcome) -> Html:
+    """Return the verdict: icon, word, key figure, and how the criteria came out."""
+    status = outcome.status
+    return Html(
+        f'<div class="banner {status.value.lower()}">'
+        f'<p class="verdict"><span class="icon" aria-hidden="true">{ICONS[status]}</span> '
+        f'<strong>{status.value}</strong> <span class="check">{escape(outcome.check)}</span>{_mark(outcome)}</p>'
+        f'<p class="summary">{escape(outcome.summary)}</p>'
+        f'<p class="meaning">{_meaning(outcome)}</p></div>'
+    )
+
+
+def _mark(outcome: Outcome) -> str:
+    """Return a mark for a verdict that is about something else than a GPU's link."""
+    subject = describe_subject(outcome)
+    return f' <span class="subject">{escape(subject)}</span>' if subject else ""
+
+
+def render_no_verdict() -> Html:
+    """Return the banner of a notebook in which no check came to an end."""
+    return Html(
+        '<div class="banner none">'
+        '<p class="verdict"><span class="icon" aria-hidden="true">∅</span> <strong>NO VERDICT</strong></p>'
+        '<p class="summary">This notebook holds no verdict: no output carries an outcome.</p>'
+        '<p class="meaning">It was not run, or stopped before show(outcome). Nothing below is a pass.</p></div>'
+    )
+
+
+def render_verdict(outcome: Outcome) -> Html:
+    """Return banner, failure and criteria: everything that decides."""
+    failure = render_failure(outcome.failure) if outcome.failure else ""
+    return Html(render_banner(outcome) + failure + render_criteria(outcome))
+
+
+def render_failure(failure: Failure) -> Html:
+    """Return what stopped a check, its traceback folded."""
+    trace = escape(failure.traceback.rstrip())
+    name = "Traceback" if trace.startswith(("Traceback", "---")) else "Last output"
+    folded = f"<details><summary>{name}</summary><pre>{trace}</pre></details>" if trace else ""
+    return Html(
+        f'<section class="failure"><h2>What stopped the check</h2><p><code>{escape(failure.type)}</code></p>'
+        f"<pre>{escape(failure.message)}</pre>{folded}</section>"
+    )
+
+
+def render_context(outcome: Outcome) -> Html:
+    """Return parameters and machine, folded: for pages whose notebook may not have come so far."""
+    return Html(
+        "<details><summary>Parameters, machine and timings of this outcome</summary>"
+        f"{render_params(outcome)}{render_environment(outcome)}</details>"
+    )
+
+
+def show(outcome: Outcome) -> None:
+    """Display the verdict in a notebook, and embed the outcome in the same output for those who read it later."""
+    from IPython.display import display  # only where a kernel runs
+
+    data = {"text/html": render_fragment(outcome), "text/plain": describe(outcome), OUTCOME_MIME: outcome.to_dict()}
+    display(data, raw=True)
+
+
+def render_fragment(outcome: Outcome) -> Html:
+    """Return the verdict with its style: banner and criteria as they stand in a notebook."""
+    return Html(f'<style>{read_style()}</style><div class="djinn-checks">{render_verdict(outcome)}</div>')
+
+
+def describe(outcome: Outcome) -> str:
+    """Return the verdict in one line of plain text."""
+    return f"{outcome.status.value}: {outcome.summary}"
+
+
+def show_figure(figure: Figure | None, alt: str) -> None:
+    """Display a figure in a notebook as SVG with its description; without a figure, the description alone.
+
+    The SVG is an image of its own, so that the ids of two figures on one page never meet.
+    """
+    from IPython.display import display  # only where a kernel runs
+
+    inner = render_figure(figure, alt)
+    display({"text/html": f'<div class="djinn-checks">{inner}</div>', "text/plain": alt}, raw=True)
+
+
+def render_figure(figure: Figure | None, alt: str) -> Html:
+    """Return a figure as an image with alternative text, or the text alone where there is no figure."""
+    if figure is None:
+        return Html(f'<p class="nothing-to-draw">{escape(alt)}</p>')
+    data = base64.b64encode(to_svg(figure).encode()).decode()
+    image = f'<img src="data:image/svg+xml;base64,{data}" alt="{escape(alt)}">'
+    picture = f'<div class="picture" role="group" tabindex="0" aria-label="Figure">{image}</div>'
+    return Html(f'<figure>{picture}<figcaption aria-hidden="true">{escape(alt)}</figcaption></figure>')
+
+
+def format_start(started_at: str) -> Html:
+    """Return when a run started, in a form that is not broken over two lines."""
+    return Html(f'<span class="whole">{escape(started_at.replace("T", " ").replace("+00:00", " UTC"))}</span>')
+
+
+def _meaning(outcome: Outcome) -> str:
+    required = [row.status for row in outcome.criteria if row.required]
+    counts = [f"{required.count(status)} {status.value}" for status in Status if status in required]
+    tally = f"Required criteria: {', '.join(counts)}." if counts else ""
+    meaning = _MEANINGS[outcome.status]
+    when = f"Started {format_start(outcome.started_at)}." if outcome.started_at else ""
+    return " ".join(part for part in (f"{meaning[0].upper()}{meaning[1:]}.", tally, when) if part)

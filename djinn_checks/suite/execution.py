@@ -1,0 +1,254 @@
+"""One notebook run in processes of its own, and what it decided, settled outside of them.
+
+papermill's own marks are not trusted: it leaves the cells of a dead kernel `completed`. No outcome file, or
+one that cannot be read, is an ERROR with the cause and the last output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from djinn_checks.errors import OutcomeError, RunnerError
+from djinn_checks.outcome import Failure, Outcome, Status
+
+_GRACE_S = 5.0
+_MARK = "DJINN_CHECKS_RUN"
+_KEPT_OUTPUT = 12_000
+_VMSTAT = Path("/proc/vmstat")
+_CELL_TIMEOUT = "nbclient.exceptions.CellTimeoutError: "
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One params file of a suite, validated."""
+
+    name: str
+    """The file's: `<check>`, or `<check>-<variant>` where a suite runs one notebook several times."""
+    check: str
+    params_file: Path
+    notebook: Path
+    values: dict[str, Any]
+    """As given."""
+    resolved: dict[str, Any] = field(default_factory=dict)
+    """As the check takes them, defaults included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """How the papermill process ended."""
+
+    code: int | None
+    """Exit code; negative for a signal; None if it was ended from here."""
+    output: str
+    limit_s: float
+    """The time that it was given."""
+    stopped: bool = False
+    """Whether it was ended because the runner was told to stop, and not for its time."""
+    out_of_memory: bool = False
+    """Whether the operating system ended processes for want of memory while it ran."""
+
+
+def execute(
+    job: Job,
+    scratch: Path,
+    timeout_s: float,
+    *,
+    cell_timeout_s: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> End:
+    """Run papermill and wait; at the end, whatever the end, nothing that it started is left running.
+
+    Args:
+        scratch: gets the executed notebook, the outcome, what the check keeps beside it, and the log.
+        timeout_s: limit for the whole run.
+        cell_timeout_s: papermill's limit for each cell.
+        stop: asked ten times a second; the run is ended once it says yes.
+
+    Raises:
+        OSError: the scratch folder cannot be written.
+    """
+    values = {**job.values, "save_to": str(scratch / "outcome.json")}
+    (scratch / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    command = [sys.executable, "-m", "papermill", str(job.notebook), str(scratch / "executed.ipynb")]
+    command += ["-f", str(scratch / "params.yaml"), "--no-progress-bar", "--log-output", "--cwd", os.getcwd()]
+    command += [] if cell_timeout_s is None else ["--execution-timeout", str(cell_timeout_s)]
+    environment = os.environ | {_MARK: str(uuid.uuid4())}
+    killed_before = _count_memory_kills()
+    with (scratch / "log.txt").open("w+b") as log:
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
+            )
+            code = _wait(process, timeout_s, stop)
+        finally:
+            _end_marked(environment[_MARK])
+        process.wait()
+        log.seek(0)
+        return End(
+            code=code,
+            output=log.read().decode(errors="replace")[-_KEPT_OUTPUT:],
+            limit_s=timeout_s,
+            stopped=code is None and stop(),
+            out_of_memory=_count_memory_kills() > killed_before,
+        )
+
+
+def _wait(process: subprocess.Popen[bytes], timeout_s: float, stop: Callable[[], bool]) -> int | None:
+    """Return the exit code, or None once the time is over or the runner was told to stop."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end and not stop():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(min(0.1, max(end - time.monotonic(), 0)))
+    return process.poll()
+
+
+def _count_memory_kills() -> int:
+    """Return how many processes the kernel has ended for want of memory since it started; 0 if it does not say."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = _VMSTAT.read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    return 0
+
+
+def _end_marked(mark: str) -> None:
+    """End every process that this run started: politely, then not.
+
+    A kernel is in a session of its own, and an orphan once papermill is gone; but it has inherited the
+    mark in its environment, as has whatever it started itself.
+    """
+    for end in (psutil.Process.terminate, psutil.Process.kill, psutil.Process.kill):  # one may have forked meanwhile
+        found = _marked(mark)
+        for process in found:
+            with contextlib.suppress(psutil.Error):
+                end(process)
+        psutil.wait_procs(found, timeout=_GRACE_S)
+
+
+def _marked(mark: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(_MARK) == mark:
+                found.append(process)
+    return found
+
+
+def settle(job: Job, scratch: Path, end: End, started: str) -> Outcome:
+    """Return the outcome that this run wrote, or an ERROR with the cause."""
+    try:
+        outcome = Outcome.load(scratch / "outcome.json")
+    except OutcomeError as error:
+        return settle_error(job, _cause(scratch, end, error), started)
+    if end.code == 0 and outcome.check == job.check:
+        return replace(outcome, params={**outcome.params, "save_to": ""})  # the scratch folder says nothing to anyone
+    cause = _cause(scratch, end, OutcomeError(f"the outcome is of check {outcome.check!r}"))
+    kept = {name: getattr(outcome, name) for name in ("criteria", "measurements", "environment", "timings")}
+    return replace(settle_error(job, cause, started), **kept)
+
+
+def settle_not_started(job: Job, started: str) -> Outcome:
+    """Return the ERROR of a job for which the suite had no time left."""
+    message = "the suite's time was over before this check could start; give it more, or go on with --resume"
+    return settle_error(job, Failure(type="NotStarted", message=message), started)
+
+
+def settle_error(job: Job, cause: Failure, started: str) -> Outcome:
+    """Return the ERROR of a job that did not come to its own end."""
+    return Outcome(
+        check=job.check,
+        status=Status.ERROR,
+        summary=f"{cause.type}: {cause.message}".splitlines()[0][:300],
+        params=job.resolved or job.values,
+        failure=cause,
+        started_at=started,
+    )
+
+
+def _cause(scratch: Path, end: End, error: OutcomeError) -> Failure:
+    raised = _raised(scratch / "executed.ipynb")
+    if end.stopped:
+        message = "the suite was told to stop (Ctrl-C or a signal) while this check ran; go on with --resume"
+        return Failure(type="Interrupted", message=message, traceback=end.output)
+    if end.code is None:
+        message = f"the run was ended after {end.limit_s:.0f} s: its own time limit, or what the suite had left"
+        return Failure(type="Timeout", message=message, traceback=end.output)
+    if end.code and (line := _find_cell_timeout(end.output)):  # papermill interrupts the cell, which then raises too
+        return Failure(type="CellTimeout", message=line.removeprefix(_CELL_TIMEOUT), traceback=end.output)
+    if raised is not None:
+        return raised
+    if end.code == 0:
+        message = f"the notebook ended without an outcome: {error}"
+        return Failure(type="NoOutcome", message=message, traceback=end.output)
+    return _death(end)
+
+
+def _death(end: End) -> Failure:
+    """Return the cause of a kernel or a papermill that died: by its exit code, and what the kernel counted."""
+    memory = (
+        "; the operating system ended a process for want of memory meanwhile, so this machine has too little"
+        if end.out_of_memory
+        else ""
+    )
+    if end.code is not None and end.code < 0:
+        name = signal.Signals(-end.code).name
+        return Failure(type="Killed", message=f"papermill was ended by {name}{memory}", traceback=end.output)
+    message = f"the kernel died, or papermill failed (exit code {end.code}){memory}; see the last output"
+    return Failure(type="OutOfMemory" if memory else "DeadKernel", message=message, traceback=end.output)
+
+
+def _find_cell_timeout(text: str) -> str:
+    """Return the line with which papermill's traceback ends when a cell ran over its time; empty if there is none."""
+    return next((line for line in reversed(text.splitlines()) if line.startswith(_CELL_TIMEOUT)), "")
+
+
+def _raised(notebook: Path) -> Failure | None:
+    """Return the exception that a cell of the executed notebook shows, if one does."""
+    if not is_notebook(notebook):
+        return None
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        for output in cell.get("outputs", ()):
+            if output.get("output_type") == "error":
+                trace = "\n".join(output.get("traceback", ()))
+                plain = _without_colours(trace)[-8000:]
+                return Failure(type=output["ename"], message=output["evalue"], traceback=plain)
+    return None
+
+
+def _without_colours(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def is_notebook(path: Path) -> bool:
+    try:
+        return "cells" in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def find_notebook(check: str) -> Path:
+    """Return the notebook of a check: from the checkout this package runs from, or shipped in the wheel.
+
+    Raises:
+        RunnerError: it is in neither place.
+    """
+    package = Path(__file__).resolve().parents[1]
+    places = [folder / "notebooks" / f"{check}.ipynb" for folder in (package.parent, package)]
+    for place in places:
+        if check.isidentifier() and place.is_file():
+            return place
+    raise RunnerError(f"notebook {check}.ipynb: not in {places[0].parent} and not in the installed package; reinstall")

@@ -1,0 +1,153 @@
+"""The folder of a finished suite: outcomes read back, and every page made from them. Needs no torch.
+
+A page depends on the outcome, and on the executed notebook beside it if there is one, so that it can be made anew
+anywhere: figures and tables come from the outcome, the notebook adds its words, its code and what its cells said.
+Where the folder holds an outcome of planted faults, a line about them stands in the reports of their checks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import nbformat
+
+from djinn_checks.errors import OutcomeError, RunnerError
+from djinn_checks.outcome import Outcome, write_atomically
+from djinn_checks.report.faults.note import note_faults
+from djinn_checks.report.notebook.export import render_html
+from djinn_checks.report.suite.crate import FILE_NAME, describe_folder
+from djinn_checks.report.suite.index import render_index
+from djinn_checks.suite.execution import find_notebook, is_notebook
+
+_OUTCOME = ".outcome.json"
+_INDEX = "index.html"
+_BULKY = 10_000
+"""Characters. The tables of a report have less, its figures ten times as much."""
+
+
+def render_report(notebook: Path | None, outcome: Outcome, beside: Iterable[Outcome] = ()) -> str:
+    """Render the report.
+
+    Args:
+        notebook: as executed. Where there is none, the check's own stands in for it, and for a run that did not come
+            to its end, nothing: the verdict is still shown.
+        beside: the outcomes in the same folder, of which those of planted faults are mentioned.
+    """
+    note = note_faults(outcome, beside)
+    if notebook is not None and is_notebook(notebook):
+        return render_html(notebook, outcome, note)
+    if outcome.failure is None:
+        with contextlib.suppress(RunnerError):  # a check that this version does not know
+            return render_html(find_notebook(outcome.check), outcome, note)
+    return render_html(nbformat.v4.new_notebook(), outcome, note)
+
+
+def render_fault_notes(folder: Path) -> list[Path]:
+    """Render those reports anew that mention the planted faults of their check: most are older than those are."""
+    outcomes = read_outcomes(folder)
+    noted = [name for name, one in outcomes.items() if note_faults(one, outcomes.values())]
+    return [_render(folder, outcomes, name) for name in noted]
+
+
+def _render(folder: Path, outcomes: Mapping[str, Outcome], name: str) -> Path:
+    page = render_report(folder / f"{name}.ipynb", outcomes[name], outcomes.values())
+    return write_atomically(folder / f"{name}.html", page)
+
+
+def render_folder(folder: Path) -> list[Path]:
+    """Rebuild every HTML report of a finished suite from its outcomes, and notebooks if there are. Needs no torch.
+
+    Raises:
+        RunnerError: the folder holds no outcome.
+        OutcomeError: one cannot be read.
+    """
+    files = sorted(folder.glob(f"*{_OUTCOME}"))
+    if not files:
+        raise RunnerError(f"{folder}: expected <check>.outcome.json files of a finished suite, found none")
+    outcomes = {file.name.removesuffix(_OUTCOME): Outcome.load(file) for file in files}
+    return [*_in_parallel(partial(_render, folder, outcomes), list(outcomes)), write_index(folder)]
+
+
+def _in_parallel(work: Callable[[str], Path], names: list[str]) -> list[Path]:
+    """Return what the work makes of each name, on all cores where processes start for nothing, as on Linux."""
+    cores = min(len(names), os.cpu_count() or 1)
+    if cores == 1 or sys.platform != "linux":
+        return [work(name) for name in names]
+    with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("fork")) as pool:
+        return list(pool.map(work, names))
+
+
+def slim_notebooks(folder: Path) -> int:
+    """Take large markup, figures above all, out of the executed notebooks of a suite; return the bytes that it saved.
+
+    Words, code, small tables and the outcome stay. The pages do not change: their figures come from the outcomes.
+
+    Raises:
+        RunnerError: the folder holds no outcome.
+    """
+    if not read_outcomes(folder):
+        raise RunnerError(f"{folder}: expected <check>.outcome.json files of a finished suite, found none")
+    saved = 0
+    for file in sorted(folder.glob("*.ipynb")):
+        before, node = file.stat().st_size, nbformat.read(file, as_version=4)
+        for output in (one for cell in node.cells for one in cell.get("outputs", ())):
+            data = output.get("data", {})
+            if "text/plain" in data and len(data.get("text/html", "")) > _BULKY:
+                del data["text/html"]
+        saved += before - write_atomically(file, nbformat.writes(node) + "\n").stat().st_size
+    return saved
+
+
+def read_outcomes(folder: Path) -> dict[str, Outcome]:
+    """Return the outcomes in a folder by name; one that cannot be read, of another version, is left out."""
+    outcomes = {}
+    for file in sorted(folder.glob(f"*{_OUTCOME}")):
+        with contextlib.suppress(OutcomeError):
+            outcomes[file.name.removesuffix(_OUTCOME)] = Outcome.load(file)
+    return outcomes
+
+
+def write_index(folder: Path) -> Path:
+    """Write `index.html` from the outcomes in a folder, and the description of all its files as an RO-Crate."""
+    outcomes, title = read_outcomes(folder), folder.resolve().name
+    files = {name: {file.name: file.stat().st_size for file in sorted(folder.glob(f"{name}.*"))} for name in outcomes}
+    index = write_atomically(folder / _INDEX, render_index(title, outcomes, files))
+    write_atomically(folder / FILE_NAME, describe_folder(title, outcomes, files))
+    return index
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Move everything that an earlier suite left in a folder to `earlier/<when it ran>`, where its pages still work.
+
+    Returns:
+        Where it is now; None if there was nothing.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
+    names = {file.name.removesuffix(_OUTCOME) for file in folder.glob(f"*{_OUTCOME}")}
+    left = [file for name in sorted(names) for file in folder.glob(f"{name}.*")]
+    if not left:
+        return None
+    left += [file for file in (folder / _INDEX, folder / FILE_NAME) if file.is_file()]
+    dates = [one.started_at for one in read_outcomes(folder).values() if one.started_at]
+    when = re.sub(r"[^0-9T]", "", min(dates, default="undated").partition("+")[0]) or "undated"
+    target = next(place for place in _places(folder / "earlier" / when) if not place.exists())
+    target.mkdir(parents=True)
+    for file in left:
+        file.rename(target / file.name)
+    return target
+
+
+def _places(wanted: Path) -> Iterator[Path]:
+    yield wanted
+    yield from (wanted.with_name(f"{wanted.name}-{number}") for number in itertools.count(2))

@@ -1,0 +1,105 @@
+"""A suite as it lies on disk: a folder of params files, all of them validated before anything runs.
+
+`<check>.yaml` and `<check>-<variant>.yaml` run `notebooks/<check>.ipynb`; `suite.yaml`, if it is there, holds the
+suite's time limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self, TypeVar
+
+import yaml
+from pydantic import Field
+
+from djinn_checks.errors import ParamsError, RunnerError
+from djinn_checks.params import PARAMS, Params
+from djinn_checks.suite.execution import Job, find_notebook
+
+LIMITS_FILE = "suite.yaml"
+
+Checked = TypeVar("Checked", bound=Params)
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Limits(Params):
+    """How long the notebooks of a suite may take, in seconds of wall time. What runs over is an ERROR."""
+
+    check: ClassVar[str] = "suite"
+
+    timeout_s: Seconds = 3600.0
+    """For each notebook as a whole, its kernel's start included."""
+    cell_timeout_s: Annotated[int, Field(gt=0)] | None = None
+    """For each cell of a notebook, in whole seconds, as papermill counts them; empty: none but `timeout_s`."""
+    suite_timeout_s: Seconds | None = None
+    """For all notebooks together; empty: none. Those that it leaves no time for are not started."""
+
+    def replace_by(self, **given: float | None) -> Self:
+        """Return these limits with those in place that are given, and not None."""
+        return self.create(**self.model_dump() | {name: value for name, value in given.items() if value is not None})
+
+
+def read_suite(folder: Path, only: Iterable[str] = ()) -> list[Job]:
+    """Read and validate every params file of a suite before anything runs.
+
+    Args:
+        folder: holds the params files.
+        only: run these alone, in the order of the folder: a check is all of its files, `agents.yaml` that one file.
+
+    Raises:
+        ParamsError: a file is not a mapping of known names to possible values.
+        RunnerError: the folder has no params file, `only` names none of them, or a notebook is missing.
+    """
+    files = sorted(file for file in (*folder.glob("*.yaml"), *folder.glob("*.yml")) if file.name != LIMITS_FILE)
+    if not files:
+        raise RunnerError(f"suite {folder}: expected a folder with <check>.yaml files, found none there")
+    called = [{file.name, file.stem, _check_of(file.stem)} for file in files]
+    unknown = sorted(set(only) - set().union(*called))
+    if unknown:
+        names = ", ".join(file.stem for file in files)
+        raise RunnerError(f"suite {folder}: --only names {', '.join(unknown)}; it has {names}")
+    return [_read_job(file) for file, names in zip(files, called, strict=True) if not only or names & set(only)]
+
+
+def read_limits(folder: Path) -> Limits:
+    """Return the time limits of a suite; the defaults if it has no `suite.yaml`.
+
+    Raises:
+        ParamsError: the file is not a mapping of known names to possible values.
+    """
+    file = folder / LIMITS_FILE
+    values = _read_values(file) if file.is_file() else {}
+    return _validate(Limits, file, values)
+
+
+def _check_of(name: str) -> str:
+    return name.partition("-")[0]
+
+
+def _read_job(file: Path) -> Job:
+    check = _check_of(file.stem)
+    if check not in PARAMS:
+        raise RunnerError(f"{file}: there is no check of that name; known: {', '.join(PARAMS)}")
+    values = _read_values(file)
+    resolved = _validate(PARAMS[check], file, values).model_dump(mode="json")
+    notebook = find_notebook(check)
+    return Job(name=file.stem, check=check, params_file=file, notebook=notebook, values=values, resolved=resolved)
+
+
+def _read_values(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ParamsError(f"{file}: cannot be read as YAML ({error})") from error
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise ParamsError(f"{file}: expected `name: value` lines, got {type(values).__name__}")
+    return values
+
+
+def _validate(kind: type[Checked], file: Path, values: dict[str, Any]) -> Checked:
+    try:
+        return kind.create(**{str(name): value for name, value in values.items()})
+    except ParamsError as error:
+        raise ParamsError(f"{file}: {error}") from None

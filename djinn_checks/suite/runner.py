@@ -1,0 +1,197 @@
+"""Runs a suite: a folder of params, each with the notebook of its name (`execution.py`), and keeps what came of it.
+
+Every job gets an outcome, a report and a line on the front page, whatever became of its kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import math
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from djinn_checks.errors import OutcomeError, RunnerError
+from djinn_checks.outcome import Failure, Outcome, Status
+from djinn_checks.suite.execution import Job, execute, settle, settle_error, settle_not_started
+from djinn_checks.suite.folder import render_fault_notes, set_aside, write_index
+from djinn_checks.suite.params_folder import Limits
+from djinn_checks.suite.storage import add_provenance, clear, keep
+
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What became of a job: the settled outcome and where its files are."""
+
+    job: Job
+    outcome: Outcome
+    seconds: float
+    outcome_file: Path
+    html_file: Path | None
+    report_problem: str = ""
+    """Why there is no report; empty if there is one."""
+    stopped: bool = False
+    """Whether Ctrl-C or a signal to end came while it ran: nothing is run after it."""
+
+
+def run_suite(
+    jobs: Iterable[Job],
+    out: Path,
+    *,
+    limits: Limits | None = None,
+    resume: bool = False,
+    on_start: Callable[[Job], None] = lambda job: None,
+) -> Iterator[Result]:
+    """Run jobs one after the other and write `<name>.outcome.json`, `.ipynb`, `.html` and samples into `out`.
+
+    `index.html` shows all verdicts of the folder and is written anew after each job. What an earlier run left in
+    the folder is set aside first, and a second run at the same time is refused: two runs never mix.
+
+    Results come as they are settled. Ctrl-C or a signal to end settles the job that it hits as ERROR, and ends the
+    iteration after it with KeyboardInterrupt.
+
+    Args:
+        limits: of time; the defaults if there are none. A job that runs over one is ended; one that the suite's
+            leaves no time for is not started. Both are ERROR, with a report.
+        resume: go on in the folder, and leave a job alone whose outcome is there, was made from the same params
+            and is no ERROR.
+
+    Raises:
+        RunnerError: `out` cannot be written, or another run writes there.
+    """
+    limits = limits or Limits()
+    end = time.monotonic() + (limits.suite_timeout_s or math.inf)
+    with _alone_in(out):
+        if not resume:
+            _set_aside(out)
+        for job in jobs:
+            on_start(job)
+            result = (find_result(job, out) if resume else None) or run_job(
+                job,
+                out,
+                timeout_s=min(limits.timeout_s, end - time.monotonic()),
+                cell_timeout_s=limits.cell_timeout_s,
+            )
+            with contextlib.suppress(OSError):  # a front page is made anew by the next job, or by `render`
+                write_index(out)
+            yield result
+            if result.stopped:
+                raise KeyboardInterrupt
+        # Faults that ran after a check are mentioned in its report. It has one already, so nothing is lost without.
+        with contextlib.suppress(Exception):
+            render_fault_notes(out)
+
+
+@contextlib.contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Make the output folder, see that it can be written, and keep other runs out of it until the block ends."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+        folder = os.open(out, os.O_RDONLY)
+    except OSError as error:
+        message = f"output folder {out}: cannot be written ({error.strerror}); choose another with --out"
+        raise RunnerError(message) from error
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        message = f"output folder {out}: another run writes there; wait for it, or choose another with --out"
+        raise RunnerError(message) from error
+    finally:
+        os.close(folder)
+
+
+def _set_aside(out: Path) -> None:
+    try:
+        set_aside(out)
+    except OSError as error:
+        message = f"output folder {out}: what an earlier run left there cannot be moved ({error.strerror}); use --out"
+        raise RunnerError(message) from error
+
+
+@contextlib.contextmanager
+def _hold_signals() -> Iterator[list[int]]:
+    """Collect Ctrl-C and signals to end for as long as the block runs, so that a job is always settled and stored."""
+    held: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # signals come to the main thread alone
+        yield held
+        return
+    found = {one: signal.getsignal(one) for one in _STOPS}
+    before = {one: handler for one, handler in found.items() if handler is not signal.SIG_IGN}
+    for one in before:
+        signal.signal(one, lambda number, frame: held.append(number))
+    try:
+        yield held
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler or signal.SIG_DFL)
+
+
+def find_result(job: Job, out: Path) -> Result | None:
+    """Return the result of an earlier run of the same params, or None if there is none or it was an ERROR."""
+    file = out / f"{job.name}.outcome.json"
+    try:
+        outcome = Outcome.load(file)
+    except OutcomeError:
+        return None
+    if outcome.status is Status.ERROR or dict(outcome.params) != job.resolved | {"save_to": ""}:
+        return None
+    html = out / f"{job.name}.html"
+    return Result(
+        job=job,
+        outcome=outcome,
+        seconds=0.0,
+        outcome_file=file,
+        html_file=html if html.is_file() else None,
+        report_problem="" if html.is_file() else "its report is missing; `djinn-checks render` makes it anew",
+    )
+
+
+def run_job(job: Job, out: Path, *, timeout_s: float = Limits().timeout_s, cell_timeout_s: int | None = None) -> Result:
+    """Run one job and settle its outcome, whatever happens; without time it is not started. See `run_suite`."""
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+    with _hold_signals() as held, contextlib.ExitStack() as stack:
+        scratch: Path | None = None
+        try:
+            clear(job.name, out)
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="djinn-checks-run-")))
+            outcome = _run(job, scratch, timeout_s, cell_timeout_s, started, held)
+        except OSError as error:  # not even a place to run in
+            outcome = settle_error(job, _describe(error), started)
+        outcome = add_provenance(outcome, job, time.monotonic() - clock)
+        outcome, problem = keep(scratch, outcome, job, out)
+    html = out / f"{job.name}.html"
+    return Result(
+        job=job,
+        outcome=outcome,
+        seconds=outcome.timings["run_s"],
+        outcome_file=out / f"{job.name}.outcome.json",
+        html_file=html if html.is_file() else None,
+        report_problem=problem,
+        stopped=bool(held),
+    )
+
+
+def _run(
+    job: Job, scratch: Path, timeout_s: float, cell_timeout_s: int | None, started: str, held: list[int]
+) -> Outcome:
+    if timeout_s <= 0:
+        return settle_not_started(job, started)
+    end = execute(job, scratch, timeout_s, cell_timeout_s=cell_timeout_s, stop=lambda: bool(held))
+    return settle(job, scratch, end, started)
+
+
+def _describe(error: OSError) -> Failure:
+    place = error.filename or tempfile.gettempdir()
+    message = f"{place}: {error.strerror or error}; make room, or name other places by --out and TMPDIR"
+    return Failure(type=type(error).__name__, message=message)

@@ -1,0 +1,155 @@
+"""What a run leaves: its outcome with provenance, and beside it report, notebook, params, samples and log."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from djinn_checks.outcome import Failure, Outcome, Status, write_atomically
+from djinn_checks.report.frames import list_frames
+from djinn_checks.suite.execution import Job, is_notebook
+from djinn_checks.suite.folder import read_outcomes, render_report
+
+_ENDINGS = ("outcome.json", "html", "ipynb", "params.yaml", "log")
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_PROBE = """
+import json, torch
+from djinn_checks.instruments.environment import read_environment
+print(json.dumps(read_environment(torch.device("cuda:0" if torch.cuda.is_available() else "cpu"))))
+"""
+_PROBE_TIMEOUT_S = 60.0
+
+
+def add_provenance(outcome: Outcome, job: Job, seconds: float) -> Outcome:
+    """Add which notebook was run, and how long it took with its kernel's start; the machine if the kernel died first.
+
+    Returned as it reads back from its file, so that its page is the one that `render` makes later.
+    """
+    notebook = {"name": job.notebook.name, "sha256": hashlib.sha256(job.notebook.read_bytes()).hexdigest()}
+    started = outcome.failure is None or outcome.failure.type != "NotStarted"
+    machine = outcome.environment or (_probe_environment() if started else {})
+    whole = replace(
+        outcome,
+        environment={**machine, "notebook": notebook},
+        timings={**outcome.timings, "run_s": seconds},
+    )
+    return Outcome.from_dict(json.loads(json.dumps(whole.to_dict(), sort_keys=True)))
+
+
+@cache
+def _probe_environment() -> Mapping[str, Any]:
+    """Return the machine's facts as a process of its own reads them; empty if it cannot.
+
+    It loads torch and asks the driver, either of which may be what a kernel died of.
+    """
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-c", _PROBE], capture_output=True, text=True, check=True, timeout=_PROBE_TIMEOUT_S
+        )
+        return {**json.loads(probe.stdout), "read": "after the run, by another process"}
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return {}
+
+
+def keep(scratch: Path | None, outcome: Outcome, job: Job, out: Path) -> tuple[Outcome, str]:
+    """Store what a run left, each file whole or not at all, in place of what an earlier one did.
+
+    Args:
+        scratch: the folder that the job ran in; None if there was none.
+
+    Returns:
+        The outcome as stored, an ERROR if its evidence could not be; and why there is no report, or nothing.
+    """
+    if scratch is not None:
+        _forget(scratch)
+    page, problem = _try_render(scratch, outcome, read_outcomes(out).values())
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        clear(job.name, out)
+        _store(scratch, outcome, page, job, out)
+    except OSError as error:
+        return _not_stored(outcome, job.name, out, error), "the results could not be written"
+    return outcome, problem
+
+
+def clear(name: str, out: Path) -> None:
+    """Remove what an earlier run of a job left, so that nothing of it is taken for this one's."""
+    for file in (*(out / f"{name}.{ending}" for ending in _ENDINGS), *out.glob(f"{name}.samples.*")):
+        file.unlink(missing_ok=True)
+
+
+def _store(scratch: Path | None, outcome: Outcome, page: str | None, job: Job, out: Path) -> None:
+    """Write everything to its final place, the verdict first."""
+    outcome.save(out / f"{job.name}.outcome.json")
+    if page is not None:
+        write_atomically(out / f"{job.name}.html", page)
+    for frame, data in list_frames(outcome).items():
+        if data.empty:
+            continue
+        write_atomically(out / f"{job.name}.samples.{frame}.csv", data.to_csv(index=False))
+    if job.params_file.is_file():
+        _put(job.params_file, out / f"{job.name}.params.yaml")
+    if scratch is not None:
+        _store_scratch(scratch, job.name, out)
+
+
+def _store_scratch(scratch: Path, name: str, out: Path) -> None:
+    if is_notebook(scratch / "executed.ipynb"):
+        _put(scratch / "executed.ipynb", out / f"{name}.ipynb")
+    for samples in scratch.glob("outcome.samples.*"):  # what a check keeps beside its outcome
+        _put(samples, out / samples.name.replace("outcome", name, 1))
+    if (scratch / "log.txt").is_file():  # a job that was not started has none
+        _put(scratch / "log.txt", out / f"{name}.log")
+
+
+def _forget(scratch: Path) -> None:
+    """Take the name of the scratch folder out of the executed notebook: it is another one in every run."""
+    notebook = scratch / "executed.ipynb"
+    with contextlib.suppress(OSError, ValueError):  # none there, or no room for another
+        write_atomically(notebook, notebook.read_text(encoding="utf-8").replace(f"{scratch}/", ""))
+
+
+def _put(source: Path, target: Path) -> None:
+    """Copy a file beside its final name and move it there; the scratch folder may be on another disk."""
+    part = target.with_name(f".{target.name}.part")
+    try:
+        shutil.copyfile(source, part)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _not_stored(outcome: Outcome, name: str, out: Path, error: OSError) -> Outcome:
+    """Return an ERROR in place of a verdict whose evidence could not be kept.
+
+    What was written of it is removed, which makes room for the ERROR and its page.
+    """
+    remedy = "make room and run again" if error.errno in _FULL else "run again, or with another --out"
+    message = f"{out}: {error.strerror or error} while the results were written; {remedy}"
+    failure = Failure(type=type(error).__name__, message=message)
+    settled = replace(outcome, status=Status.ERROR, summary=message, failure=failure, criteria=(), measurements={})
+    with contextlib.suppress(OSError):
+        clear(name, out)
+        settled.save(out / f"{name}.outcome.json")
+        write_atomically(out / f"{name}.html", render_report(None, settled))
+    return settled
+
+
+def _try_render(scratch: Path | None, outcome: Outcome, beside: Iterable[Outcome]) -> tuple[str | None, str]:
+    """Return the report, or None and why there is none: a verdict is not lost for the sake of its page."""
+    notebook = scratch / "executed.ipynb" if scratch else None
+    try:
+        return render_report(notebook, outcome, beside), ""
+    except Exception as error:
+        return None, f"no report could be written ({type(error).__name__}: {error}); `djinn-checks render` tries again"

@@ -1,0 +1,147 @@
+"""A session's KV has left if memory fell by it, to what it is without the session; a cache beside it is no KV.
+
+Levels in units of the session's KV: the server's own, the KV, and what else comes and goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import pytest
+
+from djinn_checks.checks.agents.client import SessionRecord
+from djinn_checks.checks.agents.criteria import _bytes_equal, _digest, _left_device, _returned
+from djinn_checks.checks.agents.evidence import AgentsEvidence
+from djinn_checks.checks.agents.memory import UNREAD, Fall
+from djinn_checks.checks.agents.promptness_criteria import judge_promptness
+from djinn_checks.instruments.server_memory import MemorySeries
+from djinn_checks.outcome import Criterion, Status
+from tests.checks.agents.test_promptness_criteria import ANSWERED_S, KV, OPENED_S, SETTLED_S, TOLD_S, WOKEN_S, collected
+
+OWN = 5.0
+"""What the server has without any session."""
+
+
+def levels(opened: float, before: float, asleep: float, after: float, closed: float) -> AgentsEvidence:
+    """Make the evidence of memory that stands at these levels, in KVs beyond the server's own."""
+
+    def used(t_s: float) -> int:
+        steps = ((OPENED_S, opened), (TOLD_S + 0.1, before), (WOKEN_S, asleep), (SETTLED_S + 0.05, after))
+        return round(KV * (OWN + next((level for until_s, level in steps if t_s < until_s), closed)))
+
+    return collected(used)
+
+
+def freed(evidence: AgentsEvidence) -> Criterion:
+    return next(row for row in judge_promptness(evidence) if row.name == "closing_frees")
+
+
+HONEST: Mapping[str, AgentsEvidence] = {
+    "gives everything back": levels(0, 1, 0, 1, 0),
+    "has a cache that its first sleep empties": levels(0, 2.5, 0, 1, 0),
+    "has a cache that closing does not empty": levels(0.6, 1.6, 0.6, 1.6, 0.6),
+    "fills again what a sleep has emptied": levels(0.1, 1.1, 0, 1.1, 0.1),
+    "grows a little of its own accord": levels(0, 1.1, 0.1, 1.1, 0.1),
+}
+
+
+@pytest.mark.parametrize("who", HONEST)
+def test_a_server_that_gives_the_kv_back_passes_whatever_its_caches_do(who: str) -> None:
+    assert _left_device(HONEST[who]).status is Status.PASS
+    assert freed(HONEST[who]).status is Status.PASS
+
+
+@pytest.mark.parametrize(
+    ("who", "evidence"),
+    [
+        ("keeps it", levels(0, 1, 1, 1, 0)),
+        ("keeps it until closing, and frees as much of a cache", levels(0, 2, 1, 2, 0)),
+        ("keeps it for good, and frees as much of a cache", levels(0, 2, 1, 2, 1)),
+        ("never gives anything back", levels(1, 1, 1, 1, 1)),
+    ],
+)
+def test_a_kv_that_stays_has_not_left_though_as_much_of_other_memory_was_freed(
+    who: str, evidence: AgentsEvidence
+) -> None:
+    assert _left_device(evidence).status is Status.FAIL, who
+
+
+@pytest.mark.parametrize("closed", [1.0, 1.2])
+def test_a_closed_sessions_kv_that_stays_is_seen_though_as_much_of_other_memory_was_freed(closed: float) -> None:
+    assert freed(levels(0, 1, 0, 2.2, closed)).status is Status.FAIL
+
+
+def test_what_may_be_a_part_of_the_kv_or_a_cache_leaves_it_open() -> None:
+    row = _left_device(levels(0, 1.5, 0.5, 1.5, 0))
+    assert row.status is Status.INCONCLUSIVE
+    assert "5 MB more was there than without the session" in row.reason
+    assert freed(levels(0, 1, 0, 1.5, 0.5)).status is Status.INCONCLUSIVE
+
+
+def test_readings_that_end_before_the_closing_leave_open_what_needs_them_and_no_more() -> None:
+    whole = HONEST["gives everything back"]
+    assert whole.memory is not None
+    count = sum(t_s < SETTLED_S for t_s in whole.memory.t_s)
+    cut = MemorySeries("made", whole.memory.t_s[:count], whole.memory.used_bytes[:count])
+    evidence = replace(whole, memory=cut)
+    assert _left_device(evidence).reason == UNREAD
+    assert freed(evidence).reason.startswith("the memory was not read around the closing")
+    assert _returned(evidence).status is Status.PASS
+
+
+@pytest.mark.parametrize(("stalled_s", "decided"), [(0.0, Status.FAIL), (0.7, Status.INCONCLUSIVE)])
+def test_a_session_that_left_before_its_answer_was_seen_was_idle_for_longer_than_the_clock_says(
+    stalled_s: float, decided: Status
+) -> None:
+    """The machine stood still when the answer was complete, and ran on when the idle threshold had passed."""
+
+    def used(t_s: float) -> int:
+        return round(KV * (OWN + (OPENED_S <= t_s < ANSWERED_S)))
+
+    stalls = (ANSWERED_S - stalled_s, ANSWERED_S)
+    assert _left_device(collected(used, idle_s=0.5, stalls=stalls)).status is decided
+
+
+def test_a_sleep_through_which_the_machine_stood_still_tells_nothing() -> None:
+    """It was read just before, and once when it was over."""
+
+    def used(t_s: float) -> int:
+        return round(KV * (OWN + (OPENED_S <= t_s < SETTLED_S)))
+
+    whole = collected(used, stalls=(TOLD_S, WOKEN_S - 0.03))
+    assert _left_device(whole).status is Status.INCONCLUSIVE
+    assert _left_device(collected(used)).status is Status.FAIL
+
+
+@pytest.mark.parametrize("judge_record", [_bytes_equal, _digest])
+def test_a_record_of_a_session_that_has_left_again_is_said_to_be_that(
+    judge_record: Callable[[AgentsEvidence], Criterion],
+) -> None:
+    """What it holds of bytes and digests is the next sleep's, and whatever it says accuses nobody."""
+    evidence = levels(0, 1, 0, 1, 0)
+    run, said = evidence.sleeper, SessionRecord(swaps=1, swapped_bytes=1, restored_bytes=2, digest_out="a")
+    sleep = replace(run.sleeps[0], asleep=said, after=replace(said, swaps=2, digest_in="b"))
+    row = judge_record(replace(evidence, sleeper=replace(run, sleeps=(sleep,))))
+    assert row.status is Status.INCONCLUSIVE
+    assert "had left again" in row.reason
+
+
+def test_what_closing_frees_is_not_to_be_seen_of_a_session_that_had_left_by_itself() -> None:
+    """The server leaks what it closes, of which there is nothing any more; the pause before that was drawn out."""
+    evidence = levels(0, 1, 0, 1, 0)
+    run = evidence.sleeper
+    late = replace(evidence, sleeper=replace(run, closed_s=run.sleeps[-1].reply.end_s + evidence.params.idle_s))
+    assert freed(evidence).status is Status.PASS
+    assert freed(late).status is Status.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(
+    ("fell", "beyond", "share"), [(1.0, 0.0, 1.0), (0.9, 0.0, 0.9), (0.9, 2.0, 0.9), (1.4, 1.0, 0.0), (1.4, -3.0, 1.4)]
+)
+def test_both_the_fall_and_what_is_left_decide(fell: float, beyond: float, share: float, device: str) -> None:
+    size = 10**9
+    found, why = Fall(fell_bytes=int(fell * size), beyond_bytes=int(beyond * size)).share(size, 0.98, device)
+    assert found == pytest.approx(share)
+    assert why == ""

@@ -1,0 +1,126 @@
+"""A place is given back when memory stays down; a wake is late against the twins; a closed session leaves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from djinn_checks.checks.agents.client import Reply, SessionRecord
+from djinn_checks.checks.agents.evidence import AgentsEvidence
+from djinn_checks.checks.agents.promptness_criteria import judge_promptness
+from djinn_checks.checks.agents.reference import Reference
+from djinn_checks.checks.agents.sleeper import Sleep, SleeperRun
+from djinn_checks.instruments.server_memory import MemorySeries
+from djinn_checks.outcome import Criterion, Status
+from djinn_checks.params import AgentsParams
+
+KV = 10_000_000
+"""Bytes, of 101 tokens whose last one has not been fed back."""
+OPENED_S, ANSWERED_S, TOLD_S, WOKEN_S, SETTLED_S, GONE_S = 9.0, 9.7, 10.0, 13.0, 14.0, 14.3
+TAKEN, FREE = 50_000_000 + KV, 50_000_000
+
+
+def reply(sent_s: float, first_s: float) -> Reply:
+    return Reply(ids=(1,), sent_s=sent_s, token_at_s=(first_s,))
+
+
+Span = tuple[float, float]
+NEVER: Span = (0.0, 0.0)
+
+
+def judged(
+    memory: Callable[[float], int], *, wake_s: float = 0.1, stalls: Span = NEVER, **params: Any
+) -> dict[str, Criterion]:
+    return {row.name: row for row in judge_promptness(collected(memory, wake_s=wake_s, stalls=stalls, **params))}
+
+
+def collected(
+    memory: Callable[[float], int], *, wake_s: float = 0.1, stalls: Span = NEVER, **params: Any
+) -> AgentsEvidence:
+    """Make the evidence of one sleep; from when to when the machine `stalls`, nothing is read."""
+    after = SessionRecord(restore_s=0.02, allocate_s=0.003)
+    sleep = Sleep(
+        told_s=TOLD_S, woken_s=WOKEN_S, tokens=101, asleep=None, after=after, last=reply(OPENED_S, ANSWERED_S),
+        reply=reply(WOKEN_S, WOKEN_S + wake_s),
+    )  # fmt: skip
+    twins = (reply(0, 0.5), reply(1, 1.1))
+    run = SleeperRun(
+        first=sleep.last, sleeps=(sleep,), hot=twins, again=twins, cold=(), hot_record=None, opened=None,
+        histories=((0,) * 90, (0,) * 100), closed_s=SETTLED_S, gone_s=GONE_S,
+    )  # fmt: skip
+    times = [at for at in (8 + step * 0.02 for step in range(400)) if not stalls[0] <= at < stalls[1]]
+    return AgentsEvidence(
+        params=AgentsParams.create(**params), device=torch.device("cpu"), kv_dtype=torch.float32, sleeper=run,
+        reference=Reference(
+            kv_elements_per_token=KV // 400, generated=(), nll_slept=(), nll_hot=(),
+            repetition_slept=(), repetition_hot=(),
+        ),
+        crowd=None, memory=MemorySeries("made", times, [memory(one) for one in times]), memory_reason="",
+        link=None, pace=None, is_alive=None,
+    )  # fmt: skip
+
+
+def honest(t_s: float) -> int:
+    return FREE if t_s < OPENED_S or TOLD_S + 0.1 <= t_s < WOKEN_S or t_s >= SETTLED_S + 0.05 else TAKEN
+
+
+def test_memory_that_falls_at_once_and_stays_down_passes() -> None:
+    rows = judged(honest)
+    assert {row.status for row in rows.values()} == {Status.PASS}
+    assert rows["kv_left_soon"].observed == pytest.approx(0.1, abs=0.03)
+
+
+def test_what_falls_first_may_be_another_sessions_and_does_not_count() -> None:
+    def late(t_s: float) -> int:
+        other = KV if t_s < TOLD_S + 0.05 else 0  # of a session that was closed before
+        return honest(t_s) + other + (KV if TOLD_S + 0.1 <= t_s < TOLD_S + 1.5 else 0)
+
+    row = judged(late)["kv_left_soon"]
+    assert row.status is Status.FAIL
+    assert row.observed == pytest.approx(1.5, abs=0.03)
+
+
+def test_memory_that_never_falls_was_never_given_back() -> None:
+    rows = judged(lambda t_s: TAKEN)
+    assert rows["kv_left_soon"].observed == float("inf")
+    assert rows["closing_frees"].status is Status.FAIL
+
+
+def test_a_server_that_is_not_told_may_take_its_idle_threshold_and_as_long_again() -> None:
+    def later(t_s: float) -> int:
+        return TAKEN if TOLD_S <= t_s < TOLD_S + 1.5 else honest(t_s)
+
+    assert judged(later, idle_s=1.0, adapter="signal")["kv_left_soon"].status is Status.FAIL
+    assert judged(later, idle_s=1.0, adapter="idle")["kv_left_soon"].status is Status.PASS
+
+
+def test_a_wake_that_waits_for_half_the_idle_threshold_is_late() -> None:
+    assert judged(honest, wake_s=0.5, idle_s=1.0)["woke_at_once"].status is Status.PASS
+    assert judged(honest, wake_s=0.7, idle_s=1.0)["woke_at_once"].status is Status.FAIL
+
+
+def test_whether_the_server_or_a_machine_that_stalled_was_late_is_left_open() -> None:
+    def later(t_s: float) -> int:
+        return TAKEN if TOLD_S <= t_s < TOLD_S + 1.1 else honest(t_s)
+
+    late = judged(later, idle_s=1.0, adapter="signal", stalls=(TOLD_S + 0.1, TOLD_S + 0.9))["kv_left_soon"]
+    assert late.status is Status.INCONCLUSIVE
+    assert "it took 1.08 s, of which 800 ms may be noise or the machine's own" in late.reason
+    wake = judged(honest, wake_s=0.7, idle_s=1.0, stalls=(WOKEN_S + 0.1, WOKEN_S + 0.5))["woke_at_once"]
+    assert wake.status is Status.INCONCLUSIVE
+
+
+def test_a_stall_excuses_no_more_than_its_own_time() -> None:
+    rows = judged(honest, wake_s=1.2, idle_s=1.0, stalls=(WOKEN_S + 0.1, WOKEN_S + 0.5))
+    assert rows["woke_at_once"].status is Status.FAIL
+
+
+def test_a_server_without_sessions_has_none_to_close() -> None:
+    assert judged(honest, adapter="none")["closing_frees"].status is Status.INCONCLUSIVE
+
+
+def test_a_restore_alone_is_timed_with_the_memory_for_it_as_it_is_under_load() -> None:
+    assert collected(honest).unloaded_restore_s() == pytest.approx(0.023)

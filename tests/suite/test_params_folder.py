@@ -1,0 +1,132 @@
+"""A suite says how long it may take, two runs never mix, and the exit code says what came of it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from djinn_checks.cli import exit_code, main
+from djinn_checks.errors import ParamsError, RunnerError
+from djinn_checks.outcome import Failure, Outcome, Status
+from djinn_checks.suite.folder import set_aside, write_index
+from djinn_checks.suite.params_folder import Limits, read_limits, read_suite
+from djinn_checks.suite.runner import run_suite
+from tests.suite.test_runner import write_params
+
+
+def finished(tmp_path: Path, **statuses: Status) -> tuple[Path, Path]:
+    """Return a suite of one check for each status, and a folder in which they have come out so."""
+    suite, out = tmp_path / "suite", tmp_path / "out"
+    for name, status in statuses.items():
+        write_params(suite, "seed: 1\n", f"logits-{name}.yaml")
+        params = read_suite(suite, [f"logits-{name}"])[0].resolved
+        failure = Failure(type="X", message="y") if status is Status.ERROR else None
+        outcome = Outcome(check="logits", status=status, summary=name, params=params, failure=failure)
+        outcome.save(out / f"logits-{name}.outcome.json")
+        (out / f"logits-{name}.html").write_text("page")
+    return suite, out
+
+
+@pytest.mark.parametrize(
+    ("statuses", "options", "code"),
+    [
+        ({"a": Status.PASS, "b": Status.INCONCLUSIVE}, (), 0),
+        ({"a": Status.PASS, "b": Status.FAIL, "c": Status.INCONCLUSIVE}, ("--strict",), 1),
+        ({"a": Status.PASS, "b": Status.INCONCLUSIVE}, ("--strict",), 3),
+        ({"a": Status.FAIL, "b": Status.ERROR}, ("--suite-timeout", "1e-9"), 4),
+    ],
+)
+def test_the_command_exits_as_the_worst_verdict_says(
+    tmp_path: Path, statuses: dict[str, Status], options: tuple[str, ...], code: int
+) -> None:
+    """Finished checks are taken as they are; the one that is an ERROR has no time to run again."""
+    suite, out = finished(tmp_path, **statuses)
+    assert main(["run", str(suite), "--out", str(out), "--resume", *options]) == code
+
+
+def test_exit_codes_follow_the_worst_verdict() -> None:
+    assert exit_code([Status.PASS, Status.INCONCLUSIVE], strict=False) == 0
+    assert exit_code([Status.PASS, Status.INCONCLUSIVE], strict=True) == 3
+    assert exit_code([Status.FAIL, Status.INCONCLUSIVE], strict=True) == 1
+    assert exit_code([Status.FAIL, Status.ERROR], strict=False) == 4
+
+
+def test_the_exit_codes_are_told_by_the_command_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["run", "--help"])
+    told = capsys.readouterr().out
+    assert all(f"  {code}  " in told for code in range(5))
+
+
+def test_a_suites_own_time_limits_are_read_and_the_command_line_overrules_them(tmp_path: Path) -> None:
+    suite = write_params(tmp_path / "suite", "timeout_s: 60\ncell_timeout_s: 30\nsuite_timeout_s: 90.5\n", "suite.yaml")
+    write_params(suite, "")
+    assert [job.name for job in read_suite(suite)] == ["logits"], "the limits are no check"
+    limits = read_limits(suite)
+    assert (limits.timeout_s, limits.cell_timeout_s, limits.suite_timeout_s) == (60, 30, 90.5)
+    assert limits.replace_by(timeout_s=5.0, cell_timeout_s=None).timeout_s == 5
+    assert limits.replace_by(timeout_s=5.0, cell_timeout_s=None).cell_timeout_s == 30
+    assert read_limits(tmp_path) == Limits()
+
+
+@pytest.mark.parametrize("text", ["timeout_s: 0", "cell_timeout_s: 1.5", "suite_timeout_s: .inf", "timeout: 5", "- 1"])
+def test_time_limits_that_cannot_be_meant_are_refused_before_anything_runs(tmp_path: Path, text: str) -> None:
+    suite = write_params(tmp_path / "suite", text, "suite.yaml")
+    with pytest.raises(ParamsError, match=r"suite\.yaml"):
+        read_limits(suite)
+    write_params(suite, "")
+    assert main(["run", str(suite), "--out", str(tmp_path / "out")]) == 2
+
+
+def test_a_second_run_sets_aside_what_an_earlier_one_left_and_its_pages_still_work(tmp_path: Path) -> None:
+    suite, out = finished(tmp_path, old=Status.PASS, gone=Status.FAIL)
+    write_index(out)
+    (out / "notes.txt").write_text("the reader's own")
+    (suite / "logits-gone.yaml").unlink()
+    (result,) = run_suite(read_suite(suite), out, limits=Limits(suite_timeout_s=1e-9))
+    assert result.outcome.status is Status.ERROR
+    assert {file.name for file in out.glob("*.outcome.json")} == {"logits-old.outcome.json"}
+    assert "logits-gone" not in (out / "index.html").read_text()
+    (earlier,) = (out / "earlier").iterdir()
+    assert Outcome.load(earlier / "logits-old.outcome.json").status is Status.PASS
+    assert "./logits-gone.html" in (earlier / "index.html").read_text()
+    assert (earlier / "logits-gone.html").is_file()
+    assert (out / "notes.txt").is_file()
+
+
+def test_runs_that_are_set_aside_do_not_meet_either(tmp_path: Path) -> None:
+    places = []
+    for _ in range(2):
+        finished(tmp_path, a=Status.PASS)
+        places.append(set_aside(tmp_path / "out"))
+    assert len(set(places)) == 2
+    assert set_aside(tmp_path / "out") is None
+
+
+def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite, out = finished(tmp_path, a=Status.PASS)
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        with pytest.raises(RunnerError, match="another run writes there"):
+            list(run_suite(read_suite(suite), out))
+        assert main(["run", str(suite), "--out", str(out)]) == 2
+    finally:
+        os.close(folder)
+    assert Outcome.load(out / "logits-a.outcome.json").status is Status.PASS, "and the first one's files are untouched"
+
+
+def test_only_takes_a_check_with_all_of_its_files_or_a_file_by_its_whole_name(tmp_path: Path) -> None:
+    for name in ("logits.yaml", "logits-a.yaml", "pcie-a.yaml", "pcie-b.yaml"):
+        write_params(tmp_path, "", name)
+    for only, expected in (
+        (["logits"], ["logits-a", "logits"]),
+        (["logits.yaml"], ["logits"]),
+        (["pcie"], ["pcie-a", "pcie-b"]),
+        (["pcie", "logits-a"], ["logits-a", "pcie-a", "pcie-b"]),
+        ([], ["logits-a", "logits", "pcie-a", "pcie-b"]),
+    ):
+        assert [job.name for job in read_suite(tmp_path, only)] == expected
