@@ -6,19 +6,21 @@
     <owner>/<name>     a model of the hub
 
 A model is built with its parameters on `meta` and its buffers real, computed on the CPU as usual: a rotary
-table computed on another device differs in its last bits, and so do the logits. The attention is the one
-that transformers chooses: "sdpa" if the class has it, else "eager", the same for skeleton and resident. Code
-from a model's repository is never run.
+table computed on another device differs in its last bits, and so do the logits. What `from_pretrained` does
+beside copying parameters is done here too: buffers that a checkpoint stores are read from it, weights that a
+class keeps in float32 stay wide, and two tables that the configuration ties and the file stores with different
+values are not tied. The attention is the one that transformers chooses: "sdpa" if the class has it, else "eager",
+the same for skeleton and resident. Code from a model's repository is never run.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -27,15 +29,13 @@ import torch
 from torch import Tensor, nn
 
 from djinn_checks.errors import ModelCorruptError, ModelError, ModelNotFoundError
+from djinn_checks.models.checkpoint import open_checkpoint, tied_names
 from djinn_checks.models.random_weights import RandomWeights
-from djinn_checks.models.safetensors_weights import CheckpointWeights, SafetensorsWeights, find_safetensors
 from djinn_checks.models.smollm2 import smollm2_folder
 
 SHAPES = ("llama-2-7b", "llama-2-13b", "llama-2-70b", "tiny")
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "spiece.model")
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +48,22 @@ class Model:
     """`transformers.PretrainedConfig`."""
     dtype: torch.dtype
     weights: Mapping[str, Tensor]
-    """Lazy: each access reads or makes one contiguous tensor in `dtype`. Keys are the names of
-    `skeleton().named_parameters()`, a tied weight under its first name only."""
+    """Lazy: each access reads or makes one contiguous tensor in the data type of its parameter, which is `dtype` but
+    for those that the class keeps in float32. Keys are the names of `skeleton().named_parameters()`, a tied weight
+    under its first name only."""
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
+    """Lazy: the persistent buffers that the checkpoint stores, by name. Those of a random model are its class's."""
+    untied: frozenset[str] = frozenset()
+    """Parameters that the configuration would tie and whose stored values differ from those they would be tied to."""
     tokenizer: Any | None = None
     """`transformers.PreTrainedTokenizerBase`; None for random models."""
 
     def skeleton(self) -> nn.Module:
         """Return the module with its parameters on `meta` and its buffers real, on the CPU, ready for inference."""
-        return _build(self.config, self.dtype)
+        module = _build(self.config, self.dtype, self.untied)
+        for name, value in self.buffers.items():
+            module.get_buffer(name).copy_(value)
+        return module
 
     def resident(self, device: torch.device) -> nn.Module:
         """Return the module with all weights on `device`, and its buffers copied there.
@@ -65,10 +73,10 @@ class Model:
         """
         module = self.skeleton()
         with torch.no_grad():
-            for parameter_names, original in _tied_names(module).values():
+            for parameter_names, original in tied_names(module).values():
                 value = self.weights[parameter_names[0]]
                 _check_shape(parameter_names[0], original.shape, value.shape)
-                loaded = nn.Parameter(torch.empty(original.shape, dtype=self.dtype, device=device), requires_grad=False)
+                loaded = nn.Parameter(torch.empty_like(original, device=device), requires_grad=False)
                 loaded.copy_(value)
                 for name in parameter_names:
                     owner, _, leaf = name.rpartition(".")
@@ -77,8 +85,9 @@ class Model:
 
     @cached_property
     def weight_bytes(self) -> int:
-        """Bytes of all parameters in `dtype`, tied ones once."""
-        return sum(parameter.numel() * parameter.element_size() for parameter in self.skeleton().parameters())
+        """Bytes of all parameters, tied ones once."""
+        parameters = _build(self.config, self.dtype, self.untied).parameters()
+        return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 
     def encode(self, text: str, max_tokens: int) -> list[int]:
         """Return the first `max_tokens` token ids of a text.
@@ -110,13 +119,20 @@ def open_model(spec: str, *, dtype: torch.dtype, device: torch.device, seed: int
     """
     if spec.startswith("random:"):
         config = _shape_config(spec)
-        shapes = {name: parameter.shape for name, parameter in _build(config, dtype).named_parameters()}
-        made = RandomWeights(shapes, dtype=dtype, device=device, seed=seed)
+        made = RandomWeights(dict(_build(config, dtype).named_parameters()), device=device, seed=seed)
         return Model(name=spec, config=config, dtype=dtype, weights=made)
     source = str(smollm2_folder()) if spec == "smollm2" else spec
     config, tokenizer = _read_config(spec, source), _read_tokenizer(spec, source)
-    weights = _checkpoint(spec, source, config, dtype)
-    return Model(name=spec, config=config, dtype=dtype, weights=weights, tokenizer=tokenizer)
+    stored = open_checkpoint(spec, source, build=partial(_build, config, dtype), dtype=dtype)
+    return Model(
+        name=spec,
+        config=config,
+        dtype=dtype,
+        weights=stored.weights,
+        buffers=stored.buffers,
+        untied=stored.untied,
+        tokenizer=tokenizer,
+    )
 
 
 def _shape_config(spec: str) -> Any:
@@ -180,61 +196,8 @@ def _read_tokenizer(spec: str, source: str) -> Any | None:
         ) from error
 
 
-def _checkpoint(spec: str, source: str, config: Any, dtype: torch.dtype) -> Mapping[str, Tensor]:
-    """Read safetensors tensor by tensor where they are the module's parameters; else let transformers load them."""
-    skeleton = _build(config, dtype)
-    aliases = {names[0]: (names, parameter.shape) for names, parameter in _tied_names(skeleton).values()}
-    files = find_safetensors(source)
-    if not files and Path(source).is_dir() and not any(Path(source).glob("*.bin*")):
-        raise ModelNotFoundError(
-            f"model {spec!r}: has a configuration and no weights; expected model.safetensors (or its shards and index) "
-            f"or pytorch_model.bin in that folder. For random weights: random:{Path(source) / 'config.json'}"
-        )
-    if files and not _is_converted_on_load(skeleton):
-        located = SafetensorsWeights.locate(files, aliases, str(skeleton.base_model_prefix))
-        if located is not None:
-            _log.info("model %r: %d weights are read one by one from %d file(s)", spec, len(located), len(files))
-            return SafetensorsWeights(located, dtype=dtype)
-    _log.info("model %r: transformers loads the whole checkpoint into host memory at the first access", spec)
-    return CheckpointWeights(lambda: _load_whole(spec, source, dtype), aliases, dtype=dtype)
-
-
-def _is_converted_on_load(module: nn.Module) -> bool:
-    """Tell whether transformers computes some parameters from stored tensors, possibly of the same name and shape."""
-    try:
-        from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightConverter
-    except ImportError:  # transformers 4 stores parameters as they are
-        return False
-    return any(isinstance(step, WeightConverter) for step in get_model_conversion_mapping(module, add_legacy=False))
-
-
-def _load_whole(spec: str, source: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    from transformers import AutoModelForCausalLM
-
-    try:
-        module, report = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    except OSError as error:
-        raise ModelNotFoundError(f"model {spec!r}: its weights cannot be found ({error})") from error
-    except (RuntimeError, ValueError) as error:
-        raise ModelCorruptError(f"model {spec!r}: transformers cannot load its weights ({error})") from error
-    # transformers only warns of weights that are missing or of another shape, and fills them with random values.
-    missing = sorted(report["missing_keys"])
-    mismatched = sorted(str(key[0]) for key in report["mismatched_keys"])
-    if missing or mismatched:
-        first, problem = (
-            (missing[0], "is missing") if missing else (mismatched[0], "has another shape than the module's")
-        )
-        raise ModelCorruptError(
-            f"model {spec!r}: weight {first!r} {problem} in the checkpoint ({len(missing)} missing, {len(mismatched)} "
-            "of another shape); it is damaged or of another model, fetch it again"
-        )
-    return {name: value.detach() for name, value in module.named_parameters(remove_duplicate=False)}
-
-
-def _build(config: Any, dtype: torch.dtype) -> nn.Module:
+def _build(config: Any, dtype: torch.dtype, untied: Collection[str] = ()) -> nn.Module:
+    """Return a module as `from_pretrained` would build it, its parameters on `meta`, those named in `untied` apart."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
@@ -248,18 +211,34 @@ def _build(config: Any, dtype: torch.dtype) -> nn.Module:
             f"a {config.model_type!r} model: expected a causal language model, which transformers has none of that "
             "type; choose a decoder-only model"
         ) from error
+    _keep_wide(module, dtype)
     module.tie_weights()
+    for name in untied:
+        _replace(module, name, torch.empty_like(module.get_parameter(name)))
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     return module.eval()  # type: ignore[no-any-return]
 
 
-def _tied_names(module: nn.Module) -> dict[int, tuple[list[str], nn.Parameter]]:
-    """Return every parameter with all its names, first name first."""
-    found: dict[int, tuple[list[str], nn.Parameter]] = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        found.setdefault(id(parameter), ([], parameter))[0].append(name)
-    return found
+def _keep_wide(module: Any, dtype: torch.dtype) -> None:
+    """Give those weights float32 that the class keeps in it, whatever type the others have."""
+    if not hasattr(module, "_get_dtype_plan"):  # transformers 4
+        return
+    plan = module._get_dtype_plan(dtype)  # parts of names, with * for anything, each with its data type
+    patterns = [(re.compile(part.replace("*", ".*")), kept) for part, kept in plan.items()]
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        for pattern, kept in patterns:
+            if pattern.search(name):
+                _replace(module, name, tensor.to(kept))
+
+
+def _replace(module: nn.Module, name: str, value: Tensor) -> None:
+    owner, _, leaf = name.rpartition(".")
+    holder = module.get_submodule(owner)
+    if leaf in holder._parameters:
+        holder._parameters[leaf] = nn.Parameter(value, requires_grad=False)
+    elif leaf not in holder._non_persistent_buffers_set:
+        holder._buffers[leaf] = value
 
 
 def _check_shape(name: str, expected: torch.Size, came: torch.Size) -> None:

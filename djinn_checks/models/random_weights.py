@@ -26,20 +26,20 @@ _MASK = 0xFFFFFFFF
 class RandomWeights(Mapping[str, Tensor]):
     """Lazy mapping from parameter names to random tensors; each access makes the tensor anew."""
 
-    def __init__(
-        self, shapes: Mapping[str, torch.Size], *, dtype: torch.dtype, device: torch.device, seed: int = 0
-    ) -> None:
-        self._shapes = dict(shapes)
-        self._dtype, self._device, self._seed = dtype, device, seed
+    def __init__(self, parameters: Mapping[str, Tensor], *, device: torch.device, seed: int = 0) -> None:
+        """Make tensors of the shape and data type of `parameters`, by name; those may be on `meta`."""
+        self._like = {name: (parameter.shape, parameter.dtype) for name, parameter in parameters.items()}
+        self._device, self._seed = device, seed
 
     def __getitem__(self, name: str) -> Tensor:
-        return random_tensor(name, self._shapes[name], dtype=self._dtype, device=self._device, seed=self._seed)
+        shape, dtype = self._like[name]
+        return random_tensor(name, shape, dtype=dtype, device=self._device, seed=self._seed)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._shapes)
+        return iter(self._like)
 
     def __len__(self) -> int:
-        return len(self._shapes)
+        return len(self._like)
 
 
 def random_tensor(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +22,11 @@ from djinn_checks.errors import ModelCorruptError, ModelError
 
 _log = logging.getLogger(__name__)
 
-Aliases = Mapping[str, tuple[list[str], torch.Size]]
-"""First name of each parameter to all its names and its shape."""
+Aliases = Mapping[str, tuple[list[str], Tensor]]
+"""First name of each parameter or buffer to all its names and the tensor itself, which has its shape and data type."""
+
+_QUANTIZED = (".qweight", ".qzeros", ".weight_packed", ".weight_scale_inv", ".SCB", ".absmax")
+"""How names end that GPTQ, AWQ, compressed-tensors, fine-grained FP8 and bitsandbytes store."""
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -37,6 +40,15 @@ class StoredTensor:
     shape: torch.Size
     kind: str
     """Data type in the words of safetensors: F32, BF16, I8 ..."""
+
+    def read(self) -> Tensor:
+        """Return the tensor as it is stored."""
+        from safetensors import safe_open
+
+        # A mapping of its own for each access (private, copy on write) keeps callers' writes from each other.
+        with safe_open(self.path, framework="pt", device="cpu") as file:
+            tensor: Tensor = file.get_tensor(self.name)
+        return tensor
 
 
 def find_safetensors(source: str) -> list[Path]:
@@ -72,13 +84,15 @@ def find_safetensors(source: str) -> list[Path]:
 class SafetensorsWeights(Mapping[str, Tensor]):
     """Lazy mapping over (sharded) safetensors files."""
 
-    def __init__(self, located: Mapping[str, StoredTensor], *, dtype: torch.dtype) -> None:
-        """Read `located`, by parameter name; values are cast to `dtype`."""
+    def __init__(self, located: Mapping[str, StoredTensor], aliases: Aliases) -> None:
+        """Read `located`, by name; values are cast to the data type of the module's own tensor."""
         self._located = dict(located)
-        self._dtype = dtype
+        self._dtypes = {name: aliases[name][1].dtype for name in located}
 
     @staticmethod
-    def locate(files: list[Path], aliases: Aliases, base_prefix: str) -> dict[str, StoredTensor] | None:
+    def locate(
+        files: list[Path], stored: Mapping[str, StoredTensor], aliases: Aliases, base_prefix: str
+    ) -> dict[str, StoredTensor] | None:
         """Find each parameter in the files, by any of its names, with or without the base model's prefix.
 
         Returns:
@@ -89,16 +103,15 @@ class SafetensorsWeights(Mapping[str, Tensor]):
             ModelCorruptError: a file cannot be read, a tensor is missing, or has another shape than the module's.
             ModelError: a tensor is quantized.
         """
-        stored = {tensor.name: tensor for path in files for tensor in _headers(path)}
         located = {}
         absent = []
-        for first, (names, shape) in aliases.items():
-            found = next((name for alias in names for name in _variants(alias, base_prefix) if name in stored), None)
-            if found is None:
+        for first, (names, tensor) in aliases.items():
+            found = stored_names(names, base_prefix, stored)
+            if not found:
                 absent.append(first)
                 continue
-            _check_header(first, shape, stored[found])
-            located[first] = stored[found]
+            _check_header(first, tensor.shape, stored[found[0]])
+            located[first] = stored[found[0]]
         if not absent:
             return located
         if len(located) == len(stored):
@@ -110,13 +123,7 @@ class SafetensorsWeights(Mapping[str, Tensor]):
         return None
 
     def __getitem__(self, name: str) -> Tensor:
-        from safetensors import safe_open
-
-        stored = self._located[name]
-        # A mapping of its own for each access (private, copy on write) keeps callers' writes from each other.
-        with safe_open(stored.path, framework="pt", device="cpu") as file:
-            tensor: Tensor = file.get_tensor(stored.name)
-        return tensor.to(self._dtype)
+        return self._located[name].read().to(self._dtypes[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._located)
@@ -128,9 +135,9 @@ class SafetensorsWeights(Mapping[str, Tensor]):
 class CheckpointWeights(Mapping[str, Tensor]):
     """A checkpoint that is loaded whole into host memory at the first access."""
 
-    def __init__(self, load: Callable[[], Mapping[str, Tensor]], aliases: Aliases, *, dtype: torch.dtype) -> None:
-        """Serve what `load` returns, by parameter name; values are cast to `dtype`."""
-        self._load, self._aliases, self._dtype = load, dict(aliases), dtype
+    def __init__(self, load: Callable[[], Mapping[str, Tensor]], aliases: Aliases) -> None:
+        """Serve what `load` returns, by name; values are cast to the data type of the module's own tensor."""
+        self._load, self._aliases = load, dict(aliases)
         self._loaded: Mapping[str, Tensor] | None = None
 
     def __getitem__(self, name: str) -> Tensor:
@@ -140,7 +147,7 @@ class CheckpointWeights(Mapping[str, Tensor]):
             self._loaded = self._load()
         if name not in self._loaded:
             raise ModelCorruptError(f"weight {name!r} is missing from the checkpoint that transformers loaded")
-        copy = torch.empty(self._loaded[name].shape, dtype=self._dtype)
+        copy = torch.empty(self._loaded[name].shape, dtype=self._aliases[name][1].dtype)
         return copy.copy_(self._loaded[name])
 
     def __iter__(self) -> Iterator[str]:
@@ -160,9 +167,34 @@ def _cached(source: str, name: str) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _variants(name: str, base_prefix: str) -> list[str]:
+def stored_names(names: Iterable[str], base_prefix: str, stored: Mapping[str, StoredTensor]) -> list[str]:
+    """Return under which names a tensor is stored: any of its own, with or without the base model's prefix."""
     prefix = f"{base_prefix}."
-    return [name, name.removeprefix(prefix), prefix + name]
+    variants = (variant for name in names for variant in (name, name.removeprefix(prefix), prefix + name))
+    return [name for name in dict.fromkeys(variants) if name in stored]
+
+
+def read_headers(files: Iterable[Path]) -> dict[str, StoredTensor]:
+    """Return what is stored in some files, by name.
+
+    Raises:
+        ModelCorruptError: a file cannot be read.
+    """
+    return {tensor.name: tensor for path in files for tensor in _headers(path)}
+
+
+def refuse_quantized(stored: Iterable[StoredTensor]) -> None:
+    """Refuse weights that a configuration did not say to be quantized, by the names that quantizers give them.
+
+    Raises:
+        ModelError: there are some.
+    """
+    found = next((tensor for tensor in stored if tensor.name.endswith(_QUANTIZED)), None)
+    if found is not None:
+        raise ModelError(
+            f"weight {found.name!r} in {found.path.name}: expected plain weights, its name is that of a quantized one; "
+            "quantized checkpoints are not supported, choose the unquantized one"
+        )
 
 
 def _headers(path: Path) -> list[StoredTensor]:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from djinn_checks.errors import ModelCorruptError, ModelError, ModelNotFoundError
-from djinn_checks.models import open as models
+from djinn_checks.models import checkpoint
 from tests.models.test_open import CPU, opened, save_folder
 
 UP_PROJ = "model.layers.0.mlp.up_proj.weight"
@@ -60,7 +60,7 @@ def test_a_checkpoint_of_the_base_model_is_read_without_its_prefix(
 ) -> None:
     module = save_folder("gpt2", tmp_path)
     rewrite(tmp_path, lambda stored: {name.removeprefix("transformer."): value for name, value in stored.items()})
-    with caplog.at_level(logging.INFO, logger=models.__name__):
+    with caplog.at_level(logging.INFO, logger=checkpoint.__name__):
         model = opened(str(tmp_path))
     assert "are read one by one" in caplog.text
     name = "transformer.h.0.attn.c_attn.weight"
@@ -73,7 +73,7 @@ def test_pickled_weights_are_loaded_by_transformers_and_the_log_says_so(
     module = save_folder("llama-tied", tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save(module.state_dict(), tmp_path / "pytorch_model.bin")
-    with caplog.at_level(logging.INFO, logger=models.__name__):
+    with caplog.at_level(logging.INFO, logger=checkpoint.__name__):
         model = opened(str(tmp_path), torch.bfloat16)
     assert "transformers loads the whole checkpoint" in caplog.text
     assert torch.equal(model.weights[UP_PROJ], module.get_parameter(UP_PROJ).bfloat16())
