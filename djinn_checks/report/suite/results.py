@@ -1,7 +1,8 @@
 """The figures of a finished suite as Markdown, for a README: each from the outcome that its report shows.
 
-A README that quotes a figure by hand says something else one day. This text is made from the outcomes, stands in
-the README between two marks, and a test holds the two against each other.
+A README that quotes a figure by hand says something else one day. This text is made from the outcomes and stands
+between two marks: all of it in the README of the suite's own folder, the verdicts alone on the front page. A test
+holds both against the outcomes.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ _FIGURES: Mapping[str, Sequence[str]] = {
 _WORDS = {"<": "less than", "<=": "at most", ">": "more than", ">=": "at least", "==": ""}
 
 
-def render_results(folder: str, outcomes: Mapping[str, Outcome]) -> str:
-    """Return the verdicts and figures of a suite as Markdown.
+def render_verdicts(folder: str, outcomes: Mapping[str, Outcome]) -> str:
+    """Return one row for each report of a suite as Markdown.
 
     Args:
         folder: where the reports lie, as the text's reader gets there; links are made from it.
@@ -44,15 +45,20 @@ def render_results(folder: str, outcomes: Mapping[str, Outcome]) -> str:
     """
     if not outcomes:
         raise OutcomeError(f"{folder}: expected <check>.outcome.json files of a finished suite, found none")
-    verdicts = [
-        (_link(folder, name), _verdict(one.status), _plain(one.summary), _commit(one))
-        for name, one in sorted(outcomes.items())
+    rows = [
+        (_link(folder, name), _verdict(outcome.status), _plain(outcome.summary), _commit(outcome))
+        for name, outcome in sorted(outcomes.items())
     ]
-    figures = [row for name, one in sorted(outcomes.items()) for row in _figures(folder, name, one)]
-    parts = [_machine(outcomes), _table(("Report", "Verdict", "What was found", "Commit"), verdicts)]
-    if figures:
-        parts.append(_table(("Report", "Criterion", "Observed", "Asked for", ""), figures))
-    return "\n\n".join(parts) + "\n"
+    return f"{_machine(outcomes)}\n\n{_table(('Report', 'Verdict', 'What was found', 'Commit'), rows)}\n"
+
+
+def render_results(folder: str, outcomes: Mapping[str, Outcome]) -> str:
+    """Return the verdicts of a suite and, in a second table, its figures; see `render_verdicts`."""
+    verdicts = render_verdicts(folder, outcomes)
+    figures = [row for name, outcome in sorted(outcomes.items()) for row in _figures(folder, name, outcome)]
+    if not figures:
+        return verdicts
+    return f"{verdicts}\n{_table(('Report', 'Criterion', 'Observed', 'Asked for', ''), figures)}\n"
 
 
 def _figures(folder: str, name: str, outcome: Outcome) -> Iterator[Sequence[str]]:
@@ -94,7 +100,8 @@ def _verdict(status: Status) -> str:
 
 
 def _link(folder: str, name: str) -> str:
-    return f"[{name}]({folder}/{name}.html)"
+    file = f"{name}.html" if folder == "." else f"{folder}/{name}.html"
+    return f"[{name}]({file})"
 
 
 def _plain(text: str) -> str:

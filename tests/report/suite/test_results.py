@@ -1,4 +1,4 @@
-"""What the README says of the reference reports is what their outcomes say."""
+"""What the READMEs say of the reference reports is what their outcomes say."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from djinn_checks.cli import main
 from djinn_checks.errors import OutcomeError
 from djinn_checks.outcome import Outcome, Status, judge
 from djinn_checks.report.suite.compare import compare_suites, summarize_changes
-from djinn_checks.report.suite.results import render_results
+from djinn_checks.report.suite.results import render_results, render_verdicts
 from djinn_checks.suite.folder import read_outcomes
 
 ROOT = Path(__file__).parents[3]
 BLOCK = re.compile(r"<!-- results of (\S+) -->\n(.*?)<!-- end of results -->", re.DOTALL)
+FOLDERS = sorted({file.parent for file in ROOT.glob("reports/h*-*/*.outcome.json")})
+
+
+def blocks(file: Path) -> dict[str, str]:
+    """Return the generated tables in a README, by the folder that they are about, without the space around them."""
+    return {folder: text.strip() for folder, text in BLOCK.findall(file.read_text(encoding="utf-8"))}
 
 
 def outcome(**changed: object) -> Outcome:
@@ -59,20 +65,39 @@ def test_the_command_prints_the_same_text(tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().out == render_results(str(tmp_path), {"agents-many": outcome()})
 
 
-def test_the_figures_in_the_readme_are_those_of_the_reference_reports() -> None:
-    blocks = dict(BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8")))
-    folders = {path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("reports/h*-*/*.outcome.json")}
-    assert set(blocks) == folders
-    for folder, text in blocks.items():
-        assert text.strip() == render_results(folder, read_outcomes(ROOT / folder)).strip()
+def test_the_front_page_has_the_verdicts_alone() -> None:
+    outcomes = {"agents-many": outcome()}
+    assert render_results("a", outcomes).startswith(render_verdicts("a", outcomes))
+    assert "First token" not in render_verdicts("a", outcomes)
 
 
-def test_the_readme_says_of_a_second_run_what_compare_says() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    seconds = sorted({file.parent for file in ROOT.glob("reports/h*-*/again/*.outcome.json")})
+def test_links_from_within_the_folder_are_the_files_names() -> None:
+    assert "| [agents](agents.html) |" in render_verdicts(".", {"agents": outcome()})
+
+
+def test_there_are_reference_reports() -> None:
+    assert FOLDERS
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_the_figures_in_a_folders_readme_are_those_of_its_outcomes(folder: Path) -> None:
+    assert blocks(folder / "README.md") == {".": render_results(".", read_outcomes(folder)).strip()}
+
+
+def test_the_verdicts_on_the_front_page_are_those_of_the_reference_reports() -> None:
+    shown = blocks(ROOT / "README.md")
+    assert shown
+    for name, text in shown.items():
+        assert ROOT / name in FOLDERS
+        assert text == render_verdicts(name, read_outcomes(ROOT / name)).strip()
+
+
+def test_a_folders_readme_says_of_a_second_run_what_compare_says() -> None:
+    seconds = [folder / "again" for folder in FOLDERS if (folder / "again").is_dir()]
     assert seconds
     for second in seconds:
+        text = (second.parent / "README.md").read_text(encoding="utf-8")
         first, again = read_outcomes(second.parent), read_outcomes(second)
         assert f'"{summarize_changes(compare_suites(first, again))}"' in text
-        commits = {one.environment["source"]["commit"] for one in (*first.values(), *again.values())}
+        commits = {ran.environment["source"]["commit"] for ran in (*first.values(), *again.values())}
         assert len(commits) == 1, "two runs of different code say nothing about the machine"
