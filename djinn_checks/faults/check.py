@@ -8,7 +8,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from djinn_checks.checks.run import read_environment, resolve_device
+from djinn_checks.checks.run import read_environment
+from djinn_checks.devices import choose_device
 from djinn_checks.faults.base import find_faults
 from djinn_checks.faults.clean import CLEAN
 from djinn_checks.faults.matrix import FaultResult, Matrix, Progress, fill_matrix
@@ -31,7 +32,7 @@ def check_faults(params: FaultsParams, *, progress: Progress | None = None, at_o
     """
     faults = find_faults(params.of, params.fault or None)
     started_at, started = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-    device = resolve_device(params.device)
+    device = choose_device(params.device)
     matrix = fill_matrix(
         faults,
         device,
