@@ -102,11 +102,14 @@ def test_resume_runs_only_what_is_missing_was_an_error_or_has_other_params(tmp_p
     out = tmp_path / "out"
     (first,) = run_suite(read_suite(tmp_path), out)
     assert first.outcome.status is Status.PASS
+    assert "save_to" not in first.outcome.params
     made = first.outcome_file.stat().st_mtime_ns
     (again,) = run_suite(read_suite(tmp_path), out, resume=True)
     assert again.outcome == first.outcome
     assert first.outcome_file.stat().st_mtime_ns == made
     assert again.html_file == first.html_file
+    replace(first.outcome, params={**first.outcome.params, "save_to": ""}).save(first.outcome_file)
+    assert find_result(read_suite(tmp_path)[0], out), "as outcomes once said"
     (tmp_path / "pcie.yaml").write_text(f"trace: {TRACE}\ndevice: cpu\nwindow_ms: 25.0\n")
     assert find_result(read_suite(tmp_path)[0], out) is None
     replace(first.outcome, status=Status.ERROR).save(first.outcome_file)
@@ -229,6 +232,7 @@ def test_params_are_refused_before_anything_runs(tmp_path: Path, capsys: pytest.
         ("passes: [", "cannot be read as YAML"),
         ("- 1", "expected `name: value` lines, got list"),
         ("passes: 1e1", "text"),
+        ("save_to: x.json", "save_to: no parameter; a suite keeps its own files"),
     ],
 )
 def test_a_params_file_that_is_no_mapping_of_values_is_refused(tmp_path: Path, text: str, expected: str) -> None:
