@@ -245,7 +245,7 @@ _FAULTS = (
     _made(
         name="wraps_missed",
         breaks="Readings are so far apart that the counters wrap in between.",
-        modelled_on="`nvidia-smi dmon` at ten readings a second, on 32-bit counters",
+        modelled_on="`nvidia-smi dmon` at ten readings per second, on 32-bit counters",
         caught_by="counters_complete",
         effect=_UNSEEN,
         make=defects.readings_apart,
@@ -325,7 +325,7 @@ _FAULTS = (
     ),
     _real(
         name="gpu_bursts_with_pauses",
-        breaks="The system rests 20 ms twice a pass.",
+        breaks="The system rests 20 ms twice per pass.",
         modelled_on="the recorded trace `bursty`",
         caught_by="rx_of_ceiling",
         system=systems.Pauses,

@@ -116,7 +116,7 @@ class WorksWithoutOverlap(RingSystem):
 
 
 class Pauses(RingSystem):
-    """Rests twice a pass, so that the link is busy in bursts."""
+    """Rests twice per pass, so that the link is busy in bursts."""
 
     def open(self) -> nn.Module:
         module = super().open()
