@@ -1,4 +1,4 @@
-"""The faults as a check of the checks: a criterion for each fault, and one for the false alarms of each clean system."""
+"""The faults as a check of the checks: one criterion per fault, and one for the false alarms of each clean system."""
 
 from __future__ import annotations
 
