@@ -11,8 +11,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from djinn_checks.devices import DEVICE_NAMES, DTYPE_NAMES
 from djinn_checks.errors import DjinnChecksError
 from djinn_checks.outcome import Status
+from djinn_checks.server.options import ServeOptions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -92,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     faults.add_argument("--fault", action="append", default=[], metavar="NAME", help="only this one")
     faults.add_argument("--clean", type=int, default=3, metavar="N", help="runs of each check without a fault (3)")
     faults.add_argument("--doses", action="store_true", help="smaller doses too, for the smallest that is caught")
-    faults.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>")
+    faults.add_argument("--device", default="auto", help=DEVICE_NAMES)
     faults.set_defaults(command=_faults)
     _add_serve(commands)
     compare = commands.add_parser("compare", help="lay two finished suites side by side")
@@ -113,27 +115,28 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_serve(commands: Any) -> None:
+    default = ServeOptions()
     serve = commands.add_parser("serve", help="serve a model to agents that sleep and wake")
-    serve.add_argument("--model", default="smollm2", help="smollm2, random:<shape>, a hub id or a folder")
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine only)")
-    serve.add_argument("--port", type=int, default=5556, help="0: a free one (5556)")
-    serve.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>")
-    serve.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="float16, on a CPU float32")
-    serve.add_argument("--kv-device-gb", type=_positive, default=1.0, metavar="GB", help="most KV on the device (1)")
-    serve.add_argument("--host-swap-pool-gb", type=_positive, default=1.0, metavar="GB", help="most KV asleep (1)")
+    serve.add_argument("--model", help="smollm2, random:<shape>, a hub id or a folder")
+    serve.add_argument("--host", help=f"address to listen at ({default.host}: this machine only)")
+    serve.add_argument("--port", type=int, help="0: a free one (%(default)s)")
+    serve.add_argument("--device", help=DEVICE_NAMES)
+    serve.add_argument("--dtype", choices=DTYPE_NAMES, help="float16, on a CPU float32")
+    serve.add_argument("--kv-device-gb", type=_positive, metavar="GB", help="most KV on the device (%(default)g)")
+    serve.add_argument("--host-swap-pool-gb", type=_positive, metavar="GB", help="most KV asleep (%(default)g)")
     serve.add_argument("--spill-folder", type=Path, help="for sleeping KV that does not fit the pool")
-    serve.add_argument("--idle-s", type=_positive, default=1.0, metavar="S", help="sleep after so much idleness (1)")
-    serve.add_argument("--ttl-s", type=_positive, default=3600.0, metavar="S", help="close unused sessions (3600)")
-    serve.add_argument("--session-tokens", type=int, default=4096, metavar="N", help="most tokens of a session (4096)")
-    serve.add_argument("--max-sessions", type=int, default=256, metavar="N", help="most open sessions (256)")
-    serve.add_argument("--seed", type=int, default=0, help="of random weights (0)")
+    serve.add_argument("--idle-s", type=_positive, metavar="S", help="sleep after so much idleness (%(default)g)")
+    serve.add_argument("--ttl-s", type=_positive, metavar="S", help="close unused sessions (%(default)g)")
+    serve.add_argument("--session-tokens", type=int, metavar="N", help="most tokens of a session (%(default)s)")
+    serve.add_argument("--max-sessions", type=int, metavar="N", help="most open sessions (%(default)s)")
+    serve.add_argument("--seed", type=int, help="of random weights (%(default)s)")
     serve.add_argument(
         "--no-recording",
         dest="recording",
         action="store_false",
         help="decode without CUDA graphs, by the module itself",
     )
-    serve.set_defaults(command=_serve)
+    serve.set_defaults(command=_serve, **vars(default))
 
 
 def _positive(text: str) -> float:
@@ -144,7 +147,7 @@ def _positive(text: str) -> float:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from djinn_checks.server.serve import ServeOptions, serve
+    from djinn_checks.server.serve import serve
 
     values = {name: value for name, value in vars(options).items() if name != "command"}
     with contextlib.suppress(KeyboardInterrupt):  # it has ended its requests and let go of its memory by then

@@ -1,4 +1,4 @@
-"""Parameters of the checks: one frozen model a check, validated where they enter.
+"""Parameters of the checks: one frozen model per check, validated where they enter.
 
 An unknown name, a wrong type or an impossible value is refused before any model loads, in a sentence
 that names the field, what came, what is allowed and, for a name, the nearest known one. Types are
@@ -14,11 +14,14 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from djinn_checks.devices import DEVICE_NAMES, DtypeName, is_device_name
 from djinn_checks.errors import ParamsError
 from djinn_checks.outcome import Outcome
 from djinn_checks.units import GB
 
 _PAPERMILL_NAMES = {"PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH", "PAPERMILL_CWD"}
+_SAVE_TO = "save_to"
+"""Where a notebook saves its outcome: a route that the notebook itself takes, and no parameter of the check."""
 
 
 class Params(BaseModel):
@@ -45,15 +48,17 @@ class Params(BaseModel):
 
         papermill injects a cell that starts with "# Parameters" and only warns about names that the
         notebook does not know. The cells that ran are in IPython's ``In``, so the injected names are
-        read from there and an unknown one is refused like anywhere else.
+        read from there and an unknown one is refused like anywhere else. `save_to` is the notebook's own.
 
         Raises:
-            ParamsError: as `create`.
+            ParamsError: as `create`; or `save_to` is no text, and the outcome could not be saved in the end.
         """
+        if not isinstance(namespace.get(_SAVE_TO, ""), str):
+            raise ParamsError(f"{_SAVE_TO}: expected the name of a file, got {namespace[_SAVE_TO]!r}")
         known = {name: namespace[name] for name in cls.model_fields if name in namespace}
         if isinstance(known.get("outcome"), Outcome):
             del known["outcome"]  # a cell that is run again finds its own result under that name
-        injected = _injected_names(namespace.get("In", ())) - _PAPERMILL_NAMES
+        injected = _injected_names(namespace.get("In", ())) - _PAPERMILL_NAMES - {_SAVE_TO}
         unknown = {name: namespace.get(name) for name in sorted(injected - set(cls.model_fields))}
         return cls.create(**known, **unknown)
 
@@ -75,7 +80,9 @@ def _explain(cls: type[Params], values: Mapping[str, Any], error: ValidationErro
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
         field = str(problem["loc"][0]) if problem["loc"] else ""
-        if problem["type"] == "extra_forbidden":
+        if problem["type"] == "extra_forbidden" and field == _SAVE_TO:
+            lines.append(f"  {field}: no parameter; a suite keeps its own files (--out), a notebook takes it by itself")
+        elif problem["type"] == "extra_forbidden":
             nearest = difflib.get_close_matches(field, cls.model_fields, n=1, cutoff=0.5)
             hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(cls.model_fields)}"
             lines.append(f"  {field}: unknown name (got {values.get(field)!r}); {hint}")
@@ -98,20 +105,39 @@ def _yaml_hint(value: Any) -> str:
     return f" as text: write it with a dot and no quotes ({float(value)!r})"
 
 
-def _check_device(device: str) -> str:
-    kind, _, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
-        raise ValueError("expected auto, cpu, cuda or cuda:<index>")
-    return device
+def _check_device(name: str) -> str:
+    if not is_device_name(name):
+        raise ValueError(f"expected {DEVICE_NAMES}")
+    return name
 
 
-Device = Annotated[str, AfterValidator(_check_device)]
-Dtype = Literal["float32", "bfloat16", "float16"]
+class CheckParams(Params):
+    """What every check takes."""
+
+    device: Annotated[str, AfterValidator(_check_device)] = "auto"
+    """auto (the first GPU, else the CPU), cpu, cuda or cuda:<index>."""
+    outcome: str = ""
+    """A finished outcome to look at in place of measuring: its JSON, or an executed notebook."""
 
 
-class Budget(Params):
-    """The device memory that a system may hold weights in."""
+class ModelParams(CheckParams):
+    """What every check that runs a model takes."""
 
+    model: Annotated[str, Field(min_length=1)] = "smollm2"
+    """smollm2, random:<shape> (llama-2-7b, llama-2-13b, llama-2-70b, tiny or a config.json), a hub id or a folder."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of random weights, and of whatever else the check draws at random."""
+
+
+Dtype = Annotated[DtypeName, Field(description="Data type of weights and arithmetic: float32, bfloat16 or float16.")]
+
+
+class StreamingParams(ModelParams):
+    """What every check of a system that streams weights takes: the system, and the memory it may hold weights in."""
+
+    system: Annotated[str, Field(min_length=1)] = "ring"
+    """The system to check: ring, resident, accelerate, ramtorch, diffusers, djinn, or one registered by entry point."""
+    dtype: Dtype = "float32"
     budget_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """Device memory for weights, as a share of the model's weight bytes (0 to 1). 0.25 if neither budget is given."""
     budget_gb: Annotated[float, Field(gt=0)] | None = None
@@ -131,19 +157,11 @@ class Budget(Params):
         return int((self.budget_fraction or 0.25) * weight_bytes)
 
 
-class LogitsParams(Budget):
+class LogitsParams(StreamingParams):
     """Parameters of the logits check."""
 
     check: ClassVar[str] = "logits"
 
-    model: Annotated[str, Field(min_length=1)] = "smollm2"
-    """smollm2, random:<shape> (llama-2-7b, llama-2-13b, llama-2-70b, tiny or a config.json), a hub id or a folder."""
-    system: Annotated[str, Field(min_length=1)] = "ring"
-    """The system to check: ring, resident, accelerate, djinn, or a name registered by entry point."""
-    dtype: Dtype = "float32"
-    """Data type of weights and arithmetic: float32, bfloat16 or float16."""
-    device: Device = "auto"
-    """auto (the first GPU, else the CPU), cpu, cuda or cuda:<index>."""
     prompts: Annotated[int, Field(ge=1, le=30)] | Annotated[list[str], Field(min_length=1)] = 30
     """How many of the 30 built-in prompts to run (spread over their lengths), or a list of prompts of your own."""
     max_prompt_tokens: Annotated[int, Field(ge=2)] = 512
@@ -160,27 +178,14 @@ class LogitsParams(Budget):
     """Streaming changes no arithmetic, so bit-equal logits are required; false makes that criterion informative."""
     memory_tolerance: Annotated[float, Field(ge=0)] = 0.05
     """How far peak device memory may exceed the budget plus the working set, as a share."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of random weights."""
-    outcome: str = ""
-    """A finished outcome to look at in place of measuring: its JSON, or an executed notebook."""
-    save_to: str = ""
-    """File for the outcome's JSON; empty: the outcome stays in the notebook."""
 
 
-class PcieParams(Budget):
+class PcieParams(StreamingParams):
     """Parameters of the PCIe check."""
 
     check: ClassVar[str] = "pcie"
 
-    model: Annotated[str, Field(min_length=1)] = "smollm2"
-    """smollm2, random:<shape> (llama-2-7b, llama-2-13b, llama-2-70b, tiny or a config.json), a hub id or a folder."""
-    system: Annotated[str, Field(min_length=1)] = "ring"
-    """The system to check: ring, resident, accelerate, ramtorch, diffusers, djinn, or one registered by entry point."""
     dtype: Dtype = "float16"
-    """Data type of weights and arithmetic: float32, bfloat16 or float16."""
-    device: Device = "auto"
-    """auto (the first GPU, else the CPU), cpu, cuda or cuda:<index>."""
     resident_layers: Annotated[int, Field(ge=0)] | None = None
     """Keep exactly this many decoder layers on the device; empty: as many as the budget holds."""
     vram_limit_gb: Annotated[float, Field(gt=0)] | None = None
@@ -190,7 +195,7 @@ class PcieParams(Budget):
     warmup_passes: Annotated[int, Field(ge=1)] = 5
     """Forwards before the measurement starts."""
     context_tokens: Annotated[int, Field(ge=2)] = 128
-    """The KV cache is started anew when it holds this many tokens, so that the time a pass stays constant."""
+    """The KV cache is started anew when it holds this many tokens, so that the time per pass stays constant."""
     window_ms: Annotated[float, Field(gt=0)] = 20.0
     """Windows that the criteria are judged on, in milliseconds (20: what nvidia-smi integrates over)."""
     zoom_ms: Annotated[float, Field(gt=0)] = 1.0
@@ -213,32 +218,22 @@ class PcieParams(Budget):
     """Also measure copies of 1 to 512 MiB, pinned and pageable."""
     trace: str = ""
     """A recorded trace (csv.gz) to judge in place of a run: with its truth.json, or samples with their outcome."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of random weights."""
-    outcome: str = ""
-    """A finished outcome to look at in place of measuring: its JSON, or an executed notebook."""
-    save_to: str = ""
-    """File for the outcome's JSON; empty: the outcome stays in the notebook."""
 
 
 _SHORTEST_IDLE_S = 0.4
 
 
-class AgentsParams(Params):
+class AgentsParams(ModelParams):
     """Parameters of the agents check."""
 
     check: ClassVar[str] = "agents"
 
-    model: Annotated[str, Field(min_length=1)] = "smollm2"
-    """The server's model: smollm2, random:<shape>, a hub id or a folder. Gives tokens, KV sizes and the reference."""
     server_address: str = ""
-    """Address of a running server, http://...; empty: djinn-checks' own is started and ended."""
+    """Address of a running server of that model, http://...; empty: djinn-checks' own is started and ended."""
     adapter: Literal["signal", "idle", "slot", "none"] = "signal"
     """signal: sessions that are told to sleep; idle: that are not; slot: llama-server; none: no sessions."""
-    dtype: Dtype | None = None
+    dtype: DtypeName | None = None
     """Data type of the KV cache and of the reference; empty: float16, on a CPU float32."""
-    device: Device = "auto"
-    """auto (the first GPU, else the CPU), cpu, cuda or cuda:<index>."""
     kv_device_gb: Annotated[float, Field(gt=0)] = 0.021
     """Most KV that the server may have on the device, GB."""
     host_swap_pool_gb: Annotated[float, Field(gt=0)] = 0.2
@@ -275,12 +270,6 @@ class AgentsParams(Params):
     """Share of a session's KV bytes that must leave the device's memory, and come back."""
     swap_of_ceiling: Annotated[float, Field(gt=0, le=1)] = 0.95
     """Part of the link's measured ceiling that swap-out and restore must reach on a GPU."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of random weights, prompts, arrivals and pauses."""
-    outcome: str = ""
-    """A finished outcome to look at in place of measuring: its JSON, or an executed notebook."""
-    save_to: str = ""
-    """File for the outcome's JSON; empty: the outcome stays in the notebook."""
 
     @model_validator(mode="after")
     def _ordered_pauses(self) -> Self:
@@ -303,7 +292,7 @@ class AgentsParams(Params):
         return self.server_address or "djinn-checks serve"
 
 
-class FaultsParams(Params):
+class FaultsParams(CheckParams):
     """Parameters of the planted faults."""
 
     check: ClassVar[str] = "faults"
@@ -316,12 +305,6 @@ class FaultsParams(Params):
     """Runs of each check without a fault, to count false alarms."""
     doses: bool = True
     """Also plant smaller doses of each fault, to find the smallest that is still caught."""
-    device: Device = "auto"
-    """auto (the first GPU, else the CPU), cpu, cuda or cuda:<index>."""
-    outcome: str = ""
-    """A finished outcome to look at in place of measuring: its JSON, or an executed notebook."""
-    save_to: str = ""
-    """File for the outcome's JSON; empty: the outcome stays in the notebook."""
 
 
 PARAMS: dict[str, type[Params]] = {

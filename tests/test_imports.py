@@ -14,7 +14,7 @@ from djinn_checks.report import drawings
 
 PACKAGE = Path(__file__).parents[1] / "djinn_checks"
 
-LEFT = {"errors", "units", "digest", "layers", "attention"}
+LEFT = {"errors", "units", "digest", "layers", "attention", "devices"}
 DATA = LEFT | {"outcome", "params", "measurements"}
 SYSTEMS = DATA | {"models", "engine", "systems"}
 CHECKS = SYSTEMS | {"server", "instruments", "checks"}
@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "units": set(),
     "attention": set(),
+    "devices": LEFT,
     "digest": LEFT,
     "layers": LEFT,
     "outcome": LEFT,
@@ -37,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "faults": CHECKS | {"faults"},
     "report": REPORT,
     "suite": REPORT | {"params", "suite"},
-    "cli": {"errors", "units", "outcome", "params", "report", "suite", "instruments", "faults", "checks", "server"},
+    "cli": REPORT | {"devices", "params", "suite", "instruments", "faults", "checks", "server"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -131,6 +132,21 @@ def test_every_public_name_is_there() -> None:
 
     assert all(getattr(djinn_checks, name) is not None for name in djinn_checks.__all__)
     assert set(djinn_checks.__all__) <= set(dir(djinn_checks))
+
+
+TESTS = Path(__file__).parent
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: str(path.relative_to(TESTS)))
+def test_what_tests_share_lies_in_a_module_without_tests(path: Path) -> None:
+    names = {part for module in imports(path) for part in module.split(".") if module.startswith("tests")}
+    names |= {
+        alias.name
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tests")
+        for alias in node.names
+    }
+    assert {name for name in names if name.startswith("test_")} == set()
 
 
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60

@@ -20,6 +20,9 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SUITES = sorted(folder for folder in (ROOT / "params").iterdir() if folder.is_dir())
 
+SAVE_TO = ("", "File for the outcome's JSON; empty: the outcome stays in the notebook.")
+"""What a notebook takes beside the parameters of its check, and says of it."""
+
 pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -51,7 +54,7 @@ def test_a_notebook_is_named_after_its_check_and_starts_with_its_parameters(path
 def test_the_parameters_cell_says_what_the_model_says(path: Path) -> None:
     fields = PARAMS[path.stem].model_fields
     expected = {name: (field.default, field.description) for name, field in fields.items()}
-    assert parameters(path) == expected
+    assert parameters(path) == expected | {"save_to": SAVE_TO}
 
 
 def test_papermill_shows_every_parameter_with_its_type_and_help(path: Path) -> None:
@@ -60,6 +63,8 @@ def test_papermill_shows_every_parameter_with_its_type_and_help(path: Path) -> N
     for name, field in PARAMS[path.stem].model_fields.items():
         assert re.search(rf"^  {name}: (?!Unknown).* \(default ", shown, re.MULTILINE), f"{name} has no type:\n{shown}"
         assert str(field.description) in shown
+    assert re.search(r"^  save_to: str \(default ", shown, re.MULTILINE), shown
+    assert SAVE_TO[1] in shown
 
 
 def test_a_notebook_is_committed_without_outputs_counts_or_definitions(path: Path) -> None:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from djinn_checks.errors import ParamsError
 from djinn_checks.outcome import Outcome, Status
-from djinn_checks.params import LogitsParams
+from djinn_checks.params import PARAMS, LogitsParams, Params
 
 
 def refused(**values: object) -> str:
@@ -37,7 +37,7 @@ def test_types_are_not_guessed() -> None:
     assert LogitsParams.create(l2_threshold=1).l2_threshold == 1.0
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cpu:1", ""])
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:", "cpu:1", ""])
 def test_a_device_that_cannot_be_is_refused(device: str) -> None:
     assert "expected auto, cpu, cuda or cuda:<index>" in refused(device=device)
 
@@ -60,6 +60,30 @@ def test_names_that_papermill_injected_are_checked_and_the_readers_own_variables
     assert LogitsParams.from_notebook({"In": cells[:2], "passes": 4, "mine": 1}).passes == 4
     with_path = ["# Parameters\npasses = 4\nPAPERMILL_OUTPUT_PATH = 'x'\n"]
     assert LogitsParams.from_notebook({"In": with_path, "passes": 4}).passes == 4
+
+
+def test_where_a_notebook_saves_is_its_own_affair_and_no_parameter() -> None:
+    cells = ["save_to = ''", "# Parameters\npasses = 4\nsave_to = 'x.json'\n"]
+    params = LogitsParams.from_notebook({"In": cells, "passes": 4, "save_to": "x.json"})
+    assert params.passes == 4
+    assert "save_to" not in params.model_dump()
+    assert "save_to: no parameter; a suite keeps its own files (--out)" in refused(save_to="x.json")
+    with pytest.raises(ParamsError, match="save_to: expected the name of a file, got 5"):
+        LogitsParams.from_notebook({"In": cells, "passes": 4, "save_to": 5})
+
+
+@pytest.mark.parametrize("model", PARAMS.values(), ids=PARAMS)
+def test_every_parameter_says_what_it_is(model: type[Params]) -> None:
+    assert [name for name, field in model.model_fields.items() if not field.description] == []
+
+
+def test_what_checks_share_is_said_in_the_same_words() -> None:
+    own = {"dtype"}  # the agents check's is of the KV cache
+    said: dict[str, set[str | None]] = {}
+    for model in PARAMS.values():
+        for name, field in model.model_fields.items():
+            said.setdefault(name, set()).add(field.description)
+    assert {name for name, words in said.items() if len(words) > 1} == own
 
 
 def test_a_cell_that_is_run_again_does_not_take_its_own_result_for_a_path() -> None:

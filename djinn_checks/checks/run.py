@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from djinn_checks.devices import choose_device
 from djinn_checks.errors import CapacityError, ParamsError, SystemUnavailableError
 from djinn_checks.models.open import Model
 from djinn_checks.outcome import Failure, Outcome, Status, judge
@@ -49,7 +50,7 @@ def run_check(
     started_at, started = datetime.now(UTC).isoformat(timespec="seconds"), clock()
     facts: Facts = {"params": params.model_dump(), "started_at": started_at}
     try:
-        device = resolve_device(params.device)
+        device = choose_device(params.device)
         if device.type == "cuda":
             torch.cuda.set_device(device)  # streams, events and pinned memory go with the current device
         facts["environment"] = read_environment(device, params.system)
@@ -65,30 +66,13 @@ def run_check(
     return replace(outcome, timings={**outcome.timings, "total_s": clock() - started})
 
 
-def resolve_device(name: str) -> torch.device:
-    """Return the device of a params' name; "auto" is the first GPU, or else the CPU.
-
-    Raises:
-        SystemUnavailableError: a GPU was asked for by name and is not there.
-    """
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        return torch.device("cuda:0" if count else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise SystemUnavailableError(
-            f"device: {name!r} was asked for, and PyTorch sees {count} GPU(s); use auto or cpu"
-        )
-    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
-
-
 def build_system(
     factory: SystemFactory, params: Any, model: Model, device: torch.device, **options: Any
 ) -> tuple[System, int]:
     """Return the system, planned but not opened, and its budget in bytes.
 
     Args:
-        params: of a check with a `Budget`, with `system` and `model`.
+        params: of a check of a system that streams weights.
         options: passed on to the system.
 
     Raises:

@@ -75,7 +75,7 @@ def find_faults(checks: Collection[str] = (), name: str | None = None) -> list[F
     for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name):
         found: Mapping[str, Any] = entry.load()
         every |= found
-    chosen = [one for one in every.values() if (not checks or one.check in checks) and name in (None, one.name)]
+    chosen = [fault for fault in every.values() if (not checks or fault.check in checks) and name in (None, fault.name)]
     if not chosen:
         asked = " and ".join(
             f"{what} {value!r}" for what, value in (("check", ", ".join(checks)), ("name", name)) if value

@@ -1,4 +1,4 @@
-"""The faults as a check of the checks: one criterion a fault, and one for the false alarms of each clean system."""
+"""The faults as a check of the checks: one criterion per fault, and one for the false alarms of each clean system."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from djinn_checks.checks.run import read_environment, resolve_device
+from djinn_checks.checks.run import read_environment
+from djinn_checks.devices import choose_device
 from djinn_checks.faults.base import find_faults
 from djinn_checks.faults.clean import CLEAN
 from djinn_checks.faults.matrix import FaultResult, Matrix, Progress, fill_matrix
@@ -31,7 +32,7 @@ def check_faults(params: FaultsParams, *, progress: Progress | None = None, at_o
     """
     faults = find_faults(params.of, params.fault or None)
     started_at, started = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-    device = resolve_device(params.device)
+    device = choose_device(params.device)
     matrix = fill_matrix(
         faults,
         device,
@@ -84,7 +85,7 @@ def _clean(name: str, ran: Sequence[Ran], params: FaultsParams) -> Criterion:
     title = f"The {clean.check} check lets a system without a fault be, every time"
     if params.clean_runs == 0:
         return skip(f"{name}_false_alarms", title, unit="runs", reason="no clean run was asked for")
-    wrong, undecided = [one for one in ran if one.caught], [one for one in ran if one.undecided]
+    wrong, undecided = [run for run in ran if run.caught], [run for run in ran if run.undecided]
     open_still = undecided and not wrong
     return judge(
         f"{name}_false_alarms",
@@ -95,7 +96,7 @@ def _clean(name: str, ran: Sequence[Ran], params: FaultsParams) -> Criterion:
         unit="runs",
         evidence=f"{len(ran)} runs: {clean.says}",
         missing=f"{len(undecided)} of {len(ran)} runs have no verdict: {undecided[0].reason}" if open_still else "",
-        failed="; ".join(one.reason for one in wrong[:2]),
+        failed="; ".join(run.reason for run in wrong[:2]),
     )
 
 
@@ -105,10 +106,10 @@ def _summarize(matrix: Matrix) -> str:
     escaped = ", ".join(result.fault.name for result in planted if result.verdict == "MISSED")
     text = f"caught {caught} of {len(planted)} planted faults"
     text += f", escaped: {escaped}" if escaped else ", each by the criterion that was named beforehand"
-    runs = [one for ran in matrix.clean.values() for one in ran]
-    alarms = sum(one.caught for one in runs)
+    runs = [run for ran in matrix.clean.values() for run in ran]
+    alarms = sum(run.caught for run in runs)
     text += f"; {alarms} false alarm{'' if alarms == 1 else 's'} in {len(runs)} clean runs"
-    undecided = sum(one.undecided for one in runs)
+    undecided = sum(run.undecided for run in runs)
     return f"{text}, {undecided} of them without a verdict" if undecided else text
 
 
@@ -126,7 +127,7 @@ def _plain(result: FaultResult, doses: Sequence[Ran]) -> dict[str, Any]:
         "alarms": list(result.alarms),
         "attempts": result.attempts,
         "dose_unit": fault.doses.unit if fault.doses else "",
-        "doses": [{"size": one.task.size, "caught": one.caught, "failed": list(one.failed)} for one in doses],
+        "doses": [{"size": dose.task.size, "caught": dose.caught, "failed": list(dose.failed)} for dose in doses],
     }
 
 
@@ -136,18 +137,18 @@ def _count(name: str, ran: Sequence[Ran]) -> Mapping[str, Any]:
         "check": clean.check,
         "says": clean.says,
         "runs": len(ran),
-        "false_alarms": sum(one.caught for one in ran),
-        "alarms": [one.reason for one in ran if one.caught],
-        "undecided": sum(one.undecided for one in ran),
-        "doubts": [one.reason for one in ran if one.undecided],
+        "false_alarms": sum(run.caught for run in ran),
+        "alarms": [run.reason for run in ran if run.caught],
+        "undecided": sum(run.undecided for run in ran),
+        "doubts": [run.reason for run in ran if run.undecided],
     }
 
 
 def _timings(matrix: Matrix, total_s: float) -> dict[str, Any]:
-    clean = {name: [one.seconds for one in ran] for name, ran in matrix.clean.items()}
+    clean = {name: [run.seconds for run in ran] for name, ran in matrix.clean.items()}
     return {
         "total_s": total_s,
         "faults_s": {result.fault.name: result.seconds for result in matrix.results},
-        "doses_s": {name: sum(one.seconds for one in ran) for name, ran in matrix.doses.items()},
+        "doses_s": {name: sum(run.seconds for run in ran) for name, ran in matrix.doses.items()},
         "clean_s": {name: sum(seconds) / len(seconds) for name, seconds in clean.items()},
     }

@@ -52,7 +52,7 @@ def read_environment(device: torch.device, *, system: str = "") -> dict[str, Any
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in _PACKAGES},
-        "installed": sorted({f"{one.name}=={one.version}" for one in metadata.distributions() if one.name}),
+        "installed": sorted({f"{found.name}=={found.version}" for found in metadata.distributions() if found.name}),
         "source": _own_source(),
         "system": _describe_system(system),
         "cpu": {
@@ -84,7 +84,7 @@ def _describe_system(name: str) -> dict[str, Any] | None:
     """Return where a registered system comes from: its package, and the commit if that runs from a checkout."""
     if name.startswith("djinn-checks "):  # its own server
         return {"name": name, "package": "djinn-checks", "version": _version("djinn-checks"), "source": _own_source()}
-    entry = next((one for one in metadata.entry_points(group=_SYSTEMS) if one.name == name), None)
+    entry = next((point for point in metadata.entry_points(group=_SYSTEMS) if point.name == name), None)
     if entry is None or entry.dist is None:
         return None
     own = entry.dist.name != "djinn-checks" or _version(name) is None

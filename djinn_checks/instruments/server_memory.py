@@ -86,7 +86,7 @@ class MemorySeries:
 
 
 class ServerMemory:
-    """Reads a process's memory 50 times a second in a thread, as a context manager."""
+    """Reads a process's memory 50 times per second in a thread, as a context manager."""
 
     def __init__(self, pid: int, device: torch.device) -> None:
         """Find out how the memory of process `pid` can be read.
@@ -126,13 +126,14 @@ def find_listener(address: str) -> int:
     parts = urlsplit(address)
     here = _addresses_here(parts.hostname or "")
     try:
-        found = [one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+        listening = [tcp for tcp in psutil.net_connections("tcp") if tcp.status == psutil.CONN_LISTEN]
     except psutil.AccessDenied as error:
         raise InstrumentError(f"{address}: the listening processes of this machine cannot be seen ({error})") from error
     pids = [
-        one.pid
-        for one in found
-        if one.laddr and one.laddr.port == parts.port and one.laddr.ip in here and one.pid is not None
+        listener.pid
+        for listener in listening
+        if listener.laddr and listener.laddr.port == parts.port and listener.laddr.ip in here
+        if listener.pid is not None
     ]
     if not pids:
         raise InstrumentError(
@@ -145,10 +146,10 @@ def find_listener(address: str) -> int:
 def _addresses_here(host: str) -> set[str]:
     """Return the addresses of a host that are this machine's own, and those that stand for all of them; or nothing."""
     try:
-        wanted = {str(one[4][0]) for one in socket.getaddrinfo(host, None)}
+        wanted = {str(place[0]) for *_, place in socket.getaddrinfo(host, None)}
     except OSError:
         return set()
-    own = {one.address.partition("%")[0] for several in psutil.net_if_addrs().values() for one in several}
+    own = {known.address.partition("%")[0] for card in psutil.net_if_addrs().values() for known in card}
     return (wanted & own) | {"0.0.0.0", "::"} if wanted & own else set()
 
 
@@ -165,7 +166,7 @@ def _open(pid: int, device: torch.device) -> tuple[str, Callable[[], int]]:
 
 
 def _resident(family: list[psutil.Process]) -> int:
-    return sum(int(one.memory_info().rss) for one in family)
+    return sum(int(process.memory_info().rss) for process in family)
 
 
 def _of_process(handle: object, pid: int) -> int:

@@ -175,7 +175,7 @@ class WeightWitness(TorchFunctionMode):
                 return
 
     def _note(self, parameter: nn.Parameter, *, direct_only: bool) -> None:
-        """Note a use, once a module call; of a weight that was moved or written meanwhile, the later one."""
+        """Note a use, once per module call; of a weight that was moved or written meanwhile, the later one."""
         if parameter.is_meta:
             return
         module, uses = self._running[-1]

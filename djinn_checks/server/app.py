@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -49,11 +49,19 @@ def create_app(
 
     app = FastAPI(title="djinn-checks agent server", lifespan=life, responses=ERRORS)
     app.add_middleware(BodyLimit, most_bytes=MOST_BODY_BYTES)
-    sessions = Sessions(engine)
-    completions = Completions(model, sessions, end_ids=end_ids, session_tokens=session_tokens)
     add_errors(app)
+    sessions = Sessions(engine)
+    app.include_router(route_completions(Completions(model, sessions, end_ids=end_ids, session_tokens=session_tokens)))
+    app.include_router(route_sessions(sessions))
+    app.include_router(route_facts(model, engine, metrics))
+    return app
 
-    @app.post("/v1/completions", response_model=Completion, responses={200: {"content": {"text/event-stream": {}}}})
+
+def route_completions(completions: Completions) -> APIRouter:
+    """Return the route that continues texts, whole or as a stream."""
+    router = APIRouter()
+
+    @router.post("/v1/completions", response_model=Completion, responses={200: {"content": {"text/event-stream": {}}}})
     async def complete(asked: CompletionRequest, request: Request) -> Response:
         if not asked.stream:
             whole = await _unless_gone(request, completions.whole(asked))
@@ -66,23 +74,37 @@ def create_app(
         usage = asked.stream_options is not None and asked.stream_options.include_usage
         return StreamingResponse(_events(first, parts, usage), media_type="text/event-stream")
 
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [{"id": model.name, "object": "model", "owned_by": "djinn-checks"}]}
+    return router
 
-    @app.get("/v1/sessions")
+
+def route_sessions(sessions: Sessions) -> APIRouter:
+    """Return the routes that list sessions, put them to sleep, wake and close them."""
+    router = APIRouter(prefix="/v1/sessions")
+
+    @router.get("")
     async def list_sessions() -> SessionList:
         return SessionList(sessions=await sessions.list())
 
-    @app.post("/v1/sessions/{session_id}/phase")
+    @router.post("/{session_id}/phase")
     async def phase(session_id: SessionId, body: PhaseRequest) -> SessionView:
         return await sessions.phase(session_id, body.phase)
 
-    @app.delete("/v1/sessions/{session_id}")
+    @router.delete("/{session_id}")
     async def close(session_id: SessionId) -> SessionView:
         return await sessions.close(session_id)
 
-    @app.get("/health", response_model=Health)
+    return router
+
+
+def route_facts(model: Model, engine: AgentEngine, metrics: Metrics) -> APIRouter:
+    """Return the routes that say what is served, whether it is well, and what it has counted."""
+    router = APIRouter()
+
+    @router.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [{"id": model.name, "object": "model", "owned_by": "djinn-checks"}]}
+
+    @router.get("/health", response_model=Health)
     async def health() -> Health | Response:
         failure: Exception | None = getattr(engine, "failure", None)
         if failure is not None:
@@ -98,11 +120,11 @@ def create_app(
             decode_recorded=engine.graphs is not None,
         )
 
-    @app.get("/metrics", response_class=Response, responses={200: {"content": {CONTENT_TYPE_LATEST: {}}}})
+    @router.get("/metrics", response_class=Response, responses={200: {"content": {CONTENT_TYPE_LATEST: {}}}})
     async def read_metrics() -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
-    return app
+    return router
 
 
 async def _events(first: Completion, parts: AsyncGenerator[Completion], usage: bool) -> AsyncIterator[str]:
@@ -129,8 +151,8 @@ async def _unless_gone(request: Request, work: Any) -> Any:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() else None
     finally:
-        for one in (task, gone):
-            one.cancel()
+        task.cancel()
+        gone.cancel()
         await asyncio.gather(task, gone, return_exceptions=True)
 
 

@@ -6,13 +6,12 @@ import logging
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import uvicorn
 
+from djinn_checks.devices import choose_device, choose_dtype
 from djinn_checks.engine.agent_engine import AgentEngine
 from djinn_checks.engine.decode_graphs import record_decode
 from djinn_checks.engine.kv_cache import probe_shape
@@ -21,6 +20,7 @@ from djinn_checks.errors import ParamsError
 from djinn_checks.models.open import Model, open_model
 from djinn_checks.server.app import create_app
 from djinn_checks.server.metrics import Metrics
+from djinn_checks.server.options import ServeOptions
 from djinn_checks.units import GB
 
 MakeStore = Callable[..., KvStore]
@@ -33,50 +33,22 @@ _GRACE_S = 20
 """How long running requests may take to end when the server is told to."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServeOptions:
-    """How to serve a model to agents."""
-
-    model: str = "smollm2"
-    dtype: str | None = None
-    """None: float16, on a CPU float32."""
-    device: str = "auto"
-    """auto (the first GPU, else the CPU), cpu, cuda or cuda:<index>."""
-    host: str = "127.0.0.1"
-    port: int = 5556
-    """0: a free one."""
-    kv_device_gb: float = 1.0
-    """Most KV on the device, GB."""
-    host_swap_pool_gb: float = 1.0
-    """Most sleeping KV in host memory, GB; pinned at the start."""
-    spill_folder: Path | None = None
-    """Where sleeping KV goes that does not fit the pool; None: it stays, or is refused."""
-    idle_s: float = 1.0
-    """Seconds without a request after which a session leaves the device."""
-    ttl_s: float = 3600.0
-    """Seconds without a request after which a session is closed."""
-    session_tokens: int = 4096
-    """Most tokens of a session."""
-    max_sessions: int = 256
-    seed: int = 0
-    recording: bool = True
-    """Decode by recorded CUDA graphs, where there is a GPU and the model allows it."""
-
-
 def serve(options: ServeOptions, *, make_store: MakeStore = KvStore, say: Callable[[str], None] = print) -> None:
     """Serve until told to stop. Says "serving <model> at <address>" when it listens.
 
     Raises:
         ModelError: the model cannot be had.
         EngineError: the host pool cannot be had.
-        ParamsError: the address cannot be listened at.
+        ParamsError: the address cannot be listened at, or a device or data type has no such name.
+        SystemUnavailableError: a GPU was asked for by name and is not there.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     sys.setswitchinterval(_SWITCH_S)
     listening = _listen(options)
-    device = _device(options.device)
-    dtype = getattr(torch, options.dtype or ("float32" if device.type == "cpu" else "float16"))
-    model = open_model(options.model, dtype=dtype, device=device, seed=options.seed)
+    device = choose_device(options.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    model = open_model(options.model, dtype=choose_dtype(options.dtype, device), device=device, seed=options.seed)
     module: Any = model.resident(device)
     end_ids, metrics = end_tokens(model, module), Metrics()
     shape = probe_shape(module, device)
@@ -124,18 +96,7 @@ def end_tokens(model: Model, module: Any) -> frozenset[int]:
         return frozenset()
     configured = getattr(module.generation_config, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(one for one in (*ids, model.tokenizer.eos_token_id) if one is not None)
-
-
-def _device(name: str) -> torch.device:
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    device = torch.device(name if name != "auto" else "cuda" if count else "cpu")
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ParamsError(f"--device {name}: PyTorch sees {count} GPU(s); use auto or cpu")
-    if device.type == "cuda":
-        device = torch.device("cuda", device.index or 0)
-        torch.cuda.set_device(device)
-    return device
+    return frozenset(token for token in (*ids, model.tokenizer.eos_token_id) if token is not None)
 
 
 def _listen(options: ServeOptions) -> socket.socket:

@@ -155,7 +155,7 @@ def settle(job: Job, scratch: Path, end: End, started: str) -> Outcome:
     except OutcomeError as error:
         return settle_error(job, _cause(scratch, end, error), started)
     if end.code == 0 and outcome.check == job.check:
-        return replace(outcome, params={**outcome.params, "save_to": ""})  # the scratch folder says nothing to anyone
+        return outcome
     cause = _cause(scratch, end, OutcomeError(f"the outcome is of check {outcome.check!r}"))
     kept = {name: getattr(outcome, name) for name in ("criteria", "measurements", "environment", "timings")}
     return replace(settle_error(job, cause, started), **kept)

@@ -25,6 +25,8 @@ from djinn_checks.suite.folder import render_fault_notes, set_aside, write_index
 from djinn_checks.suite.params_folder import Limits
 from djinn_checks.suite.storage import add_provenance, clear, keep
 
+_OLD_ROUTE = "save_to"
+"""Outcomes once told among their params where they were saved, which says nothing about the run."""
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -126,15 +128,15 @@ def _hold_signals() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():  # signals come to the main thread alone
         yield held
         return
-    found = {one: signal.getsignal(one) for one in _STOPS}
-    before = {one: handler for one, handler in found.items() if handler is not signal.SIG_IGN}
-    for one in before:
-        signal.signal(one, lambda number, frame: held.append(number))
+    found = {ending: signal.getsignal(ending) for ending in _STOPS}
+    before = {ending: handler for ending, handler in found.items() if handler is not signal.SIG_IGN}
+    for ending in before:
+        signal.signal(ending, lambda number, frame: held.append(number))
     try:
         yield held
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler or signal.SIG_DFL)
+        for ending, handler in before.items():
+            signal.signal(ending, handler or signal.SIG_DFL)
 
 
 def find_result(job: Job, out: Path) -> Result | None:
@@ -144,7 +146,8 @@ def find_result(job: Job, out: Path) -> Result | None:
         outcome = Outcome.load(file)
     except OutcomeError:
         return None
-    if outcome.status is Status.ERROR or dict(outcome.params) != job.resolved | {"save_to": ""}:
+    params = {name: value for name, value in outcome.params.items() if name != _OLD_ROUTE}
+    if outcome.status is Status.ERROR or params != job.resolved:
         return None
     html = out / f"{job.name}.html"
     return Result(

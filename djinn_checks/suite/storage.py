@@ -24,9 +24,10 @@ from djinn_checks.suite.folder import read_outcomes, render_report
 _ENDINGS = ("outcome.json", "html", "ipynb", "params.yaml", "log")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _PROBE = """
-import json, torch
+import json
+from djinn_checks.devices import choose_device
 from djinn_checks.instruments.environment import read_environment
-print(json.dumps(read_environment(torch.device("cuda:0" if torch.cuda.is_available() else "cpu"))))
+print(json.dumps(read_environment(choose_device("auto"))))
 """
 _PROBE_TIMEOUT_S = 60.0
 

@@ -59,7 +59,7 @@ def test_a_clean_system_gives_no_alarm(name: str) -> None:
 
 def test_a_full_link_is_passed_whatever_its_noise() -> None:
     outcomes = [pcie.judge_evidence(lambda: make_noisy_evidence(seed))(CPU) for seed in range(30)]  # noqa: B023
-    assert {one.status for one in outcomes} == {Status.PASS}
+    assert {found.status for found in outcomes} == {Status.PASS}
 
 
 @pytest.mark.parametrize(
@@ -77,10 +77,10 @@ def test_a_clean_run_is_accused_or_left_undecided_or_let_be(
 ) -> None:
     rows = {"counters": counters, "streams": streams}
     made = [replace(judge(name, "", 1, "==", 1, unit="", evidence=""), status=status) for name, status in rows.items()]
-    one = CleanRun(check="pcie", says="", run=lambda *_: None, undecidable=lambda device: frozenset({"counters"}))  # type: ignore[arg-type,return-value]
+    clean = CleanRun(check="pcie", says="", run=lambda *_: None, undecidable=lambda device: frozenset({"counters"}))  # type: ignore[arg-type,return-value]
     found = Outcome(check="pcie", status=Status.PASS, summary="", criteria=tuple(made))
-    assert tuple(text.partition(":")[0] for text in one.alarms(found, CPU)) == alarms
-    assert tuple(text.partition(":")[0] for text in one.doubts(found, CPU)) == doubts
+    assert tuple(text.partition(":")[0] for text in clean.alarms(found, CPU)) == alarms
+    assert tuple(text.partition(":")[0] for text in clean.doubts(found, CPU)) == doubts
 
 
 def test_a_slow_link_that_is_waited_for_gives_no_alarm() -> None:
@@ -114,7 +114,7 @@ def test_every_fault_says_what_it_breaks_and_what_it_stands_for() -> None:
 def test_smaller_doses_show_what_each_criterion_still_sees_and_none_of_them_has_to_be_caught() -> None:
     fault = ALL["claims_two_percent_more"]
     matrix = fill_matrix([fault], CPU, clean_runs=0, doses=True, at_once=0)
-    assert [(one.task.size, one.caught) for one in matrix.doses[fault.name]] == [
+    assert [(dose.task.size, dose.caught) for dose in matrix.doses[fault.name]] == [
         (0.015, True), (0.011, True), (0.009, False), (0.005, False),
     ]  # fmt: skip
     assert matrix.results[0].verdict == "caught"
@@ -123,16 +123,16 @@ def test_smaller_doses_show_what_each_criterion_still_sees_and_none_of_them_has_
 def test_faulty_servers_are_caught_in_processes_of_their_own_and_a_clean_one_is_let_be() -> None:
     chosen = [*SERVERS, ALL["gpu_no_overlap"]]
     matrix = fill_matrix(chosen, CPU, clean_runs=1, doses=False, at_once=3)
-    verdicts = {one.fault.name: (one.verdict, one.reason) for one in matrix.results}
+    verdicts = {result.fault.name: (result.verdict, result.reason) for result in matrix.results}
     assert verdicts.pop("gpu_no_overlap")[0] == "not applicable"
     assert {verdict for verdict, _ in verdicts.values()} == {"caught"}, verdicts
-    assert [one.reason for ran in matrix.clean.values() for one in ran] == ["", "", ""]
+    assert [run.reason for ran in matrix.clean.values() for run in ran] == ["", "", ""]
 
 
 def test_doses_keep_their_order_whichever_ends_first() -> None:
     fault = ALL["sampler_dies"]
     matrix = fill_matrix([fault], CPU, clean_runs=0, doses=True, at_once=2)
-    assert [one.task.size for one in matrix.doses[fault.name]] == [0.1, 0.02, 0.005]
+    assert [dose.task.size for dose in matrix.doses[fault.name]] == [0.1, 0.02, 0.005]
 
 
 def outcome(status: Status) -> Outcome:
@@ -225,7 +225,7 @@ def check_with_clean_runs(monkeypatch: pytest.MonkeyPatch, status: Status) -> Ou
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    "fault", [one for one in ALL.values() if one.applies(torch.device("cuda"))], ids=lambda fault: fault.name
+    "fault", [fault for fault in ALL.values() if fault.applies(torch.device("cuda"))], ids=lambda fault: fault.name
 )
 def test_a_planted_fault_is_caught_on_a_gpu(fault: Fault) -> None:
     (result,) = plant([fault], torch.device("cuda", 0))

@@ -13,7 +13,7 @@ from djinn_checks.instruments.preflight import PreflightRow, look_around
 
 
 def row(rows: list[PreflightRow], name: str) -> PreflightRow:
-    return next(one for one in rows if one.name.startswith(name))
+    return next(row for row in rows if row.name.startswith(name))
 
 
 def test_without_a_driver_the_gpu_is_missing_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

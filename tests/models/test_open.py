@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,46 +9,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import (
-    AutoModelForCausalLM,
-    BloomConfig,
-    FalconConfig,
-    Gemma3TextConfig,
-    MixtralConfig,
-    PretrainedConfig,
-)
+from transformers import AutoModelForCausalLM
 
 from djinn_checks.errors import ModelCorruptError, ModelError, ModelNotFoundError
 from djinn_checks.models import random_weights
-from djinn_checks.models.open import Model, open_model
 from djinn_checks.models.random_weights import random_tensor
-from tests.engine.test_hooks import CONFIGS
-
-CPU = torch.device("cpu")
-ALL_CONFIGS: dict[str, PretrainedConfig] = {
-    **CONFIGS,
-    "bloom": BloomConfig(vocab_size=300, hidden_size=64, n_layer=3, n_head=4),
-    "gemma3": Gemma3TextConfig(
-        vocab_size=300, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=16,
-    ),
-    "falcon": FalconConfig(vocab_size=300, hidden_size=64, num_hidden_layers=3, num_attention_heads=4),
-    "mixtral": MixtralConfig(
-        vocab_size=300, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, num_local_experts=4,
-    ),
-}  # fmt: skip
-
-
-def opened(spec: str, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Model:
-    return open_model(spec, dtype=dtype, device=CPU, **kwargs)
-
-
-def save_folder(name: str, folder: Path, **kwargs: Any) -> Any:
-    torch.manual_seed(3)
-    module = AutoModelForCausalLM.from_config(copy.deepcopy(ALL_CONFIGS[name])).eval()
-    module.save_pretrained(folder, **kwargs)
-    return module
+from tests.models.folders import ALL_CONFIGS, CPU, opened, save_folder
 
 
 @torch.no_grad()

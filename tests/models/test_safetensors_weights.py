@@ -14,7 +14,7 @@ from torch import Tensor
 
 from djinn_checks.errors import ModelCorruptError, ModelError, ModelNotFoundError
 from djinn_checks.models import checkpoint
-from tests.models.test_open import CPU, opened, save_folder
+from tests.models.folders import CPU, opened, save_folder
 
 UP_PROJ = "model.layers.0.mlp.up_proj.weight"
 

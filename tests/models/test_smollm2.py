@@ -17,7 +17,7 @@ from transformers import LlamaConfig
 from djinn_checks.errors import ModelCorruptError, ModelError, ModelNotFoundError
 from djinn_checks.models import smollm2
 from djinn_checks.models.open import Model
-from tests.models.test_open import CPU, opened
+from tests.models.folders import CPU, opened
 
 SHIPPED = json.loads((resources.files("djinn_checks.models") / "shapes" / "smollm2-135m.json").read_text())
 

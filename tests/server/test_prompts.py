@@ -8,49 +8,26 @@ import time
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import normalizers, pre_tokenizers
 
 from djinn_checks.errors import RequestError
-from djinn_checks.models.open import Model, open_model
+from djinn_checks.models.open import Model
 from djinn_checks.server.prompts import Prompts
 from djinn_checks.server.text_bound import TextBound, text_bound
-from tests.server.fake_engine import CPU, tiny
+from tests.server.fake_engine import tiny
+from tests.server.tokenizers import LLAMA_LIKE, SMOLLM2, bytes_or_pairs
 
-SMOLLM2 = open_model("smollm2", dtype=torch.float32, device=CPU)
 VOCABULARY = SMOLLM2.tokenizer.get_vocab()  # type: ignore[union-attr]
-LONGEST = [SMOLLM2.decode([VOCABULARY[one]]) or "" for one in sorted(VOCABULARY, key=len)[-40:]]
+LONGEST = [SMOLLM2.decode([VOCABULARY[piece]]) or "" for piece in sorted(VOCABULARY, key=len)[-40:]]
 
 
 def read(model: Model, prompt: str | list[int], max_tokens: int, session_tokens: int = 200) -> tuple[int, ...]:
     return asyncio.run(Prompts(model, session_tokens=session_tokens).read(prompt, max_tokens))
 
 
-def bytes_or_pairs(**parts: Any) -> PreTrainedTokenizerFast:
-    """A tokenizer in the manner of Llama 2: byte pairs over a whole text, bytes for what has no token."""
-    names = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "h", "e", "l", "o", "▁h", "el", "▁hel"]
-    merges = [("▁", "h"), ("e", "l"), ("▁h", "el")]
-    model = models.BPE(
-        {name: number for number, name in enumerate(names)}, merges, unk_token="<unk>", fuse_unk=True,
-        byte_fallback=parts.get("byte_fallback", True),
-    )  # fmt: skip
-    made = Tokenizer(model)
-    made.normalizer = parts.get(
-        "normalizer", normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    )
-    if "pre_tokenizer" in parts:
-        made.pre_tokenizer = parts["pre_tokenizer"]
-    made.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=made)
-
-
-LLAMA_LIKE = bytes_or_pairs()
-BOUNDS = [(one, text_bound(one)) for one in (SMOLLM2.tokenizer, LLAMA_LIKE)]
+BOUNDS = [(tokenizer, text_bound(tokenizer)) for tokenizer in (SMOLLM2.tokenizer, LLAMA_LIKE)]
 
 
 @settings(max_examples=300)

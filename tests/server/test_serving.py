@@ -51,7 +51,8 @@ def wait_for(is_so: Callable[[], bool], what: str) -> None:
 def test_it_listens_before_it_says_so() -> None:
     script = """
 import os, signal, socket
-from djinn_checks.server.serve import ServeOptions, serve
+from djinn_checks.server.options import ServeOptions
+from djinn_checks.server.serve import serve
 
 def say(text):
     host, port = text.rpartition("http://")[2].split(":")

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from djinn_checks.server.text import Decode, TextStream
-from tests.server.test_prompts import LLAMA_LIKE, SMOLLM2
+from tests.server.tokenizers import LLAMA_LIKE, SMOLLM2
 
 _PIECES = st.sampled_from(
     [

@@ -17,8 +17,7 @@ import pytest
 from djinn_checks.cli import main
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.suite.runner import Result
-from tests.suite.test_params_folder import finished
-from tests.suite.test_runner import SAVE, alive, run, write_params
+from tests.suite.runs import SAVE, alive, finished, run, write_params
 
 TINY = "model: random:tiny\nbudget_fraction: 0.5\nprompts: 2\ndecode_tokens: 2\ndevice: cpu\n"
 ENDLESS = TINY + "passes: 1000000\n"
@@ -144,8 +143,8 @@ def start(suite: Path, out: Path, *options: str) -> tuple[subprocess.Popen[bytes
 
 def hear_signals() -> None:
     """Undo what a shell's `&` and nohup do to all that they start, these tests among it: signals are ignored there."""
-    for one in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(one, signal.SIG_DFL)
+    for ending in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(ending, signal.SIG_DFL)
 
 
 def assert_ended(process: subprocess.Popen[bytes], started: list[psutil.Process], out: Path) -> None:

@@ -10,24 +10,11 @@ import pytest
 
 from djinn_checks.cli import exit_code, main
 from djinn_checks.errors import ParamsError, RunnerError
-from djinn_checks.outcome import Failure, Outcome, Status
+from djinn_checks.outcome import Outcome, Status
 from djinn_checks.suite.folder import set_aside, write_index
 from djinn_checks.suite.params_folder import Limits, read_limits, read_suite
 from djinn_checks.suite.runner import run_suite
-from tests.suite.test_runner import write_params
-
-
-def finished(tmp_path: Path, **statuses: Status) -> tuple[Path, Path]:
-    """Return a suite of one check for each status, and a folder in which they have come out so."""
-    suite, out = tmp_path / "suite", tmp_path / "out"
-    for name, status in statuses.items():
-        write_params(suite, "seed: 1\n", f"logits-{name}.yaml")
-        params = read_suite(suite, [f"logits-{name}"])[0].resolved
-        failure = Failure(type="X", message="y") if status is Status.ERROR else None
-        outcome = Outcome(check="logits", status=status, summary=name, params=params, failure=failure)
-        outcome.save(out / f"logits-{name}.outcome.json")
-        (out / f"logits-{name}.html").write_text("page")
-    return suite, out
+from tests.suite.runs import finished, write_params
 
 
 @pytest.mark.parametrize(

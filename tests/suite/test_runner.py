@@ -8,8 +8,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import nbformat
-import psutil
 import pytest
 
 from djinn_checks.cli import main
@@ -17,43 +15,10 @@ from djinn_checks.errors import ParamsError, RunnerError
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.suite import folder as folders
 from djinn_checks.suite import storage as evidence
-from djinn_checks.suite.execution import Job
 from djinn_checks.suite.folder import render_folder
 from djinn_checks.suite.params_folder import Limits, read_suite
-from djinn_checks.suite.runner import Result, find_result, run_job, run_suite
-
-WRITE = """
-import os
-from pathlib import Path
-from djinn_checks.outcome import Outcome, Status
-Path({pid!r}).write_text(str(os.getpid()))
-outcome = Outcome(check="logits", status=Status.PASS, summary="fine")
-"""
-SAVE = "outcome.save(save_to)"
-TRACE = Path(__file__).parents[1] / "data" / "traces" / "ring.csv.gz"
-
-
-def run(
-    tmp_path: Path, *cells: str, timeout_s: float = 60.0, cell_timeout_s: int | None = None, out: Path | None = None
-) -> Result:
-    first = nbformat.v4.new_code_cell("save_to = ''\n", metadata={"tags": ["parameters"]})
-    prepare = nbformat.v4.new_code_cell(WRITE.format(pid=str(tmp_path / "pid")))
-    code = [nbformat.v4.new_code_cell(cell) for cell in cells]
-    notebook = nbformat.v4.new_notebook(cells=[first, prepare, *code])
-    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    path = tmp_path / "logits.ipynb"
-    nbformat.write(notebook, path)
-    job = Job(name="logits", check="logits", params_file=tmp_path / "logits.yaml", notebook=path, values={})
-    result = run_job(job, out or tmp_path / "out", timeout_s=timeout_s, cell_timeout_s=cell_timeout_s)
-    assert not alive(int((tmp_path / "pid").read_text())), "the kernel outlived its run"
-    return result
-
-
-def alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+from djinn_checks.suite.runner import Result, find_result, run_suite
+from tests.suite.runs import SAVE, TRACE, run, write_params
 
 
 def files(result: Result) -> set[str]:
@@ -102,11 +67,14 @@ def test_resume_runs_only_what_is_missing_was_an_error_or_has_other_params(tmp_p
     out = tmp_path / "out"
     (first,) = run_suite(read_suite(tmp_path), out)
     assert first.outcome.status is Status.PASS
+    assert "save_to" not in first.outcome.params
     made = first.outcome_file.stat().st_mtime_ns
     (again,) = run_suite(read_suite(tmp_path), out, resume=True)
     assert again.outcome == first.outcome
     assert first.outcome_file.stat().st_mtime_ns == made
     assert again.html_file == first.html_file
+    replace(first.outcome, params={**first.outcome.params, "save_to": ""}).save(first.outcome_file)
+    assert find_result(read_suite(tmp_path)[0], out), "as outcomes once said"
     (tmp_path / "pcie.yaml").write_text(f"trace: {TRACE}\ndevice: cpu\nwindow_ms: 25.0\n")
     assert find_result(read_suite(tmp_path)[0], out) is None
     replace(first.outcome, status=Status.ERROR).save(first.outcome_file)
@@ -208,12 +176,6 @@ def test_an_outcome_of_an_earlier_run_is_never_taken_for_this_one(tmp_path: Path
     assert "old" not in result.outcome_file.read_text()
 
 
-def write_params(folder: Path, text: str, name: str = "logits.yaml") -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / name).write_text(text)
-    return folder
-
-
 def test_params_are_refused_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     suite = write_params(tmp_path / "suite", "passes: 4\nbudget_fracton: 0.5\n")
     assert main(["run", str(suite), "--out", str(tmp_path / "out")]) == 2
@@ -229,6 +191,7 @@ def test_params_are_refused_before_anything_runs(tmp_path: Path, capsys: pytest.
         ("passes: [", "cannot be read as YAML"),
         ("- 1", "expected `name: value` lines, got list"),
         ("passes: 1e1", "text"),
+        ("save_to: x.json", "save_to: no parameter; a suite keeps its own files"),
     ],
 )
 def test_a_params_file_that_is_no_mapping_of_values_is_refused(tmp_path: Path, text: str, expected: str) -> None:

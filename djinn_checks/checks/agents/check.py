@@ -29,6 +29,7 @@ from djinn_checks.checks.agents.scripts import write_script
 from djinn_checks.checks.agents.server_process import OWN_SERVER, ServerProcess
 from djinn_checks.checks.agents.sleeper import SleeperRun, run_sleeper
 from djinn_checks.checks.run import Clock, Facts, run_check
+from djinn_checks.devices import choose_dtype
 from djinn_checks.errors import AgentLostError, InstrumentError
 from djinn_checks.instruments.server_memory import MemorySeries, ServerMemory, find_listener
 from djinn_checks.models.open import Model, open_model
@@ -80,7 +81,7 @@ def _run(
     report: Progress,
     facts: Facts,
 ) -> Outcome:
-    kv_dtype = _kv_dtype(params, device)
+    kv_dtype = choose_dtype(params.dtype, device)
     compute = torch.float32 if device.type == "cpu" else kv_dtype
     model = open_model(params.model, dtype=compute, device=device, seed=params.seed)
     started = clock()
@@ -218,12 +219,6 @@ def _await(work: Coroutine[Any, Any, _T]) -> _T:
     """Run a coroutine in a thread of its own: a notebook's thread has an event loop already."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, work).result()
-
-
-def _kv_dtype(params: AgentsParams, device: torch.device) -> torch.dtype:
-    name = params.dtype or ("float32" if device.type == "cpu" else "float16")
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
 
 
 def _no_progress(stage: str) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from djinn_checks.checks.agents.client import AgentClient, Reply
-from djinn_checks.checks.agents.scripts import AgentScript
+from djinn_checks.checks.agents.scripts import AgentScript, session_of
 from djinn_checks.checks.agents.sleeper import SETTLE_S, extend
 from djinn_checks.errors import InstrumentError
 from djinn_checks.models.open import Model
@@ -83,10 +83,10 @@ class _Crowd:
         try:
             for follow_up in (*script.follow_ups, ()):
                 if replies:
-                    await self.client.sleep(f"agent-{number}")
+                    await self.client.sleep(session_of(number))
                     await asyncio.sleep(chance.uniform(*self.think_s))
-                    await self.client.wake(f"agent-{number}")
-                replies.append(await self.client.turn(f"agent-{number}", prompt, self.new_tokens))
+                    await self.client.wake(session_of(number))
+                replies.append(await self.client.turn(session_of(number), prompt, self.new_tokens))
                 prompt = extend(self.model, prompt, replies[-1], follow_up)
         except InstrumentError as error:
             self.errors.append(f"agent {number}: {error}")
@@ -174,12 +174,12 @@ async def _leave(client: AgentClient, crowd: _Crowd, count: int) -> tuple[int | 
     swaps: list[int] = []
     restores: list[int] = []
     for number in range(count):
-        record = await client.record(f"agent-{number}")
+        record = await client.record(session_of(number))
         if record is not None and record.swaps is not None and record.restores is not None:
             swaps.append(record.swaps)
             restores.append(record.restores)
         try:
-            await client.close(f"agent-{number}")
+            await client.close(session_of(number))
         except InstrumentError as error:
             crowd.errors.append(f"agent {number} could not be closed: {error}")
     return (sum(swaps), sum(restores)) if swaps else (None, None)

@@ -9,7 +9,7 @@ import numpy as np
 from djinn_checks.checks.agents.client import Reply
 from djinn_checks.checks.agents.crowd import CrowdRun
 from djinn_checks.checks.agents.evidence import AgentsEvidence, differing_tokens
-from djinn_checks.checks.agents.scripts import says_code_word
+from djinn_checks.checks.agents.scripts import SESSION_PREFIX, says_code_word, session_of
 from djinn_checks.checks.agents.sleeper import SETTLE_S
 from djinn_checks.outcome import Criterion, judge, skip
 from djinn_checks.units import GB, MB, format_bytes, format_seconds
@@ -104,7 +104,7 @@ def _held(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
 
 
 def _count_agents(states: dict[str, str], among: Sequence[str] | None = None) -> int:
-    return sum(name.startswith("agent-") and (among is None or state in among) for name, state in states.items())
+    return sum(name.startswith(SESSION_PREFIX) and (among is None or state in among) for name, state in states.items())
 
 
 def _swapped(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
@@ -186,7 +186,7 @@ def _never_while_decoding(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterio
         for number, replies in enumerate(crowd.replies):
             if any(one.token_at_s[0] < sample.asked_s and sample.answered_s < one.end_s for one in replies):
                 looked += 1
-                wrong += sample.states.get(f"agent-{number}", "SWAPPED") in _OFF_DEVICE
+                wrong += sample.states.get(session_of(number), "SWAPPED") in _OFF_DEVICE
     return judge(
         "decoding_stays",
         "No session left the device while it was decoding",

@@ -18,6 +18,14 @@ _SYLLABLES = ("ba", "ce", "di", "fo", "gu", "ka", "le", "mi", "no", "pu", "ra", 
 _FOLLOW_UP = "\n\nAnd what comes after that? "
 _FOLLOW_UP_TOKENS = 8
 
+SESSION_PREFIX = "agent-"
+"""With it the session ids of agents begin that come many at a time."""
+
+
+def session_of(number: int) -> str:
+    """Return the id of the session that agent `number` holds."""
+    return f"{SESSION_PREFIX}{number}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class AgentScript:

@@ -21,6 +21,7 @@ from djinn_checks.checks.logits.prompt_run import Prompt
 from djinn_checks.checks.logits.spool import LogitSpool
 from djinn_checks.checks.prompts import select_prompts
 from djinn_checks.checks.run import Clock, Facts, SystemFactory, build_system, release_memory, run_check
+from djinn_checks.devices import choose_dtype
 from djinn_checks.errors import ParamsError
 from djinn_checks.models.open import Model, open_model
 from djinn_checks.outcome import Outcome, settle
@@ -61,7 +62,7 @@ def check_logits(
 def _run(
     params: LogitsParams, factory: SystemFactory, device: torch.device, clock: Clock, report: Progress, facts: Facts
 ) -> Outcome:
-    model = open_model(params.model, dtype=getattr(torch, params.dtype), device=device, seed=params.seed)
+    model = open_model(params.model, dtype=choose_dtype(params.dtype, device), device=device, seed=params.seed)
     system, budget_bytes = build_system(factory, params, model, device)
     prompts = _encode(params, model, device)
     with tempfile.TemporaryDirectory(prefix="djinn-checks-") as folder:

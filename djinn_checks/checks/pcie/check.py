@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,6 +25,7 @@ from djinn_checks.checks.pcie.evidence import HOST_MEMORY, PCIE, LinkFacts, Pcie
 from djinn_checks.checks.pcie.measurements import gather_pcie, summarize_pcie
 from djinn_checks.checks.pcie.replay import replay_trace
 from djinn_checks.checks.run import Clock, Facts, SystemFactory, build_system, release_memory, run_check
+from djinn_checks.devices import choose_dtype
 from djinn_checks.errors import InstrumentError, ParamsError, SystemUnavailableError
 from djinn_checks.instruments.counters import CounterSampler, CounterSeries, save_trace
 from djinn_checks.instruments.link_ceiling import calibrate, measure_ceiling, sweep_chunks
@@ -44,18 +46,21 @@ def check_pcie(
     system_factory: SystemFactory | None = None,
     clock: Clock = time.monotonic,
     progress: Progress | None = None,
+    save_to: str | os.PathLike[str] = "",
 ) -> Outcome:
     """Decide whether a system keeps the link to the device full while it streams a model.
 
     Without a GPU the same code drives a link between two places in host memory, says so, and is
     INCONCLUSIVE about PCIe. What goes wrong after the parameters were accepted is settled as `run_check`
-    says. With `save_to`, the counters' readings are kept beside it as `<name>.samples.csv.gz`.
+    says.
 
     Args:
         params: what to run, or which trace to judge in place of a run.
         system_factory: makes the system in place of the one registered under `params.system`.
         clock: gives seconds; for the timings only.
         progress: called with (stage, done, total) in seconds.
+        save_to: where the caller saves the outcome; the counters' readings are kept beside it, as
+            `<name>.samples.csv.gz`. Empty: they are not kept.
 
     Raises:
         ParamsError: the system is not registered, the budget cannot hold what it needs or holds the whole
@@ -67,13 +72,20 @@ def check_pcie(
         if params.trace:
             return conclude(replay_trace(params), facts)
         with reproducible_attention():
-            return _run(params, factory, device, facts, progress or _no_progress)
+            return _run(params, factory, device, facts, progress or _no_progress, save_to)
 
     return run_check("pcie", params, work, clock=clock)
 
 
-def _run(params: PcieParams, factory: SystemFactory, device: torch.device, facts: Facts, report: Progress) -> Outcome:
-    model = open_model(params.model, dtype=getattr(torch, params.dtype), device=device, seed=params.seed)
+def _run(
+    params: PcieParams,
+    factory: SystemFactory,
+    device: torch.device,
+    facts: Facts,
+    report: Progress,
+    save_to: str | os.PathLike[str],
+) -> Outcome:
+    model = open_model(params.model, dtype=choose_dtype(params.dtype, device), device=device, seed=params.seed)
     system, budget_bytes = _plan(params, factory, model, device)
     measure = _measure_on_gpu if device.type == "cuda" else _measure_on_host
     try:
@@ -83,6 +95,8 @@ def _run(params: PcieParams, factory: SystemFactory, device: torch.device, facts
         if params.vram_limit_gb is None:
             raise
         return _out_of_memory(params, params.vram_limit_gb, error, facts)
+    if evidence.series is not None and save_to:
+        save_trace(evidence.series, samples_path(save_to))
     return conclude(replace(evidence, weight_bytes=model.weight_bytes, budget_bytes=budget_bytes), facts)
 
 
@@ -123,8 +137,6 @@ def _measure_on_gpu(params: PcieParams, system: System, device: torch.device, re
         release_memory(device)
         after = measure_ceiling(device)
         series = sampler.read()
-    if series is not None and params.save_to:
-        save_trace(series, samples_path(params.save_to))
     link = LinkFacts(
         subject=PCIE,
         ceiling_bytes_per_s=max(before.bytes_per_s, after.bytes_per_s),
@@ -174,7 +186,7 @@ def _look_around(system: System, uuid: str | None) -> tuple[PreflightRow, ...]:
     return tuple(look_around(uuid, device_bytes=system.budget_bytes if uuid else None, pinned_bytes=pinned))
 
 
-def samples_path(save_to: str) -> Path:
+def samples_path(save_to: str | os.PathLike[str]) -> Path:
     """Return where the counters' readings go that belong to the outcome `save_to`."""
     path = Path(save_to)
     return path.with_name(f"{path.stem}.samples.csv.gz")

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from djinn_checks.checks.agents.scripts import SESSION_PREFIX
 from djinn_checks.digest import digest_rows
 from djinn_checks.engine.agent_engine import AgentEngine
 from djinn_checks.engine.host_memory import HostArena
@@ -119,7 +120,7 @@ class _KeepsCrowd(_Keeps):
     """Does right by a session that comes alone, and keeps those that come many at a time."""
 
     def move_out(self, block: KvBlock, parked: Parked) -> Wait:
-        if parked.session_id.startswith("agent-"):
+        if parked.session_id.startswith(SESSION_PREFIX):
             return super().move_out(block, parked)
         return KvStore.move_out(self, block, parked)
 

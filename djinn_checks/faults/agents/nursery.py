@@ -76,7 +76,7 @@ class Nursery:
 
         Args:
             defect: "module:function"; the function takes a dose and returns a `Defect`.
-            options: of `djinn_checks.server.serve.ServeOptions`.
+            options: of `ServeOptions`.
 
         Raises:
             SystemUnavailableError: it ended, or did not listen in time.
@@ -195,13 +195,14 @@ def _become(order: _Order, folder: Path) -> None:
 def _serve(order: _Order, say: Callable[[str], None]) -> None:
     from djinn_checks.engine import agent_engine
     from djinn_checks.server import serve
+    from djinn_checks.server.options import ServeOptions
 
     module, _, name = order.defect.partition(":")
     defect: Defect = getattr(importlib.import_module(module), name)(order.dose)
     # In this process alone, and before any of them is made.
     vars(agent_engine)["SessionMoves"] = defect.moves
     vars(serve)["AgentEngine"] = defect.engine
-    serve.serve(serve.ServeOptions(**order.options), make_store=defect.store, say=say)
+    serve.serve(ServeOptions(**order.options), make_store=defect.store, say=say)
 
 
 def _tell(file: Path, what: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -24,7 +25,6 @@ from djinn_checks.faults.logits.copies import (
 )
 from djinn_checks.faults.streaming import (
     HooksDoNothing,
-    Spoil,
     UnawaitedLink,
     open_slow_link,
     spoil_copies,
@@ -43,7 +43,7 @@ Factory = Callable[..., System]
 
 
 def run_logits(factory: Factory, *, tied: bool = False, dtype: Dtype = "float32") -> Callable[[torch.device], Outcome]:
-    """Return a function that runs the logits check on a tiny model, seconds a run."""
+    """Return a function that runs the logits check on a tiny model, which takes seconds."""
 
     def run(device: torch.device) -> Outcome:
         with tempfile.TemporaryDirectory() as folder:
@@ -68,92 +68,201 @@ def _tied_shape(folder: Path) -> str:
     return f"random:{path}"
 
 
-def _copies(make: Callable[[float], Callable[[], Spoil]]) -> Callable[[float], Factory]:
-    """Return, for a dose, the reference system with copies that go wrong by it."""
-    return lambda dose: spoil_copies(make(dose))
+def _fault(
+    *,
+    name: str,
+    breaks: str,
+    modelled_on: str,
+    caught_by: str,
+    system: Factory,
+    tied: bool = False,
+    dtype: Dtype = "float32",
+    attempts: int = 1,
+    unit: str = "",
+    smaller: tuple[float, ...] = (),
+    sized: Callable[[float], Factory] | None = None,
+) -> Fault:
+    """Return a fault of a system.
 
+    Args:
+        system: has the defect.
+        tied: the model's head is its embedding.
+        unit: what a dose counts.
+        smaller: doses that are smaller than that of `system`.
+        sized: gives the system with a dose.
+    """
 
-def _sized(system: type[System], field: str) -> Callable[[float], Factory]:
-    """Return, for a dose, a system whose class has it for a field."""
-    return lambda dose: type(system.__name__, (system,), {field: type(getattr(system, field))(dose)})
-
-
-def _fault(name: str, caught_by: str, factory: Factory, breaks: str, modelled_on: str, *, tied: bool = False,
-           dtype: Dtype = "float32", attempts: int = 1, unit: str = "", smaller: tuple[float, ...] = (),
-           sized: Callable[[float], Factory] | None = None) -> Fault:  # fmt: skip
     def run_size(size: float, device: torch.device) -> Outcome:
-        return run_logits(sized(size) if sized else factory, tied=tied, dtype=dtype)(device)
+        return run_logits(sized(size) if sized else system, tied=tied, dtype=dtype)(device)
 
     return Fault(
-        name=name, check="logits", breaks=breaks, modelled_on=modelled_on, caught_by=caught_by, attempts=attempts,
-        run=run_logits(factory, tied=tied, dtype=dtype),
+        name=name,
+        check="logits",
+        breaks=breaks,
+        modelled_on=modelled_on,
+        caught_by=caught_by,
+        attempts=attempts,
+        run=run_logits(system, tied=tied, dtype=dtype),
         doses=Doses(unit=unit, sizes=smaller, run=run_size) if sized else None,
-    )  # fmt: skip
+    )
 
 
 _NO_ECC = "memory without error correction"
 
 _FAULTS = (
-    _fault("hooks_do_nothing", "weights_streamed", HooksDoNothing,
-           "The model is resident and the hooks move nothing; the planned bytes are claimed.",
-           "Djinn's published weight hooks, whose bodies are empty"),
-    _fault("copy_not_awaited", "weights_at_use",
-           stream_over(lambda device, slots: UnawaitedLink(open_slow_link(device, slots))),
-           "The computation does not wait for its copy.",
-           "a ready event that is recorded and never waited for", attempts=5),
-    _fault("slot_reused_early", "weights_at_use", systems.ReusesSlotsEarly,
-           "A copy overwrites a slot one layer before it was used.",
-           "an off-by-one in a ring's free list"),
-    _fault("copy_dropped_now_and_then", "weights_at_use", spoil_copies(drop_every(3)),
-           "One copy in three is not made.",
-           "a copy request that is lost when a queue is full", unit="copies, of which one is dropped",
-           smaller=(10, 30, 100), sized=_copies(drop_every)),
-    _fault("second_half_dropped", "weights_at_use", spoil_copies(drop_end(0.5)),
-           "Only the first half of one layer arrives.",
-           "a length that is cut to what is left at the end of a buffer", unit="share of a layer",
-           smaller=(0.1, 0.01, 0.002), sized=_copies(drop_end)),
-    _fault("layers_swapped", "weights_at_use", spoil_copies(swap_layers),
-           "Two layers get each other's weights.",
-           "an index that counts streamed layers where one of all layers was meant"),
-    _fault("stale_slot", "weights_at_use", spoil_copies(keep_stale),
-           "One slot is filled in the first pass and never again.",
-           "a cache that takes a layer for present because it once was"),
-    _fault("row_zeroed", "weights_at_use", spoil_copies(zero_weights(64)),
-           "64 neighbouring weights of one layer arrive as zeros.",
-           "a page that was not faulted in when it was copied", unit="weights", smaller=(8, 1),
-           sized=_copies(zero_weights)),
-    _fault("bit_flipped_low", "weights_at_use", spoil_copies(flip_bit(0)),
-           "The lowest mantissa bit of one weight is flipped.", f"{_NO_ECC}; the smallest dose there is"),
-    _fault("bit_flipped_high", "weights_at_use", spoil_copies(flip_bit(MANTISSA_BITS - 1)),
-           "The highest mantissa bit of one weight is flipped.", _NO_ECC, unit="bits up from the lowest",
-           smaller=(18, 12, 6, 0), sized=_copies(flip_bit)),
-    _fault("bit_flipped_exponent", "weights_at_use", spoil_copies(flip_bit(MANTISSA_BITS + 2)),
-           "An exponent bit of one weight is flipped.", _NO_ECC),
-    _fault("weights_rounded", "weights_at_use", systems.RoundsWeights,
-           "The weights are rounded to bfloat16 and widened again.",
-           "a loader whose default data type differs from the checkpoint's", unit="bits of every mantissa",
-           smaller=(8, 2, 1), sized=_sized(systems.CutsWeights, "bits")),
-    _fault("half_weights_rounded", "weights_at_use", systems.RoundsWeights,
-           "Float16 weights are rounded through bfloat16.",
-           "a checkpoint in float16 that is loaded with bfloat16 for a default", dtype="float16"),
-    _fault("rotary_recomputed", "prefill_bit_equal", systems.RecomputesRotary,
-           "The rotary table is recomputed by another formula.",
-           "non-persistent buffers that are computed on another device than the reference's"),
-    _fault("tied_head_stale", "weights_at_use", systems.StaleHead,
-           "A tied head is untied, and keeps old values in one row.",
-           "engines that copy tied weights by name, twice", tied=True, unit="relative change of one row",
-           smaller=(1e-5, 2e-7), sized=_sized(systems.StaleHead, "change")),
-    _fault("cache_off_by_one", "decode_bit_equal", systems.ForgetsOnePosition,
-           "Decoding does not see the newest position of its KV cache.",
-           "an off-by-one in the length of a restored cache"),
-    _fault("head_in_short_type", "prefill_bit_equal", systems.ShortHead,
-           "The head's logits are rounded to bfloat16.",
-           "mixed precision that was left on", unit="bits of every logit's mantissa", smaller=(8, 2, 1),
-           sized=_sized(systems.CutHead, "bits")),
-    _fault("earlier_answer_repeated", "decode_bit_equal", systems.RepeatsItself,
-           "Every seventh forward returns the logits of an earlier one.",
-           "an output buffer that a later call finds unfinished", unit="forwards, of which one is wrong",
-           smaller=(11, 23), sized=_sized(systems.RepeatsItself, "every")),
-)  # fmt: skip
+    _fault(
+        name="hooks_do_nothing",
+        breaks="The model is resident and the hooks move nothing; the planned bytes are claimed.",
+        modelled_on="Djinn's published weight hooks, whose bodies are empty",
+        caught_by="weights_streamed",
+        system=HooksDoNothing,
+    ),
+    _fault(
+        name="copy_not_awaited",
+        breaks="The computation does not wait for its copy.",
+        modelled_on="a ready event that is recorded and never waited for",
+        caught_by="weights_at_use",
+        system=stream_over(lambda device, slots: UnawaitedLink(open_slow_link(device, slots))),
+        attempts=5,
+    ),
+    _fault(
+        name="slot_reused_early",
+        breaks="A copy overwrites a slot one layer before it was used.",
+        modelled_on="an off-by-one in a ring's free list",
+        caught_by="weights_at_use",
+        system=systems.ReusesSlotsEarly,
+    ),
+    _fault(
+        name="copy_dropped_now_and_then",
+        breaks="One copy in three is not made.",
+        modelled_on="a copy request that is lost when a queue is full",
+        caught_by="weights_at_use",
+        system=spoil_copies(drop_every(3)),
+        unit="copies, of which one is dropped",
+        smaller=(10, 30, 100),
+        sized=lambda dose: spoil_copies(drop_every(dose)),
+    ),
+    _fault(
+        name="second_half_dropped",
+        breaks="Only the first half of one layer arrives.",
+        modelled_on="a length that is cut to what is left at the end of a buffer",
+        caught_by="weights_at_use",
+        system=spoil_copies(drop_end(0.5)),
+        unit="share of a layer",
+        smaller=(0.1, 0.01, 0.002),
+        sized=lambda dose: spoil_copies(drop_end(dose)),
+    ),
+    _fault(
+        name="layers_swapped",
+        breaks="Two layers get each other's weights.",
+        modelled_on="an index that counts streamed layers where one of all layers was meant",
+        caught_by="weights_at_use",
+        system=spoil_copies(swap_layers),
+    ),
+    _fault(
+        name="stale_slot",
+        breaks="One slot is filled in the first pass and never again.",
+        modelled_on="a cache that takes a layer for present because it once was",
+        caught_by="weights_at_use",
+        system=spoil_copies(keep_stale),
+    ),
+    _fault(
+        name="row_zeroed",
+        breaks="64 neighbouring weights of one layer arrive as zeros.",
+        modelled_on="a page that was not faulted in when it was copied",
+        caught_by="weights_at_use",
+        system=spoil_copies(zero_weights(64)),
+        unit="weights",
+        smaller=(8, 1),
+        sized=lambda dose: spoil_copies(zero_weights(dose)),
+    ),
+    _fault(
+        name="bit_flipped_low",
+        breaks="The lowest mantissa bit of one weight is flipped.",
+        modelled_on=f"{_NO_ECC}; the smallest dose there is",
+        caught_by="weights_at_use",
+        system=spoil_copies(flip_bit(0)),
+    ),
+    _fault(
+        name="bit_flipped_high",
+        breaks="The highest mantissa bit of one weight is flipped.",
+        modelled_on=_NO_ECC,
+        caught_by="weights_at_use",
+        system=spoil_copies(flip_bit(MANTISSA_BITS - 1)),
+        unit="bits up from the lowest",
+        smaller=(18, 12, 6, 0),
+        sized=lambda dose: spoil_copies(flip_bit(dose)),
+    ),
+    _fault(
+        name="bit_flipped_exponent",
+        breaks="An exponent bit of one weight is flipped.",
+        modelled_on=_NO_ECC,
+        caught_by="weights_at_use",
+        system=spoil_copies(flip_bit(MANTISSA_BITS + 2)),
+    ),
+    _fault(
+        name="weights_rounded",
+        breaks="The weights are rounded to bfloat16 and widened again.",
+        modelled_on="a loader whose default data type differs from the checkpoint's",
+        caught_by="weights_at_use",
+        system=systems.RoundsWeights,
+        unit="bits of every mantissa",
+        smaller=(8, 2, 1),
+        sized=lambda dose: partial(systems.CutsWeights, bits=int(dose)),
+    ),
+    _fault(
+        name="half_weights_rounded",
+        breaks="Float16 weights are rounded through bfloat16.",
+        modelled_on="a checkpoint in float16 that is loaded with bfloat16 for a default",
+        caught_by="weights_at_use",
+        system=systems.RoundsWeights,
+        dtype="float16",
+    ),
+    _fault(
+        name="rotary_recomputed",
+        breaks="The rotary table is recomputed by another formula.",
+        modelled_on="non-persistent buffers that are computed on another device than the reference's",
+        caught_by="prefill_bit_equal",
+        system=systems.RecomputesRotary,
+    ),
+    _fault(
+        name="tied_head_stale",
+        breaks="A tied head is untied, and keeps old values in one row.",
+        modelled_on="engines that copy tied weights by name, twice",
+        caught_by="weights_at_use",
+        system=systems.StaleHead,
+        tied=True,
+        unit="relative change of one row",
+        smaller=(1e-5, 2e-7),
+        sized=lambda dose: partial(systems.StaleHead, change=dose),
+    ),
+    _fault(
+        name="cache_off_by_one",
+        breaks="Decoding does not see the newest position of its KV cache.",
+        modelled_on="an off-by-one in the length of a restored cache",
+        caught_by="decode_bit_equal",
+        system=systems.ForgetsOnePosition,
+    ),
+    _fault(
+        name="head_in_short_type",
+        breaks="The head's logits are rounded to bfloat16.",
+        modelled_on="mixed precision that was left on",
+        caught_by="prefill_bit_equal",
+        system=systems.ShortHead,
+        unit="bits of every logit's mantissa",
+        smaller=(8, 2, 1),
+        sized=lambda dose: partial(systems.CutHead, bits=int(dose)),
+    ),
+    _fault(
+        name="earlier_answer_repeated",
+        breaks="Every seventh forward returns the logits of an earlier one.",
+        modelled_on="an output buffer that a later call finds unfinished",
+        caught_by="decode_bit_equal",
+        system=systems.RepeatsItself,
+        unit="forwards, of which one is wrong",
+        smaller=(11, 23),
+        sized=lambda dose: partial(systems.RepeatsItself, every=int(dose)),
+    ),
+)
 
 FAULTS: Mapping[str, Fault] = {fault.name: fault for fault in _FAULTS}

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from djinn_checks.models.open import Model
 from djinn_checks.systems.ring import RingSystem
 
 
@@ -59,10 +60,12 @@ class RoundsWeights(RingSystem):
 class CutsWeights(RoundsWeights):
     """Weights lose the lowest bits of their mantissas."""
 
-    bits = 16
+    def __init__(self, model: Model, *, device: torch.device, budget_bytes: int, bits: int = 16) -> None:
+        super().__init__(model, device=device, budget_bytes=budget_bytes)
+        self._bits = bits
 
     def shorten(self, value: Tensor) -> Tensor:
-        return cut_mantissa(value, self.bits)
+        return cut_mantissa(value, self._bits)
 
 
 class RecomputesRotary(RingSystem):
@@ -80,16 +83,20 @@ class RecomputesRotary(RingSystem):
 
 
 class StaleHead(RingSystem):
-    """A head that was tied to the embedding keeps a copy of its own, from before the weights changed."""
+    """A head that was tied to the embedding keeps a copy of its own, from before the weights changed.
 
-    change = 1e-3
-    """Relative, of one token's row."""
+    `change` is relative, of one token's row.
+    """
+
+    def __init__(self, model: Model, *, device: torch.device, budget_bytes: int, change: float = 1e-3) -> None:
+        super().__init__(model, device=device, budget_bytes=budget_bytes)
+        self._change = change
 
     def open(self) -> nn.Module:
         module: Any = super().open()
         name = "model.embed_tokens.weight"
         old = self.model.weights[name].to(self.device).clone()
-        old[7] *= 1 + self.change
+        old[7] *= 1 + self._change
         module.lm_head._parameters["weight"] = nn.Parameter(old, requires_grad=False)
         return module  # type: ignore[no-any-return]
 
@@ -124,16 +131,20 @@ class ShortHead(RingSystem):
 class CutHead(ShortHead):
     """The head's logits lose the lowest bits of their mantissas."""
 
-    bits = 16
+    def __init__(self, model: Model, *, device: torch.device, budget_bytes: int, bits: int = 16) -> None:
+        super().__init__(model, device=device, budget_bytes=budget_bytes)
+        self._bits = bits
 
     def shorten(self, logits: Tensor) -> Tensor:
-        return cut_mantissa(logits.float(), self.bits).to(logits.dtype)
+        return cut_mantissa(logits.float(), self._bits).to(logits.dtype)
 
 
 class RepeatsItself(RingSystem):
-    """Now and then a forward answers with the logits of an earlier one of the same shape."""
+    """One forward in `every` answers with the logits of an earlier one of the same shape."""
 
-    every = 7
+    def __init__(self, model: Model, *, device: torch.device, budget_bytes: int, every: int = 7) -> None:
+        super().__init__(model, device=device, budget_bytes=budget_bytes)
+        self._every = every
 
     def open(self) -> nn.Module:
         module: Any = super().open()
@@ -141,7 +152,7 @@ class RepeatsItself(RingSystem):
 
         def repeat(_: nn.Module, __: Any, output: Tensor) -> Tensor:
             old = earlier.setdefault(output.shape, output.clone())
-            return old if next(calls) % self.every == 0 else output
+            return old if next(calls) % self._every == 0 else output
 
         module.lm_head.register_forward_hook(repeat)
         return module  # type: ignore[no-any-return]

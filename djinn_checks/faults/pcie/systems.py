@@ -26,6 +26,7 @@ from djinn_checks.checks.pcie.check import check_pcie
 from djinn_checks.engine.link import open_link
 from djinn_checks.errors import SystemUnavailableError
 from djinn_checks.faults.streaming import SpoiledLink
+from djinn_checks.models.open import Model
 from djinn_checks.outcome import Outcome
 from djinn_checks.params import PcieParams
 from djinn_checks.systems.base import System
@@ -62,25 +63,15 @@ def _gpu_shape(folder: Path) -> str:
 
 
 class ClaimsShare(RingSystem):
-    """Claims a share of the bytes that it moved."""
+    """Claims a share of the bytes that it moved: half of them, or each twice."""
 
-    share = 1.0
+    def __init__(self, model: Model, *, device: torch.device, budget_bytes: int, share: float) -> None:
+        super().__init__(model, device=device, budget_bytes=budget_bytes)
+        self._share = share
 
     def claimed_bytes(self) -> int | None:
         moved = super().claimed_bytes()
-        return None if moved is None else int(self.share * moved)
-
-
-class ClaimsTwice(ClaimsShare):
-    """Claims every byte twice."""
-
-    share = 2.0
-
-
-class ClaimsHalf(ClaimsShare):
-    """Claims every other byte."""
-
-    share = 0.5
+        return None if moved is None else int(self._share * moved)
 
 
 class WaitsForCopies(SpoiledLink):
@@ -125,7 +116,7 @@ class WorksWithoutOverlap(RingSystem):
 
 
 class Pauses(RingSystem):
-    """Rests twice a pass, so that the link is busy in bursts."""
+    """Rests twice per pass, so that the link is busy in bursts."""
 
     def open(self) -> nn.Module:
         module = super().open()
