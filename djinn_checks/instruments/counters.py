@@ -201,9 +201,7 @@ def _check_times(before_s: Floats, after_s: Floats, source: str) -> None:
 
 def _check_values(raw: Integers, count: int, wraps: bool, what: str) -> None:
     if len(raw) != count:
-        raise InstrumentError(
-            f"{what}: expected {count:,} readings, as many as times, got {len(raw):,}; read them again"
-        )
+        raise InstrumentError(f"{what}: expected {count:,} values, as many as times, got {len(raw):,}; read them again")
     wrong = (raw < 0) | (raw >= WRAP) if wraps else raw < 0
     if wraps and wrong.any():
         at = int(np.argmax(wrong))

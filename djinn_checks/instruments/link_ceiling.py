@@ -157,8 +157,8 @@ class Calibration:
         """
         if not 0 < self.wire_per_payload < math.inf:
             raise InstrumentError(
-                f"calibration: expected more than 0 bytes on the wire for each of payload, got {self.wire_per_payload}; "
-                "calibrate again"
+                "calibration: expected more than 0 bytes on the wire for each of payload, got "
+                f"{self.wire_per_payload}; calibrate again"
             )
 
 
