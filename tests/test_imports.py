@@ -37,7 +37,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "faults": CHECKS | {"faults"},
     "report": REPORT,
     "suite": REPORT | {"params", "suite"},
-    "cli": {"errors", "units", "outcome", "params", "report", "suite", "instruments", "faults", "checks", "server"},
+    "plausible": {"errors", "units"},
+    "cli": {"errors", "units", "outcome", "params", "report", "suite", "instruments", "faults", "checks", "server"}
+    | {"plausible"},
     "__main__": {"cli"},
     "__init__": set(),
 }
