@@ -190,3 +190,15 @@ def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ParamsError, match=r"bytes\.yaml: cannot be read"):
         read_figure(tmp_path / "bytes.yaml")
+
+
+def test_the_page_shows_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    root = Path(__file__).parents[1]
+    page = (root / "docs" / "plausible.md").read_text()
+    shown = re.findall(r"\$ djinn-checks plausible (\S+)\n(.*?)```", page, flags=re.DOTALL)
+    assert len(shown) == 2
+    for path, printed in shown:
+        main(["plausible", str(root / path)])
+        assert capsys.readouterr().out == printed
+    for path in CASES:
+        assert f"| {read_figure(path).claim} | {judge_figure(read_figure(path)).answer} |" in page
