@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from djinn_checks.checks.pcie.check import conclude
@@ -30,7 +31,7 @@ from djinn_checks.faults.pcie.traffic import (
     make_series,
 )
 from djinn_checks.faults.streaming import HooksDoNothing, stream_over
-from djinn_checks.instruments.counters import CounterSeries, build_series
+from djinn_checks.instruments.counters import WRAP, CounterSeries, build_series
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.systems.base import System
 from djinn_checks.systems.ring import RingSystem
@@ -139,6 +140,26 @@ def _sampler_dies(share: float) -> PcieEvidence:
     return _stops(share, freeze=False)
 
 
+def _receive_dies(share: float) -> PcieEvidence:
+    """The counter of received bytes stands still for this share of the run, and that of sent ones goes on."""
+    whole = make_series()
+    stop = int(whole.t_s.searchsorted(END_S - share * (END_S - START_S)))
+    rx = whole.raw.rx.copy()
+    rx[stop:] = rx[stop]
+    return make_evidence(build_series(whole.t_s, whole.t_s, rx, whole.raw.tx, source="made to measure"))
+
+
+def _set_back(share: float) -> PcieEvidence:
+    """The counter of received bytes starts anew once it has come through this share of a wrap, in mid-run."""
+    whole = make_series()
+    raw = whole.raw.rx
+    middle = (START_S + END_S) / 2
+    at = int(np.flatnonzero((whole.t_s > middle) & (raw >= share * WRAP) & (raw < (share + 0.1) * WRAP))[0])
+    rx = raw.copy()
+    rx[at:] = (raw[at:] - raw[at]) % WRAP
+    return make_evidence(build_series(whole.t_s, whole.t_s, rx, whole.raw.tx, source="made to measure"))
+
+
 def _readings_apart(milliseconds: float) -> PcieEvidence:
     """Read so rarely: at a full link a wrap of 2^32 goes by in 79 ms."""
     whole = make_series()
@@ -217,6 +238,14 @@ _FAULTS = (
           "`nvidia-smi dmon` at ten readings a second, on 32-bit counters", effect=_UNSEEN),
     _made("counter_freezes", "counters_complete", _freezes, 0.5, "share of the run", (0.1, 0.02, 0.005),
           "The counters stop counting in the midst of the run.", "a driver that caches values", effect=_UNSEEN),
+    _made("receive_counter_dies", "counters_alive", _receive_dies, 1.0, "share of the run", (0.1, 0.02, 0.005),
+          "The counter of received bytes stands still, and that of sent ones goes on.", "a driver that caches values",
+          effect=_UNSEEN),
+    _made("counter_set_back", "counted_is_possible", _set_back, 0.5, "share of a wrap counted before",
+          (0.1, 0.9, 0.98), "The counter of received bytes starts anew in mid-run, which looks like the rest of a wrap.",
+          "a reset of the GPU", effect=_UNSEEN),
+    _made("more_than_the_link", "counted_is_possible", _slower, 2.0, "times the full rate", (1.5, 1.2, 1.1),
+          "Twice what the link can carry is counted, and claimed.", _TWICE, effect=_UNSEEN),
     _made("sampler_dies", "counters_complete", _sampler_dies, 0.5, "share of the run", (0.1, 0.02, 0.005),
           "The sampler dies half-way.", "an out-of-memory kill", effect=_UNSEEN),
     _real("host_streams_nothing", "streams_the_model", HooksDoNothing, _on_cpu,
