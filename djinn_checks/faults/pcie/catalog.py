@@ -242,7 +242,7 @@ _FAULTS = (
           "The counter of received bytes stands still, and that of sent ones goes on.", "a driver that caches values",
           effect=_UNSEEN),
     _made("counter_set_back", "counted_is_possible", _set_back, 0.5, "share of a wrap counted before",
-          (0.1, 0.9, 0.98), "The counter of received bytes starts anew in mid-run, which looks like the rest of a wrap.",
+          (0.1, 0.9, 0.98), "The counter of received bytes starts anew in mid-run, as if half a wrap came at once.",
           "a reset of the GPU", effect=_UNSEEN),
     _made("more_than_the_link", "counted_is_possible", _slower, 2.0, "times the full rate", (1.5, 1.2, 1.1),
           "Twice what the link can carry is counted, and claimed.", _TWICE, effect=_UNSEEN),
