@@ -32,6 +32,7 @@ EXIT_CODES = """exit codes:
 preflight: 0 if nothing is missing, 1 otherwise
 faults: 1 if one escapes, or a clean run raises an alarm; 3 if a clean run has no verdict
 compare: 1 if a status differs or a suite lacks one
+plausible: 0 if the figure is possible, 1 if it is impossible, 3 if that is not decidable
 """
 _FILE_COLUMNS = 140
 """Width of a comparison that goes to a file or a pipe."""
@@ -108,6 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     results = commands.add_parser("results", help="print a finished suite's verdicts and figures as Markdown")
     results.add_argument("folder", type=Path)
     results.set_defaults(command=_results)
+    plausible = commands.add_parser("plausible", help="say whether a published figure can be; needs no GPU")
+    plausible.add_argument("file", type=Path, help="YAML: the claim, weights, what stays on the device, link and time")
+    plausible.set_defaults(command=_plausible)
     render = commands.add_parser("render", help="rebuild the HTML of a finished suite, without torch")
     render.add_argument("folder", type=Path)
     render.set_defaults(command=_render)
@@ -369,3 +373,11 @@ def _results(options: argparse.Namespace) -> int:
 
     print(render_results(options.folder.as_posix(), read_outcomes(options.folder)), end="")
     return 0
+
+
+def _plausible(options: argparse.Namespace) -> int:
+    from djinn_checks.plausible import Answer, judge_figure, read_figure
+
+    found = judge_figure(read_figure(options.file))
+    print("\n".join(found.lines))
+    return {Answer.POSSIBLE: 0, Answer.IMPOSSIBLE: 1, Answer.NOT_DECIDABLE: 3}[found.answer]

@@ -38,7 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "faults": CHECKS | {"faults"},
     "report": REPORT,
     "suite": REPORT | {"params", "suite"},
-    "cli": REPORT | {"devices", "params", "suite", "instruments", "faults", "checks", "server"},
+    "plausible": {"errors", "units"},
+    "cli": REPORT | {"devices", "params", "suite", "instruments", "faults", "checks", "server", "plausible"},
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -16,6 +16,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import math
 import os
 import signal
 import subprocess
@@ -35,6 +36,8 @@ from djinn_checks.instruments.sampler import RECORD
 WRAP = 2**32
 TOP_RATE_BYTES_PER_S = 128e9
 """Raw rate of PCIe 6.0 x16, the fastest link in use: 16 lanes of 64 GT/s (PCI-SIG), a byte for eight transfers."""
+RATE_SOURCES = ("gpm", "throughput")
+"""Sources that give rates: their readings are running sums of bytes, and do not wrap."""
 FROZEN_S = 0.05
 """Neither counter moves for so long: it does not count. At 1 kHz that is 50 queries without a byte."""
 _START_S = 20.0
@@ -69,16 +72,30 @@ class CounterSeries:
     raw: Readings
     query_s: float
     """Median time of one query."""
+    wraps: bool = True
+    """Read from counters modulo 2^32; False: from a source of rates."""
 
     def bytes_between(self, start_s: float, end_s: float, direction: str = "rx") -> float | None:
-        """Return the wire bytes in [start_s, end_s], or None if a hole or the series' end touches it."""
+        """Return the wire bytes in [start_s, end_s], or None if a hole or the series' end touches it.
+
+        Raises:
+            InstrumentError: as `check_span`.
+        """
+        check_span(start_s, end_s, self.source)
         if len(self.t_s) < 2 or start_s < self.t_s[0] or end_s > self.t_s[-1] or self._lost(start_s, end_s):
             return None
         low, high = np.interp([start_s, end_s], self.t_s, self._sum(direction))
         return float(high - low)
 
     def windows(self, start_s: float, end_s: float, window_s: float, direction: str = "rx") -> tuple[Floats, Floats]:
-        """Return starts and bytes of the whole windows within [start_s, end_s]; NaN is lost evidence."""
+        """Return starts and bytes of the whole windows within [start_s, end_s]; NaN is lost evidence.
+
+        Raises:
+            InstrumentError: as `check_span`, or the windows have no length.
+        """
+        check_span(start_s, end_s, self.source)
+        if not 0 < window_s < math.inf:
+            raise InstrumentError(f"{self.source}: expected windows longer than 0 s, got {window_s} s; check window_ms")
         count = int((end_s - start_s) / window_s + 1e-9)
         edges = np.asarray(start_s + window_s * np.arange(count + 1), dtype=np.float64)
         if len(self.t_s) < 2:
@@ -90,7 +107,12 @@ class CounterSeries:
         return edges[:-1], counted
 
     def longest_gap_s(self, start_s: float, end_s: float) -> float | None:
-        """Return the longest time between two readings in [start_s, end_s], None with less than two."""
+        """Return the longest time between two readings in [start_s, end_s], None with less than two.
+
+        Raises:
+            InstrumentError: as `check_span`.
+        """
+        check_span(start_s, end_s, self.source)
         inside = self.t_s[(self.t_s >= start_s) & (self.t_s <= end_s)]
         return float(np.diff(inside).max()) if len(inside) > 1 else None
 
@@ -103,6 +125,19 @@ class CounterSeries:
 
     def _sum(self, direction: str) -> Integers:
         return self.rx_bytes if direction == "rx" else self.tx_bytes
+
+
+def check_span(start_s: float, end_s: float, what: str) -> None:
+    """Refuse a span of time in which nothing can be counted.
+
+    Raises:
+        InstrumentError: it ends where it starts or before, or one of its ends is no finite number.
+    """
+    if not (math.isfinite(start_s) and math.isfinite(end_s) and start_s < end_s):
+        raise InstrumentError(
+            f"{what}: expected a span that ends after it starts, in finite seconds, got {start_s} to {end_s}; "
+            "check which clock each end was taken from, and their order"
+        )
 
 
 def build_series(
@@ -121,7 +156,14 @@ def build_series(
         t_before_s: float64 [n], clock before each query; `t_after_s` after it.
         rx_raw: int64 [n], counters modulo 2^32 if `wraps`, else running sums.
         top_rate_bytes_per_s: what the link can carry at most, on the wire, in one direction.
+
+    Raises:
+        InstrumentError: these cannot be readings: times that are no numbers or run backward, values that such
+            counters do not have.
     """
+    _check_times(t_before_s, t_after_s, source)
+    for name, raw in (("received", rx_raw), ("sent", tx_raw)):
+        _check_values(raw, len(t_before_s), wraps, f"{source}: bytes {name}")
     t_s = (t_before_s + t_after_s) / 2
     holes: list[tuple[float, float]] = []
     if wraps:
@@ -137,7 +179,44 @@ def build_series(
         source=source,
         raw=Readings(before_s=t_before_s, after_s=t_after_s, rx=rx_raw, tx=tx_raw),
         query_s=float(np.median(t_after_s - t_before_s)) if len(t_s) else 0.0,
+        wraps=wraps,
     )
+
+
+def _check_times(before_s: Floats, after_s: Floats, source: str) -> None:
+    if len(before_s) != len(after_s):
+        raise InstrumentError(
+            f"{source}: expected two clocks for each reading, got {len(before_s):,} before and {len(after_s):,} after "
+            "the query; read the columns again"
+        )
+    wrong = ~(np.isfinite(before_s) & np.isfinite(after_s) & (after_s >= before_s))
+    wrong[1:] |= (np.diff(before_s) < 0) | (np.diff(after_s) < 0)
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise InstrumentError(
+            f"{source}: expected times that are finite and go forward, got {before_s[at]} to {after_s[at]} s in "
+            f"reading {at + 1:,}; order the readings by time, and take both clocks from CLOCK_MONOTONIC"
+        )
+
+
+def _check_values(raw: Integers, count: int, wraps: bool, what: str) -> None:
+    if len(raw) != count:
+        raise InstrumentError(f"{what}: expected {count:,} values, as many as times, got {len(raw):,}; read them again")
+    wrong = (raw < 0) | (raw >= WRAP) if wraps else raw < 0
+    if wraps and wrong.any():
+        at = int(np.argmax(wrong))
+        raise InstrumentError(
+            f"{what}: expected 32-bit values, 0 to {WRAP - 1:,}, got {raw[at]:,} in reading {at + 1:,}; a counter of "
+            "another width wraps elsewhere, and its readings have to be taken modulo 2^32 first"
+        )
+    if not wraps:
+        wrong[1:] |= raw[1:] < raw[:-1]
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise InstrumentError(
+            f"{what}: expected a running sum, from 0 and never back, got {raw[at]:,} in reading {at + 1:,}; "
+            "was the source started anew?"
+        )
 
 
 def _frozen(t_s: Floats, rx_raw: Integers, tx_raw: Integers) -> list[tuple[float, float]]:
@@ -221,7 +300,7 @@ class CounterSampler:
             return None
         records = self._read_file()[1] if self._path.exists() else self._kept
         whole = np.frombuffer(records[: len(records) // RECORD.size * RECORD.size], dtype=_DTYPE)
-        wraps = self.source not in ("gpm", "throughput")
+        wraps = self.source not in RATE_SOURCES
         columns = (np.ascontiguousarray(whole[name]) for name in _DTYPE.names or ())
         before, after, rx, tx = columns
         return build_series(before, after, rx, tx, source=self.source, wraps=wraps)
@@ -245,12 +324,16 @@ _DTYPE = np.dtype([("before", "<f8"), ("after", "<f8"), ("rx", "<i8"), ("tx", "<
 _COLUMNS = ("t_before_s", "t_after_s", "nvml_timestamp_us", "rx_raw", "tx_raw")
 
 
-def load_trace(path: str | os.PathLike[str]) -> CounterSeries:
+def load_trace(path: str | os.PathLike[str], *, wraps: bool = True) -> CounterSeries:
     """Read a recorded trace (CSV, gzip): t_before_s, t_after_s, nvml_timestamp_us, rx_raw, tx_raw.
 
+    Args:
+        wraps: counters modulo 2^32, else the running sums of a source of rates.
+
     Raises:
-        InstrumentError: the file is missing, or is no such trace.
+        InstrumentError: the file is missing, or is no such trace, or holds what `build_series` refuses.
     """
+    name = f"trace {Path(path).name}"
     try:
         with gzip.open(path, "rt", newline="") as file:
             rows = list(csv.reader(file))
@@ -261,7 +344,12 @@ def load_trace(path: str | os.PathLike[str]) -> CounterSeries:
         raw = table[:, 3:].astype(np.int64)
     except (OSError, ValueError, IndexError, EOFError) as error:
         raise InstrumentError(f"trace {path}: cannot be read as a gzipped CSV of counters ({error})") from error
-    return build_series(times[:, 0], times[:, 1], raw[:, 0], raw[:, 1], source=f"trace {Path(path).name}")
+    except OverflowError as error:
+        raise InstrumentError(
+            f"{name}: expected counters of 32 bit, rx_raw and tx_raw below {WRAP:,}, got a value that 64 bits with a "
+            "sign do not hold; take the readings modulo 2^32 first"
+        ) from error
+    return build_series(times[:, 0], times[:, 1], raw[:, 0], raw[:, 1], source=name, wraps=wraps)
 
 
 def save_trace(series: CounterSeries, path: str | os.PathLike[str]) -> None:

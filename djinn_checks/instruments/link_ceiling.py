@@ -12,6 +12,7 @@ On a machine without a GPU the link is a copy between two buffers in host memory
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -148,6 +149,18 @@ class Calibration:
     """|counted / known - 1| of a second known copy, counted with the first one's ratio."""
     payload_bytes: int
 
+    def __post_init__(self) -> None:
+        """Refuse a ratio that nothing can be divided by.
+
+        Raises:
+            InstrumentError: it is not a finite number above 0.
+        """
+        if not 0 < self.wire_per_payload < math.inf:
+            raise InstrumentError(
+                "calibration: expected more than 0 bytes on the wire for each of payload, got "
+                f"{self.wire_per_payload}; calibrate again"
+            )
+
 
 def calibrate(
     sampler: CounterSampler, device: torch.device, *, nbytes: int = 512 * MIB, copies: int = 16
@@ -184,8 +197,12 @@ def calibrate_from_trace(series: CounterSeries, start_s: float, end_s: float, pa
     """Calibrate with a recorded copy of known size.
 
     Raises:
-        InstrumentError: the trace has no evidence for that time.
+        InstrumentError: the trace has no evidence for that time, or the copy's size or time is impossible.
     """
+    if payload_bytes <= 0:
+        raise InstrumentError(
+            f"calibration: expected a known copy of at least a byte, got {payload_bytes:,}; give the bytes it moved"
+        )
     wire = series.bytes_between(start_s, end_s)
     if not wire:
         raise InstrumentError("calibration: the trace has no readings for the time of the known copy")

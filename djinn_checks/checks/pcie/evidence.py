@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from djinn_checks.checks.pcie.decode_loop import DecodeRun
-from djinn_checks.instruments.counters import CounterSeries, Floats
+from djinn_checks.errors import InstrumentError
+from djinn_checks.instruments.counters import CounterSeries, Floats, check_span
 from djinn_checks.instruments.link_ceiling import Calibration, Ceiling
 from djinn_checks.instruments.preflight import PreflightRow
 from djinn_checks.params import PcieParams
@@ -39,6 +41,17 @@ class LinkFacts:
     reasons: tuple[str, ...] = ()
     """Why counters or calibration are missing, or why a better source of counters was not used."""
 
+    def __post_init__(self) -> None:
+        """Refuse a ceiling that nothing can be held against.
+
+        Raises:
+            InstrumentError: it is not a finite rate above 0.
+        """
+        if not 0 < self.ceiling_bytes_per_s < math.inf:
+            raise InstrumentError(
+                f"link: expected a ceiling of more than 0 bytes/s, got {self.ceiling_bytes_per_s}; measure it again"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class PcieEvidence:
@@ -56,6 +69,18 @@ class PcieEvidence:
     """None in a replay."""
     weight_bytes: int | None = None
     budget_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a run without a time in which anything could be counted, or with a claim below nothing.
+
+        Raises:
+            InstrumentError: as `check_span`, or the claim is negative.
+        """
+        check_span(self.start_s, self.end_s, "judged time")
+        if self.claimed_bytes is not None and self.claimed_bytes < 0:
+            raise InstrumentError(
+                f"claimed bytes: expected 0 or more, got {self.claimed_bytes:,}; give None if there is no count"
+            )
 
     @property
     def duration_s(self) -> float:

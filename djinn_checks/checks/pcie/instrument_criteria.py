@@ -12,14 +12,21 @@ from dataclasses import replace
 import numpy as np
 
 from djinn_checks.checks.pcie.evidence import HOST_MEMORY, PCIE, PcieEvidence
+from djinn_checks.instruments.counters import FROZEN_S
+from djinn_checks.instruments.impossible import Standstill, find_fastest_step, find_standstill
 from djinn_checks.outcome import Criterion, Observed, Status, judge, skip
-from djinn_checks.units import format_bytes
+from djinn_checks.units import format_bytes, format_seconds
 
 _RESIDUAL = 0.003
 """Of the calibration: counted against known bytes. 0.002 was seen on an H200; the claims are judged within 0.01."""
 _EVIDENCE_SHARE = 0.99
 _QUIET_SHARE = 0.01
 _CEILING_DRIFT = 0.05
+_MOST_OF_CEILING = 1.11
+"""What a link carries on the wire is at most so much of what large copies put there. On PCIe 5.0 x16 these reach
+59.7 of its 63.0 GB/s, 1 / 1.055, and the ceiling may have been measured `_CEILING_DRIFT` too low."""
+_REQUEST_BYTES, _MOST_READ_BYTES = 24, 256
+"""A request for host memory on the way out, and the most that one asks for (H200)."""
 
 
 def judge_instruments(evidence: PcieEvidence) -> list[Criterion]:
@@ -27,6 +34,7 @@ def judge_instruments(evidence: PcieEvidence) -> list[Criterion]:
     if evidence.link.subject == HOST_MEMORY:
         return [_counters_complete(evidence)]
     rows = [_counters_complete(evidence), _counters_fine_enough(evidence), _calibration(evidence)]
+    rows += [_counted_is_possible(evidence), _counters_alive(evidence)]
     if evidence.link.subject == PCIE:
         rows += [_link_quiet(evidence), _ceiling_verified(evidence), _ceiling_undisturbed(evidence)]
         rows.append(_ceiling_steady(evidence))
@@ -180,4 +188,57 @@ def _ceiling_steady(evidence: PcieEvidence) -> Criterion:
         evidence="large pinned copies, the fastest of several rounds, timed by events on the device",
         missing="the ceiling was measured only once",
         failed="the machine changed under the run; is it shared, or throttled?",
+    )
+
+
+def _counted_is_possible(evidence: PcieEvidence) -> Criterion:
+    """More than the link can carry is no very full link: a counter was set back, or the ceiling is not the link's."""
+    series, found = evidence.series, evidence.link.calibration
+    step = find_fastest_step(series, evidence.start_s, evidence.end_s) if series else None
+    most = evidence.link.ceiling_bytes_per_s * found.wire_per_payload if found else None
+    observed, said = None, ""
+    if step is not None and most is not None:
+        observed = step.bytes_per_s / most
+        said = (
+            f"{step.direction.upper()} counted {format_bytes(step.nbytes)} within {format_seconds(step.longest_s)}, "
+            f"{format_bytes(step.bytes_per_s)}/s on the wire, where large copies reach {format_bytes(most)}/s; a "
+            "counter was set back or counts wrong, or the ceiling is not this link's"
+        )
+    return _instrument(
+        "counted_is_possible",
+        "Never was more counted than the link can carry",
+        observed,
+        "<=",
+        _MOST_OF_CEILING,
+        unit="share of ceiling",
+        evidence="the fastest step between two readings, over the most time that their clocks allow",
+        missing="; ".join(evidence.link.reasons) or "no calibrated counters",
+        failed=said,
+    )
+
+
+def _counters_alive(evidence: PcieEvidence) -> Criterion:
+    still = find_standstill(evidence.series, evidence.start_s, evidence.end_s) if evidence.series else None
+    return _instrument(
+        "counters_alive",
+        "Neither counter stands still while the other goes on",
+        None if evidence.series is None else (still.seconds if still else 0.0) * 1e3,
+        "<",
+        FROZEN_S * 1e3,
+        unit="ms",
+        evidence="longest such time; each reading alone moves some bytes both ways",
+        missing="; ".join(evidence.link.reasons) or "no PCIe counters were read",
+        failed=_say_standstill(still) if still else "",
+    )
+
+
+def _say_standstill(still: Standstill) -> str:
+    if still.direction == "tx":
+        said = f"TX stood still for {format_seconds(still.seconds)} while RX counted {format_bytes(still.other_bytes)}"
+        return f"{said}: nothing is read from the host without a request of {_REQUEST_BYTES} bytes; TX does not count"
+    readable = still.other_bytes / _REQUEST_BYTES * _MOST_READ_BYTES
+    return (
+        f"RX stood still for {format_seconds(still.seconds)} while TX counted {format_bytes(still.other_bytes)}, "
+        f"as many as the requests for {format_bytes(readable)} take, and no reading of the counters passes without "
+        "bytes received; RX does not count"
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 from djinn_checks.checks.pcie.evidence import REPLAY, LinkFacts, PcieEvidence
 from djinn_checks.errors import InstrumentError, OutcomeError, ParamsError
-from djinn_checks.instruments.counters import load_trace
+from djinn_checks.instruments.counters import RATE_SOURCES, check_span, load_trace
 from djinn_checks.instruments.link_ceiling import Calibration, calibrate_from_trace
 from djinn_checks.outcome import Outcome
 from djinn_checks.params import PcieParams
@@ -37,6 +37,7 @@ def replay_trace(params: PcieParams) -> PcieEvidence:
     truth = _read_truth(path.parent / "truth.json")
     try:
         span, known = truth[name], truth[KNOWN_COPY]
+        check_span(known["t_start_s"], known["t_end_s"], f"truth of {KNOWN_COPY}")
         known_series = load_trace(path.parent / f"{KNOWN_COPY}.csv.gz")
         calibration = calibrate_from_trace(known_series, known["t_start_s"], known["t_end_s"], int(known["h2d_bytes"]))
         return PcieEvidence(
@@ -53,7 +54,7 @@ def replay_trace(params: PcieParams) -> PcieEvidence:
         )
     except InstrumentError as error:
         raise ParamsError(f"trace: {error}") from error
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ParamsError(
             f"trace: {path.parent / 'truth.json'} needs t_start_s, t_end_s and h2d_bytes for {name!r} and for "
             f"{KNOWN_COPY!r}, the known copy ({type(error).__name__}: {error})"
@@ -80,14 +81,14 @@ def _replay_samples(params: PcieParams, path: Path, kept: Path) -> PcieEvidence:
                 ceiling_bytes_per_s=float(link["ceiling_bytes_per_s"]),
                 calibration=Calibration(**link["calibration"]),
             ),
-            series=load_trace(path),
+            series=load_trace(path, wraps=link["counters"] not in RATE_SOURCES),
             start_s=start_s,
             end_s=start_s + float(measured["windows"]["duration_s"]),
             claimed_bytes=measured["bytes"]["claimed"],
         )
     except (InstrumentError, OutcomeError) as error:
         raise ParamsError(f"trace: {error}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ParamsError(
             f"trace: {kept} says nothing about when, over which link and how calibrated {path.name} was recorded "
             f"({type(error).__name__}: {error})"

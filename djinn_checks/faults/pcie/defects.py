@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from djinn_checks.checks.pcie.evidence import PcieEvidence
 from djinn_checks.faults.pcie.traffic import (
     CEILING,
@@ -17,7 +19,7 @@ from djinn_checks.faults.pcie.traffic import (
     make_evidence,
     make_series,
 )
-from djinn_checks.instruments.counters import CounterSeries, build_series
+from djinn_checks.instruments.counters import WRAP, CounterSeries, build_series
 
 _PERIOD_S = 0.008
 
@@ -114,6 +116,26 @@ def freezes(share: float) -> PcieEvidence:
 def sampler_dies(share: float) -> PcieEvidence:
     """Read no counters for this share of the run, at its end."""
     return _stops(share, freeze=False)
+
+
+def receive_dies(share: float) -> PcieEvidence:
+    """Have the counter of received bytes stand still for this share of the run, while that of sent ones goes on."""
+    whole = make_series()
+    stop = int(whole.t_s.searchsorted(END_S - share * (END_S - START_S)))
+    rx = whole.raw.rx.copy()
+    rx[stop:] = rx[stop]
+    return make_evidence(build_series(whole.t_s, whole.t_s, rx, whole.raw.tx, source="made to measure"))
+
+
+def set_back(share: float) -> PcieEvidence:
+    """Have the counter of received bytes start anew in mid-run, once it has come through this share of a wrap."""
+    whole = make_series()
+    raw = whole.raw.rx
+    middle = (START_S + END_S) / 2
+    at = int(np.flatnonzero((whole.t_s > middle) & (raw >= share * WRAP) & (raw < (share + 0.1) * WRAP))[0])
+    rx = raw.copy()
+    rx[at:] = (raw[at:] - raw[at]) % WRAP
+    return make_evidence(build_series(whole.t_s, whole.t_s, rx, whole.raw.tx, source="made to measure"))
 
 
 def readings_apart(milliseconds: float) -> PcieEvidence:
