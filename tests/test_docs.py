@@ -1,7 +1,7 @@
 """What README, docs and the artifact appendix say is true: links lead somewhere, commands and examples run.
 
 In fenced blocks of kind `sh` each line is a command; in `console` each line after `$ ` is one, and the others are its
-output. A command runs, on the CPU, unless its comment says why it cannot: "# needs a GPU", "# 4 minutes", "# keeps
+output. A command runs, on the CPU, unless its comment begins with why not: "# needs a GPU", "# 4 minutes", "# keeps
 running". "# exits with 1" says what is expected in place of 0. Blocks of kind `python` run too, unless
 "<!-- not run: ... -->" stands above them.
 
@@ -32,7 +32,7 @@ BLOCK = re.compile(r"^(<!-- not run: .+ -->\n)?```(\w*)\n(.*?)^```$", re.MULTILI
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 COMMENT = re.compile(r"\s#\s.*$")
-NOT_RUN = re.compile(r"\bneeds\b|\bminutes?\b|\bkeeps running\b")
+NOT_RUN = re.compile(r"\s*#\s(needs |keeps running\b|(\d+|some|half a) minutes?\b)")
 EXITS = re.compile(r"\bexits with (\d+)( without a GPU)?")
 _LONGEST_S = 600
 """For a command on a machine that others use as well; alone none takes a tenth of it."""
@@ -49,14 +49,15 @@ class Command:
 
     @property
     def runs(self) -> bool:
-        return NOT_RUN.search(self.comment.replace("without a GPU", "")) is None
+        return NOT_RUN.match(self.comment) is None
 
     @property
-    def exit_code(self) -> int:
+    def exit_codes(self) -> set[int]:
+        """The codes that it may end with; with a GPU, what is said of a machine without one need not hold."""
         found = EXITS.search(self.comment)
-        if found is None or (found[2] and torch.cuda.is_available()):
-            return 0
-        return int(found[1])
+        if found is None:
+            return {0}
+        return {0, int(found[1])} if found[2] and torch.cuda.is_available() else {int(found[1])}
 
 
 def blocks(page: Path, *kinds: str) -> Iterator[tuple[str, str]]:
@@ -138,9 +139,11 @@ def test_a_command_says_whether_it_runs_and_how_it_ends() -> None:
     assert not Command(line="", comment="# needs a GPU").runs
     assert not Command(line="", comment="# 4 minutes; all of them").runs
     assert not Command(line="", comment="# keeps running").runs
-    assert Command(line="", comment="# exits with 1 without a GPU: what is needed").exit_code in (0, 1)
+    assert Command(line="", comment="# what the PCIe check needs of this machine").runs
+    assert Command(line="", comment="# exits with 1 without a GPU: what is needed").exit_codes >= {1}
     assert Command(line="", comment="# exits with 1: three must fail").runs
-    assert Command(line="", comment="").exit_code == 0
+    assert Command(line="", comment="# exits with 1: three must fail").exit_codes == {1}
+    assert Command(line="", comment="").exit_codes == {0}
 
 
 @pytest.mark.timeout(4 * _LONGEST_S)
@@ -153,7 +156,7 @@ def test_commands_run_as_written(page: Path, folder: Path, already_ran: set[str]
             command.line, shell=True, executable="/bin/bash", cwd=folder, env=environment(),
             capture_output=True, text=True, timeout=_LONGEST_S, check=False,
         )  # fmt: skip
-        assert ran.returncode == command.exit_code, f"{command.line}\n{ran.stdout[-2000:]}{ran.stderr[-2000:]}"
+        assert ran.returncode in command.exit_codes, f"{command.line}\n{ran.stdout[-2000:]}{ran.stderr[-2000:]}"
         already_ran.add(command.line)
 
 
