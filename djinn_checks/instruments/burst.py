@@ -6,7 +6,7 @@ its top rate. So there are two answers: the least time that agrees with the read
 the top rate they are the same; else they differ by less than the gaps at its ends.
 
 The least may accuse nobody wrongly: a counter was read at some time within its query, so each query counts as if at the
-end that makes the time shorter. The greatest takes the middles: counters of an H200 that are read once a millisecond,
+end that makes the time shorter. The greatest takes the middles: counters of an H200 that are read once per millisecond,
 while copies run at a steady rate, lie within 0.3 ms of a straight line, whichever instant of the query is taken. For
 20 ms of such copies at 94 % of the top rate the greatest time is right within 1 %, and the least is short by 3 to 4.
 """

@@ -1,4 +1,4 @@
-"""The sampler process: reads PCIe counters about once a millisecond and writes down what it read.
+"""The sampler process: reads PCIe counters about once per millisecond and writes down what it read.
 
     python -m djinn_checks.instruments.sampler OUTPUT --uuid GPU-... --hz 1000 --source auto
 

@@ -42,10 +42,10 @@ def serve(options: ServeOptions, *, make_store: MakeStore = KvStore, say: Callab
         ParamsError: the address cannot be listened at, or a device or data type has no such name.
         SystemUnavailableError: a GPU was asked for by name and is not there.
     """
+    device = choose_device(options.device)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     sys.setswitchinterval(_SWITCH_S)
     listening = _listen(options)
-    device = choose_device(options.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     model = open_model(options.model, dtype=choose_dtype(options.dtype, device), device=device, seed=options.seed)
