@@ -88,8 +88,9 @@ def test_streamed_logits_are_bit_equal_and_removal_restores_the_module(
                 assert torch.equal(logits(model, ids), prefill)
                 moved.append(ring.get_stats()["bytes_transferred"])
                 assert torch.equal(decode(model, ids), decoded)
-        assert ring.plan.bytes_per_pass > 0
-        assert moved[1] - moved[0] == ring.plan.bytes_per_pass
+        assert ring.stream is not None
+        assert ring.stream.plan.bytes_per_pass > 0
+        assert moved[1] - moved[0] == ring.stream.plan.bytes_per_pass
     assert snapshot(model) == before
 
 
@@ -178,7 +179,8 @@ def test_a_failed_copy_surfaces_in_the_forward_that_needed_it_and_the_next_one_i
     expected = logits(model, prompt(9))
     ring = ring_for(model, 0.5, link_factory=lambda device, slots: FailsOnce(slots))
     with install_ring_buffer_hooks(model, ring, "model"):
-        failing = ring.cut.segments[ring.plan.loads[2].segment].name
+        assert ring.stream is not None
+        failing = ring.stream.cut.segments[ring.stream.plan.loads[2].segment].name
         with pytest.raises(CopyError, match=f"copy of '{failing}'.*the cable fell out"):
             logits(model, prompt(9))
         assert torch.equal(logits(model, prompt(9)), expected)
@@ -251,8 +253,8 @@ def test_a_link_that_takes_notes_changes_no_logit_and_notes_every_copy_before_it
     with install_ring_buffer_hooks(model, ring, "model"):
         for _ in range(3):
             assert torch.equal(logits(model, prompt(9)), expected)
-        link = ring.link
-        assert isinstance(link, TimedHostLink)
-        spans = link.timeline()
-        assert len(spans) == 3 * len(ring.plan.loads)
+        assert ring.stream is not None
+        assert isinstance(ring.stream.link, TimedHostLink)
+        spans = ring.stream.link.timeline()
+        assert len(spans) == 3 * len(ring.stream.plan.loads)
     assert all(s.copy_start_s <= s.copy_end_s <= s.compute_start_s <= s.compute_end_s for s in spans)
