@@ -70,7 +70,8 @@ class RingSystem(System):
     def timeline(self) -> list[dict[str, Any]]:
         """Return the last passes' copies and computations as plain rows, in seconds on CLOCK_MONOTONIC.
 
-        There are none unless the system is open. Each row has layer, bytes, copy_start_s, copy_end_s, compute_start_s and compute_end_s.
+        There are none unless the system is open. Each row has layer, bytes, copy_start_s, copy_end_s,
+        compute_start_s and compute_end_s.
         """
         stream = self._ring.stream if self._ring is not None else None
         if stream is None or not isinstance(stream.link, TimedCudaLink | TimedHostLink):

@@ -229,7 +229,7 @@ def test_a_session_may_be_closed_in_every_state_and_leaves_nothing(bench: Bench,
         bench.until(lambda: heard.is_over)
         leave_and_hold(bench, "a") if state == "leaving" else bench.fall_asleep("a")
     else:
-        bench.engine._hear(False)
+        bench.engine._inbox.hear()
     bench.engine.close_session("a")
     bench.gate.set()
     bench.until(lambda: not bench.engine.scheduler.sessions)
