@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from djinn_checks.engine import kv_store
-from djinn_checks.engine.kv_mover import Moved
+from djinn_checks.engine.kv_mover import Later, Move, Moved
 from djinn_checks.engine.session import State
 from djinn_checks.engine.turn import Token, TurnRequest
 from djinn_checks.errors import EngineError, KvCapacityError
@@ -190,13 +190,14 @@ def test_when_a_moves_end_is_heard_of_nothing_refers_to_what_it_moved(
     moves, held, was_alive = bench.engine._moves, [], []
     is_under_way = threading.Event()
 
-    def start() -> Callable[[], Moved]:
-        def wait() -> Moved:
-            is_under_way.wait(10)
-            return Moved(nbytes=0, digests=(), copy_s=0.0, total_s=0.0)
+    def wait() -> Moved:
+        is_under_way.wait(10)
+        return Moved(nbytes=0, digests=(), copy_s=0.0, total_s=0.0)
 
-        held.append(weakref.ref(wait))
-        return wait
+    def start() -> Move:
+        move = Later(wait)
+        held.append(weakref.ref(move))
+        return move
 
     monkeypatch.setattr(moves, "_post", lambda hear: was_alive.append(held[0]() is not None))
     moves._move(moves._out, start, lambda done: None)
