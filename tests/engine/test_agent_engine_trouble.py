@@ -141,8 +141,8 @@ def test_two_sessions_that_grow_at_once_are_both_answered() -> None:
     for name, prompt in prompts.items():
         bench.answer(name, prompt)
     heard = {name: bench.ask(name, prompt)[0] for name, prompt in longer.items()}
-    bench.until(lambda: all(one.is_over for one in heard.values()))
-    assert {name: one.ids for name, one in heard.items()} == twins
+    bench.until(lambda: all(answer.is_over for answer in heard.values()))
+    assert {name: answer.ids for name, answer in heard.items()} == twins
 
 
 def test_a_session_that_comes_back_early_has_room_for_a_turn_like_the_last() -> None:
@@ -169,7 +169,7 @@ def test_every_refusal_is_heard_without_another_event() -> None:
     bench.answer("a", prompt_of(1, LONG))
     heard = [bench.ask(name, prompt_of(2, LONG))[0] for name in "bcd"]
     bench.engine.advance()
-    assert all(isinstance(one.error, KvCapacityError) for one in heard)
+    assert all(isinstance(answer.error, KvCapacityError) for answer in heard)
 
 
 def test_first_tokens_come_in_the_order_of_arrival(bench: Bench) -> None:

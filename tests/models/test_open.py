@@ -23,7 +23,7 @@ from djinn_checks.errors import ModelCorruptError, ModelError, ModelNotFoundErro
 from djinn_checks.models import random_weights
 from djinn_checks.models.open import Model, open_model
 from djinn_checks.models.random_weights import random_tensor
-from tests.engine.test_hooks import CONFIGS
+from tests.engine.small_models import CONFIGS
 
 CPU = torch.device("cpu")
 ALL_CONFIGS: dict[str, PretrainedConfig] = {
