@@ -190,6 +190,23 @@ def test_a_second_thread_is_refused_while_a_forward_runs_and_welcome_after_it() 
         assert logits(model, prompt(5)).isfinite().all()
 
 
+def test_a_ring_has_a_stream_while_hooks_are_installed_and_keeps_its_claims_afterwards() -> None:
+    model = build("llama")
+    ring = ring_for(model, 0.5)
+    assert ring.stream is None
+    with install_ring_buffer_hooks(model, ring, "model"):
+        first = ring.stream
+        assert first is not None
+        logits(model, prompt(5))
+    claimed = ring.get_stats()["bytes_transferred"]
+    assert ring.stream is None
+    assert claimed > 0
+    assert ring.get_stats()["planned_bytes_per_pass"] is None
+    with install_ring_buffer_hooks(model, ring, "model"):
+        assert ring.stream not in (None, first)
+        assert ring.get_stats()["bytes_transferred"] > claimed
+
+
 def test_misuse_is_refused_with_a_sentence() -> None:
     model = build("llama")
     ring = ring_for(model, 0.5)
