@@ -8,9 +8,7 @@ host, so everything that was enqueued for its KV has been computed.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -24,6 +22,7 @@ from djinn_checks.attention import reproducible_attention
 from djinn_checks.engine.decode_graphs import DecodeGraphs
 from djinn_checks.engine.device_memory import block_bytes
 from djinn_checks.engine.generation import choose, next_logits
+from djinn_checks.engine.inbox import Inbox
 from djinn_checks.engine.kv_store import KvStore
 from djinn_checks.engine.observer import Observer
 from djinn_checks.engine.scheduler import Clock, Scheduler
@@ -42,8 +41,6 @@ class AgentEngine:
 
     Attributes:
         graphs: what decodes single tokens; None: the module.
-        failure: what ended the engine's thread, against all intention; None while it serves. Then all turns have
-            ended with an error, and so does whatever is asked.
     """
 
     def __init__(
@@ -78,7 +75,7 @@ class AgentEngine:
         self._end_ids, self._max_waiting = frozenset(end_ids), max_waiting
         self._observer = observer or Observer()
         self._clock = clock
-        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._inbox = Inbox()
         self._moves = SessionMoves(
             store,
             self.scheduler,
@@ -89,18 +86,22 @@ class AgentEngine:
             compact=getattr(module.config, "_attn_implementation", "sdpa") == "eager",
         )
         self._thread: threading.Thread | None = None
-        self._stopping = False
-        self.failure: Exception | None = None
 
     # Any thread.
+
+    @property
+    def failure(self) -> Exception | None:
+        """What ended the engine's thread, against all intention; None while it serves.
+
+        After a failure all turns have ended with an error, and whatever is asked is refused.
+        """
+        return self._inbox.failure
 
     def submit(self, session_id: str, request: TurnRequest, listener: Listener, *, anonymous: bool = False) -> Turn:
         """Ask for a turn; the listener hears of its tokens, its end, and whatever goes wrong with it."""
         random = torch.Generator().manual_seed(request.seed)
         turn = Turn(request=request, listener=listener, arrived_s=self._clock(), random=random)
-        self._inbox.put(lambda: self._arrive(session_id, turn, anonymous))
-        if self.failure is not None:
-            self._refuse_all()
+        self._inbox.deliver(lambda: self._arrive(session_id, turn, anonymous))
         return turn
 
     def cancel(self, turn: Turn) -> None:
@@ -109,20 +110,7 @@ class AgentEngine:
 
     def post(self, call: Callable[[], _T]) -> Future[_T]:
         """Have `call` run in the engine's thread, where sessions may be looked at and told things."""
-        answer: Future[_T] = Future()
-
-        def run() -> None:
-            try:
-                if self.failure is not None:
-                    raise self._broken()
-                answer.set_result(call())
-            except Exception as error:
-                answer.set_exception(error)
-
-        self._inbox.put(run)
-        if self.failure is not None:
-            self._refuse_all()
-        return answer
+        return self._inbox.ask(call)
 
     def start(self) -> None:
         """Start serving in a thread."""
@@ -168,35 +156,24 @@ class AgentEngine:
 
     # The engine's thread, inside.
 
-    def _enter(self) -> None:
+    def _run(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
-
-    def _run(self) -> None:
-        self._enter()
         try:
             with reproducible_attention():
-                while not self._stopping:
+                while not self._inbox.is_closed:
                     self.advance(wait=True)
         except Exception as error:  # a defect: nobody may be left waiting for an answer that never comes
             _log.exception("the engine's thread has ended")
-            self.failure = error
-            self._refuse_all()
-
-    def _refuse_all(self) -> None:
-        """End every turn, and hear what is still asked, only to refuse it. Nothing computes any more."""
-        for session in list(self.scheduler.sessions.values()):
-            self._detach(session, self._broken())
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._inbox.get_nowait()()
-
-    def _broken(self) -> EngineError:
-        return EngineError(f"the engine has stopped after a {type(self.failure).__name__}; start the server again")
+            self._inbox.failure = error
+            for session in list(self.scheduler.sessions.values()):
+                self._detach(session, self._inbox.broken())
+            self._inbox.drain()
 
     def advance(self, *, wait: bool = False) -> None:
         """Hear events, start what the scheduler decides, and compute one step of one session."""
-        self._hear(wait and not self.scheduler.running)
+        wait = wait and not self.scheduler.running
+        self._inbox.hear(wait=wait, timeout_s=self.scheduler.seconds_to_deadline() if wait else None)
         for session in self.scheduler.to_close():
             self.close_session(session.id)
         for session in self.scheduler.to_sleep():
@@ -208,19 +185,9 @@ class AgentEngine:
         self._moves.trim()
         self._observer.look(self.scheduler, self.store)
 
-    def _hear(self, wait: bool) -> None:
-        try:
-            if wait:
-                self._inbox.get(timeout=self.scheduler.seconds_to_deadline())()
-            while not self._stopping:
-                self._inbox.get_nowait()()
-        except queue.Empty:
-            return
-
     def _arrive(self, session_id: str, turn: Turn, anonymous: bool) -> None:
         try:
-            if self.failure is not None:
-                raise self._broken()
+            self._inbox.refuse_if_failed()
             if len(self.scheduler.waiting) >= self._max_waiting:
                 raise BusyError(f"{self._max_waiting} requests are waiting, as many as allowed; try again later")
             self._refuse_impossible(turn)
@@ -243,7 +210,7 @@ class AgentEngine:
 
     def _cancel(self, turn: Turn) -> None:
         turn.cancelled = True
-        session = next((one for one in self.scheduler.sessions.values() if one.turn is turn), None)
+        session = next((owner for owner in self.scheduler.sessions.values() if owner.turn is turn), None)
         if session is not None:
             self._end_turn(session, "cancelled")
 
@@ -340,15 +307,15 @@ class AgentEngine:
             self._moves.forget(session)  # a session whose first turn came to nothing has nothing to be kept for
 
     def _end_everything(self) -> None:
-        self._stopping = True
+        self._inbox.is_closed = True
         for session in list(self.scheduler.sessions.values()):
             self._fail(session, BusyError("the server is shutting down; try again when it is back"))
 
 
-def _common(one: Collection[int], other: Collection[int]) -> int:
+def _common(ids: Collection[int], others: Collection[int]) -> int:
     """Return how many ids two sequences have in common from their start."""
     count = 0
-    for left, right in zip(one, other, strict=False):
+    for left, right in zip(ids, others, strict=False):
         if left != right:
             break
         count += 1

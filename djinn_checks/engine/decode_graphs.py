@@ -1,6 +1,6 @@
 """A decode step in few launches: what lies between two attentions is recorded once as a CUDA graph, and replayed.
 
-At batch 1 a decode waits for the processor. Some fifty small kernels a layer, each launched through Python, take
+At batch 1 a decode waits for the processor. Some fifty small kernels per layer, each launched through Python, take
 several times as long to launch as to run, and longer still when a neighbour has the other half of the core. All of
 them but attention and the writing of the new keys and values have the same shapes and the same addresses for every
 token and every session, so they are recorded: one graph from the embedding to the first attention, one from each
@@ -120,15 +120,15 @@ def record_decode(
 
 
 def _why_not(module: Any, shape: KvShape) -> str:
-    parts = [one for one in module.modules() if getattr(one, "config", None) is not None]
+    parts = [part for part in module.modules() if getattr(part, "config", None) is not None]
     longest = getattr(module.config, "max_position_embeddings", None)
-    if len({id(one.config) for one in parts}) != 1:
+    if len({id(part.config) for part in parts}) != 1:
         return "parts of the model have configurations of their own"
     if module.config._attn_implementation != "sdpa":
         return f"attention is {module.config._attn_implementation!r}, not 'sdpa'"
     if any(layer.window is not None for layer in shape.layers):
         return "layers attend to a window"
-    if any(kind in str(getattr(one, "rope_type", "")) for one in module.modules() for kind in _CHANGING):
+    if any(kind in str(getattr(part, "rope_type", "")) for part in module.modules() for kind in _CHANGING):
         return "rotations depend on the length of the text"
     if longest is not None and longest <= _PROMPT + _STEPS:
         return f"the model has {longest} positions; the comparison takes more than {_PROMPT + _STEPS}"

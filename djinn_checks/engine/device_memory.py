@@ -24,11 +24,11 @@ _GRANULE = 2 * MIB
 """What PyTorch's allocator and the driver round large blocks up to, so that the limit counts what is taken."""
 
 _CLASSES = 16
-"""Blocks come in so many sizes between two powers of two: a session that has grown by a turn finds a kept block of
-its size, and the driver is not asked, for at most a sixteenth of a block."""
+"""Sizes of blocks between two powers of two. A session that has grown by a turn mostly finds a kept block of its
+size, so the driver is not asked. That wastes a sixteenth of a block at most."""
 
 _WASTE = 1.25
-"""A kept block is used again for at least this share less: a larger one would waste the limit."""
+"""A kept block is used again if it is at most so many times as large as needed: a larger one wastes the limit."""
 
 
 class DeviceMemory:

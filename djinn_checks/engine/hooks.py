@@ -20,6 +20,7 @@ from djinn_checks.engine.binding import bind_buffers, bind_parameters
 from djinn_checks.engine.residency import Plan, plan_residency
 from djinn_checks.engine.ring_buffer import WeightRingBuffer
 from djinn_checks.engine.segments import cut_model
+from djinn_checks.engine.weight_stream import WeightStream
 from djinn_checks.errors import ConcurrentForwardError, EngineError, HooksError
 
 
@@ -74,17 +75,17 @@ def install_ring_buffer_hooks(
     cut = cut_model(model)
     plan = plan or plan_residency(cut, ring.capacity_bytes)
     with torch.no_grad():
-        ring.attach(model_id, cut, plan, weights)
+        stream = ring.attach(model_id, cut, plan, weights)
     undo: list[Callable[[], Any]] = [ring.detach]
     hooks = RingBufferHooks(model, ring, undo)
     try:
-        bind_parameters(model, cut, ring.place, undo, homes=ring.home if source is model else None)
+        bind_parameters(model, cut, stream.place, undo, homes=stream.home if source is model else None)
         bind_buffers(model, ring.device, undo)
         _guard_forwards(model, undo)
         for use, (point, _) in enumerate(plan.uses):
             module = model.get_submodule(cut.points[point].name)
-            before = module.register_forward_pre_hook(partial(_acquire, ring, use), prepend=True)
-            after = module.register_forward_hook(partial(_release, ring, use))
+            before = module.register_forward_pre_hook(partial(_acquire, stream, use), prepend=True)
+            after = module.register_forward_hook(partial(_release, stream, use))
             undo += [before.remove, after.remove]
     except BaseException:
         hooks.remove()
@@ -92,12 +93,12 @@ def install_ring_buffer_hooks(
     return hooks
 
 
-def _acquire(ring: WeightRingBuffer, use: int, module: nn.Module, args: Any) -> None:
-    ring.acquire(use)
+def _acquire(stream: WeightStream, use: int, module: nn.Module, args: Any) -> None:
+    stream.acquire(use)
 
 
-def _release(ring: WeightRingBuffer, use: int, module: nn.Module, args: Any, output: Any) -> None:
-    ring.release(use)
+def _release(stream: WeightStream, use: int, module: nn.Module, args: Any, output: Any) -> None:
+    stream.release(use)
 
 
 def _guard_forwards(model: nn.Module, undo: list[Callable[[], Any]]) -> None:
@@ -109,7 +110,7 @@ def _guard_forwards(model: nn.Module, undo: list[Callable[[], Any]]) -> None:
         if not running.acquire(blocking=False):
             raise ConcurrentForwardError(
                 f"a forward of this streamed model is running in thread {owner}; "
-                "a ring buffer serves one forward at a time: use a lock, or one ring a thread"
+                "a ring buffer serves one forward at a time: use a lock, or one ring per thread"
             )
         owner[:] = [threading.get_ident()]
         inputs = (*args, *kwargs.values())

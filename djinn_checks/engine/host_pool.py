@@ -1,7 +1,7 @@
 """The host memory that sleeping sessions share: a hard limit, page-locked, handed out in pages.
 
 A session's bytes need not lie together on the host, so equal pages serve sessions of any length and nothing
-is lost to gaps between them: at most one page a session is half used. Pages that lie together are handed out as
+is lost to gaps between them: at most one page per session is half used. Pages that lie together are handed out as
 one piece, and the smallest gap that holds all of them is taken first: a copy ends where a piece does, and each costs
 the link some microseconds.
 """

@@ -1,7 +1,7 @@
 """A session's KV cache in one block of memory, behind the interface of transformers' `DynamicCache`.
 
 A `DynamicCache` makes each layer's keys and values anew for every token, in as many allocations as it has
-tensors. Here they lie in one block that is taken once a turn, region after region (`KvShape.regions`), each
+tensors. Here they lie in one block that is taken once per turn, region after region (`KvShape.regions`), each
 [capacity, heads, dim]: the tokens so far are a prefix of each region, so a session leaves the device in one
 copy a region whatever its capacity, and a new token is written in place.
 
@@ -103,7 +103,7 @@ class _StoredLayer(DynamicLayer):  # type: ignore[misc]
     def __init__(self, keys: Tensor, values: Tensor, compact: bool) -> None:
         super().__init__()
         # [1, heads, capacity, dim], as the model has them: each token costs two cuts a tensor, and no turning.
-        self._stored_keys, self._stored_values = (one.transpose(0, 1).unsqueeze(0) for one in (keys, values))
+        self._stored_keys, self._stored_values = (part.transpose(0, 1).unsqueeze(0) for part in (keys, values))
         self._compact = compact
         self.dtype, self.device = keys.dtype, keys.device
         self.is_initialized = True

@@ -6,9 +6,9 @@ leave (beside the copies, both only read), and after they came back (a few regio
 copies). Between two host buffers, on a machine without a GPU, the same code copies and digests one after the
 other.
 
-`out` and `back` enqueue a move at once, in the caller's thread, and return what waits for its end, to be
-called in another. Enqueuing takes 2 ms in the thread that computes; in a thread beside it, the two would
-wrestle for the interpreter at every launch, and the move take several times as long.
+`out` and `back` enqueue a move at once, in the caller's thread, and return it; another thread waits for its end.
+Enqueuing takes 2 ms in the thread that computes; in a thread beside it, the two would wrestle for the
+interpreter at every launch, and the move take several times as long.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ class Moved:
     nbytes: int
     """Bytes that were copied."""
     digests: tuple[int, ...]
-    """One 64-bit digest a region, of the bytes on the device."""
+    """One 64-bit digest per region, of the bytes on the device."""
     copy_s: float
     """Seconds until all bytes were copied. On a CPU the digests are taken in turn with the copies: `total_s`."""
     total_s: float
@@ -44,19 +45,64 @@ class Moved:
         """Seconds that the digests took beyond the copies."""
         return self.total_s - self.copy_s
 
+    @property
+    def digest(self) -> str:
+        """One digest of all regions as 16 hexadecimal digits; their order counts."""
+        total = 0
+        for value in self.digests:
+            total = (total * 0x100000001B3 + value) % 2**64
+        return f"{total:016x}"
+
+
+class Move(Protocol):
+    """A move of one session's bytes that was asked for."""
+
+    def wait(self) -> Moved:
+        """Block until the move has ended. To be called once."""
+        ...
+
+
+class Later(Move):
+    """A move whose work is done by the thread that waits for it."""
+
+    def __init__(self, work: Callable[[], Moved]) -> None:
+        self._work = work
+
+    def wait(self) -> Moved:
+        return self._work()
+
+
+class Enqueued(Move):
+    """A move that the device does by itself: all that its streams have been given until now, and nothing behind it."""
+
+    def __init__(self, started: float, nbytes: int, digests: Tensor, *, copying: Any, digesting: Any) -> None:
+        """Mark the end of the move.
+
+        Args:
+            started: when it began, by `time.perf_counter`.
+            digests: on the host, where they arrive with the end of the digesting stream's work.
+            copying: the copies' stream; None if they are done.
+            digesting: the digests' stream; None if they are done.
+        """
+        self._started, self._nbytes, self._digests = started, nbytes, digests
+        self._copied, self._digested = _mark(copying), _mark(digesting)
+
+    def wait(self) -> Moved:
+        copy_s = _seconds_until(self._copied, self._started)
+        total_s = _seconds_until(self._digested, self._started)
+        digests = tuple(self._digests.tolist())
+        return Moved(nbytes=self._nbytes, digests=digests, copy_s=copy_s, total_s=total_s)
+
 
 _SCRATCH_WORDS = 1 << 23
 """64 MB: so much of a session is digested by three launches. Kept, so that it never looks like a session's memory."""
 
 _PARTS_AT_ONCE = 8
-"""Copies a call: the first bytes leave while Python still cuts the next parts, at no more calls than need be."""
-
-Wait = Callable[[], Moved]
-"""Blocks until a move has ended."""
+"""Copies per call. The first bytes leave while Python still cuts the next parts, and the calls stay few."""
 
 
 class KvMover:
-    """Copies one way. One per direction."""
+    """Copies in one direction; each direction has its own."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -68,7 +114,7 @@ class KvMover:
             self._scratch = torch.empty(_SCRATCH_WORDS, dtype=torch.int64, device=device) if cuda else None
             self._digest(torch.zeros((1, 4), dtype=torch.uint8, device=device))  # what the first sets up takes 40 ms
 
-    def out(self, groups: list[Tensor], pages: list[Tensor]) -> Wait:
+    def out(self, groups: list[Tensor], pages: list[Tensor]) -> Move:
         """Copy regions on the device, one behind the other, into pages on the host.
 
         What the caller's stream has been given so far comes first, here and in `back`.
@@ -77,16 +123,16 @@ class KvMover:
             groups: uint8 device tensors [regions, bytes], the bytes in use of each region.
             pages: 1-d uint8 host tensors with room for all of them.
         """
-        return self._begin(lambda: self._start_out(groups, pages))
+        return self._begin(partial(self._start_out, groups, pages))
 
-    def back(self, groups: list[Tensor], pages: list[Tensor]) -> Wait:
+    def back(self, groups: list[Tensor], pages: list[Tensor]) -> Move:
         """Copy what `out` wrote to `pages` into regions on the device."""
-        return self._begin(lambda: self._start_back(groups, pages))
+        return self._begin(partial(self._start_back, groups, pages))
 
-    def _begin(self, start: Callable[[], Wait]) -> Wait:
+    def _begin(self, start: Callable[[], Enqueued]) -> Move:
         """Start now what the device does by itself; a CPU does all the work while it is waited for."""
         if self._copying is None or self._digesting is None:
-            return lambda: start()()
+            return Later(lambda: start().wait())
         computing = torch.cuda.current_stream(self._device)
         self._copying.wait_stream(computing)
         self._digesting.wait_stream(computing)
@@ -97,15 +143,15 @@ class KvMover:
             self._digesting.synchronize()
             raise
 
-    def _start_out(self, groups: list[Tensor], pages: list[Tensor]) -> Wait:
+    def _start_out(self, groups: list[Tensor], pages: list[Tensor]) -> Enqueued:
         started = time.perf_counter()
         with self._on(self._copying):
             copied = _copy((host, device) for device, host in pair_parts(_rows(groups), pages))
         with self._on(self._digesting):
             digests = self._fetch([self._digest(group) for group in groups])
-        return self._finish(started, copied, digests)
+        return self._enqueued(started, copied, digests)
 
-    def _start_back(self, groups: list[Tensor], pages: list[Tensor]) -> Wait:
+    def _start_back(self, groups: list[Tensor], pages: list[Tensor]) -> Enqueued:
         started, copied, parts = time.perf_counter(), 0, pair_parts(_rows(groups), pages)
         arrived: list[Any] = []
         # All copies are enqueued before the first digest: enqueuing a digest takes the host longer than a copy.
@@ -120,7 +166,7 @@ class KvMover:
                     self._digesting.wait_event(event)
                 digests.append(self._digest(group))
             fetched = self._fetch(digests)
-        return self._finish(started, copied, fetched)
+        return self._enqueued(started, copied, fetched)
 
     def _digest(self, group: Tensor) -> Tensor:
         return digest_rows(group, scratch=self._scratch)
@@ -132,16 +178,8 @@ class KvMover:
     def _on(self, stream: Any) -> contextlib.AbstractContextManager[Any]:
         return torch.cuda.stream(stream) if stream is not None else contextlib.nullcontext()
 
-    def _finish(self, started: float, nbytes: int, digests: Tensor) -> Wait:
-        """Return what waits for all that has been enqueued until now, and for no move that comes behind it."""
-        copied, digested = _mark(self._copying), _mark(self._digesting)
-
-        def wait() -> Moved:
-            copy_s = _seconds_until(copied, started)
-            total_s = _seconds_until(digested, started)
-            return Moved(nbytes=nbytes, digests=tuple(digests.tolist()), copy_s=copy_s, total_s=total_s)
-
-        return wait
+    def _enqueued(self, started: float, nbytes: int, digests: Tensor) -> Enqueued:
+        return Enqueued(started, nbytes, digests, copying=self._copying, digesting=self._digesting)
 
 
 def _mark(stream: Any) -> Any:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +20,7 @@ from torch import Tensor
 from djinn_checks.engine.device_memory import DeviceMemory
 from djinn_checks.engine.host_pool import HostPool
 from djinn_checks.engine.kv_cache import KvBlock
-from djinn_checks.engine.kv_mover import KvMover, Moved, Wait
+from djinn_checks.engine.kv_mover import KvMover, Later, Move, Moved
 from djinn_checks.engine.kv_shape import KvShape
 from djinn_checks.errors import KvCapacityError, KvDigestError
 
@@ -35,14 +37,13 @@ class Parked:
     file: io.FileIO | None = None
     """A file without a name: it ends with this process, however that ends."""
     digests: tuple[int, ...] = ()
-    """One a region, of the bytes as they left the device."""
+    """One per region, of the bytes as they left the device."""
 
 
 class KvStore:
     """Device blocks, host pages, and the way between them.
 
-    Everything returns at once. What `move_out` and `move_in` return blocks for as long as the copies take, and
-    is to be called in another thread.
+    Everything returns at once. `move_out` and `move_in` return a move, and another thread waits for its end.
     """
 
     def __init__(
@@ -105,36 +106,47 @@ class KvStore:
             parked.file = _new_file(self._spill_folder)
         return parked
 
-    def move_out(self, block: KvBlock, parked: Parked) -> Wait:
-        """Start to copy a session's KV to its place off the device; return what waits for it and notes its digests.
+    def move_out(self, block: KvBlock, parked: Parked) -> Move:
+        """Start to copy a session's KV to its place off the device. The block stays as it is.
 
-        The block stays as it is. Waiting raises `KvCapacityError` if the disk is full.
+        Waiting for the move ends with `complete_out`. It raises `KvCapacityError` if the disk is full.
         """
         groups = block.used_rows(parked.tokens)
         # To a file everything goes where it is waited for: both copies block.
-        wait = self._out.out(groups, parked.pages) if parked.file is None else None
+        spilled = parked.file is not None
+        move = Later(partial(self._spill, groups, parked)) if spilled else self._out.out(groups, parked.pages)
+        return _Completed(move, partial(self.complete_out, block, parked))
 
-        def finish() -> Moved:
-            moved = wait() if wait else self._spill(groups, parked)
-            parked.digests = moved.digests
-            return moved
+    def complete_out(self, block: KvBlock, parked: Parked, moved: Moved) -> Moved:
+        """Note the digests that a session left with. Called in the thread that waits, and so is `complete_in`."""
+        parked.digests = moved.digests
+        return moved
 
-        return finish
-
-    def move_in(self, parked: Parked, block: KvBlock) -> Wait:
-        """Start to copy a session's KV back into a block; return what waits for it and sees that it is what it was.
-
-        Waiting raises `KvDigestError` if it is not. The session must not be continued then.
-        """
+    def move_in(self, parked: Parked, block: KvBlock) -> Move:
+        """Start to copy a session's KV back into a block. Waiting for the move ends with `complete_in`."""
         groups = block.used_rows(parked.tokens)
-        wait = self._back.back(groups, parked.pages) if parked.file is None else None
+        spilled = parked.file is not None
+        move = Later(partial(self._fetch, groups, parked)) if spilled else self._back.back(groups, parked.pages)
+        return _Completed(move, partial(self.complete_in, parked, block))
 
-        def finish() -> Moved:
-            moved = wait() if wait else self._fetch(groups, parked)
-            self._verify(parked, moved)
+    def complete_in(self, parked: Parked, block: KvBlock, moved: Moved) -> Moved:
+        """See that what came back is what left.
+
+        Raises:
+            KvDigestError: it is not; the session must not be continued.
+        """
+        if moved.digests == parked.digests:
             return moved
-
-        return finish
+        changed = [
+            region.name
+            for region, left, came in zip(self.shape.regions, parked.digests, moved.digests, strict=True)
+            if left != came
+        ]
+        raise KvDigestError(
+            parked.session_id,
+            f"session {parked.session_id!r}: {len(changed)} of {len(self.shape.regions)} parts of its KV came "
+            f"back changed, first {changed[0]!r}; the session is closed, start it again",
+        )
 
     def discard(self, parked: Parked) -> None:
         """Give up a place off the device."""
@@ -150,34 +162,22 @@ class KvStore:
 
     def _spill(self, groups: list[Tensor], parked: Parked) -> Moved:
         staging = torch.empty(parked.nbytes, dtype=torch.uint8)
-        moved = self._out_to_file.out(groups, [staging])()
+        moved = self._out_to_file.out(groups, [staging]).wait()
         _write(parked, staging)
         return moved
 
     def _fetch(self, groups: list[Tensor], parked: Parked) -> Moved:
-        return self._back_from_file.back(groups, [_read(parked)])()
-
-    def _verify(self, parked: Parked, moved: Moved) -> None:
-        if moved.digests == parked.digests:
-            return
-        changed = [
-            region.name
-            for region, left, came in zip(self.shape.regions, parked.digests, moved.digests, strict=True)
-            if left != came
-        ]
-        raise KvDigestError(
-            parked.session_id,
-            f"session {parked.session_id!r}: {len(changed)} of {len(self.shape.regions)} parts of its KV came "
-            f"back changed, first {changed[0]!r}; the session is closed, start it again",
-        )
+        return self._back_from_file.back(groups, [_read(parked)]).wait()
 
 
-def combined(digests: tuple[int, ...]) -> str:
-    """Return one digest of a session's KV as 16 hexadecimal digits, the order of the regions included."""
-    total = 0
-    for value in digests:
-        total = (total * 0x100000001B3 + value) % 2**64
-    return f"{total:016x}"
+class _Completed(Move):
+    """A move, and what is to be done when it has ended."""
+
+    def __init__(self, move: Move, complete: Callable[[Moved], Moved]) -> None:
+        self._move, self._complete = move, complete
+
+    def wait(self) -> Moved:
+        return self._complete(self._move.wait())
 
 
 def _new_file(folder: Path) -> io.FileIO:

@@ -28,8 +28,7 @@ class Load:
     """Bytes from the start of the ring."""
     nbytes: int
     blocker_distance: int
-    """How many loads back lies the last one whose bytes this copy overwrites: it may start when that
-    load's segment has been used."""
+    """How many loads ago the last bytes came that this copy overwrites. It may start when they have been used."""
 
 
 @dataclass(frozen=True, kw_only=True)

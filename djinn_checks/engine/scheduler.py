@@ -67,11 +67,15 @@ class Scheduler:
         return self.sessions[session_id]
 
     def next_running(self) -> Session | None:
-        """Return the session whose step comes next: the first tokens of turns in the order in which they began, then
-        one step of each in turn."""
+        """Return the session whose step comes next.
+
+        Turns without a token come first, in the order in which they began. The others take a step each, in a circle.
+        """
         if not self.running:
             return None
-        fresh = next((one for one in self.running if one.turn is not None and not one.turn.produced), None)
+        fresh = next(
+            (session for session in self.running if session.turn is not None and not session.turn.produced), None
+        )
         if fresh is not None:
             return fresh
         self.running.rotate(-1)
@@ -80,26 +84,28 @@ class Scheduler:
     def to_sleep(self) -> list[Session]:
         """Return the sessions that should leave the device now and can."""
         now = self._clock()
-        return [one for one in self._sleepers() if one.io_wait or now - one.idle_since_s >= self.idle_s]
+        return [session for session in self._sleepers() if session.io_wait or now - session.idle_since_s >= self.idle_s]
 
     def to_close(self) -> list[Session]:
         """Return the sessions that nobody has used for too long."""
         now = self._clock()
-        return [one for one in self._unused() if now - one.last_used_s >= self._ttl_s]
+        return [session for session in self._unused() if now - session.last_used_s >= self._ttl_s]
 
     def seconds_to_deadline(self) -> float | None:
         """Return the seconds after which `to_sleep` or `to_close` will say more; None: not without an event."""
         now = self._clock()
-        times = [one.idle_since_s + (0 if one.io_wait else self.idle_s) - now for one in self._sleepers()]
-        times += [one.stays_until_s - now for one in self.sessions.values() if one.stays_until_s > now]
-        times += [one.last_used_s + self._ttl_s - now for one in self._unused()]
+        times = [session.idle_since_s + (0 if session.io_wait else self.idle_s) - now for session in self._sleepers()]
+        times += [session.stays_until_s - now for session in self.sessions.values() if session.stays_until_s > now]
+        times += [session.last_used_s + self._ttl_s - now for session in self._unused()]
         return max(0.0, min(times)) if times else None
 
     def victims(self, nbytes: int) -> list[Session]:
-        """Return idle sessions that free `nbytes` of the device if they leave: those who wait for something
-        outside first, then those that have been idle longest. Fewer, or none, if that is not enough. A session
-        that computes, or is about to, is never among them."""
-        order = sorted(self._sleepers(), key=lambda one: (not one.io_wait, one.idle_since_s))
+        """Return idle sessions that free `nbytes` of the device if they leave, or all of them if that is not enough.
+
+        Sessions that wait for something outside come first, then those that have been idle longest. A session that
+        computes, or is about to, is never among them.
+        """
+        order = sorted(self._sleepers(), key=lambda session: (not session.io_wait, session.idle_since_s))
         chosen: list[Session] = []
         for session in order:
             if sum(_block_bytes(chosen)) >= nbytes:
@@ -110,30 +116,38 @@ class Scheduler:
     def is_anything_coming(self) -> bool:
         """Tell whether room may come free by itself: someone computes, is about to, or moves."""
         return any(
-            one.state not in (State.IDLE, State.SWAPPED) or (one.turn is not None and one.fits(one.turn))
-            for one in self.sessions.values()
+            session.state not in (State.IDLE, State.SWAPPED)
+            or (session.turn is not None and session.fits(session.turn))
+            for session in self.sessions.values()
         )
 
     def too_small(self, session: Session) -> Session | None:
         """Return a session on the device that waits for a larger block, `session` itself before any other."""
         found = [
-            one
-            for one in self.waiting
-            if one.state is State.IDLE and one.block is not None and one.turn is not None and not one.fits(one.turn)
+            other
+            for other in self.waiting
+            if other.state is State.IDLE
+            and other.block is not None
+            and other.turn is not None
+            and not other.fits(other.turn)
         ]
         return session if session in found else next(iter(found), None)
 
     def _sleepers(self) -> list[Session]:
         now = self._clock()
         return [
-            one
-            for one in self.sessions.values()
-            if one.state is State.IDLE and one.turn is None and one.ids and one.stays_until_s <= now
-            and self._can_park(len(one.ids))
+            session
+            for session in self.sessions.values()
+            if session.state is State.IDLE and session.turn is None and session.ids and session.stays_until_s <= now
+            and self._can_park(len(session.ids))
         ]  # fmt: skip
 
     def _unused(self) -> list[Session]:
-        return [one for one in self.sessions.values() if one.turn is None and one.state in (State.IDLE, State.SWAPPED)]
+        return [
+            session
+            for session in self.sessions.values()
+            if session.turn is None and session.state in (State.IDLE, State.SWAPPED)
+        ]
 
 
 def _block_bytes(sessions: Iterable[Session]) -> list[int]:

@@ -1,7 +1,7 @@
 """Gives sessions their place on the device, moves them off it and back, and makes room.
 
-Called in the engine's thread alone. The moves themselves go on beside it; two threads wait for their ends, one
-for each direction, and have the engine's thread hear of them.
+Called in the engine's thread alone. The moves themselves go on beside it; two threads wait for their ends (a
+thread for each direction) and have the engine's thread hear of them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 
 from djinn_checks.engine.device_memory import block_bytes
 from djinn_checks.engine.kv_cache import KvBlock, SessionCache
-from djinn_checks.engine.kv_mover import Moved, Wait
-from djinn_checks.engine.kv_store import KvStore, combined
+from djinn_checks.engine.kv_mover import Move, Moved
+from djinn_checks.engine.kv_store import KvStore
 from djinn_checks.engine.observer import Observer
 from djinn_checks.engine.scheduler import Clock, Scheduler
 from djinn_checks.engine.session import MOVING, Session, State
@@ -116,7 +116,7 @@ class SessionMoves:
         The driver waits for everything that runs on the device, and takes a millisecond to give memory again.
         """
         quiet = not self._scheduler.running and not self._scheduler.waiting
-        if quiet and not any(one.state in MOVING for one in self._scheduler.sessions.values()):
+        if quiet and not any(session.state in MOVING for session in self._scheduler.sessions.values()):
             self._store.memory.trim()
 
     def _stays(self, session: Session, error: BaseException) -> None:
@@ -129,10 +129,10 @@ class SessionMoves:
         """Have others leave. Return whether nothing has to be waited for: there will never be room."""
         memory = self._store.memory
         leaving = sum(
-            one.block.memory.numel()
-            for one in self._scheduler.sessions.values()
-            if one.block is not None and one.state is State.SWAPPING_OUT
-            and not one.wanted and (one.turn is None or not one.fits(one.turn))
+            other.block.memory.numel()
+            for other in self._scheduler.sessions.values()
+            if other.block is not None and other.state is State.SWAPPING_OUT
+            and not other.wanted and (other.turn is None or not other.fits(other.turn))
         )  # fmt: skip
         short = block_bytes(self._store.shape.device_bytes(tokens)) - memory.free_bytes - leaving
         if short > 0:
@@ -176,7 +176,7 @@ class SessionMoves:
         )
 
     def _move(
-        self, waiters: ThreadPoolExecutor, start: Callable[[], Wait], then: Callable[[Future[Moved]], None]
+        self, waiters: ThreadPoolExecutor, start: Callable[[], Move], then: Callable[[Future[Moved]], None]
     ) -> None:
         try:
             done = waiters.submit(_wait_once, [start()])
@@ -199,7 +199,7 @@ class SessionMoves:
         else:
             moved, self._why_not_left = done.result(), ""
             session.swaps, session.swap_s = session.swaps + 1, moved.total_s
-            session.digest_out, session.swapped_bytes = combined(moved.digests), session.swapped_bytes + moved.nbytes
+            session.digest_out, session.swapped_bytes = moved.digest, session.swapped_bytes + moved.nbytes
             session.digest_s = moved.digest_s
             self.release(session)
             session.go(State.SWAPPED)
@@ -216,7 +216,7 @@ class SessionMoves:
             self._did_not_come_back(session, error)
             return
         session.restores, session.restore_s, session.allocate_s = session.restores + 1, moved.total_s, allocate_s
-        session.digest_in, session.restored_bytes = combined(moved.digests), session.restored_bytes + moved.nbytes
+        session.digest_in, session.restored_bytes = moved.digest, session.restored_bytes + moved.nbytes
         session.digest_s = moved.digest_s
         self._observer.restored(session, moved, allocate_s)
         if session.turn is not None:
@@ -248,10 +248,10 @@ class SessionMoves:
             torch.cuda.set_device(self._device)
 
 
-def _wait_once(one: list[Wait]) -> Moved:
-    """Wait, and refer to the move no more when its end is heard of.
+def _wait_once(moves: list[Move]) -> Moved:
+    """Wait for the move in a list of one, and refer to it no more when its end is heard of.
 
     A thread pool lets go of what it ran a moment after it has told of its end. A block that the move still refers to
     would not be given back to the driver by then, and nothing would ask again while the session sleeps.
     """
-    return one.pop()()
+    return moves.pop().wait()

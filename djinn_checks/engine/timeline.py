@@ -2,7 +2,7 @@
 
 They stand in for the plain links (`WeightRingBuffer(..., link_factory=open_timed_link)`) and leave copies
 and their order alone. On CUDA the times come from events on the two streams, anchored to the host's
-monotonic clock by one synchronized event at the start; event and host clocks drift by microseconds a
+monotonic clock by one synchronized event at the start; event and host clocks drift by microseconds per
 second, which a plot of milliseconds does not show. What they note is the engine's own account: it
 illustrates, and decides no criterion.
 """

@@ -70,14 +70,16 @@ class RingSystem(System):
     def timeline(self) -> list[dict[str, Any]]:
         """Return the last passes' copies and computations as plain rows, in seconds on CLOCK_MONOTONIC.
 
-        Each row has layer, bytes, copy_start_s, copy_end_s, compute_start_s and compute_end_s.
+        There are none unless the system is open. Each row has layer, bytes, copy_start_s, copy_end_s,
+        compute_start_s and compute_end_s.
         """
-        if self._ring is None or not isinstance(self._ring.link, TimedCudaLink | TimedHostLink):
+        stream = self._ring.stream if self._ring is not None else None
+        if stream is None or not isinstance(stream.link, TimedCudaLink | TimedHostLink):
             return []
         rows = []
-        for span in self._ring.link.timeline():
-            load = self.plan.loads[span.slot]
-            row = dataclasses.asdict(span) | {"layer": self._ring.cut.segments[load.segment].name, "bytes": load.nbytes}
+        for span in stream.link.timeline():
+            load = stream.plan.loads[span.slot]
+            row = dataclasses.asdict(span) | {"layer": stream.cut.segments[load.segment].name, "bytes": load.nbytes}
             del row["slot"]
             rows.append(row)
         return rows

@@ -13,9 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from djinn_checks.engine.agent_engine import AgentEngine
-from djinn_checks.engine.kv_cache import probe_shape
-from djinn_checks.engine.kv_mover import Moved, Wait
-from djinn_checks.engine.kv_store import KvStore
+from djinn_checks.engine.kv_cache import KvBlock, probe_shape
+from djinn_checks.engine.kv_mover import Later, Move, Moved
+from djinn_checks.engine.kv_store import KvStore, Parked
 from djinn_checks.engine.session import Session, State
 from djinn_checks.engine.turn import Token, Turn, TurnEnd, TurnRequest
 from djinn_checks.units import MIB
@@ -77,15 +77,15 @@ class Bench:
         self.gate.set()
         return heard, turn
 
-    def _move_out_at_the_gate(self, *move: Any) -> Wait:
+    def _move_out_at_the_gate(self, block: KvBlock, parked: Parked) -> Move:
         """Start a move that ends when the gate is open: a short one would be over before a test has done its part."""
-        wait = self._move_out(*move)
+        move = self._move_out(block, parked)
 
-        def finish() -> Moved:
+        def wait_at_the_gate() -> Moved:
             assert self.gate.wait(20)
-            return wait()
+            return move.wait()
 
-        return finish
+        return Later(wait_at_the_gate)
 
     def until(self, is_done: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 20

@@ -33,7 +33,7 @@ def bench() -> Iterator[Bench]:
 def test_a_session_that_slept_answers_bit_for_bit_like_its_twin(bench: Bench) -> None:
     hot = two_turns(bench, "hot", prompt_of(1))
     slept = two_turns(bench, "slept", prompt_of(1), lambda: bench.fall_asleep("slept"))
-    assert [one.tokens for one in hot] == [one.tokens for one in slept]
+    assert [answer.tokens for answer in hot] == [answer.tokens for answer in slept]
     session = bench.session("slept")
     assert (session.swaps, session.restores) == (1, 1)
     assert session.digest_in == session.digest_out is not None
@@ -93,7 +93,7 @@ def test_a_prefetched_session_is_there_before_the_request(bench: Bench) -> None:
 def test_a_request_in_the_middle_of_a_swap_out_is_answered_from_the_block_that_is_still_there(bench: Bench) -> None:
     hot = two_turns(bench, "hot", prompt_of(1))
     caught = two_turns(bench, "a", prompt_of(1), lambda: leave_and_hold(bench, "a"))
-    assert [one.tokens for one in hot] == [one.tokens for one in caught]
+    assert [answer.tokens for answer in hot] == [answer.tokens for answer in caught]
     assert (bench.session("a").swaps, bench.session("a").kept) == (0, 1)
 
 
@@ -117,12 +117,12 @@ def test_a_signal_to_compute_in_the_middle_of_a_swap_out_keeps_the_session(bench
 def test_sessions_take_steps_in_turn(bench: Bench) -> None:
     heard = [bench.ask(name, prompt_of(seed), 6)[0] for seed, name in enumerate("abc")]
     spread = 0
-    while not all(one.is_over for one in heard):
+    while not all(answer.is_over for answer in heard):
         bench.engine.advance()
-        spread = max(spread, *(len(one.tokens) for one in heard)) - min(len(one.tokens) for one in heard)
+        spread = max(spread, *(len(answer.tokens) for answer in heard)) - min(len(answer.tokens) for answer in heard)
         assert spread <= 1
     alone = [Bench().answer("x", prompt_of(seed), 6).ids for seed in range(3)]
-    assert [one.ids for one in heard] == alone
+    assert [answer.ids for answer in heard] == alone
 
 
 def test_sessions_on_a_budget_for_one_take_their_turns_and_never_mix() -> None:
@@ -130,13 +130,13 @@ def test_sessions_on_a_budget_for_one_take_their_turns_and_never_mix() -> None:
     prompts = {name: prompt_of(seed, LONG) for seed, name in enumerate("abcdef")}
     twins = {name: two_turns(Bench(), name, prompt) for name, prompt in prompts.items()}
     first = {name: bench.ask(name, prompt, logprobs=2)[0] for name, prompt in prompts.items()}
-    bench.until(lambda: all(one.is_over for one in first.values()))
+    bench.until(lambda: all(answer.is_over for answer in first.values()))
     second = {
         name: bench.ask(name, [*prompts[name], *first[name].ids, 7, 8], logprobs=2)[0] for name in reversed(prompts)
     }
-    bench.until(lambda: all(one.is_over for one in second.values()))
+    bench.until(lambda: all(answer.is_over for answer in second.values()))
     for name in prompts:
-        assert [first[name].tokens, second[name].tokens] == [one.tokens for one in twins[name]]
+        assert [first[name].tokens, second[name].tokens] == [answer.tokens for answer in twins[name]]
     assert sum(bench.session(name).swaps for name in prompts) >= 5
     bench.engine.stop()
 
@@ -187,7 +187,7 @@ def test_with_a_folder_what_does_not_fit_the_pool_sleeps_on_disk(tmp_path: Path)
     bench = Bench(host_mib=0, spill=tmp_path)
     hot = two_turns(Bench(), "a", prompt_of(1))
     slept = two_turns(bench, "a", prompt_of(1), lambda: bench.fall_asleep("a"))
-    assert [one.tokens for one in hot] == [one.tokens for one in slept]
+    assert [answer.tokens for answer in hot] == [answer.tokens for answer in slept]
     bench.engine.close_session("a")
     assert not list(tmp_path.iterdir())
     bench.engine.stop()
@@ -229,7 +229,7 @@ def test_a_session_may_be_closed_in_every_state_and_leaves_nothing(bench: Bench,
         bench.until(lambda: heard.is_over)
         leave_and_hold(bench, "a") if state == "leaving" else bench.fall_asleep("a")
     else:
-        bench.engine._hear(False)
+        bench.engine._inbox.hear()
     bench.engine.close_session("a")
     bench.gate.set()
     bench.until(lambda: not bench.engine.scheduler.sessions)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from djinn_checks.engine import kv_store
-from djinn_checks.engine.kv_mover import Moved
+from djinn_checks.engine.kv_mover import Later, Move, Moved
 from djinn_checks.engine.session import State
 from djinn_checks.engine.turn import Token, TurnRequest
 from djinn_checks.errors import EngineError, KvCapacityError
@@ -141,8 +141,8 @@ def test_two_sessions_that_grow_at_once_are_both_answered() -> None:
     for name, prompt in prompts.items():
         bench.answer(name, prompt)
     heard = {name: bench.ask(name, prompt)[0] for name, prompt in longer.items()}
-    bench.until(lambda: all(one.is_over for one in heard.values()))
-    assert {name: one.ids for name, one in heard.items()} == twins
+    bench.until(lambda: all(answer.is_over for answer in heard.values()))
+    assert {name: answer.ids for name, answer in heard.items()} == twins
 
 
 def test_a_session_that_comes_back_early_has_room_for_a_turn_like_the_last() -> None:
@@ -169,7 +169,7 @@ def test_every_refusal_is_heard_without_another_event() -> None:
     bench.answer("a", prompt_of(1, LONG))
     heard = [bench.ask(name, prompt_of(2, LONG))[0] for name in "bcd"]
     bench.engine.advance()
-    assert all(isinstance(one.error, KvCapacityError) for one in heard)
+    assert all(isinstance(answer.error, KvCapacityError) for answer in heard)
 
 
 def test_first_tokens_come_in_the_order_of_arrival(bench: Bench) -> None:
@@ -190,13 +190,14 @@ def test_when_a_moves_end_is_heard_of_nothing_refers_to_what_it_moved(
     moves, held, was_alive = bench.engine._moves, [], []
     is_under_way = threading.Event()
 
-    def start() -> Callable[[], Moved]:
-        def wait() -> Moved:
-            is_under_way.wait(10)
-            return Moved(nbytes=0, digests=(), copy_s=0.0, total_s=0.0)
+    def wait() -> Moved:
+        is_under_way.wait(10)
+        return Moved(nbytes=0, digests=(), copy_s=0.0, total_s=0.0)
 
-        held.append(weakref.ref(wait))
-        return wait
+    def start() -> Move:
+        move = Later(wait)
+        held.append(weakref.ref(move))
+        return move
 
     monkeypatch.setattr(moves, "_post", lambda hear: was_alive.append(held[0]() is not None))
     moves._move(moves._out, start, lambda done: None)

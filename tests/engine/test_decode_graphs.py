@@ -72,11 +72,12 @@ class Forgetful(Tape):
 def alone(module: Any, device: torch.device, tokens: list[int], prompt: int) -> list[torch.Tensor]:
     """Logits of each token behind the prompt, by the module."""
     cache = new_cache(probe_shape(module, device), len(tokens), device=device)
-    pieces = [tokens[:prompt], *([one] for one in tokens[prompt:])]
+    pieces = [tokens[:prompt], *([token] for token in tokens[prompt:])]
     found = [
-        module(input_ids=torch.tensor([one], device=device), past_key_values=cache, use_cache=True) for one in pieces
+        module(input_ids=torch.tensor([piece], device=device), past_key_values=cache, use_cache=True)
+        for piece in pieces
     ]
-    return [one.logits[0, -1].cpu() for one in found[1:]]
+    return [output.logits[0, -1].cpu() for output in found[1:]]
 
 
 @torch.no_grad()
@@ -208,11 +209,11 @@ def served(recorded: bool) -> list[list[Token]]:
     prompts = {"a": prompt_of(1), "b": prompt_of(2, 23)}
     for _ in range(2):
         heard = {name: bench.ask(name, prompt, 6, logprobs=2)[0] for name, prompt in prompts.items()}
-        bench.until(lambda now=heard: all(one.is_over for one in now.values()))  # type: ignore[misc]
-        for name, one in heard.items():
-            assert len(one.tokens) == 6
-            told.append(one.tokens)
-            prompts[name] = [*prompts[name], *one.ids, 7]
+        bench.until(lambda now=heard: all(answer.is_over for answer in now.values()))  # type: ignore[misc]
+        for name, answer in heard.items():
+            assert len(answer.tokens) == 6
+            told.append(answer.tokens)
+            prompts[name] = [*prompts[name], *answer.ids, 7]
             bench.fall_asleep(name)
     bench.engine.stop()
     return told

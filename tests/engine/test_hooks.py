@@ -67,8 +67,9 @@ def test_streamed_logits_are_bit_equal_and_removal_restores_the_module(
                 assert torch.equal(logits(model, ids), prefill)
                 moved.append(ring.get_stats()["bytes_transferred"])
                 assert torch.equal(decode(model, ids), decoded)
-        assert ring.plan.bytes_per_pass > 0
-        assert moved[1] - moved[0] == ring.plan.bytes_per_pass
+        assert ring.stream is not None
+        assert ring.stream.plan.bytes_per_pass > 0
+        assert moved[1] - moved[0] == ring.stream.plan.bytes_per_pass
     assert snapshot(model) == before
 
 
@@ -157,7 +158,8 @@ def test_a_failed_copy_surfaces_in_the_forward_that_needed_it_and_the_next_one_i
     expected = logits(model, prompt(9))
     ring = ring_for(model, 0.5, link_factory=lambda device, slots: FailsOnce(slots))
     with install_ring_buffer_hooks(model, ring, "model"):
-        failing = ring.cut.segments[ring.plan.loads[2].segment].name
+        assert ring.stream is not None
+        failing = ring.stream.cut.segments[ring.stream.plan.loads[2].segment].name
         with pytest.raises(CopyError, match=f"copy of '{failing}'.*the cable fell out"):
             logits(model, prompt(9))
         assert torch.equal(logits(model, prompt(9)), expected)
@@ -186,6 +188,23 @@ def test_a_second_thread_is_refused_while_a_forward_runs_and_welcome_after_it() 
         thread.join()
         handle.remove()
         assert logits(model, prompt(5)).isfinite().all()
+
+
+def test_a_ring_has_a_stream_while_hooks_are_installed_and_keeps_its_claims_afterwards() -> None:
+    model = build("llama")
+    ring = ring_for(model, 0.5)
+    assert ring.stream is None
+    with install_ring_buffer_hooks(model, ring, "model"):
+        first = ring.stream
+        assert first is not None
+        logits(model, prompt(5))
+    claimed = ring.get_stats()["bytes_transferred"]
+    assert ring.stream is None
+    assert claimed > 0
+    assert ring.get_stats()["planned_bytes_per_pass"] is None
+    with install_ring_buffer_hooks(model, ring, "model"):
+        assert ring.stream not in (None, first)
+        assert ring.get_stats()["bytes_transferred"] > claimed
 
 
 def test_misuse_is_refused_with_a_sentence() -> None:
@@ -230,8 +249,8 @@ def test_a_link_that_takes_notes_changes_no_logit_and_notes_every_copy_before_it
     with install_ring_buffer_hooks(model, ring, "model"):
         for _ in range(3):
             assert torch.equal(logits(model, prompt(9)), expected)
-        link = ring.link
-        assert isinstance(link, TimedHostLink)
-        spans = link.timeline()
-        assert len(spans) == 3 * len(ring.plan.loads)
+        assert ring.stream is not None
+        assert isinstance(ring.stream.link, TimedHostLink)
+        spans = ring.stream.link.timeline()
+        assert len(spans) == 3 * len(ring.stream.plan.loads)
     assert all(s.copy_start_s <= s.copy_end_s <= s.compute_start_s <= s.compute_end_s for s in spans)

@@ -70,7 +70,7 @@ def test_the_tokens_so_far_are_one_piece_of_each_region_whatever_the_capacity() 
     turns(module, large, pieces())
     assert small.block.capacity < large.block.capacity
     used = zip(small.block.used(23), large.block.used(23), strict=True)
-    assert all(torch.equal(one, other) for one, other in used)
+    assert all(torch.equal(left, right) for left, right in used)
     assert sum(view.numel() for view in small.block.used(23)) == 23 * shape.token_bytes
     assert len(shape.regions) == 6
     assert shape.token_bytes == 3 * 2 * 2 * 16 * 4

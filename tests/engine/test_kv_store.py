@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from djinn_checks.engine.device_memory import DeviceMemory, block_bytes
 from djinn_checks.engine.kv_cache import KvBlock
-from djinn_checks.engine.kv_mover import pair_parts
+from djinn_checks.engine.kv_mover import Moved, pair_parts
 from djinn_checks.engine.kv_shape import KvShape, LayerShape
-from djinn_checks.engine.kv_store import KvStore, Parked, combined
+from djinn_checks.engine.kv_store import KvStore, Parked
 from djinn_checks.errors import KvCapacityError, KvDigestError
 from djinn_checks.units import MIB
 
@@ -34,7 +34,7 @@ def fill(block: KvBlock, seed: int) -> torch.Tensor:
 
 def sleep(store: KvStore, block: KvBlock, name: str = "a") -> Parked:
     parked = store.park(name, 500)
-    store.move_out(block, parked)()
+    store.move_out(block, parked).wait()
     store.release(block)
     return parked
 
@@ -46,7 +46,7 @@ def test_a_session_comes_back_as_it_left_whatever_the_new_capacity() -> None:
     parked = sleep(store, block)
     other = store.allocate(4000)
     fill(other, 2)
-    store.move_in(parked, other)()
+    store.move_in(parked, other).wait()
     assert torch.equal(torch.cat(other.used(500)), before)
     assert parked.nbytes == 500 * SHAPE.token_bytes
 
@@ -58,7 +58,7 @@ def test_one_flipped_bit_is_refused_and_names_the_session_and_the_part() -> None
     parked = sleep(store, block, "agent-7")
     parked.pages[0][500 * SHAPE.regions[0].token_bytes + 3] ^= 1
     with pytest.raises(KvDigestError, match="'agent-7': 1 of 6 parts .* 'layer 0 values'") as caught:
-        store.move_in(parked, store.allocate(500))()
+        store.move_in(parked, store.allocate(500)).wait()
     assert caught.value.session_id == "agent-7"
 
 
@@ -71,7 +71,7 @@ def test_two_sessions_that_were_crossed_are_refused() -> None:
         parked.append(sleep(store, block, str(seed)))
     parked[0].pages, parked[1].pages = parked[1].pages, parked[0].pages
     with pytest.raises(KvDigestError):
-        store.move_in(parked[0], store.allocate(500))()
+        store.move_in(parked[0], store.allocate(500)).wait()
 
 
 def test_the_device_limit_is_hard_and_counts_blocks_that_are_kept_for_later() -> None:
@@ -108,11 +108,11 @@ def test_what_spilled_comes_back_whole_and_a_cut_file_is_refused(tmp_path: Path)
     assert os.fstat(parked.file.fileno()).st_size == parked.nbytes
     assert not list((tmp_path / "new").iterdir()), "it has a name, and would outlive a server that is killed"
     back = store.allocate(500)
-    store.move_in(parked, back)()
+    store.move_in(parked, back).wait()
     assert torch.equal(torch.cat(back.used(500)), before)
     parked.file.truncate(parked.nbytes - 1)
     with pytest.raises(KvDigestError, match="spill file has"):
-        store.move_in(parked, back)()
+        store.move_in(parked, back).wait()
     store.discard(parked)
     assert parked.file.closed
 
@@ -134,9 +134,13 @@ def test_regions_and_pages_of_any_sizes_carry_every_byte_in_order(sizes: list[in
     assert torch.equal(torch.cat(pages)[:total], data)
 
 
-def test_the_combined_digest_depends_on_the_order() -> None:
-    assert combined((1, 2)) != combined((2, 1))
-    assert len(combined((-5, 7))) == 16
+def test_the_digest_of_a_move_depends_on_the_order_of_its_regions() -> None:
+    assert digest_of((1, 2)) != digest_of((2, 1))
+    assert len(digest_of((-5, 7))) == 16
+
+
+def digest_of(digests: tuple[int, ...]) -> str:
+    return Moved(nbytes=0, digests=digests, copy_s=0.0, total_s=0.0).digest
 
 
 def test_a_session_that_grew_by_a_turn_finds_a_kept_block_of_its_size() -> None:
@@ -165,9 +169,9 @@ def test_on_a_gpu_a_move_waits_for_what_was_computed_before_it() -> None:
             factor @ factor  # tens of milliseconds before the bytes are written
         block.memory.fill_(value)
         parked = store.park("a", 500)
-        store.move_out(block, parked)()
+        store.move_out(block, parked).wait()
         other.memory.fill_(255)
-        store.move_in(parked, other)()
+        store.move_in(parked, other).wait()
         store.discard(parked)
         assert all(bool((view == value).all()) for view in other.used(500))
     store.close()

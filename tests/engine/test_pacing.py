@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from djinn_checks.engine.pacing import Pace, plan_for_pace, predict_seconds_per_pass
 from djinn_checks.engine.residency import plan_residency
 from djinn_checks.engine.segments import ALIGNMENT, Cut
-from tests.engine.test_residency import make_cut
+from tests.engine.made_cuts import make_cut
 
 BLOCKS, UNITS = 16, 10
 CUT = make_cut([UNITS] * BLOCKS)

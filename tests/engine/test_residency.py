@@ -3,33 +3,13 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from djinn_checks.engine.residency import Plan, evenly_spread, plan_residency
-from djinn_checks.engine.segments import ALIGNMENT, Cut, PackedTensor, Point, Segment
+from djinn_checks.engine.segments import ALIGNMENT, Cut
 from djinn_checks.errors import CapacityError
-
-
-def make_cut(blocks: list[int], outer: list[int] | None = None, *, tied: bool = False) -> Cut:
-    """Build a cut of blocks and outer segments with sizes in units of ALIGNMENT; `tied` reuses the first outer last."""
-    outer = outer or []
-    segments = [_segment(f"outer{i}", size, False) for i, size in enumerate(outer)]
-    segments += [_segment(f"block{i}", size, True) for i, size in enumerate(blocks)]
-    points = [Point(name=s.name, segments=(i,), spans_blocks=False) for i, s in enumerate(segments)]
-    if tied:
-        points.append(Point(name="head", segments=(0,), spans_blocks=False))
-    return Cut(segments=tuple(segments), points=tuple(points))
-
-
-def _segment(name: str, size: int, is_block: bool) -> Segment:
-    nbytes = size * ALIGNMENT
-    tensor = PackedTensor(
-        names=(f"{name}.weight",), shape=torch.Size([nbytes]), stride=(1,), dtype=torch.uint8, offset=0, nbytes=nbytes
-    )
-    return Segment(name=name, tensors=(tensor,), nbytes=nbytes, is_block=is_block)
-
+from tests.engine.made_cuts import make_cut
 
 cuts = st.builds(
     make_cut,
@@ -78,8 +58,8 @@ def may_issue(plan: Plan, issued: int, used: int) -> bool:
 
 
 def overlap(plan: Plan, a: int, b: int) -> bool:
-    one, other = plan.loads[a % len(plan.loads)], plan.loads[b % len(plan.loads)]
-    return one.offset < other.offset + other.nbytes and other.offset < one.offset + one.nbytes
+    first, second = plan.loads[a % len(plan.loads)], plan.loads[b % len(plan.loads)]
+    return first.offset < second.offset + second.nbytes and second.offset < first.offset + first.nbytes
 
 
 @given(count=st.integers(0, 80), total=st.integers(1, 80))

@@ -30,7 +30,7 @@ from djinn_checks.models.open import open_model
 from djinn_checks.systems.ring import RingSystem
 
 def private_bytes():
-    line = next(one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("RssAnon"))
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
     return int(line.split()[1]) * 1024
 
 def watch():

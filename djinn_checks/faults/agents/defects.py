@@ -1,7 +1,7 @@
 """What goes wrong in agent servers. Each function takes a dose and returns what stands in for the server's parts.
 
-They are run in the server's own process, which imports them by name, before it serves. What spoils a session's
-bytes is in `kv_defects.py`; here are servers that move nothing, too late, or leave something behind.
+The server's own process imports them by name and runs them before it serves. What spoils a session's bytes is in
+`kv_defects.py`; here are servers that move nothing, move too late, or leave something behind.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from djinn_checks.digest import digest_rows
 from djinn_checks.engine.agent_engine import AgentEngine
 from djinn_checks.engine.host_memory import HostArena
 from djinn_checks.engine.kv_cache import KvBlock
-from djinn_checks.engine.kv_mover import Moved, Wait, pair_parts
+from djinn_checks.engine.kv_mover import Later, Move, Moved, pair_parts
 from djinn_checks.engine.kv_store import KvStore, Parked
 from djinn_checks.engine.session import Session
 from djinn_checks.engine.session_moves import SessionMoves
@@ -67,21 +68,15 @@ def never_swaps(dose: float) -> Defect:
 class _Keeps(KvStore):
     """Moves a session out as it should, and keeps a share of its bytes on the device."""
 
-    share = 1.0
-
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, share: float = 1.0, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._share = share
         self._kept: dict[str, Tensor] = {}
 
-    def move_out(self, block: KvBlock, parked: Parked) -> Wait:
-        wait = super().move_out(block, parked)
-
-        def finish() -> Moved:
-            moved = wait()
-            self._kept[parked.session_id] = copy_share(block, self.share)
-            return moved
-
-        return finish
+    def complete_out(self, block: KvBlock, parked: Parked, moved: Moved) -> Moved:
+        moved = super().complete_out(block, parked, moved)
+        self._kept[parked.session_id] = copy_share(block, self._share)
+        return moved
 
     def discard(self, parked: Parked) -> None:
         self._kept.pop(parked.session_id, None)
@@ -90,7 +85,7 @@ class _Keeps(KvStore):
 
 def keeps(dose: float) -> Defect:
     """Report a swap, and keep that share of the KV on the device."""
-    return Defect(store=type("Keeps", (_Keeps,), {"share": dose}))
+    return Defect(store=partial(_Keeps, share=dose))
 
 
 class _KeepsBehind(_Keeps):
@@ -119,15 +114,15 @@ def keeps_behind(dose: float) -> Defect:
 class _KeepsCrowd(_Keeps):
     """Does right by a session that comes alone, and keeps those that come many at a time."""
 
-    def move_out(self, block: KvBlock, parked: Parked) -> Wait:
+    def complete_out(self, block: KvBlock, parked: Parked, moved: Moved) -> Moved:
         if parked.session_id.startswith(SESSION_PREFIX):
-            return super().move_out(block, parked)
-        return KvStore.move_out(self, block, parked)
+            return super().complete_out(block, parked, moved)
+        return KvStore.complete_out(self, block, parked, moved)
 
 
 def keeps_crowd(dose: float) -> Defect:
     """Report every swap, and keep that share of the KV of the agents that come many at a time."""
-    return Defect(store=type("KeepsCrowd", (_KeepsCrowd,), {"share": dose}))
+    return Defect(store=partial(_KeepsCrowd, share=dose))
 
 
 class _CountsOnly(KvStore):
@@ -137,15 +132,15 @@ class _CountsOnly(KvStore):
         super().__init__(*args, **options)
         self._stayed: dict[str, Tensor] = {}
 
-    def move_out(self, block: KvBlock, parked: Parked) -> Wait:
+    def move_out(self, block: KvBlock, parked: Parked) -> Move:
         self._stayed[parked.session_id] = copy_share(block, 1.0)
-        return lambda: self._claim(parked)
+        return Later(partial(self._claim, parked))
 
-    def move_in(self, parked: Parked, block: KvBlock) -> Wait:
+    def move_in(self, parked: Parked, block: KvBlock) -> Move:
         stayed = KvBlock(self.shape, self._stayed.pop(parked.session_id))
         for place, bytes_ in zip(block.used(parked.tokens), stayed.used(parked.tokens), strict=True):
             place.copy_(bytes_)
-        return lambda: self._claim(parked)
+        return Later(partial(self._claim, parked))
 
     def _claim(self, parked: Parked) -> Moved:
         return Moved(nbytes=parked.nbytes, digests=(1,) * len(self.shape.regions), copy_s=1e-3, total_s=1e-3)
@@ -157,26 +152,26 @@ def counts_only(dose: float) -> Defect:
 
 
 class _Dawdles(KvStore):
-    """Copies a session's regions out one by one with a pause behind each, and says that it took no time."""
+    """Copies a session's regions out with a pause behind each, and says that it took no time."""
 
-    pause_s = 0.0
+    def __init__(self, *args: Any, pause_s: float, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._pause_s = pause_s
 
-    def move_out(self, block: KvBlock, parked: Parked) -> Wait:
-        groups = block.used_rows(parked.tokens)
+    def move_out(self, block: KvBlock, parked: Parked) -> Move:
+        return Later(partial(self._dawdle, block.used_rows(parked.tokens), parked))
 
-        def finish() -> Moved:
-            for device, host in pair_parts([row for group in groups for row in group], parked.pages):
-                host.copy_(device)
-                time.sleep(self.pause_s)
-            parked.digests = tuple(value for group in groups for value in digest_rows(group).tolist())
-            return Moved(nbytes=parked.nbytes, digests=parked.digests, copy_s=1e-6, total_s=1e-6)
-
-        return finish
+    def _dawdle(self, groups: list[Tensor], parked: Parked) -> Moved:
+        for device, host in pair_parts([row for group in groups for row in group], parked.pages):
+            host.copy_(device)
+            time.sleep(self._pause_s)
+        parked.digests = tuple(value for group in groups for value in digest_rows(group).tolist())
+        return Moved(nbytes=parked.nbytes, digests=parked.digests, copy_s=1e-6, total_s=1e-6)
 
 
 def dawdles(dose: float) -> Defect:
     """Rest for so many seconds after each region that is copied out, and say that the move took no time."""
-    return Defect(store=type("Dawdles", (_Dawdles,), {"pause_s": dose}))
+    return Defect(store=partial(_Dawdles, pause_s=dose))
 
 
 # Servers that compute again
@@ -185,14 +180,13 @@ def dawdles(dose: float) -> Defect:
 class _Forgets(SessionMoves):
     """Loses the last tokens of a session that comes back."""
 
-    tokens = 10**9
-
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, tokens: int, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._tokens = tokens
         self.forgotten: dict[str, int] = {}
 
     def _is_back(self, session: Session, done: Future[Moved], allocate_s: float) -> None:
-        lost = session.ids[max(0, len(session.ids) - self.tokens) :]
+        lost = session.ids[max(0, len(session.ids) - self._tokens) :]
         del session.ids[len(session.ids) - len(lost) :]
         self.forgotten[session.id] = len(lost)
         super()._is_back(session, done, allocate_s)
@@ -209,12 +203,12 @@ class _Hides(AgentEngine):
 
 def forgets(dose: float) -> Defect:
     """Lose the last tokens in a sleep and compute them again, saying so."""
-    return Defect(moves=type("Forgets", (_Forgets,), {"tokens": int(dose)}))
+    return Defect(moves=partial(_Forgets, tokens=int(dose)))
 
 
 def forgets_secretly(dose: float) -> Defect:
     """Lose the last tokens in a sleep and compute them again, saying that they were kept."""
-    return Defect(moves=type("Forgets", (_Forgets,), {"tokens": int(dose)}), engine=_Hides)
+    return Defect(moves=partial(_Forgets, tokens=int(dose)), engine=_Hides)
 
 
 # Servers that are late, or leave something behind
@@ -223,59 +217,62 @@ def forgets_secretly(dose: float) -> Defect:
 class _FreesLate(KvStore):
     """Gives a block back some time after it was left."""
 
-    seconds = 0.0
+    def __init__(self, *args: Any, seconds: float, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._seconds = seconds
 
     def release(self, block: KvBlock) -> None:
-        def give() -> None:
-            super(_FreesLate, self).release(block)
-            self.memory.trim()
-
-        later = threading.Timer(self.seconds, give)
+        later = threading.Timer(self._seconds, self._give, [block])
         later.daemon = True
         later.start()
+
+    def _give(self, block: KvBlock) -> None:
+        super().release(block)
+        self.memory.trim()
 
 
 def frees_late(dose: float) -> Defect:
     """Give memory back so many seconds after it was left."""
-    return Defect(store=type("FreesLate", (_FreesLate,), {"seconds": dose}))
+    return Defect(store=partial(_FreesLate, seconds=dose))
 
 
 class _WakesLate(KvStore):
     """Begins a restore some time after it was asked for."""
 
-    seconds = 0.0
+    def __init__(self, *args: Any, seconds: float, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._seconds = seconds
 
-    def move_in(self, parked: Parked, block: KvBlock) -> Wait:
-        def finish() -> Moved:
-            time.sleep(self.seconds)
-            return super(_WakesLate, self).move_in(parked, block)()
+    def move_in(self, parked: Parked, block: KvBlock) -> Move:
+        return Later(partial(self._move_late, parked, block))
 
-        return finish
+    def _move_late(self, parked: Parked, block: KvBlock) -> Moved:
+        time.sleep(self._seconds)
+        return super().move_in(parked, block).wait()
 
 
 def wakes_late(dose: float) -> Defect:
     """Begin each restore so many seconds late."""
-    return Defect(store=type("WakesLate", (_WakesLate,), {"seconds": dose}))
+    return Defect(store=partial(_WakesLate, seconds=dose))
 
 
 class _Leaks(SessionMoves):
     """Keeps a share of a closed session's bytes on the device."""
 
-    share = 1.0
-
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, share: float, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._share = share
         self._leaked: list[Tensor] = []
 
     def forget(self, session: Session) -> None:
         if session.block is not None:
-            self._leaked.append(copy_share(session.block, self.share))
+            self._leaked.append(copy_share(session.block, self._share))
         super().forget(session)
 
 
 def leaks(dose: float) -> Defect:
     """Keep that share of each closed session's KV on the device."""
-    return Defect(moves=type("Leaks", (_Leaks,), {"share": dose}))
+    return Defect(moves=partial(_Leaks, share=dose))
 
 
 class _Dies(KvStore):
@@ -285,7 +282,7 @@ class _Dies(KvStore):
         super().__init__(*args, **options)
         self._sleeps = 0
 
-    def move_out(self, block: KvBlock, parked: Parked) -> Wait:
+    def move_out(self, block: KvBlock, parked: Parked) -> Move:
         self._sleeps += 1
         if self._sleeps == _DIES_AT:
             threading.Timer(0.2, os._exit, [1]).start()
@@ -303,18 +300,23 @@ def dies_asleep(dose: float) -> Defect:
 class _Races(KvStore):
     """Says that a session is back before its bytes are."""
 
-    seconds = 0.0
+    def __init__(self, *args: Any, seconds: float, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._seconds = seconds
 
-    def move_in(self, parked: Parked, block: KvBlock) -> Wait:
+    def move_in(self, parked: Parked, block: KvBlock) -> Move:
         block.memory.zero_()
         if self.memory.device.type == "cuda":
             torch.cuda.synchronize(self.memory.device)
         copied = replace(parked, pages=[page.clone() for page in parked.pages])  # the places are given up meanwhile
-        later = threading.Timer(self.seconds, lambda: super(_Races, self).move_in(copied, block)())
-        later.start()
-        return lambda: Moved(nbytes=parked.nbytes, digests=parked.digests, copy_s=1e-3, total_s=1e-3)
+        threading.Timer(self._seconds, self._move_unawaited, [copied, block]).start()
+        moved = Moved(nbytes=parked.nbytes, digests=parked.digests, copy_s=1e-3, total_s=1e-3)
+        return Later(lambda: moved)
+
+    def _move_unawaited(self, parked: Parked, block: KvBlock) -> None:
+        super().move_in(parked, block).wait()
 
 
 def races(dose: float) -> Defect:
     """Continue a session while its bytes are still to come, so many seconds before they do."""
-    return Defect(store=type("Races", (_Races,), {"seconds": dose}))
+    return Defect(store=partial(_Races, seconds=dose))

@@ -6,19 +6,18 @@ claimed, and only what they compute can tell.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from djinn_checks.engine.kv_cache import KvBlock
-from djinn_checks.engine.kv_mover import Moved, Wait
+from djinn_checks.engine.kv_mover import Move, Moved
 from djinn_checks.engine.kv_store import KvStore, Parked
-from djinn_checks.errors import KvDigestError
 from djinn_checks.faults.agents.nursery import Defect
 
 _REGION = 2
@@ -33,112 +32,111 @@ class _Claims(KvStore):
     def spoil(self, regions: list[Tensor], parked: Parked) -> None:
         """Change the regions, each [tokens, heads, dim]; here they are left as they are."""
 
-    def move_in(self, parked: Parked, block: KvBlock) -> Wait:
-        started, wait = time.perf_counter(), super().move_in(parked, block)
-
-        def finish() -> Moved:
-            with contextlib.suppress(KvDigestError):
-                wait()
-            self.spoil([region[: parked.tokens] for region in block.region_tensors()], parked)
-            if self.memory.device.type == "cuda":
-                torch.cuda.synchronize(self.memory.device)
-            took = time.perf_counter() - started
-            return Moved(nbytes=parked.nbytes, digests=parked.digests, copy_s=took, total_s=took)
-
-        return finish
+    def complete_in(self, parked: Parked, block: KvBlock, moved: Moved) -> Moved:
+        started = time.perf_counter()
+        self.spoil([region[: parked.tokens] for region in block.region_tensors()], parked)
+        if self.memory.device.type == "cuda":
+            torch.cuda.synchronize(self.memory.device)
+        took = moved.total_s + time.perf_counter() - started
+        return Moved(nbytes=parked.nbytes, digests=parked.digests, copy_s=took, total_s=took)
 
 
-def _claims(spoil: Callable[[list[Tensor]], None]) -> Defect:
-    """Return a server that spoils a session's regions, each [tokens, heads, dim], and claims their digest."""
+class _Spoils(_Claims):
+    """Spoils a session's regions by a function of them and the dose."""
 
-    def wrapped(self: KvStore, regions: list[Tensor], parked: Parked) -> None:
-        spoil(regions)
+    def __init__(self, *args: Any, spoil: Callable[[list[Tensor], int], None], dose: int, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._spoil, self._dose = spoil, dose
 
-    return Defect(store=type("Claims", (_Claims,), {"spoil": wrapped}))
+    def spoil(self, regions: list[Tensor], parked: Parked) -> None:
+        self._spoil(regions, self._dose)
+
+
+def _spoils(spoil: Callable[[list[Tensor], int], None], dose: float) -> Defect:
+    """Return a server that spoils a session's regions by so much."""
+    return Defect(store=partial(_Spoils, spoil=spoil, dose=int(dose)))
+
+
+def _truncate(regions: list[Tensor], tokens: int) -> None:
+    for region in regions:
+        region[max(0, len(region) - tokens) :] = 0
+
+
+def _shift(regions: list[Tensor], count: int) -> None:
+    for region in regions[:count]:
+        region[1:] = region[:-1].clone()
+
+
+def _zero(regions: list[Tensor], tokens: int) -> None:
+    regions[_REGION][:tokens] = 0
+
+
+def _flip(regions: list[Tensor], bit: int) -> None:
+    words = regions[_REGION].view(torch.int32).flatten()
+    words[_WORD] ^= 1 << bit
 
 
 def truncates(dose: float) -> Defect:
     """Restore zeros in place of so many last tokens."""
-
-    def spoil(regions: list[Tensor]) -> None:
-        for region in regions:
-            region[max(0, len(region) - int(dose)) :] = 0
-
-    return _claims(spoil)
+    return _spoils(_truncate, dose)
 
 
 def shifts(dose: float) -> Defect:
     """Restore each token of so many regions one place too late."""
-
-    def spoil(regions: list[Tensor]) -> None:
-        for region in regions[: int(dose)]:
-            region[1:] = region[:-1].clone()
-
-    return _claims(spoil)
+    return _spoils(_shift, dose)
 
 
 def zeroes(dose: float) -> Defect:
     """Restore one layer's keys as zeros, for the first so many tokens."""
-
-    def spoil(regions: list[Tensor]) -> None:
-        regions[_REGION][: int(dose)] = 0
-
-    return _claims(spoil)
+    return _spoils(_zero, dose)
 
 
 def flips_unseen(dose: float) -> Defect:
     """Flip one bit of one number on the way back: that many bits up from the lowest of the mantissa."""
-
-    def spoil(regions: list[Tensor]) -> None:
-        words = regions[_REGION].view(torch.int32).flatten()
-        words[_WORD] ^= 1 << int(dose)
-
-    return _claims(spoil)
+    return _spoils(_flip, dose)
 
 
 class _Borrows(_Claims):
     """Gives a session the keys that another one left behind."""
 
-    tokens = 1
-
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, tokens: int, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._tokens = tokens
         self._left: dict[str, Tensor] = {}
 
-    def move_out(self, block: KvBlock, parked: Parked) -> Wait:
+    def move_out(self, block: KvBlock, parked: Parked) -> Move:
         self._left[parked.session_id] = block.region_tensors()[_REGION][: parked.tokens].clone()
         return super().move_out(block, parked)
 
     def spoil(self, regions: list[Tensor], parked: Parked) -> None:
         others = [keys for name, keys in self._left.items() if name != parked.session_id]
-        count = min([self.tokens, parked.tokens, *map(len, others)])
+        count = min([self._tokens, parked.tokens, *map(len, others)])
         for keys in others[:1]:
             regions[_REGION][:count] = keys[:count]
 
 
 def borrows(dose: float) -> Defect:
     """Restore one layer's keys from another session, for the first so many tokens."""
-    return Defect(store=type("Borrows", (_Borrows,), {"tokens": int(dose)}))
+    return Defect(store=partial(_Borrows, tokens=int(dose)))
 
 
 class _Crosses(_Claims):
     """Gives a session that comes back the place of another one that sleeps."""
 
-    every = 1
-
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, every: int, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._every = every
         self._asleep: dict[str, Parked] = {}
         self._chances = 0
 
-    def move_out(self, block: KvBlock, parked: Parked) -> Wait:
+    def move_out(self, block: KvBlock, parked: Parked) -> Move:
         self._asleep[parked.session_id] = parked
         return super().move_out(block, parked)
 
-    def move_in(self, parked: Parked, block: KvBlock) -> Wait:
-        others = [one for one in self._asleep.values() if one is not parked and one.tokens == parked.tokens]
+    def move_in(self, parked: Parked, block: KvBlock) -> Move:
+        others = [other for other in self._asleep.values() if other is not parked and other.tokens == parked.tokens]
         self._chances += bool(others)
-        if others and self._chances % self.every == 0:
+        if others and self._chances % self._every == 0:
             parked = replace(parked, pages=others[0].pages)
         return super().move_in(parked, block)
 
@@ -148,8 +146,8 @@ class _Crosses(_Claims):
 
 
 def crosses(dose: float) -> Defect:
-    """Give every so-manieth session that comes back while others sleep the KV of one of those."""
-    return Defect(store=type("Crosses", (_Crosses,), {"every": int(dose)}))
+    """Of the sessions that come back while others sleep, give one in so many the KV of another."""
+    return Defect(store=partial(_Crosses, every=int(dose)))
 
 
 # Servers that are honest about it
@@ -158,53 +156,48 @@ def crosses(dose: float) -> Defect:
 class _FlipsAsleep(KvStore):
     """Has bits flipped in a sleeping session's host memory, after its digest was taken."""
 
-    bit = 0
-    verifies = True
+    def __init__(self, *args: Any, bit: int, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._bit = bit
 
-    def move_out(self, block: KvBlock, parked: Parked) -> Wait:
-        wait = super().move_out(block, parked)
+    def complete_out(self, block: KvBlock, parked: Parked, moved: Moved) -> Moved:
+        moved = super().complete_out(block, parked, moved)
+        words = parked.pages[0].view(torch.int32)
+        words[_WORD] ^= 1 << self._bit
+        return moved
 
-        def finish() -> Moved:
-            moved = wait()
-            words = parked.pages[0].view(torch.int32)
-            words[_WORD] ^= 1 << self.bit
-            return moved
 
-        return finish
+class _FlipsUnverified(_FlipsAsleep):
+    """Takes the digest of what came back, and does not look at it."""
 
-    def move_in(self, parked: Parked, block: KvBlock) -> Wait:
-        if self.verifies:
-            return super().move_in(parked, block)
-        return self._back.back(block.used_rows(parked.tokens), parked.pages)
+    def complete_in(self, parked: Parked, block: KvBlock, moved: Moved) -> Moved:
+        return moved
 
 
 def flips_asleep(dose: float) -> Defect:
     """Flip one bit on the host while a session sleeps; the server verifies its digest."""
-    return Defect(store=type("FlipsAsleep", (_FlipsAsleep,), {"bit": int(dose)}))
+    return Defect(store=partial(_FlipsAsleep, bit=int(dose)))
 
 
 def flips_unverified(dose: float) -> Defect:
     """Flip one bit on the host while a session sleeps; the server takes digests and goes on whatever they are."""
-    return Defect(store=type("FlipsAsleep", (_FlipsAsleep,), {"bit": int(dose), "verifies": False}))
+    return Defect(store=partial(_FlipsUnverified, bit=int(dose)))
 
 
 class _ComesBackShort(KvStore):
     """Brings back a part of a session's bytes, and counts that part."""
 
-    share = 1.0
+    def __init__(self, *args: Any, share: float, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._share = share
 
-    def move_in(self, parked: Parked, block: KvBlock) -> Wait:
-        wait = super().move_in(parked, block)
-
-        def finish() -> Moved:
-            moved = wait()
-            missing = int(self.share * moved.nbytes)
-            block.memory[block.memory.numel() - missing :] = 0
-            return replace(moved, nbytes=moved.nbytes - missing)
-
-        return finish
+    def complete_in(self, parked: Parked, block: KvBlock, moved: Moved) -> Moved:
+        moved = super().complete_in(parked, block, moved)
+        missing = int(self._share * moved.nbytes)
+        block.memory[block.memory.numel() - missing :] = 0
+        return replace(moved, nbytes=moved.nbytes - missing)
 
 
 def comes_back_short(dose: float) -> Defect:
     """Leave that share of the bytes out of a restore, and count the others."""
-    return Defect(store=type("ComesBackShort", (_ComesBackShort,), {"share": dose}))
+    return Defect(store=partial(_ComesBackShort, share=dose))

@@ -1,7 +1,7 @@
 """Agent servers with a defect, each forked off one process that has imported everything once.
 
-A server of its own takes seconds to import what it needs. Forked, it serves after a few tenths of one, and is a
-process of its own all the same: its memory is its own, it listens at its own port, and it may die.
+A server of its own takes seconds to import what it needs. Forked, it serves after some tenths of a second, and is
+a process of its own all the same: its memory is its own, it listens at its own port, and it may die.
 
 The process that forks is `python -m djinn_checks.faults.agents.nursery FOLDER`. It reads one JSON line for each server
 and has touched neither a GPU nor a thread pool, which would not survive a fork.
@@ -43,7 +43,7 @@ class Defect:
 
     store: Callable[..., KvStore] = KvStore
     engine: type[AgentEngine] = AgentEngine
-    moves: type[SessionMoves] = SessionMoves
+    moves: Callable[..., SessionMoves] = SessionMoves
 
 
 class Nursery:
@@ -127,7 +127,7 @@ class Nursery:
 
 @cache
 def nursery() -> Nursery:
-    """Return the one that this process uses."""
+    """Return this process's nursery."""
     return Nursery()
 
 

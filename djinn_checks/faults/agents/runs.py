@@ -21,8 +21,8 @@ _SHAPE: dict[str, Any] = {
 }  # fmt: skip
 """A model that computes little; its sums are long enough for a prefill to round otherwise than a decode."""
 _HEADS = {"cpu": (64, 64), "cuda": (128, 256)}
-"""Their number and size. KV of 98 kB a token, 11 MB a session, on a CPU, where a process's memory moves by less than
-that of its own accord; on a GPU four times as much, twenty times what its driver rounds to."""
+"""Their number and size. On a CPU that is KV of 98 kB per token, 11 MB per session; a process's memory moves by less of
+its own accord. On a GPU it is four times as much, twenty times what its driver rounds to."""
 _DTYPE = {"cpu": "float32", "cuda": "float16"}
 """In float32 so small a model rounds by less on a GPU than a log-probability resolves, be its KV kept or recomputed."""
 
