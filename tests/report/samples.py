@@ -9,8 +9,7 @@ import numpy as np
 
 from djinn_checks.outcome import Criterion, Failure, Outcome, Status, judge, skip
 from djinn_checks.report.load import OUTCOME_MIME
-from djinn_checks.report.logits.layers import plot_layers
-from djinn_checks.report.logits.plots import plot_differences, plot_kl, plot_margins
+from djinn_checks.report.logits.plots import plot_differences, plot_kl, plot_layers, plot_margins
 from djinn_checks.report.logits.tables import tabulate_bytes, tabulate_prompts, tabulate_statistics, tabulate_witness
 from djinn_checks.report.tables import render_environment, render_params
 from djinn_checks.report.verdict import render_figure, render_verdict
