@@ -15,7 +15,7 @@ from djinn_checks.outcome import Outcome, Status
 from djinn_checks.report import frontend
 from djinn_checks.report.frames import list_frames, tabulate_frames
 from tests.report import samples
-from tests.report.pcie.test_report import replayed
+from tests.report.pcie.samples import replayed
 
 
 def test_criteria_and_series_of_the_logits_check_are_frames() -> None:
