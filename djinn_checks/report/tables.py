@@ -17,7 +17,7 @@ ICONS = {
     Status.ERROR: "!",
     Status.SKIP: "–",
 }
-"""One glyph a status, so that the colour is never the only sign."""
+"""One glyph for each status, so that the colour is never the only sign."""
 
 _SIGNS = {">=": "≥", "<=": "≤", "==": "="}
 _CRITERIA_COLUMNS = ("Status", "Claim", "Observed", "Expected", "Evidence", "Reason")

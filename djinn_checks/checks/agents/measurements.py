@@ -71,7 +71,7 @@ def gather_timings(evidence: AgentsEvidence) -> AgentsTimings:
         "wake_cold_s": [reply.wake_s for reply in run.cold],
         "pace": _pace(evidence.pace),
         "ceilings_bytes_per_s": {
-            name: one.bytes_per_s for name, one in (evidence.link.ceilings if evidence.link else {}).items()
+            name: ceiling.bytes_per_s for name, ceiling in (evidence.link.ceilings if evidence.link else {}).items()
         },
         "memory_changes": _memory_changes(evidence),
         "counted_bytes": {name: evidence.counted(name) for name in ("out", "in")} if evidence.link else None,
@@ -141,7 +141,7 @@ def _memory_changes(evidence: AgentsEvidence) -> list[list[int]] | None:
 def _on_link(evidence: AgentsEvidence, direction: str) -> list[list[float]] | None:
     """Return the least and the greatest time of each move."""
     times, _ = evidence.move_times(direction)
-    return [[one.least_s, one.greatest_s] for one in times] or None
+    return [[move.least_s, move.greatest_s] for move in times] or None
 
 
 def _record(record: SessionRecord | None) -> SessionFacts | None:

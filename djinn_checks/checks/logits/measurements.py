@@ -37,7 +37,7 @@ def gather_measurements(evidence: LogitsEvidence, prompts: tuple[Prompt, ...]) -
         ],
         "statistics": {phase: _worst_pass(run, phase) for phase in PHASES},
         "floor": reference.floor,
-        "passes": [_pass_row(one, run.predicted_bytes) for one in run.passes],
+        "passes": [_pass_row(run_pass, run.predicted_bytes) for run_pass in run.passes],
         "witness": _witness_row(run.weights, evidence.budget_bytes),
         "localisation": run.localisation.to_dict() if run.localisation else None,
     }
@@ -45,21 +45,21 @@ def gather_measurements(evidence: LogitsEvidence, prompts: tuple[Prompt, ...]) -
 
 def _worst_pass(run: SystemRun, phase: str) -> LogitsStatistics:
     """Return the statistics of the pass with the most unequal elements; of equals, the largest distance."""
-    of_phase = [one.statistics[phase] for one in run.passes]
+    of_phase = [run_pass.statistics[phase] for run_pass in run.passes]
     return max(of_phase, key=lambda s: (s["unequal_elements"], s["l2_position_max"], s["kl"]["max"]))
 
 
-def _pass_row(one: SystemPass, predicted_bytes: int | None) -> PassRow:
+def _pass_row(run_pass: SystemPass, predicted_bytes: int | None) -> PassRow:
     """Bytes are those of the whole pass, all its forwards together."""
-    claims = [claim for claim in one.claims if claim is not None]
-    phases = one.statistics.values()
+    claims = [claim for claim in run_pass.claims if claim is not None]
+    phases = run_pass.statistics.values()
     return {
-        "pass": one.number,
+        "pass": run_pass.number,
         "unequal_elements": sum(statistics["unequal_elements"] for statistics in phases),
         "l2_position_max": max(statistics["l2_position_max"] for statistics in phases),
-        "forwards": len(one.claims),
-        "claimed_bytes": sum(claims) if len(claims) == len(one.claims) else None,
-        "predicted_bytes": None if predicted_bytes is None else predicted_bytes * len(one.claims),
+        "forwards": len(run_pass.claims),
+        "claimed_bytes": sum(claims) if len(claims) == len(run_pass.claims) else None,
+        "predicted_bytes": None if predicted_bytes is None else predicted_bytes * len(run_pass.claims),
     }
 
 

@@ -54,7 +54,7 @@ def plot_timeline(outcome: Outcome) -> Plot:
 
 
 def plot_wakes(outcome: Outcome) -> Plot:
-    """The time from request to first token of every wake, shortest first, by its parts."""
+    """How long each wake took from request to first token, and its parts; the quickest first."""
     crowd = read_timings(outcome.timings).get("crowd")
     if not crowd or not crowd["wakes"]:
         return Plot(None, "No crowd was asked for (`agents: 0`), so nobody woke under load.")

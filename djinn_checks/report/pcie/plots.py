@@ -19,7 +19,7 @@ _NO_COUNTERS = (
 )
 _COMPUTE = "#E69F00"
 _PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.85}
-"""Behind words that stand on data."""
+"""The box behind words that are written over data."""
 
 
 def plot_flatline(outcome: Outcome) -> Plot:

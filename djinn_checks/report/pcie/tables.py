@@ -36,7 +36,7 @@ def tabulate_traffic(outcome: Outcome) -> Html:
 
 
 def tabulate_limit(outcome: Outcome) -> Html:
-    """Return the time of a pass beside the least that its bytes need."""
+    """Return how long a pass takes, beside the least time that its bytes need on the link."""
     passes, limit = read(outcome.measurements).get("passes"), _limit(outcome)
     if not passes:
         return Html("<p>A recorded trace does not say which passes ran.</p>")
@@ -89,7 +89,7 @@ def tabulate_preflight(outcome: Outcome) -> Html:
 
 
 def tabulate_peers(outcomes: Sequence[Outcome]) -> Html:
-    """Return one row a system, the one that comes closest to the link's limit first."""
+    """Return one row for each system, first the system that comes closest to the link's limit."""
     ranked = sorted(outcomes, key=lambda outcome: -(_limit(outcome)["ratio"] or 0.0))
     rows = [_peer_row(outcome) for outcome in ranked]
     columns = ("System", "Verdict", "Model", "Time a pass", "Received", "Of the ceiling", "Limit over time a pass")

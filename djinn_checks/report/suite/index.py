@@ -81,10 +81,10 @@ def _evidence(name: str, files: Mapping[str, int]) -> Html:
 
 
 def _samples(prefix: str, files: Mapping[str, int]) -> str:
-    """Return links to the samples' frames, folded: there may be many."""
-    frames = [file for file in files if file.startswith(prefix) and file.endswith(".csv")]
-    links = ", ".join(_anchor(file, file.removeprefix(prefix).removesuffix(".csv")) for file in frames)
-    return f"<details><summary>{len(frames)} tables of samples</summary>{links}</details>" if frames else ""
+    """Return links to the tables of samples, folded: there may be many."""
+    tables = [file for file in files if file.startswith(prefix) and file.endswith(".csv")]
+    links = ", ".join(_anchor(file, file.removeprefix(prefix).removesuffix(".csv")) for file in tables)
+    return f"<details><summary>{len(tables)} tables of samples</summary>{links}</details>" if tables else ""
 
 
 def _anchor(file: str, words: str) -> Html:

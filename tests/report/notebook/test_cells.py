@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from djinn_checks.suite.execution import find_notebook
 from djinn_checks.suite.folder import render_report
 from tests.report import samples
 
+PUBLISHED = Path(__file__).parents[3] / "reports" / "h200-2026-11-27"
 ATTACK = "<script>alert(1)</script><style>p{}</style><img src=https://example.org/x onerror=alert(2)>"
 
 
@@ -29,6 +31,26 @@ def test_every_figure_and_table_of_a_notebook_is_known_by_its_call(check: str) -
     assert shown
     nothing = samples.passed(check=check, measurements={}, timings={}, criteria=())
     assert all(redraw(cell, nothing) is not None for cell in shown)
+
+
+def test_a_published_notebook_is_drawn_though_the_modules_that_it_imports_from_have_moved() -> None:
+    notebook = nbformat.read(PUBLISHED / "pcie-ring.ipynb", as_version=4)
+    page = render_html(notebook)
+    assert page.count("<figure>") == 3
+    for caption in (
+        "Bytes received", "Time a pass, and the link&#x27;s limit", "What the link can carry", "Preflight",
+        "Parameters, as resolved", "Machine and software", "Samples",
+    ):  # fmt: skip
+        assert page.count(f"<caption><div>{caption}<") == 1
+    assert "could not be made" not in page
+    imports = next(cell for cell in notebook.cells if "import plot_" in cell.source)
+    imports.source = "from djinn_checks.a_module_of_long_ago import plot_flatline"
+    assert drawn(render_html(notebook)) == drawn(page)
+
+
+def drawn(page: str) -> list[str]:
+    """Return the figures and tables of a page, in order."""
+    return re.findall(r"<figure>.*?</figure>|<table.*?</table>", page, re.DOTALL)
 
 
 def test_a_page_shows_the_outcome_and_not_what_a_notebook_says_of_it() -> None:
