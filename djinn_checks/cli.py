@@ -263,6 +263,7 @@ def _faults(options: argparse.Namespace) -> int:
     from djinn_checks.errors import ParamsError
     from djinn_checks.faults.check import check_faults
     from djinn_checks.params import FaultsParams
+    from djinn_checks.report.faults.tables import list_faults
 
     if len(options.fault) > 1:  # --only of `run` may be repeated, so somebody will try
         raise ParamsError(f"--fault: expected one name, got {', '.join(options.fault)}; run the command once for each")
@@ -278,7 +279,7 @@ def _faults(options: argparse.Namespace) -> int:
         params, progress=lambda name, done, total: console.print(f"{done}/{total} {name}", highlight=False)
     )
     table = _table_of_names("fault", "verdict", "caught by", "also alarmed")
-    for row in outcome.measurements["faults"]:
+    for row in list_faults(outcome):
         others = [name for name in row["alarms"] if name != row["caught_by"]]
         table.add_row(row["name"], row["verdict"], row["caught_by"], ", ".join(others))
     console.print(table, markup=False)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 from djinn_checks.checks.run import read_environment
 from djinn_checks.devices import choose_device
@@ -14,6 +13,7 @@ from djinn_checks.faults.base import find_faults
 from djinn_checks.faults.clean import CLEAN
 from djinn_checks.faults.matrix import FaultResult, Matrix, Progress, fill_matrix
 from djinn_checks.faults.tasks import Ran, how_many_at_once
+from djinn_checks.measurements.faults import CleanRow, FaultRow, FaultsMeasurements, FaultsTimings
 from djinn_checks.outcome import Criterion, Outcome, Status, judge, settle, skip
 from djinn_checks.params import FaultsParams
 
@@ -51,10 +51,10 @@ def check_faults(params: FaultsParams, *, progress: Progress | None = None, at_o
         status=settle(criteria),
         summary=_summarize(matrix),
         criteria=criteria,
-        measurements={
-            "faults": [_plain(result, matrix.doses.get(result.fault.name, ())) for result in matrix.results],
-            "clean": {name: _count(name, matrix.clean.get(name, ())) for name in names},
-        },
+        measurements=FaultsMeasurements(
+            faults=[_plain(result, matrix.doses.get(result.fault.name, ())) for result in matrix.results],
+            clean={name: _count(name, matrix.clean.get(name, ())) for name in names},
+        ),
         params=params.model_dump(),
         environment=read_environment(device),
         timings=_timings(matrix, time.monotonic() - started),
@@ -113,7 +113,7 @@ def _summarize(matrix: Matrix) -> str:
     return f"{text}, {undecided} of them without a verdict" if undecided else text
 
 
-def _plain(result: FaultResult, doses: Sequence[Ran]) -> dict[str, Any]:
+def _plain(result: FaultResult, doses: Sequence[Ran]) -> FaultRow:
     fault = result.fault
     return {
         "name": fault.name,
@@ -131,7 +131,7 @@ def _plain(result: FaultResult, doses: Sequence[Ran]) -> dict[str, Any]:
     }
 
 
-def _count(name: str, ran: Sequence[Ran]) -> Mapping[str, Any]:
+def _count(name: str, ran: Sequence[Ran]) -> CleanRow:
     clean = CLEAN[name]
     return {
         "check": clean.check,
@@ -144,7 +144,7 @@ def _count(name: str, ran: Sequence[Ran]) -> Mapping[str, Any]:
     }
 
 
-def _timings(matrix: Matrix, total_s: float) -> dict[str, Any]:
+def _timings(matrix: Matrix, total_s: float) -> FaultsTimings:
     clean = {name: [run.seconds for run in ran] for name, ran in matrix.clean.items()}
     return {
         "total_s": total_s,

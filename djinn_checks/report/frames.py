@@ -1,6 +1,6 @@
 """An outcome's samples as frames of pandas, for exploring and for the CSV files beside a report.
 
-One row a sample, columns named with their units. What a check measures once stands in its criteria; what it
+One row for each sample, columns named with their units. What a check measures once stands in its criteria; what it
 measures many times stands here.
 """
 
@@ -10,15 +10,17 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from djinn_checks.measurements import agents, faults, logits, pcie
+from djinn_checks.measurements.agents import TurnRow
+from djinn_checks.measurements.logits import DifferenceCounts, KlByPosition, LogitsStatistics
+from djinn_checks.measurements.pcie import CeilingRow, Windows
 from djinn_checks.outcome import Outcome
 from djinn_checks.report.tables import Html, flatten, render_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Rows = list[dict[str, Any]]
-
-_KL = {"position": "position", "mean": "kl_mean_nats", "max": "kl_max_nats"}
+Rows = Sequence[Mapping[str, Any]]
 
 
 def list_frames(outcome: Outcome) -> dict[str, pd.DataFrame]:
@@ -29,7 +31,7 @@ def list_frames(outcome: Outcome) -> dict[str, pd.DataFrame]:
     read = _READERS.get(outcome.check)
     if read is not None:
         rows |= {name: found for name, found in read(outcome) if found}
-    return {name: pd.DataFrame(found) for name, found in rows.items()}
+    return {name: pd.DataFrame(list(found)) for name, found in rows.items()}
 
 
 def tabulate_frames(outcome: Outcome) -> Html:
@@ -49,35 +51,56 @@ def _criterion(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_logits(outcome: Outcome) -> Iterable[tuple[str, Rows]]:
-    found = outcome.measurements
-    yield "passes", list(found.get("passes") or ())
-    yield "prompts", list(found.get("prompts") or ())
-    for kind, prefix in (("statistics", ""), ("floor", "floor_")):
-        for phase, one in (found.get(kind) or {}).items():
-            yield f"{prefix}{phase}_kl", _columns(one.get("kl_by_position"), _KL)
-            yield f"{prefix}{phase}_differences", _histogram(one.get("difference_histogram"))
+    found = logits.read(outcome.measurements)
+    yield "passes", found.get("passes") or ()
+    yield "prompts", found.get("prompts") or ()
+    sides = (("system", "", found.get("statistics") or {}), ("floor", "floor_", found.get("floor") or {}))
+    yield (
+        "statistics",
+        [_statistics_row(side, phase, measured) for side, _, phases in sides for phase, measured in phases.items()],
+    )
+    for _, prefix, phases in sides:
+        for phase, measured in phases.items():
+            yield f"{prefix}{phase}_kl", _kl(measured.get("kl_by_position"))
+            yield f"{prefix}{phase}_differences", _histogram(measured.get("difference_histogram"))
 
 
-def _histogram(found: Mapping[str, Any] | None) -> Rows:
+def _statistics_row(side: str, phase: str, measured: LogitsStatistics) -> dict[str, Any]:
+    """Return every statistic that is one number, nested names joined by dots."""
+    numbers = {name: value for name, value in flatten(measured) if not isinstance(value, list)}
+    return {"side": side, "phase": phase} | {
+        name: float(value) if isinstance(value, str) else value for name, value in numbers.items()
+    }
+
+
+def _kl(found: KlByPosition | None) -> Rows:
+    if not found:
+        return []
+    series = zip(found["position"], found["mean"], found["max"], strict=True)
+    return [{"position": position, "kl_mean_nats": mean, "kl_max_nats": most} for position, mean, most in series]
+
+
+def _histogram(found: DifferenceCounts | None) -> Rows:
     """Return how many logits differ by how much: from and to as powers of ten, and in a bin of its own those equal."""
     if not found:
         return []
     edges = found["log10_edges"]
     bins = zip(edges, edges[1:], found["negative"], found["positive"], strict=False)
     equal = {"log10_from": None, "log10_to": None, "negative": found["zero"], "positive": found["zero"]}
-    return [equal] + [dict(zip(equal, one, strict=True)) for one in bins]
+    return [equal] + [dict(zip(equal, counts, strict=True)) for counts in bins]
 
 
 def _read_pcie(outcome: Outcome) -> Iterable[tuple[str, Rows]]:
-    found = outcome.measurements
+    found = pcie.read(outcome.measurements)
     yield "windows", _windows(found.get("windows"))
-    link = found.get("link") or {}
-    measured = [*(link.get("ceilings") or ()), link.get("ceiling_after"), *(link.get("sweep") or ())]
-    yield "copies", [row for one in measured if one for row in _copies(one)]
-    yield "timeline", list((found.get("zoom") or {}).get("timeline") or ())
+    if link := found.get("link"):
+        ceilings = [*(link.get("ceilings") or ()), link.get("ceiling_after"), *(link.get("sweep") or ())]
+        yield "copies", [copy for ceiling in ceilings if ceiling for copy in _copies(ceiling)]
+    if zoom := found.get("zoom"):
+        yield "timeline", zoom.get("timeline") or ()
 
 
-def _windows(found: Mapping[str, Any] | None) -> Rows:
+def _windows(found: Windows | None) -> Rows:
     """Return what was received and sent in each window, by the second at which it starts; None is lost evidence."""
     if not found:
         return []
@@ -89,27 +112,60 @@ def _windows(found: Mapping[str, Any] | None) -> Rows:
     ]
 
 
-def _copies(one: Mapping[str, Any]) -> Rows:
+def _copies(ceiling: CeilingRow) -> Rows:
     """Return each timed copy of a measurement of the link's ceiling."""
-    same = {name: one[name] for name in ("kind", "direction", "pinned", "nbytes")}
-    return [{**same, "copy_s": seconds} for seconds in one["samples_s"]]
+    return [
+        {
+            "kind": ceiling["kind"],
+            "direction": ceiling["direction"],
+            "pinned": ceiling["pinned"],
+            "nbytes": ceiling["nbytes"],
+            "copy_s": seconds,
+        }
+        for seconds in ceiling["samples_s"]
+    ]
 
 
 def _read_agents(outcome: Outcome) -> Iterable[tuple[str, Rows]]:
-    timings, crowd = outcome.timings, outcome.timings.get("crowd") or {}
-    yield "phases", list(timings.get("phases") or ())
-    yield "sleeps", [dict(flatten(one)) for one in timings.get("sleeps") or ()]
+    timings = agents.read_timings(outcome.timings)
+    yield "turns", [_turn(number, turn) for number, turn in enumerate(_turns(outcome), 1)]
+    yield "phases", timings.get("phases") or ()
+    yield "sleeps", [dict(flatten(sleep)) for sleep in timings.get("sleeps") or ()]
     yield "memory", _pairs(timings.get("memory"))
-    yield "wakes", list(crowd.get("wakes") or ())
-    yield "crowd_memory", _pairs(crowd.get("memory"))
-    yield "crowd_states", [{"at_s": at, **states} for at, states in crowd.get("states") or ()]
+    if crowd := timings.get("crowd"):
+        yield "wakes", crowd.get("wakes") or ()
+        yield "crowd_turns", [_crowd_turn(*turn) for turn in crowd.get("turns") or ()]
+        yield "crowd_memory", _pairs(crowd.get("memory"))
+        yield "crowd_states", [{"at_s": at, **states} for at, states in crowd.get("states") or ()]
+
+
+def _turns(outcome: Outcome) -> Sequence[TurnRow]:
+    return agents.read(outcome.measurements).get("turns") or ()
+
+
+def _turn(number: int, turn: TurnRow) -> dict[str, Any]:
+    """Return a turn with what the sleeper and its twins said, and how likely that was."""
+    return {
+        "turn": number,
+        "prompt_tokens": turn["prompt_tokens"],
+        "nll_slept_nats": turn["nll_slept"],
+        "nll_hot_nats": turn["nll_hot"],
+        "slept": turn["slept"]["text"],
+        "hot": turn["hot"]["text"],
+        "cold": turn["cold"]["text"] if turn["cold"] else None,
+    }
+
+
+def _crowd_turn(agent: int, sent_s: float, first_token_s: float, end_s: float) -> dict[str, Any]:
+    return {"agent": agent, "sent_s": sent_s, "first_token_s": first_token_s, "end_s": end_s}
 
 
 def _read_faults(outcome: Outcome) -> Iterable[tuple[str, Rows]]:
-    found = outcome.measurements.get("faults") or ()
-    yield "faults", [_joined(row, without="doses") for row in found]
-    yield "doses", [{"name": row["name"], **_joined(dose)} for row in found for dose in row.get("doses") or ()]
-    yield "clean", [_joined(row) for row in (outcome.measurements.get("clean") or {}).values()]
+    found = faults.read(outcome.measurements)
+    planted = found.get("faults") or ()
+    yield "faults", [_joined(row, without="doses") for row in planted]
+    yield "doses", [{"name": row["name"], **_joined(dose)} for row in planted for dose in row.get("doses") or ()]
+    yield "clean", [_joined(row) for row in (found.get("clean") or {}).values()]
 
 
 def _joined(row: Mapping[str, Any], without: str = "") -> dict[str, Any]:
@@ -123,12 +179,6 @@ def _joined(row: Mapping[str, Any], without: str = "") -> dict[str, Any]:
 
 def _pairs(found: Sequence[Sequence[float]] | None) -> Rows:
     return [{"at_s": at, "used_bytes": used} for at, used in found or ()]
-
-
-def _columns(found: Mapping[str, Any] | None, names: Mapping[str, str]) -> Rows:
-    """Return series of one length as rows; a series that is not there is left out."""
-    there = {new: found[old] for old, new in names.items() if found.get(old)} if found else {}
-    return [dict(zip(there, row, strict=True)) for row in zip(*there.values(), strict=True)]
 
 
 _READERS: dict[str, Callable[[Outcome], Iterable[tuple[str, Rows]]]] = {

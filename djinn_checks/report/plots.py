@@ -45,14 +45,14 @@ def make_figure(
     """Return an empty figure of `width` by `height` inches and its axes, row by row."""
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     grid = figure.subplots(rows, columns, squeeze=False, height_ratios=height_ratios, sharex=share_x)
-    axes = grid.ravel().tolist()
-    for one in axes:
-        style_axes(one)
-    return figure, axes
+    panels = grid.ravel().tolist()
+    for axes in panels:
+        style_axes(axes)
+    return figure, panels
 
 
 def style_axes(axes: Axes) -> None:
-    """Give axes a quiet frame: only the left and lower spine, and a pale grid behind the data."""
+    """Make axes quiet: only the left and lower spine, and a pale grid behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FLOOR)
     axes.tick_params(colors=INK, labelsize=9)

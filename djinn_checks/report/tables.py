@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from djinn_checks.measurements import pcie
 from djinn_checks.outcome import Criterion, Observed, Outcome, Status, format_value
 from djinn_checks.units import format_bytes
 
@@ -16,7 +17,7 @@ ICONS = {
     Status.ERROR: "!",
     Status.SKIP: "–",
 }
-"""One glyph a status, so that the colour is never the only sign."""
+"""One glyph for each status, so that the colour is never the only sign."""
 
 _SIGNS = {">=": "≥", "<=": "≤", "==": "="}
 _CRITERIA_COLUMNS = ("Status", "Claim", "Observed", "Expected", "Evidence", "Reason")
@@ -163,8 +164,8 @@ def status_chip(status: Status) -> Html:
 
 def describe_subject(outcome: Outcome) -> str:
     """Return what a verdict is about where that is no GPU's link: a replay, or host memory. Else nothing."""
-    link = outcome.measurements.get("link") or {}
-    return "" if link.get("subject", "pcie") == "pcie" else str(link["label"])
+    link = pcie.read(outcome.measurements).get("link")
+    return "" if not link or link.get("subject", "pcie") == "pcie" else link["label"]
 
 
 def render_threshold(row: Criterion) -> Html:
@@ -198,7 +199,7 @@ def _row(cells: Sequence[Any], labels: Sequence[str]) -> str:
     """Return a row; with labels each cell also bears the name of its column, for screens that stack them."""
     first, *rest = (cell if isinstance(cell, Html) else escape(_text(cell)) for cell in cells)
     named = zip(labels[1:], rest, strict=True) if labels else ((None, cell) for cell in rest)
-    return f'<tr><th scope="row">{first}</th>' + "".join(_cell(*one) for one in named) + "</tr>"
+    return f'<tr><th scope="row">{first}</th>' + "".join(_cell(label, cell) for label, cell in named) + "</tr>"
 
 
 def _cell(label: str | None, cell: str) -> str:
@@ -218,7 +219,7 @@ def _breakable(name: str) -> Html:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, list | tuple) and (len(value) > _MOST_ITEMS or any(isinstance(one, dict) for one in value)):
+    if isinstance(value, list | tuple) and (len(value) > _MOST_ITEMS or any(isinstance(item, dict) for item in value)):
         return f"{len(value):,} values, in the outcome's JSON"
     if isinstance(value, list | tuple):
         return ", ".join(_text(item) for item in value) if value else "none"

@@ -73,8 +73,8 @@ class Browser:
     def requests(self) -> list[str]:
         """Return what the page asked anyone for: every address but its own and those that carry their data."""
         sent = [event["params"] for event in self.events if event["method"] == "Network.requestWillBeSent"]
-        return [one["request"]["url"] for one in sent if one["type"] != "Document"
-                and not one["request"]["url"].startswith("data:")]  # fmt: skip
+        return [event["request"]["url"] for event in sent if event["type"] != "Document"
+                and not event["request"]["url"].startswith("data:")]  # fmt: skip
 
     def complaints(self) -> list[str]:
         """Return everything that the page or the browser wrote to the console, and exceptions."""

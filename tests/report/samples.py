@@ -9,8 +9,7 @@ import numpy as np
 
 from djinn_checks.outcome import Criterion, Failure, Outcome, Status, judge, skip
 from djinn_checks.report.load import OUTCOME_MIME
-from djinn_checks.report.logits.layers import plot_layers
-from djinn_checks.report.logits.plots import plot_differences, plot_kl, plot_margins
+from djinn_checks.report.logits.plots import plot_differences, plot_kl, plot_layers, plot_margins
 from djinn_checks.report.logits.tables import tabulate_bytes, tabulate_prompts, tabulate_statistics, tabulate_witness
 from djinn_checks.report.tables import render_environment, render_params
 from djinn_checks.report.verdict import render_figure, render_verdict
@@ -130,7 +129,6 @@ def measurements(differing: bool = False) -> dict[str, Any]:
     random = np.random.default_rng(0)
     lengths = {"prefill": 900, "decode": 24}
     return {
-        "model": {"name": "smollm2", "weight_bytes": 538_060_032, "parameters": 134_515_008, "layers": LAYERS[1:-1]},
         "prompts": [{"index": n, "tokens": 150, "text": "Hello"} for n in range(6)],
         "statistics": {phase: statistics(random, count, differing) for phase, count in lengths.items()},
         "floor": {phase: statistics(random, count, False) for phase, count in lengths.items()},
@@ -140,11 +138,10 @@ def measurements(differing: bool = False) -> dict[str, Any]:
             for n in (1, 2, 3)
         ],
         "witness": {
-            "weights": 272, "used_bytes": 538_060_032, "exact_bytes": 538_060_032, "distinct_bytes": 133_936_576,
+            "weights": 272, "used_bytes": 538_060_032, "distinct_bytes": 133_936_576,
             "moved_bytes_lower_bound": 404_123_456, "budget_bytes": 134_515_008,
-            "different": ["model.layers.7.mlp.up_proj.weight"] if differing else [], "unseen": [], "unknown": [],
+            "different": ["model.layers.7.mlp.up_proj.weight"] if differing else [],
         },
-        "memory": {"reference_peak_bytes": None, "working_set_bytes": None, "system_peak_bytes": None},
         "localisation": None,
     }  # fmt: skip
 

@@ -17,8 +17,8 @@ from djinn_checks.report.suite.compare_page import render_comparison
 from djinn_checks.report.suite.index import render_index
 from djinn_checks.suite.folder import render_report
 from tests.report import chromium, samples
-from tests.report.faults.test_tables import fault, found
-from tests.report.pcie.test_report import PLOTS, TABLES, replayed
+from tests.report.faults.samples import fault, found
+from tests.report.pcie.samples import PLOTS, TABLES, replayed
 
 
 def _find_axe() -> Path | None:
@@ -54,7 +54,8 @@ def _pcie_notebook(outcome: Outcome) -> Any:
 
 def _pages() -> dict[str, str]:
     pages = {
-        one.status.value.lower(): render_html(samples.executed_notebook(one), one) for one in samples.every_status()
+        outcome.status.value.lower(): render_html(samples.executed_notebook(outcome), outcome)
+        for outcome in samples.every_status()
     }
     replay = replayed("bursty")
     pages["pcie"] = render_html(_pcie_notebook(replay), replay)
@@ -64,7 +65,7 @@ def _pages() -> dict[str, str]:
         render_report(None, found(fault("a"), fault("b", verdict="MISSED"))),
     )
     pages["hostile"] = _hostile_page()
-    suite = {one.status.value: one for one in samples.every_status()} | {"pcie": replay, "agents": agents}
+    suite = {outcome.status.value: outcome for outcome in samples.every_status()} | {"pcie": replay, "agents": agents}
     suite["hostile"] = samples.failed(summary=ATTACK, params={ATTACK: ATTACK}, environment={"host": ATTACK})
     files = {name: {f"{name}.html": 1000, f"{name}.log": 10} for name in suite}
     pages["index"] = render_index("suite", suite, files)
@@ -108,7 +109,8 @@ def test_a_page_is_quiet_and_accessible(kind: str, look: str, folder: Path, brow
     browser.open((folder / f"{kind}.html").as_uri())
     assert browser.requests() == []
     assert browser.complaints() == []
-    assert browser.evaluate(f"[...document.querySelectorAll('{SCROLLS}')].filter(one => one.tabIndex < 0).length") == 0
+    unreachable = f"[...document.querySelectorAll('{SCROLLS}')].filter(node => node.tabIndex < 0).length"
+    assert browser.evaluate(unreachable) == 0
     if look == "phone":
         assert browser.evaluate("document.documentElement.scrollWidth") <= view["width"], "it does not scroll sideways"
     assert AXE is not None
@@ -116,9 +118,9 @@ def test_a_page_is_quiet_and_accessible(kind: str, look: str, folder: Path, brow
     found = browser.evaluate("axe.run(document, {resultTypes: ['violations']})")
     assert found["passes"], "axe looked at nothing"
     serious = [
-        (one["id"], one["help"], [node["html"][:200] for node in one["nodes"]][:3])
-        for one in found["violations"]
-        if one["impact"] in ("serious", "critical")
+        (rule["id"], rule["help"], [node["html"][:200] for node in rule["nodes"]][:3])
+        for rule in found["violations"]
+        if rule["impact"] in ("serious", "critical")
     ]
     assert serious == []
 
@@ -135,5 +137,5 @@ def test_the_instruments_see_a_page_that_asks_complains_and_cannot_be_read(
     assert len(browser.complaints()) >= 2
     assert AXE is not None
     browser.evaluate(AXE.read_text(encoding="utf-8") + ";0")
-    found = {one["id"] for one in browser.evaluate("axe.run(document)")["violations"]}
+    found = {rule["id"] for rule in browser.evaluate("axe.run(document)")["violations"]}
     assert {"image-alt", "color-contrast", "html-has-lang"} <= found

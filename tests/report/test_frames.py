@@ -14,8 +14,11 @@ from IPython.core.interactiveshell import InteractiveShell
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.report import frontend
 from djinn_checks.report.frames import list_frames, tabulate_frames
+from djinn_checks.report.load import load_outcome
 from tests.report import samples
-from tests.report.pcie.test_report import replayed
+from tests.report.pcie.samples import replayed
+
+AGENTS = Path(__file__).parents[1] / "data" / "outcomes" / "agents.outcome.json"
 
 
 def test_criteria_and_series_of_the_logits_check_are_frames() -> None:
@@ -26,6 +29,16 @@ def test_criteria_and_series_of_the_logits_check_are_frames() -> None:
     differences = frames["prefill_differences"]
     total = differences.negative.sum() + differences.positive[1:].sum()
     assert total == samples.failed().measurements["statistics"]["prefill"]["elements"]
+
+
+def test_every_statistic_of_system_and_floor_is_a_column_percentiles_among_them() -> None:
+    statistics = list_frames(samples.failed())["statistics"]
+    assert statistics[["side", "phase"]].to_numpy().tolist() == [
+        ["system", "prefill"], ["system", "decode"], ["floor", "prefill"], ["floor", "decode"],
+    ]  # fmt: skip
+    assert {"kl.p999", "delta_p.p95", "perplexity_ratio_error", "margin.p1", "ulp.max"} <= set(statistics.columns)
+    assert statistics.perplexity_ratio.dtype == float, "what JSON holds as text is a number again"
+    assert statistics.perplexity_ratio.isna().tolist() == [True, True, False, False]
 
 
 def test_every_window_of_a_link_is_a_row_at_its_second() -> None:
@@ -43,6 +56,18 @@ def test_an_agents_readings_and_wakes_are_frames() -> None:
     assert frames["wakes"].wake_s.tolist() == [0.5]
     assert frames["crowd_states"].shape == (2, 3)
     assert frames["memory"].to_dict("records") == [{"at_s": 0.1, "used_bytes": 7}]
+
+
+def test_what_the_sleeper_and_its_twins_said_is_a_frame_and_so_are_the_crowds_turns() -> None:
+    frames = list_frames(load_outcome(AGENTS))
+    turns = frames["turns"]
+    assert turns.turn.tolist() == [1, 2]
+    assert turns.nll_slept_nats.tolist() == turns.nll_hot_nats.tolist()
+    assert turns.slept.tolist() == turns.hot.tolist()
+    crowd = frames["crowd_turns"]
+    assert list(crowd.columns) == ["agent", "sent_s", "first_token_s", "end_s"]
+    assert (crowd.sent_s < crowd.first_token_s).all()
+    assert (crowd.first_token_s <= crowd.end_s).all()
 
 
 def test_an_outcome_without_measurements_has_its_criteria_alone() -> None:

@@ -6,13 +6,21 @@ Texts, token ids and counts are the same for the same params; all that depends o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from djinn_checks.checks.agents.client import Reply, SessionRecord
 from djinn_checks.checks.agents.crowd import CrowdRun
 from djinn_checks.checks.agents.crowd_criteria import percentile, restores
 from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.pace import Pace
+from djinn_checks.measurements.agents import (
+    AgentsMeasurements,
+    AgentsTimings,
+    CrowdTimes,
+    PaceFacts,
+    PhaseRow,
+    Said,
+    SessionFacts,
+)
 from djinn_checks.models.open import Model
 from djinn_checks.outcome import Criterion, Status
 from djinn_checks.units import format_bytes, format_seconds
@@ -20,11 +28,10 @@ from djinn_checks.units import format_bytes, format_seconds
 _POINTS = 1500
 
 
-def gather_measurements(evidence: AgentsEvidence, model: Model) -> dict[str, Any]:
+def gather_measurements(evidence: AgentsEvidence, model: Model) -> AgentsMeasurements:
     """Return what was said and counted."""
     run, found = evidence.sleeper, evidence.reference
     return {
-        "kv_bytes_per_token": found.kv_elements_per_token * evidence.kv_dtype.itemsize,
         "turns": [
             {
                 "prompt_tokens": len(history),
@@ -36,15 +43,12 @@ def gather_measurements(evidence: AgentsEvidence, model: Model) -> dict[str, Any
             }
             for number, history in enumerate(run.histories)
         ],
-        "sleeps": [
-            {"kv_bytes": evidence.kv_bytes(sleep.tokens), "cached_tokens": sleep.reply.cached_tokens}
-            for sleep in run.sleeps
-        ],
+        "sleeps": [{"kv_bytes": evidence.kv_bytes(sleep.tokens)} for sleep in run.sleeps],
         "agents": len(evidence.crowd.scripts) if evidence.crowd else 0,
     }
 
 
-def gather_timings(evidence: AgentsEvidence) -> dict[str, Any]:
+def gather_timings(evidence: AgentsEvidence) -> AgentsTimings:
     """Return everything that the clock has to do with, seconds from the sleeper's first request."""
     run = evidence.sleeper
     start = run.first.sent_s
@@ -65,9 +69,9 @@ def gather_timings(evidence: AgentsEvidence) -> dict[str, Any]:
         ],
         "wake_hot_s": [reply.wake_s for reply in run.hot[1:]],
         "wake_cold_s": [reply.wake_s for reply in run.cold],
-        "pace": _record(evidence.pace),
+        "pace": _pace(evidence.pace),
         "ceilings_bytes_per_s": {
-            name: one.bytes_per_s for name, one in (evidence.link.ceilings if evidence.link else {}).items()
+            name: ceiling.bytes_per_s for name, ceiling in (evidence.link.ceilings if evidence.link else {}).items()
         },
         "memory_changes": _memory_changes(evidence),
         "counted_bytes": {name: evidence.counted(name) for name in ("out", "in")} if evidence.link else None,
@@ -94,13 +98,12 @@ def summarize(evidence: AgentsEvidence, criteria: Sequence[Criterion], status: S
     return f"{text}; {params.agents} agents at once, wake p99 {format_seconds(p99)}"
 
 
-def _said(model: Model, reply: Reply) -> dict[str, Any]:
-    ids = list(reply.ids)
-    pieces = [model.decode([one]) or f" {one}" for one in ids] if ids else [reply.text]
-    return {"text": reply.text, "ids": ids, "pieces": pieces}
+def _said(model: Model, reply: Reply) -> Said:
+    pieces = [model.decode([token]) or f" {token}" for token in reply.ids] if reply.ids else [reply.text]
+    return {"text": reply.text, "pieces": pieces}
 
 
-def _phases(evidence: AgentsEvidence, start: float) -> list[dict[str, Any]]:
+def _phases(evidence: AgentsEvidence, start: float) -> list[PhaseRow]:
     run = evidence.sleeper
     spans = [("computes", run.first.sent_s, run.first.end_s)]
     for sleep in run.sleeps:
@@ -138,14 +141,34 @@ def _memory_changes(evidence: AgentsEvidence) -> list[list[int]] | None:
 def _on_link(evidence: AgentsEvidence, direction: str) -> list[list[float]] | None:
     """Return the least and the greatest time of each move."""
     times, _ = evidence.move_times(direction)
-    return [[one.least_s, one.greatest_s] for one in times] or None
+    return [[move.least_s, move.greatest_s] for move in times] or None
 
 
-def _record(record: SessionRecord | Pace | None) -> dict[str, Any] | None:
-    return None if record is None else dict(vars(record))
+def _record(record: SessionRecord | None) -> SessionFacts | None:
+    if record is None:
+        return None
+    return {
+        "state": record.state,
+        "swaps": record.swaps,
+        "restores": record.restores,
+        "swapped_bytes": record.swapped_bytes,
+        "restored_bytes": record.restored_bytes,
+        "swap_s": record.swap_s,
+        "restore_s": record.restore_s,
+        "allocate_s": record.allocate_s,
+        "digest_s": record.digest_s,
+        "digest_out": record.digest_out,
+        "digest_in": record.digest_in,
+    }
 
 
-def _crowd(evidence: AgentsEvidence, crowd: CrowdRun) -> dict[str, Any]:
+def _pace(pace: Pace | None) -> PaceFacts | None:
+    if pace is None:
+        return None
+    return {"server_s": list(pace.server_s), "generate_s": list(pace.generate_s), "reason": pace.reason}
+
+
+def _crowd(evidence: AgentsEvidence, crowd: CrowdRun) -> CrowdTimes:
     start = crowd.started_s
     wakes = crowd.wakes()
     seconds = [reply.wake_s for reply in wakes]
@@ -171,12 +194,12 @@ def _crowd(evidence: AgentsEvidence, crowd: CrowdRun) -> dict[str, Any]:
         "restore_p99_s": percentile(back, 99),
         "unloaded_restore_s": evidence.unloaded_restore_s(),
         "turns": [
-            [number, reply.sent_s - start, reply.token_at_s[0] - start, reply.end_s - start]
+            (number, reply.sent_s - start, reply.token_at_s[0] - start, reply.end_s - start)
             for number, replies in enumerate(crowd.replies)
             for reply in replies
         ],
         "states": [
-            [sample.answered_s - start, _tally(sample.states)]
+            (sample.answered_s - start, _tally(sample.states))
             for sample in crowd.samples[:: -(-len(crowd.samples) // _POINTS) or 1]
         ],
         "memory": _memory(evidence, start, start - 0.5, crowd.ended_s),

@@ -17,12 +17,13 @@ from djinn_checks.checks.logits.statistics import LogitStatistics, ReferencePosi
 from djinn_checks.instruments.memory import PeakMemory
 from djinn_checks.instruments.weight_witness import WeightEvidence, WeightWitness
 from djinn_checks.layers import decoder_blocks
+from djinn_checks.measurements.logits import LogitsStatistics
 from djinn_checks.params import LogitsParams
 from djinn_checks.systems.base import System
 
 _WARM_UP_TOKENS = 32
 
-Statistics = dict[str, dict[str, Any]]
+Statistics = dict[str, LogitsStatistics]
 """Phase ("prefill", "decode") to the summary of `LogitStatistics`."""
 
 PromptPositions = dict[str, ReferencePositions]

@@ -15,11 +15,12 @@ from typing import Any
 from djinn_checks.checks.logits.bench import ReferenceRun, SystemRun
 from djinn_checks.checks.logits.prompt_run import PHASES
 from djinn_checks.instruments.weight_witness import WeightEvidence
+from djinn_checks.measurements.logits import LogitsStatistics
 from djinn_checks.outcome import Criterion, judge, skip
 from djinn_checks.params import LogitsParams
 from djinn_checks.units import format_bytes
 
-Statistic = Callable[[dict[str, Any]], Any]
+Statistic = Callable[[LogitsStatistics], Any]
 
 _unequal: Statistic = itemgetter("unequal_elements")
 _neither: Statistic = itemgetter("neither_l2_nor_top_k")
@@ -288,7 +289,7 @@ def _informative(evidence: LogitsEvidence) -> list[Criterion]:
     ]
 
 
-def _perplexity_change(statistics: dict[str, Any]) -> float:
+def _perplexity_change(statistics: LogitsStatistics) -> float:
     change = abs(statistics["perplexity_ratio"] - 1)
     return math.inf if math.isnan(change) else float(change)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from djinn_checks.measurements.logits import DifferenceCounts
 
 _INTEGERS = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
 
@@ -102,7 +103,7 @@ class DifferenceHistogram:
         bins = torch.bucketize(sizes, self._edges.to(sizes.device), right=True)
         return torch.bincount(bins, minlength=len(LOG10_EDGES) - 1).cpu()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> DifferenceCounts:
         """Return zero, nan (counts), log10_edges (n + 1), negative and positive (n counts each)."""
         return {
             "zero": self._zero,

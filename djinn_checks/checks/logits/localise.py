@@ -19,6 +19,7 @@ from djinn_checks.checks.logits.prompt_run import PHASES, Prompt, PromptLogits, 
 from djinn_checks.checks.logits.spool import BlockTrace, LogitSpool
 from djinn_checks.digest import digest
 from djinn_checks.layers import decoder_blocks
+from djinn_checks.measurements.logits import FirstDifferenceFacts, LocalisationFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +36,14 @@ class FirstDifference:
     layer: str | None = None
     """The first point whose output differs there; None if it was not seen to differ again."""
 
-    def to_dict(self) -> dict[str, Any]:
-        plain = {"prompt": self.prompt, "phase": self.phase, "position": self.position, "layer": self.layer}
-        return {"pass": self.pass_number, **plain}
+    def to_dict(self) -> FirstDifferenceFacts:
+        return {
+            "pass": self.pass_number,
+            "prompt": self.prompt,
+            "phase": self.phase,
+            "position": self.position,
+            "layer": self.layer,
+        }
 
     def __str__(self) -> str:
         layer = self.layer or "unknown: the difference did not come back when looked for"
@@ -61,7 +67,7 @@ class Localisation:
     reproduced: bool
     """Whether anything differed again."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> LocalisationFacts:
         return {
             "first": self.first.to_dict() if self.first else None,
             "layers": list(self.layers),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from djinn_checks.checks.logits.bench import SystemPass, SystemRun
 from djinn_checks.checks.logits.criteria import LogitsEvidence
 from djinn_checks.checks.logits.prompt_run import PHASES, Prompt
 from djinn_checks.instruments.weight_witness import WeightEvidence
+from djinn_checks.measurements.logits import LogitsMeasurements, LogitsStatistics, PassRow, Witness
 from djinn_checks.outcome import Criterion, Status
 from djinn_checks.units import format_bytes
 
@@ -29,64 +28,49 @@ def summarize(evidence: LogitsEvidence, criteria: tuple[Criterion, ...], status:
     )
 
 
-def gather_measurements(evidence: LogitsEvidence, prompts: tuple[Prompt, ...]) -> dict[str, Any]:
+def gather_measurements(evidence: LogitsEvidence, prompts: tuple[Prompt, ...]) -> LogitsMeasurements:
     """Return what the report's tables and figures are made of, as plain data."""
     reference, run = evidence.reference, evidence.system
     return {
-        "model": {
-            "name": evidence.params.model,
-            "weight_bytes": reference.weight_bytes,
-            "parameters": reference.parameters,
-            "layers": list(reference.layers),
-        },
         "prompts": [
             {"index": prompt.index, "tokens": prompt.token_ids.shape[1], "text": prompt.text[:80]} for prompt in prompts
         ],
         "statistics": {phase: _worst_pass(run, phase) for phase in PHASES},
         "floor": reference.floor,
-        "passes": [_pass_row(one, run.predicted_bytes) for one in run.passes],
+        "passes": [_pass_row(run_pass, run.predicted_bytes) for run_pass in run.passes],
         "witness": _witness_row(run.weights, evidence.budget_bytes),
-        "memory": {
-            "reference_peak_bytes": reference.peak_bytes,
-            "working_set_bytes": reference.working_set_bytes,
-            "system_peak_bytes": run.peak_bytes,
-            "opening_peak_bytes": run.opening_peak_bytes,
-        },
         "localisation": run.localisation.to_dict() if run.localisation else None,
     }
 
 
-def _worst_pass(run: SystemRun, phase: str) -> dict[str, Any]:
+def _worst_pass(run: SystemRun, phase: str) -> LogitsStatistics:
     """Return the statistics of the pass with the most unequal elements; of equals, the largest distance."""
-    of_phase = [one.statistics[phase] for one in run.passes]
+    of_phase = [run_pass.statistics[phase] for run_pass in run.passes]
     return max(of_phase, key=lambda s: (s["unequal_elements"], s["l2_position_max"], s["kl"]["max"]))
 
 
-def _pass_row(one: SystemPass, predicted_bytes: int | None) -> dict[str, Any]:
+def _pass_row(run_pass: SystemPass, predicted_bytes: int | None) -> PassRow:
     """Bytes are those of the whole pass, all its forwards together."""
-    claims = [claim for claim in one.claims if claim is not None]
-    phases = one.statistics.values()
+    claims = [claim for claim in run_pass.claims if claim is not None]
+    phases = run_pass.statistics.values()
     return {
-        "pass": one.number,
+        "pass": run_pass.number,
         "unequal_elements": sum(statistics["unequal_elements"] for statistics in phases),
         "l2_position_max": max(statistics["l2_position_max"] for statistics in phases),
-        "forwards": len(one.claims),
-        "claimed_bytes": sum(claims) if len(claims) == len(one.claims) else None,
-        "predicted_bytes": None if predicted_bytes is None else predicted_bytes * len(one.claims),
+        "forwards": len(run_pass.claims),
+        "claimed_bytes": sum(claims) if len(claims) == len(run_pass.claims) else None,
+        "predicted_bytes": None if predicted_bytes is None else predicted_bytes * len(run_pass.claims),
     }
 
 
-def _witness_row(seen: WeightEvidence | None, budget_bytes: int) -> dict[str, Any] | None:
+def _witness_row(seen: WeightEvidence | None, budget_bytes: int) -> Witness | None:
     if seen is None:
         return None
     return {
         "weights": len(seen.weights),
         "used_bytes": seen.used_bytes,
-        "exact_bytes": seen.exact_bytes,
         "distinct_bytes": seen.distinct_bytes,
         "moved_bytes_lower_bound": seen.moved_bytes_lower_bound,
         "budget_bytes": budget_bytes,
         "different": list(seen.different),
-        "unseen": list(seen.unseen),
-        "unknown": list(seen.unknown),
     }

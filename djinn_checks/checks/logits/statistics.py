@@ -11,7 +11,6 @@ NaN is never dropped: a distance that is NaN counts as infinite, a probability t
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from djinn_checks.checks.logits.distances import DifferenceHistogram, UlpHistogram, bit_view, ordered_integers
+from djinn_checks.measurements.logits import DeltaP, KlByPosition, KlDivergence, LogitsStatistics, Margins, Perplexities
 
 _CHUNK_ELEMENTS = 1 << 22  # float64 temporaries of 32 MiB each
 _MARGIN_EDGES = (0.0, *(float(10.0 ** (quarter / 4)) for quarter in range(-16, 9)))  # logits; 0, then 1e-4 to 1e2
@@ -160,7 +160,7 @@ class LogitStatistics:
             "log_p_system": _token_log_probability(q, positions.next_tokens[changed].to(q.device)),
         }
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> LogitsStatistics:
         """Return the statistics over all prompts added so far, as plain data.
 
         Raises:
@@ -181,15 +181,8 @@ class LogitStatistics:
             "neither_l2_nor_top_k": int((~near & ~rows["top_k_identical"]).sum()),
             "top_k_identical_share": float(rows["top_k_identical"].mean()),
             "same_top_token_share": float(rows["same_top"].mean()),
-            "kl": {"mean": float(rows["kl"].mean()), "max": float(rows["kl"].max())}
-            | percentiles(rows["kl"], p50=50, p90=90, p99=99, p999=99.9),
-            "delta_p": {
-                "mean": float(delta_p.mean()),
-                "rms": float(np.sqrt(np.square(delta_p).mean())),
-                "min": float(delta_p.min()),
-                "max": float(delta_p.max()),
-            }
-            | percentiles(delta_p, p1=1, p5=5, p50=50, p95=95, p99=99),
+            "kl": _kl_spread(rows["kl"]),
+            "delta_p": _delta_p_spread(delta_p),
             **_perplexities(rows["log_p_reference"], rows["log_p_system"]),
             "ulp": {"max": self._ulps.max, "p99": self._ulps.percentile(99)},
             "margin": _margins(rows["margin"]),
@@ -197,7 +190,7 @@ class LogitStatistics:
             "kl_by_position": self._kl_by_position(),
         }
 
-    def _kl_by_position(self) -> dict[str, list[Any]]:
+    def _kl_by_position(self) -> KlByPosition:
         prompts = [prompt["kl"].numpy() for prompt in self._rows]
         longest = max(map(len, prompts))
         columns = [[kl[place] for kl in prompts if place < len(kl)] for place in range(longest)]
@@ -208,9 +201,29 @@ class LogitStatistics:
         }
 
 
-def percentiles(values: Floats, **percents: float) -> dict[str, float]:
+def percentiles(values: Floats, *percents: float) -> list[float]:
     """Return the nearest-rank percentiles of 1-d values: the smallest value that `percent` % do not exceed."""
-    return {name: float(np.percentile(values, at, method="inverted_cdf")) for name, at in percents.items()}
+    return [float(np.percentile(values, percent, method="inverted_cdf")) for percent in percents]
+
+
+def _kl_spread(kl: Floats) -> KlDivergence:
+    p50, p90, p99, p999 = percentiles(kl, 50, 90, 99, 99.9)
+    return {"mean": float(kl.mean()), "max": float(kl.max()), "p50": p50, "p90": p90, "p99": p99, "p999": p999}
+
+
+def _delta_p_spread(delta_p: Floats) -> DeltaP:
+    p1, p5, p50, p95, p99 = percentiles(delta_p, 1, 5, 50, 95, 99)
+    return {
+        "mean": float(delta_p.mean()),
+        "rms": float(np.sqrt(np.square(delta_p).mean())),
+        "min": float(delta_p.min()),
+        "max": float(delta_p.max()),
+        "p1": p1,
+        "p5": p5,
+        "p50": p50,
+        "p95": p95,
+        "p99": p99,
+    }
 
 
 def _chunks(logits: Tensor) -> list[tuple[int, int]]:
@@ -242,7 +255,7 @@ def _nan_to_infinity(values: Tensor) -> Tensor:
     return values.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
 
-def _perplexities(reference: Floats, system: Floats) -> dict[str, float]:
+def _perplexities(reference: Floats, system: Floats) -> Perplexities:
     """Return exp of the mean negative log-probabilities, their ratio and its standard error."""
     with np.errstate(over="ignore", invalid="ignore"):
         change = np.where(reference == system, 0.0, reference - system)  # equal infinities have not changed
@@ -256,13 +269,15 @@ def _perplexities(reference: Floats, system: Floats) -> dict[str, float]:
         }
 
 
-def _margins(margins: Floats) -> dict[str, Any]:
+def _margins(margins: Floats) -> Margins:
     """Return the spread of the reference's margin at rank k; margins beyond the last edge count in the last bin."""
     finite = np.where(np.isnan(margins), np.inf, margins)
+    p1, p50 = percentiles(finite, 1, 50)
     counts, _ = np.histogram(np.minimum(finite, _MARGIN_EDGES[-1]), bins=_MARGIN_EDGES)
     return {
         "min": float(finite.min()),
-        **percentiles(finite, p1=1, p50=50),
+        "p1": p1,
+        "p50": p50,
         "edges": list(_MARGIN_EDGES),
         "counts": counts.tolist(),
     }

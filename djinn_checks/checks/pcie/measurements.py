@@ -5,17 +5,28 @@ Instants are seconds after the start of the judged time, so that two runs can be
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from djinn_checks.checks.pcie.evidence import HOST_MEMORY, LABELS, REPLAY, PcieEvidence
 from djinn_checks.instruments.counters import Floats
-from djinn_checks.instruments.link_ceiling import Ceiling
+from djinn_checks.instruments.link_ceiling import Calibration, Ceiling
+from djinn_checks.instruments.preflight import PreflightRow
+from djinn_checks.measurements.pcie import (
+    CalibrationFacts,
+    CeilingRow,
+    CopyRow,
+    Passes,
+    PcieMeasurements,
+    PreflightFacts,
+    Traffic,
+    Windows,
+    Zoom,
+)
 from djinn_checks.outcome import Criterion, Status
 from djinn_checks.units import GB, MB, format_seconds
 
@@ -48,22 +59,20 @@ def summarize_pcie(evidence: PcieEvidence, criteria: Sequence[Criterion], status
     return text
 
 
-def gather_pcie(evidence: PcieEvidence) -> dict[str, Any]:
+def gather_pcie(evidence: PcieEvidence) -> PcieMeasurements:
     """Return what the report's tables and figures are made of, as plain data."""
-    link, run = evidence.link, evidence.run
+    link = evidence.link
     return {
         "link": {
             "subject": link.subject,
             "label": LABELS[link.subject],
-            "counters": evidence.series.source if evidence.series else None,
-            "reasons": list(link.reasons),
             "ceiling_bytes_per_s": link.ceiling_bytes_per_s,
-            "calibration": dataclasses.asdict(link.calibration) if link.calibration else None,
-            "ceilings": [_ceiling_row(one) for one in link.ceilings],
+            "calibration": _calibration(link.calibration) if link.calibration else None,
+            "ceilings": [_ceiling_row(ceiling) for ceiling in link.ceilings],
             "ceiling_after": _ceiling_row(link.ceiling_after) if link.ceiling_after else None,
-            "sweep": [_ceiling_row(one) for one in link.sweep],
+            "sweep": [_ceiling_row(ceiling) for ceiling in link.sweep],
         },
-        "preflight": [dataclasses.asdict(row) for row in link.preflight],
+        "preflight": [_preflight_row(row) for row in link.preflight],
         "windows": _windows(evidence),
         "zoom": _zoom(evidence),
         "bytes": _bytes(evidence),
@@ -74,21 +83,36 @@ def gather_pcie(evidence: PcieEvidence) -> dict[str, Any]:
             "ratio": evidence.limit_ratio,
             "streamed_of_ceiling": evidence.streamed_of_ceiling,
         },
-        "memory": {
-            "weight_bytes": evidence.weight_bytes,
-            "budget_bytes": evidence.budget_bytes,
-            "peak_device_bytes": run.peak_device_bytes if run else None,
-            "host_growth_bytes": run.host_growth_bytes if run else None,
-        },
     }
 
 
-def _ceiling_row(one: Ceiling) -> dict[str, Any]:
-    kept = ("kind", "direction", "pinned", "nbytes", "bytes_per_s", "spread", "verified")
-    return {name: getattr(one, name) for name in kept} | {"samples_s": list(one.samples_s)}
+def _calibration(found: Calibration) -> CalibrationFacts:
+    return {
+        "wire_per_payload": found.wire_per_payload,
+        "idle_bytes_per_s": found.idle_bytes_per_s,
+        "residual": found.residual,
+        "payload_bytes": found.payload_bytes,
+    }
 
 
-def _windows(evidence: PcieEvidence) -> dict[str, Any] | None:
+def _ceiling_row(ceiling: Ceiling) -> CeilingRow:
+    return {
+        "kind": ceiling.kind,
+        "direction": ceiling.direction,
+        "pinned": ceiling.pinned,
+        "nbytes": ceiling.nbytes,
+        "bytes_per_s": ceiling.bytes_per_s,
+        "spread": ceiling.spread,
+        "verified": ceiling.verified,
+        "samples_s": list(ceiling.samples_s),
+    }
+
+
+def _preflight_row(row: PreflightRow) -> PreflightFacts:
+    return {"name": row.name, "found": row.found, "wanted": row.wanted, "ok": row.ok, "remedy": row.remedy}
+
+
+def _windows(evidence: PcieEvidence) -> Windows | None:
     received = evidence.window_rates
     if received is None or evidence.series is None:
         return None
@@ -102,12 +126,10 @@ def _windows(evidence: PcieEvidence) -> dict[str, Any] | None:
         "holes_s": [[a - evidence.start_s, b - evidence.start_s] for a, b in holes if a < b],
         "duration_s": evidence.duration_s,
         "clock_start_s": evidence.start_s,  # of the readings' clock: finds the run again in the raw samples
-        "longest_gap_s": evidence.series.longest_gap_s(evidence.start_s, evidence.end_s),
-        "query_s": evidence.series.query_s,
     }
 
 
-def _zoom(evidence: PcieEvidence) -> dict[str, Any] | None:
+def _zoom(evidence: PcieEvidence) -> Zoom | None:
     """The last passes in short windows, with the system's own account of its copies beneath."""
     run = evidence.run
     span = min(_ZOOM_S, evidence.duration_s)
@@ -130,11 +152,13 @@ def _zoom(evidence: PcieEvidence) -> dict[str, Any] | None:
     }
 
 
-def _relative(row: dict[str, Any], start_s: float) -> dict[str, Any]:
-    return {name: round(value - start_s, 7) if name.endswith("_s") else value for name, value in row.items()}
+def _relative(row: dict[str, Any], start_s: float) -> CopyRow:
+    """Return a row of the system's own account, whose keys are the system's to give."""
+    relative = {name: round(value - start_s, 7) if name.endswith("_s") else value for name, value in row.items()}
+    return cast(CopyRow, relative)
 
 
-def _bytes(evidence: PcieEvidence) -> dict[str, Any]:
+def _bytes(evidence: PcieEvidence) -> Traffic:
     run = evidence.run
     passes = len(run.pass_ends_s) if run else None
     predicted = run.predicted_bytes if run else None
@@ -148,7 +172,7 @@ def _bytes(evidence: PcieEvidence) -> dict[str, Any]:
     }
 
 
-def _passes(evidence: PcieEvidence) -> dict[str, Any] | None:
+def _passes(evidence: PcieEvidence) -> Passes | None:
     run = evidence.run
     if run is None:
         return None
@@ -159,7 +183,6 @@ def _passes(evidence: PcieEvidence) -> dict[str, Any] | None:
         "median_s": statistics.median(taken.tolist()),
         "min_s": float(taken.min()),
         "p99_s": float(np.quantile(taken, 0.99)),
-        "max_s": float(taken.max()),
         "open_s": run.open_s,
     }
 

@@ -16,6 +16,7 @@ from djinn_checks.checks.pcie.evidence import REPLAY, LinkFacts, PcieEvidence
 from djinn_checks.errors import InstrumentError, OutcomeError, ParamsError
 from djinn_checks.instruments.counters import RATE_SOURCES, check_span, load_trace
 from djinn_checks.instruments.link_ceiling import Calibration, calibrate_from_trace
+from djinn_checks.measurements import pcie
 from djinn_checks.outcome import Outcome
 from djinn_checks.params import PcieParams
 
@@ -72,18 +73,22 @@ def _find_outcome(path: Path, name: str) -> Path:
 
 def _replay_samples(params: PcieParams, path: Path, kept: Path) -> PcieEvidence:
     try:
-        measured = Outcome.load(kept).measurements
-        link, start_s = measured["link"], float(measured["windows"]["clock_start_s"])
+        measured = pcie.read(Outcome.load(kept).measurements)
+        link, windows = measured["link"], measured["windows"]
+        calibration = link["calibration"]
+        if windows is None or calibration is None:
+            raise ValueError("its link was not counted")
+        start_s = float(windows["clock_start_s"])
         return PcieEvidence(
             params=params,
             link=LinkFacts(
                 subject=REPLAY,
                 ceiling_bytes_per_s=float(link["ceiling_bytes_per_s"]),
-                calibration=Calibration(**link["calibration"]),
+                calibration=Calibration(**calibration),
             ),
             series=load_trace(path, wraps=link["counters"] not in RATE_SOURCES),
             start_s=start_s,
-            end_s=start_s + float(measured["windows"]["duration_s"]),
+            end_s=start_s + float(windows["duration_s"]),
             claimed_bytes=measured["bytes"]["claimed"],
         )
     except (InstrumentError, OutcomeError) as error:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from djinn_checks.measurements.agents import CrowdTimes, PhaseRow, SleepTimes, read, read_timings
 from djinn_checks.outcome import Outcome
 from djinn_checks.report.plots import EQUAL, FLOOR, INK, MARK, SYSTEM, Plot, make_figure, set_title
 from djinn_checks.units import GB, MB, format_bytes, format_seconds
 
 _WORK = "#E69F00"
 _RESTORE = "#009E73"
-_PARTS = (("queue_s", "queue", FLOOR), ("restore_s", "restore", _RESTORE), ("compute_s", "first token", _WORK))
+_PARTS: tuple[tuple[Literal["queue_s", "restore_s", "compute_s"], str, str], ...] = (
+    ("queue_s", "queue", FLOOR),
+    ("restore_s", "restore", _RESTORE),
+    ("compute_s", "first token", _WORK),
+)
 _STATES = (
     ("computing", ("ACTIVE",), _WORK),
     ("idle on the device", ("IDLE",), "#F0E442"),
@@ -26,7 +31,8 @@ _NOT_RUN = "Nothing was measured, so there is nothing to draw."
 
 def plot_timeline(outcome: Outcome) -> Plot:
     """One agent's life: what it does, and the memory of the server's device beneath."""
-    phases, memory = outcome.timings.get("phases"), outcome.timings.get("memory")
+    timings = read_timings(outcome.timings)
+    phases, memory = timings.get("phases"), timings.get("memory")
     if not phases:
         return Plot(None, _NOT_RUN)
     if not memory:
@@ -39,7 +45,7 @@ def plot_timeline(outcome: Outcome) -> Plot:
     low, high = float(used.min()) / unit, float(used.max()) / unit
     room = max(0.12 * (high - low), 1e-6)
     axes.set_ylim(low - room, high + 2.2 * room)
-    _mark_moves(axes, outcome.timings["sleeps"], high + 1.1 * room)
+    _mark_moves(axes, timings["sleeps"], high + 1.1 * room)
     axes.set_xlim(float(at[0]), float(at[-1]))
     axes.set_xlabel("seconds from the first request")
     axes.set_ylabel(name)
@@ -48,19 +54,19 @@ def plot_timeline(outcome: Outcome) -> Plot:
 
 
 def plot_wakes(outcome: Outcome) -> Plot:
-    """The time from request to first token of every wake, shortest first, by its parts."""
-    crowd = outcome.timings.get("crowd")
+    """How long each wake took from request to first token, and its parts; the quickest first."""
+    crowd = read_timings(outcome.timings).get("crowd")
     if not crowd or not crowd["wakes"]:
         return Plot(None, "No crowd was asked for (`agents: 0`), so nobody woke under load.")
-    wakes = sorted(crowd["wakes"], key=lambda one: one["wake_s"])
-    total = np.array([one["wake_s"] for one in wakes])
+    wakes = sorted(crowd["wakes"], key=lambda wake: wake["wake_s"])
+    total = np.array([wake["wake_s"] for wake in wakes])
     figure, (axes,) = make_figure(width=10, height=3.4)
     places, bottom = np.arange(len(wakes)), np.zeros(len(wakes))
     for part, label, colour in _PARTS:
-        values = np.array([one[part] or 0.0 for one in wakes])
+        values = np.array([wake[part] or 0.0 for wake in wakes])
         axes.bar(places, values, bottom=bottom, width=0.92, color=colour, label=label)
         bottom += values
-    if any(one["queue_s"] is not None for one in wakes):
+    if any(wake["queue_s"] is not None for wake in wakes):
         axes.bar(places, np.maximum(total - bottom, 0), bottom=bottom, width=0.92, color=EQUAL, label="on the way")
     else:
         axes.bar(places, total, width=0.92, color=SYSTEM, label="all, by the client")
@@ -80,18 +86,18 @@ def plot_wakes(outcome: Outcome) -> Plot:
 
 def plot_crowd(outcome: Outcome) -> Plot:
     """Sessions by state, and the memory of the device, while all agents hold theirs."""
-    crowd = outcome.timings.get("crowd")
+    crowd = read_timings(outcome.timings).get("crowd")
     if not crowd:
         return Plot(None, "No crowd was asked for (`agents: 0`).")
-    parts = [part for part in ("states", "memory") if crowd[part]]
-    if not parts:
+    draws = [draw for draw, known in ((_draw_states, crowd["states"]), (_draw_memory, crowd["memory"])) if known]
+    if not draws:
         return Plot(None, "The server does not list its sessions, and its memory could not be read.")
-    figure, axes = make_figure(len(parts), width=10, height=0.6 + 2.5 * len(parts), share_x=True)
-    for part, one in zip(parts, axes, strict=True):
-        (_draw_states if part == "states" else _draw_memory)(one, outcome)
-    axes[-1].set_xlim(0, crowd["duration_s"])
-    axes[-1].set_xlabel("seconds from the first arrival")
-    return Plot(figure, _describe_crowd(outcome))
+    figure, panels = make_figure(len(draws), width=10, height=0.6 + 2.5 * len(draws), share_x=True)
+    for draw, axes in zip(draws, panels, strict=True):
+        draw(axes, outcome, crowd)
+    panels[-1].set_xlim(0, crowd["duration_s"])
+    panels[-1].set_xlabel("seconds from the first arrival")
+    return Plot(figure, _describe_crowd(outcome, crowd))
 
 
 def _columns(pairs: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
@@ -103,14 +109,14 @@ def _memory_unit(largest: float) -> tuple[int, str]:
     return (GB, "GB") if largest >= 4 * GB else (MB, "MB")
 
 
-def _draw_phases(axes: Axes, phases: Sequence[dict[str, Any]]) -> None:
+def _draw_phases(axes: Axes, phases: Sequence[PhaseRow]) -> None:
     colours = {"computes": _WORK, "sleeps": SYSTEM, "wakes": _RESTORE}
     seen: set[str] = set()
-    for one in phases:
-        name, width = one["phase"], one["end_s"] - one["start_s"]
+    for phase in phases:
+        name, width = phase["phase"], phase["end_s"] - phase["start_s"]
         label = name if name not in seen else None
         seen.add(name)
-        axes.broken_barh([(one["start_s"], width)], (0, 1), color=colours[name], label=label, linewidth=0.4)
+        axes.broken_barh([(phase["start_s"], width)], (0, 1), color=colours[name], label=label, linewidth=0.4)
     axes.set_yticks([])
     axes.grid(visible=False)
     axes.spines[["left", "bottom"]].set_visible(False)
@@ -118,26 +124,27 @@ def _draw_phases(axes: Axes, phases: Sequence[dict[str, Any]]) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), frameon=False, fontsize=9, ncols=3, borderaxespad=0.2)
 
 
-def _mark_moves(axes: Axes, sleeps: Sequence[dict[str, Any]], height: float) -> None:
+def _mark_moves(axes: Axes, sleeps: Sequence[SleepTimes], height: float) -> None:
     for sleep in sleeps:
         for at, arrow in ((sleep["told_s"], "▼"), (sleep["woken_s"], "▲")):
             axes.axvline(at, color=MARK, linewidth=0.8, linestyle=(0, (2, 2)))
             axes.annotate(arrow, (at, height), color=MARK, fontsize=9, ha="center", va="center")
 
 
-def _draw_states(axes: Axes, outcome: Outcome) -> None:
-    samples = outcome.timings["crowd"]["states"]
-    at = [one[0] for one in samples]
-    rows = [[sum(one[1].get(state, 0) for state in states) for one in samples] for _, states, _ in _STATES]
+def _draw_states(axes: Axes, outcome: Outcome, crowd: CrowdTimes) -> None:
+    at = [at_s for at_s, _ in crowd["states"]]
+    rows = [
+        [sum(sessions.get(state, 0) for state in states) for _, sessions in crowd["states"]] for _, states, _ in _STATES
+    ]
     labels, colours = [name for name, _, _ in _STATES], [colour for _, _, colour in _STATES]
     axes.stackplot(at, rows, labels=labels, colors=colours, step="post", linewidth=0)
-    axes.set_ylim(0, 1.25 * max(outcome.measurements["agents"], 1))
+    axes.set_ylim(0, 1.25 * max(read(outcome.measurements)["agents"], 1))
     axes.set_ylabel("sessions")
     axes.legend(loc="upper left", frameon=False, fontsize=9, ncols=4)
 
 
-def _draw_memory(axes: Axes, outcome: Outcome) -> None:
-    at, used = _columns(outcome.timings["crowd"]["memory"])
+def _draw_memory(axes: Axes, outcome: Outcome, crowd: CrowdTimes) -> None:
+    at, used = _columns(crowd["memory"])
     unit, name = _memory_unit(float(used.max()))
     budget = float(outcome.params["kv_device_gb"]) * GB
     base = float(used[at <= 0][-1]) if (at <= 0).any() else float(used[0])
@@ -151,16 +158,16 @@ def _draw_memory(axes: Axes, outcome: Outcome) -> None:
 
 
 def _describe_timeline(outcome: Outcome, low: float, high: float) -> str:
-    sleeps = outcome.timings["sleeps"]
-    changes = outcome.timings.get("memory_changes") or []
+    timings = read_timings(outcome.timings)
+    changes = timings.get("memory_changes") or []
     moved = f"; asleep it fell by {format_bytes(changes[0][0])}" if changes else ""
     return (
-        f"One agent, {len(sleeps)} sleeps: {outcome.timings['memory_source']}, between {format_bytes(low)} and "
+        f"One agent, {len(timings['sleeps'])} sleeps: {timings['memory_source']}, between {format_bytes(low)} and "
         f"{format_bytes(high)}{moved}. ▼ the agent goes to sleep, ▲ it is woken."
     )
 
 
-def _describe_wakes(crowd: dict[str, Any], total: np.ndarray) -> str:
+def _describe_wakes(crowd: CrowdTimes, total: np.ndarray) -> str:
     restore = crowd.get("restore_p99_s")
     back = f", of which the restore p99 {format_seconds(restore)}" if restore else ""
     load = crowd.get("offered_load")
@@ -171,12 +178,13 @@ def _describe_wakes(crowd: dict[str, Any], total: np.ndarray) -> str:
     )
 
 
-def _describe_crowd(outcome: Outcome) -> str:
-    crowd = outcome.timings["crowd"]
-    resident = [sum(count for state, count in one[1].items() if state != "SWAPPED") for one in crowd["states"]]
+def _describe_crowd(outcome: Outcome, crowd: CrowdTimes) -> str:
+    resident = [
+        sum(count for state, count in sessions.items() if state != "SWAPPED") for _, sessions in crowd["states"]
+    ]
     most = f", at most {max(resident)} of them on the device or on their way" if resident else ""
     moves = f"; {crowd['swaps']} swaps and {crowd['restores']} restores" if crowd["swaps"] is not None else ""
     return (
-        f"{outcome.measurements['agents']} agents over {crowd['duration_s']:.0f} s on a KV budget of "
+        f"{read(outcome.measurements)['agents']} agents over {crowd['duration_s']:.0f} s on a KV budget of "
         f"{format_bytes(float(outcome.params['kv_device_gb']) * GB)}{most}{moves}."
     )

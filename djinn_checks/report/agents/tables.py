@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from html import escape
-from typing import Any
 
+from djinn_checks.measurements.agents import AgentsTimings, Said, read, read_timings
 from djinn_checks.outcome import Outcome, Status, format_quantity
 from djinn_checks.report.tables import Html, render_table, status_chip
 from djinn_checks.units import GB, format_bytes, format_seconds
@@ -40,7 +39,7 @@ def tabulate_proofs(outcome: Outcome) -> Html:
 
 def tabulate_twins(outcome: Outcome) -> Html:
     """Return the sleeper's text beside its twins', turn by turn, the first place that differs marked."""
-    turns = outcome.measurements.get("turns") or []
+    turns = read(outcome.measurements).get("turns") or []
     rows = []
     for number, turn in enumerate(turns):
         hot = turn["hot"]
@@ -60,19 +59,19 @@ def tabulate_twins(outcome: Outcome) -> Html:
 
 def tabulate_sleeps(outcome: Outcome) -> Html:
     """Return size, time and rate of each move."""
-    sleeps, timings = outcome.measurements.get("sleeps") or [], outcome.timings
+    sleeps, timings = read(outcome.measurements).get("sleeps") or [], read_timings(outcome.timings)
     if not sleeps:
         return _NOTHING
     rows = []
     for number, (sleep, timed) in enumerate(zip(sleeps, timings["sleeps"], strict=True)):
-        out, back = timed["swap"] or {}, timed["restore"] or {}
+        asleep, woken = timed["swap"], timed["restore"]
         rows.append(
             (
                 f"{number + 1}",
                 format_bytes(sleep["kv_bytes"]),
                 format_seconds(timed["woken_s"] - timed["told_s"]),
-                _move(timings, "out", number, sleep["kv_bytes"], out.get("swap_s")),
-                _move(timings, "in", number, sleep["kv_bytes"], back.get("restore_s")),
+                _move(timings, "out", number, sleep["kv_bytes"], asleep["swap_s"] if asleep else None),
+                _move(timings, "in", number, sleep["kv_bytes"], woken["restore_s"] if woken else None),
                 format_seconds(timed["wake_s"]),
                 format_seconds(_at(timings["wake_hot_s"], number)),
                 format_seconds(_at(timings["wake_cold_s"], number)),
@@ -88,7 +87,7 @@ def tabulate_sleeps(outcome: Outcome) -> Html:
     )
 
 
-def _move(timings: Mapping[str, Any], direction: str, number: int, nbytes: float, seconds: float | None) -> str:
+def _move(timings: AgentsTimings, direction: str, number: int, nbytes: float, seconds: float | None) -> str:
     ceiling = timings["ceilings_bytes_per_s"].get(direction)
     told = f"{format_seconds(seconds)}, {_rate(nbytes / seconds, ceiling)}" if seconds else "unknown"
     timed = (timings.get("moves_on_link_s") or {}).get(direction) or []
@@ -107,7 +106,7 @@ def _at(values: list[float], place: int) -> float | None:
     return values[place] if place < len(values) else None
 
 
-def _mark_difference(said: dict[str, Any], twin: dict[str, Any]) -> Html:
+def _mark_difference(said: Said, twin: Said) -> Html:
     pieces, others = said["pieces"], twin["pieces"]
     same = 0
     while same < min(len(pieces), len(others)) and pieces[same] == others[same]:

@@ -6,34 +6,35 @@ machine, device or version they would say nothing about this verdict.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from html import escape
 from typing import Any
 
+from djinn_checks.measurements.faults import FaultRow, read
 from djinn_checks.outcome import Outcome
+from djinn_checks.report.faults.tables import list_faults
 from djinn_checks.report.tables import Html
 
 
 def note_faults(outcome: Outcome, beside: Iterable[Outcome]) -> Html | None:
     """Return the line for an outcome, from the latest of those beside it that planted its check's faults; or None."""
-    found = [one for one in beside if one.check == "faults" and _planted(one, outcome.check)]
-    found = [one for one in found if _place(one) is not None and _place(one) == _place(outcome)]
-    if outcome.check == "faults" or not found:
+    planted = [other for other in beside if other.check == "faults" and _planted(other, outcome.check)]
+    here = [faults for faults in planted if _place(faults) is not None and _place(faults) == _place(outcome)]
+    if outcome.check == "faults" or not here:
         return None
-    faults = max(found, key=lambda one: one.started_at)
-    verdicts = [row["verdict"] for row in _planted(faults, outcome.check)]
-    clean = [one for one in (faults.measurements.get("clean") or {}).values() if one["check"] == outcome.check]
-    runs, alarms = sum(one["runs"] for one in clean), sum(one["false_alarms"] for one in clean)
-    undecided = sum(one.get("undecided", 0) for one in clean)
+    latest = max(here, key=lambda faults: faults.started_at)
+    verdicts = [row["verdict"] for row in _planted(latest, outcome.check)]
+    clean = [row for row in (read(latest.measurements).get("clean") or {}).values() if row["check"] == outcome.check]
+    runs, alarms = sum(row["runs"] for row in clean), sum(row["false_alarms"] for row in clean)
+    undecided = sum(row.get("undecided", 0) for row in clean)
     text = f"This check caught {verdicts.count('caught')} of {len(verdicts)} planted faults on this machine"
     text += f", and raised {alarms or 'no'} false alarm{'s' * (alarms > 1)} in {runs} clean runs" if runs else ""
     text += f", {undecided} of them without a verdict." if undecided else "."
     return Html(f'<p class="planted-faults">{escape(text)}</p>')
 
 
-def _planted(faults: Outcome, check: str) -> list[Mapping[str, Any]]:
-    rows = faults.measurements.get("faults") or []
-    return [row for row in rows if row["check"] == check and row["verdict"] != "not applicable"]
+def _planted(faults: Outcome, check: str) -> list[FaultRow]:
+    return [row for row in list_faults(faults) if row["check"] == check and row["verdict"] != "not applicable"]
 
 
 def _place(outcome: Outcome) -> tuple[Any, ...] | None:

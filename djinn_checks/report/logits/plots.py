@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
+from djinn_checks.measurements.logits import KlByPosition, LocalisationFacts, LogitsStatistics, read
 from djinn_checks.outcome import Outcome, format_value
 from djinn_checks.report.plots import EQUAL, FLOOR, INK, MARK, SYSTEM, Plot, make_figure, set_title
-from djinn_checks.report.tables import as_number, format_share
+from djinn_checks.report.tables import as_number, format_share, name_some
 
 PHASES = ("prefill", "decode")
 
-Statistics = Mapping[str, Any]
 Floats = NDArray[np.float64]
 
-NOT_COMPARED = "No logits were compared, so there is nothing to draw."
+_NOT_COMPARED = "No logits were compared, so there is nothing to draw."
+_NOTHING_DIFFERED = "Nothing differed, so no layer had to be searched."
+_CELL_DPI = 200
+"""The cells are a picture inside the SVG: 30 prompts by 82 layers as paths would be 1.5 MB."""
 _ZERO_GAP = 3.0
 """Decades between the exact zero and the smallest difference that is drawn."""
-_KL_SERIES: tuple[tuple[str, dict[str, Any]], ...] = (
+_KL_SERIES: tuple[tuple[Literal["max", "mean"], dict[str, Any]], ...] = (
     ("max", {"linestyle": "none", "marker": "o", "markersize": 5, "markerfacecolor": "none", "color": MARK}),
     ("mean", {"linestyle": "none", "marker": "s", "markersize": 2.5, "color": SYSTEM}),
 )
@@ -36,11 +42,11 @@ def plot_differences(outcome: Outcome) -> Plot:
     """How large the differences are, system minus reference: the exact zeros apart, then log10 on both sides."""
     phases = measured_phases(outcome)
     if not phases:
-        return _nothing(NOT_COMPARED)
+        return _nothing(_NOT_COMPARED)
     words = " ".join(_describe_differences(phase, system, floor) for phase, system, floor in phases)
-    figure, axes = make_figure(1, len(phases), width=10, height=3.8)
-    for one, (phase, system, floor) in zip(axes, phases, strict=True):
-        _draw_differences(one, phase, system, floor)
+    figure, panels = make_figure(1, len(phases), width=10, height=3.8)
+    for axes, (phase, system, floor) in zip(panels, phases, strict=True):
+        _draw_differences(axes, phase, system, floor)
     figure.legend(
         handles=[Patch(color=SYSTEM, label="system − reference"), Patch(color=FLOOR, label="noise floor (A/A)")],
         loc="outside lower center", ncols=2, frameon=False, fontsize=9,
@@ -52,13 +58,13 @@ def plot_kl(outcome: Outcome) -> Plot:
     """KL divergence position by position: mean and largest over the prompts."""
     phases = measured_phases(outcome)
     if not phases:
-        return _nothing(NOT_COMPARED)
+        return _nothing(_NOT_COMPARED)
     words = " ".join(_describe_kl(phase, system["kl_by_position"]) for phase, system, _ in phases)
     if all(_peak(system["kl_by_position"]) == 0 for _, system, _ in phases):
         return _nothing(words)
-    figure, axes = make_figure(1, len(phases), width=10)
-    for one, (phase, system, _) in zip(axes, phases, strict=True):
-        _draw_kl(one, phase, system["kl_by_position"])
+    figure, panels = make_figure(1, len(phases), width=10)
+    for axes, (phase, system, _) in zip(panels, phases, strict=True):
+        _draw_kl(axes, phase, system["kl_by_position"])
     points = [Line2D([], [], label=f"{name} over the prompts, where not 0", **style) for name, style in _KL_SERIES]
     figure.legend(handles=points, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return Plot(figure, words)
@@ -68,18 +74,33 @@ def plot_margins(outcome: Outcome) -> Plot:
     """How far apart ranks k and k + 1 are in the reference: smaller differences cannot change the top k."""
     phases = measured_phases(outcome)
     if not phases:
-        return _nothing(NOT_COMPARED)
+        return _nothing(_NOT_COMPARED)
     k = outcome.params.get("top_k", "k")
-    figure, axes = make_figure(1, len(phases), width=10)
-    for one, (phase, system, _) in zip(axes, phases, strict=True):
-        _draw_margins(one, phase, system, k)
+    figure, panels = make_figure(1, len(phases), width=10)
+    for axes, (phase, system, _) in zip(panels, phases, strict=True):
+        _draw_margins(axes, phase, system, k)
     words = " ".join(_describe_margins(phase, system, k) for phase, system, _ in phases)
     return Plot(figure, words)
 
 
-def measured_phases(outcome: Outcome) -> list[tuple[str, Statistics, Statistics]]:
+def plot_layers(outcome: Outcome) -> Plot:
+    """Where the difference begins: relative L2 norm at each layer's output, prompt by prompt."""
+    found = read(outcome.measurements).get("localisation")
+    if not found:
+        return Plot(None, _NOTHING_DIFFERED if measured_phases(outcome) else _NOT_COMPARED)
+    words = _describe_layers(found)
+    values = np.array([[as_number(value) for value in row] for row in found["relative_l2"]], dtype=float)
+    if values.size == 0 or not (values > 0).any():
+        return Plot(None, words)
+    figure, (axes,) = make_figure(width=10, height=min(8.0, 2.4 + 0.22 * len(values)))
+    _draw_layers(figure, axes, values, found)
+    return Plot(figure, words)
+
+
+def measured_phases(outcome: Outcome) -> list[tuple[str, LogitsStatistics, LogitsStatistics]]:
     """Return (phase, system, floor) of the phases that were measured."""
-    system, floor = outcome.measurements.get("statistics") or {}, outcome.measurements.get("floor") or {}
+    found = read(outcome.measurements)
+    system, floor = found.get("statistics") or {}, found.get("floor") or {}
     return [(phase, system[phase], floor[phase]) for phase in PHASES if system.get(phase) and floor.get(phase)]
 
 
@@ -87,11 +108,11 @@ def _nothing(words: str) -> Plot:
     return Plot(None, words)
 
 
-def _unequal(statistics: Statistics) -> int:
+def _unequal(statistics: LogitsStatistics) -> int:
     return int(statistics["unequal_elements"])
 
 
-def _describe_differences(phase: str, system: Statistics, floor: Statistics) -> str:
+def _describe_differences(phase: str, system: LogitsStatistics, floor: LogitsStatistics) -> str:
     differing, elements = _unequal(system), int(system["elements"])
     if differing == 0:
         text = f"{phase.capitalize()}: all {elements:,} logits equal the reference bit for bit"
@@ -104,7 +125,7 @@ def _describe_differences(phase: str, system: Statistics, floor: Statistics) -> 
     return f"{text}; of the reference against itself {against}.{undrawn}"
 
 
-def _draw_differences(axes: Axes, phase: str, system: Statistics, floor: Statistics) -> None:
+def _draw_differences(axes: Axes, phase: str, system: LogitsStatistics, floor: LogitsStatistics) -> None:
     """Bars of the share of logits; x is the signed decade, with the exact zero in a bin of its own in the middle."""
     edges = np.array(system["difference_histogram"]["log10_edges"], dtype=float)
     start, width = edges[0] - _ZERO_GAP, edges[1] - edges[0]  # the decade that falls on x = 0
@@ -149,14 +170,14 @@ def _scale_differences(axes: Axes, edges: Floats, elements: int) -> None:
     axes.set_ylabel("share of all logits (log scale)", fontsize=9)
 
 
-def _difference_shares(statistics: Statistics) -> tuple[Floats, float, Floats]:
+def _difference_shares(statistics: LogitsStatistics) -> tuple[Floats, float, Floats]:
     """Return the shares of all logits: negative by decade, exactly zero, positive by decade."""
     histogram, elements = statistics["difference_histogram"], max(1, int(statistics["elements"]))
     negative, positive = (np.array(histogram[side], dtype=float) / elements for side in ("negative", "positive"))
     return negative, histogram["zero"] / elements, positive
 
 
-def _label_zero(axes: Axes, system: Statistics, floor: Statistics) -> None:
+def _label_zero(axes: Axes, system: LogitsStatistics, floor: LogitsStatistics) -> None:
     """Say above the zero bin what share of the logits it holds, and how many: the system left, the floor right."""
     for side, colour, place, anchor in ((system, SYSTEM, -0.2, "right"), (floor, FLOOR, 0.2, "left")):
         zero = int(side["difference_histogram"]["zero"])
@@ -166,7 +187,7 @@ def _label_zero(axes: Axes, system: Statistics, floor: Statistics) -> None:
         axes.text(place, 0.905, f"{zero:,} logits", fontsize=8.5, **style)
 
 
-def _label_empty(axes: Axes, system: Statistics, floor: Statistics) -> None:
+def _label_empty(axes: Axes, system: LogitsStatistics, floor: LogitsStatistics) -> None:
     """Say of a side without a bar that it is empty because nothing fell there."""
     sides = [_difference_shares(side) for side in (system, floor)]
     for place, word, which in ((0.23, "below", 0), (0.77, "above", 2)):
@@ -174,11 +195,11 @@ def _label_empty(axes: Axes, system: Statistics, floor: Statistics) -> None:
             axes.text(place, 0.42, f"no logit\n{word} the reference", transform=axes.transAxes, ha="center", fontsize=9)
 
 
-def _peak(series: Mapping[str, Any]) -> float:
+def _peak(series: KlByPosition) -> float:
     return max((float(value) for value in series["max"] if value is not None), default=0.0)
 
 
-def _describe_kl(phase: str, series: Mapping[str, Any]) -> str:
+def _describe_kl(phase: str, series: KlByPosition) -> str:
     peak, count = _peak(series), len(series["position"])
     if peak == 0:
         return f"{phase.capitalize()}: the KL divergence is exactly zero at every one of {count:,} positions."
@@ -190,7 +211,7 @@ def _describe_kl(phase: str, series: Mapping[str, Any]) -> str:
     )
 
 
-def _draw_kl(axes: Axes, phase: str, series: Mapping[str, Any]) -> None:
+def _draw_kl(axes: Axes, phase: str, series: KlByPosition) -> None:
     set_title(axes, phase)
     axes.set_xlabel("position (tokens)", fontsize=9)
     axes.set_ylabel("KL(reference || system), nats (log scale)", fontsize=9)
@@ -210,7 +231,7 @@ def _draw_kl(axes: Axes, phase: str, series: Mapping[str, Any]) -> None:
         axes.set_ylim(10 ** (math.floor(math.log10(lowest)) - 0.2), 10 ** (math.ceil(math.log10(highest)) + 0.2))
 
 
-def _describe_margins(phase: str, system: Statistics, k: Any) -> str:
+def _describe_margins(phase: str, system: LogitsStatistics, k: Any) -> str:
     margin, largest = system["margin"], as_number(system["l2_position_max"])
     return (
         f"{phase.capitalize()}: the margin between ranks {k} and next is {format_value(as_number(margin['min']))} "
@@ -219,7 +240,7 @@ def _describe_margins(phase: str, system: Statistics, k: Any) -> str:
     )
 
 
-def _draw_margins(axes: Axes, phase: str, system: Statistics, k: Any) -> None:
+def _draw_margins(axes: Axes, phase: str, system: LogitsStatistics, k: Any) -> None:
     margin = system["margin"]
     edges = np.array(margin["edges"], dtype=float)
     edges[0] = edges[1] / 10**0.25  # the first bin begins at 0, which a log axis cannot show
@@ -243,3 +264,65 @@ def _draw_margins(axes: Axes, phase: str, system: Statistics, k: Any) -> None:
         text, (place, 0.97), xycoords=("data", "axes fraction"), xytext=(-5 if is_right else 5, 0),
         textcoords="offset points", ha="right" if is_right else "left", va="top", fontsize=8.5, color=INK,
     )  # fmt: skip
+
+
+def _describe_layers(found: LocalisationFacts) -> str:
+    first = found.get("first")
+    place = (
+        f"First difference: pass {first['pass']}, prompt {first['prompt']}, {first['phase']} position "
+        f"{first['position']}, layer {first['layer'] or 'unknown'}."
+        if first
+        else "No logits differed."
+    )
+    weights = found.get("weights") or []
+    blame = f" Weights that differed at the point of use: {name_some(weights)}." if weights else ""
+    again = "" if found["reproduced"] else " The difference did not come back when it was looked for."
+    differing = sum(any(float(value or 0) > 0 for value in row) for row in found["relative_l2"])
+    return f"{place}{blame}{again} {differing} of {len(found['relative_l2'])} prompts differ somewhere."
+
+
+def _draw_layers(figure: Figure, axes: Axes, values: Floats, found: LocalisationFacts) -> None:
+    positive = values[np.isfinite(values) & (values > 0)]
+    low, high = (positive.min(), positive.max()) if positive.size else (1.0, 1.0)
+    norm = LogNorm(low if low < high else low / 10, high if low < high else high * 10)
+    axes.grid(False)
+    figure.set_dpi(_CELL_DPI)
+    style: dict[str, Any] = {"edgecolors": "white", "linewidth": 0.4, "rasterized": True}
+    axes.pcolormesh(np.where(values == 0, 1.0, np.nan), cmap=ListedColormap([EQUAL]), **style)
+    shown = np.where(values > 0, np.where(np.isfinite(values), values, high), np.nan)
+    mesh = axes.pcolormesh(shown, cmap="viridis_r", norm=norm, **style)
+    _label_layers(axes, found["layers"], len(values))
+    _mark_first(axes, found)
+    _add_scale(figure, axes, mesh)
+
+
+def _label_layers(axes: Axes, layers: Sequence[str], prompts: int) -> None:
+    step = max(1, math.ceil(len(layers) / 24))
+    places = sorted({*range(0, len(layers) - step, step), len(layers) - 1})
+    names = [layers[place].rsplit(".", 1)[-1] for place in places]
+    axes.set_xticks([place + 0.5 for place in places], names, fontsize=8.5)
+    for label in axes.get_xticklabels():
+        if not label.get_text().isdigit():
+            label.set(rotation=35, ha="right", rotation_mode="anchor")
+    rows = list(range(0, prompts, max(1, math.ceil(prompts / 12))))
+    axes.set_yticks([row + 0.5 for row in rows], [str(row) for row in rows])
+    axes.invert_yaxis()
+    axes.set_ylabel("prompt", fontsize=9)
+    set_title(axes, "Relative L2 norm of the difference at each layer's output")
+
+
+def _mark_first(axes: Axes, found: LocalisationFacts) -> None:
+    first, layers = found.get("first"), list(found["layers"])
+    if first and first["layer"] in layers:
+        place = (layers.index(first["layer"]) + 0.5, first["prompt"] + 0.5)
+        for colour, width in (("white", 4.5), (MARK, 2.2)):  # a white rim, so that it shows on dark cells too
+            axes.plot(*place, "o", markersize=10, markerfacecolor="none", color=colour, markeredgewidth=width)
+
+
+def _add_scale(figure: Figure, axes: Axes, mesh: QuadMesh) -> None:
+    bar = figure.colorbar(mesh, ax=axes, pad=0.01)
+    bar.set_label("|system − reference| / |reference|", fontsize=9)
+    bar.ax.tick_params(which="both", labelsize=8)
+    handles: list[Any] = [Patch(facecolor=EQUAL, edgecolor=FLOOR, label="equal bit for bit")]
+    handles += axes.plot([], [], "o", markerfacecolor="none", color=MARK, markeredgewidth=2, label="first difference")
+    figure.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False, fontsize=9)

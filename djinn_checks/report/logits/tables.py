@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from djinn_checks.measurements.logits import read
 from djinn_checks.outcome import Outcome, format_value
 from djinn_checks.report.logits.plots import measured_phases
 from djinn_checks.report.tables import Html, as_number, format_share, name_some, render_table
@@ -25,16 +26,16 @@ def tabulate_statistics(outcome: Outcome) -> Html:
 
 def tabulate_bytes(outcome: Outcome) -> Html:
     """Return the bytes that were planned, claimed and witnessed."""
-    passes = outcome.measurements.get("passes") or []
+    passes = read(outcome.measurements).get("passes") or []
     if not passes:
         return Html("<p>No pass was completed, so no bytes were counted.</p>")
     columns = ("Pass", "Forwards", "Planned", "Claimed", "Logits that differ", "Largest L2 norm")
     rows = [
         (
-            one["pass"], one.get("forwards"), _exact_bytes(one["predicted_bytes"]), _exact_bytes(one["claimed_bytes"]),
-            one["unequal_elements"], as_number(one["l2_position_max"]),
+            row["pass"], row.get("forwards"), _exact_bytes(row["predicted_bytes"]), _exact_bytes(row["claimed_bytes"]),
+            row["unequal_elements"], as_number(row["l2_position_max"]),
         )
-        for one in passes
+        for row in passes
     ]  # fmt: skip
     note = "Planned and claimed by the system itself, over all forwards of the pass. Bytes are decimal (1 MB = 10⁶ B)."
     return render_table("Bytes moved, pass by pass", columns, rows, note=note)
@@ -42,7 +43,7 @@ def tabulate_bytes(outcome: Outcome) -> Html:
 
 def tabulate_witness(outcome: Outcome) -> Html:
     """Return what the weight witness saw in one forward, beside the budget."""
-    seen = outcome.measurements.get("witness")
+    seen = read(outcome.measurements).get("witness")
     if not seen:
         return Html("<p>The weight witness saw no weight in use.</p>")
     rows = [
@@ -59,10 +60,10 @@ def tabulate_witness(outcome: Outcome) -> Html:
 
 def tabulate_prompts(outcome: Outcome) -> Html:
     """Return the prompts that were run, by number, and how they begin."""
-    prompts = outcome.measurements.get("prompts") or []
+    prompts = read(outcome.measurements).get("prompts") or []
     if not prompts:
         return Html("<p>No prompt was run.</p>")
-    rows = [(one["index"], one["tokens"], _beginning(one["text"])) for one in prompts]
+    rows = [(prompt["index"], prompt["tokens"], _beginning(prompt["text"])) for prompt in prompts]
     note = "By these numbers figures and reasons call them."
     return render_table("Prompts that were run", ("Prompt", "Tokens", "Begins"), rows, note=note, numeric=False)
 

@@ -34,7 +34,7 @@ _NOT_RUN_TAG = "djinn-checks-not-run"
 
 _PAPERMILL_TAG = "papermill-error-cell-tag"
 _PAPERMILL_ANCHOR = "papermill-error-cell"
-"""papermill marks a cell that raised by two of its own in large red letters; here they are said quietly."""
+"""papermill adds two cells in large red letters around a cell that raised; a page says the same quietly."""
 
 
 class VerdictPreprocessor(Preprocessor):  # type: ignore[misc]  # nbconvert has no annotations
@@ -59,7 +59,7 @@ class VerdictPreprocessor(Preprocessor):  # type: ignore[misc]  # nbconvert has 
 
 
 def _fold_what_was_not_run(nb: Any) -> None:
-    """Put the code behind the last cell that showed anything into one: headings alone tell nobody anything."""
+    """Put all code after the last cell that showed anything into one cell, and drop the headings between."""
     shown = [place for place, cell in enumerate(nb.cells) if cell.get("outputs")]
     start = _find_check(nb) if not shown else max(shown[-1] + 1, _find_check(nb))
     rest = ["".join(cell.source) for cell in nb.cells[start:] if cell.cell_type == "code"]

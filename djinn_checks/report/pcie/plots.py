@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from djinn_checks.measurements.pcie import Windows, Zoom, read
 from djinn_checks.outcome import Outcome
 from djinn_checks.report.plots import FLOOR, INK, MARK, SYSTEM, Plot, make_figure, set_title
 from djinn_checks.report.tables import format_share
@@ -19,12 +19,12 @@ _NO_COUNTERS = (
 )
 _COMPUTE = "#E69F00"
 _PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.85}
-"""Behind words that stand on data."""
+"""The box behind words that are written over data."""
 
 
 def plot_flatline(outcome: Outcome) -> Plot:
     """Received payload over the whole run, window by window, with threshold and ceiling."""
-    windows = outcome.measurements.get("windows")
+    windows = read(outcome.measurements).get("windows")
     if not windows:
         return Plot(None, _NO_COUNTERS)
     rates = _gb(windows["rx_mb_per_s"])
@@ -46,26 +46,25 @@ def plot_flatline(outcome: Outcome) -> Plot:
 
 def plot_zoom(outcome: Outcome) -> Plot:
     """The last passes in short windows, and beneath them each layer's copy and computation by the system's account."""
-    zoom = outcome.measurements.get("zoom")
+    zoom = read(outcome.measurements).get("zoom")
     if not zoom:
         return Plot(None, _NO_COUNTERS)
-    rows, rates = zoom["timeline"], zoom["rx_mb_per_s"]
-    parts = [part for part, there in (("rates", rates), ("copies", rows)) if there]
-    heights = {"rates": 3.0, "copies": 1.9}
-    ratios = [heights[part] for part in parts]
-    figure, axes = make_figure(len(parts), width=10, height=0.5 + sum(ratios), height_ratios=ratios, share_x=True)
-    for part, one in zip(parts, axes, strict=True):
-        (_draw_zoom if part == "rates" else _draw_overlap)(one, outcome, zoom)
+    parts = ((_draw_zoom, 3.0, zoom["rx_mb_per_s"]), (_draw_overlap, 1.9, zoom["timeline"]))
+    draws = [draw for draw, _, known in parts if known]
+    heights = [height for _, height, known in parts if known]
+    figure, panels = make_figure(len(draws), width=10, height=0.5 + sum(heights), height_ratios=heights, share_x=True)
+    for draw, axes in zip(draws, panels, strict=True):
+        draw(axes, outcome, zoom)
         for end in zoom["pass_ends_s"]:
-            one.axvline(end, color=INK, linewidth=0.6, linestyle=(0, (1, 2)))
-    axes[-1].set_xlim(zoom["start_s"], zoom["end_s"])
-    axes[-1].set_xlabel("seconds after the start (dotted: a pass ends)")
+            axes.axvline(end, color=INK, linewidth=0.6, linestyle=(0, (1, 2)))
+    panels[-1].set_xlim(zoom["start_s"], zoom["end_s"])
+    panels[-1].set_xlabel("seconds after the start (dotted: a pass ends)")
     return Plot(figure, _describe_zoom(zoom))
 
 
 def plot_distribution(outcome: Outcome) -> Plot:
     """How the windows' rates are distributed."""
-    windows = outcome.measurements.get("windows")
+    windows = read(outcome.measurements).get("windows")
     if not windows:
         return Plot(None, _NO_COUNTERS)
     rates = _gb(windows["rx_mb_per_s"])
@@ -95,10 +94,11 @@ def plot_distribution(outcome: Outcome) -> Plot:
 
 def plot_sweep(outcome: Outcome) -> Plot:
     """The link's rate for copies of 1 to 512 MiB, from pinned and from pageable memory."""
-    sweep = outcome.measurements.get("link", {}).get("sweep") or []
-    if not sweep:
+    link = read(outcome.measurements).get("link")
+    sweep = (link.get("sweep") if link else None) or []
+    if not link or not sweep:
         return Plot(None, "The sweep over sizes of copies was not asked for (`sweep: false`), or this is a replay.")
-    host = outcome.measurements["link"]["subject"] == "host memory"
+    host = link["subject"] == "host memory"
     figure, (axes,) = make_figure(width=10, height=3.2)
     words = []
     for pinned, name, colour in ((True, "pinned", SYSTEM), (False, "pageable", MARK)):
@@ -123,7 +123,7 @@ def plot_sweep(outcome: Outcome) -> Plot:
 
 
 def _ceiling(outcome: Outcome) -> float:
-    return float(outcome.measurements["link"]["ceiling_bytes_per_s"]) / GB
+    return float(read(outcome.measurements)["link"]["ceiling_bytes_per_s"]) / GB
 
 
 def _threshold(outcome: Outcome) -> float:
@@ -146,8 +146,8 @@ def _draw_levels(axes: Axes, ceiling: float, threshold: float) -> None:
                       fontsize=9, color=colour, textcoords="offset points", ha="right", bbox=_PAPER)  # fmt: skip
 
 
-def _draw_zoom(axes: Axes, outcome: Outcome, zoom: Mapping[str, Any]) -> None:
-    rates = _gb(zoom["rx_mb_per_s"])
+def _draw_zoom(axes: Axes, outcome: Outcome, zoom: Zoom) -> None:
+    rates = _gb(zoom["rx_mb_per_s"] or [])
     starts = zoom["start_s"] + zoom["window_s"] * np.arange(len(rates))
     axes.step(starts, rates, where="post", color=SYSTEM, linewidth=0.8)
     axes.axhline(_ceiling(outcome), color=FLOOR, linewidth=1.1, linestyle="--")
@@ -156,12 +156,12 @@ def _draw_zoom(axes: Axes, outcome: Outcome, zoom: Mapping[str, Any]) -> None:
     set_title(axes, f"Counted, in windows of {zoom['window_s'] * 1e3:g} ms")
 
 
-def _draw_overlap(axes: Axes, outcome: Outcome, zoom: Mapping[str, Any]) -> None:
+def _draw_overlap(axes: Axes, outcome: Outcome, zoom: Zoom) -> None:
     """Two strips: what was copied when, neighbours in alternating shades, and what computed when."""
     for index, row in enumerate(zoom["timeline"]):
-        for lane, part, colour in ((1, "copy", SYSTEM), (0, "compute", _COMPUTE)):
-            start, end = row[f"{part}_start_s"], row[f"{part}_end_s"]
-            shade = 0.6 if part == "copy" and index % 2 else 1.0  # copies follow each other without a gap
+        copy, compute = (row["copy_start_s"], row["copy_end_s"]), (row["compute_start_s"], row["compute_end_s"])
+        for lane, (start, end), colour in ((1, copy, SYSTEM), (0, compute, _COMPUTE)):
+            shade = 0.6 if lane == 1 and index % 2 else 1.0  # copies follow each other without a gap
             axes.broken_barh([(start, end - start)], (lane - 0.36, 0.72), color=colour, alpha=shade, linewidth=0.5)
     axes.set_yticks([0, 1], ["computation", "copies"])
     axes.set_ylim(-0.6, 1.6)
@@ -169,7 +169,7 @@ def _draw_overlap(axes: Axes, outcome: Outcome, zoom: Mapping[str, Any]) -> None
     set_title(axes, "Layer by layer, by the system's own events")
 
 
-def _describe_flatline(outcome: Outcome, rates: np.ndarray, windows: Mapping[str, Any]) -> str:
+def _describe_flatline(outcome: Outcome, rates: np.ndarray, windows: Windows) -> str:
     known = rates[np.isfinite(rates)]
     ceiling, threshold = _ceiling(outcome), _threshold(outcome)
     mean = f"{known.mean():.1f} GB/s on average" if len(known) else "nothing known"
@@ -182,7 +182,7 @@ def _describe_flatline(outcome: Outcome, rates: np.ndarray, windows: Mapping[str
     )
 
 
-def _describe_zoom(zoom: Mapping[str, Any]) -> str:
+def _describe_zoom(zoom: Zoom) -> str:
     span = zoom["end_s"] - zoom["start_s"]
     text = f"The last {span:.2f} s of the run"
     if zoom["rx_mb_per_s"]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from djinn_checks.measurements.pcie import CeilingRow, Limit, read
 from djinn_checks.outcome import Outcome
 from djinn_checks.report.tables import Html, format_share, render_table, status_chip
 from djinn_checks.units import GB, format_bytes, format_seconds
@@ -14,7 +15,7 @@ _DIRECTIONS = {"h2d": "host to device", "d2h": "device to host", "both": "both a
 
 def tabulate_traffic(outcome: Outcome) -> Html:
     """Return predicted, claimed and counted bytes beside each other."""
-    found = outcome.measurements.get("bytes")
+    found = read(outcome.measurements).get("bytes")
     if not found:
         return Html("<p>Nothing was run, so there are no bytes to compare.</p>")
     counted, passes = found["counted"], found["passes"]
@@ -35,8 +36,8 @@ def tabulate_traffic(outcome: Outcome) -> Html:
 
 
 def tabulate_limit(outcome: Outcome) -> Html:
-    """Return the time of a pass beside the least that its bytes need."""
-    passes, limit = outcome.measurements.get("passes"), outcome.measurements.get("limit") or {}
+    """Return how long a pass takes, beside the least time that its bytes need on the link."""
+    passes, limit = read(outcome.measurements).get("passes"), _limit(outcome)
     if not passes:
         return Html("<p>A recorded trace does not say which passes ran.</p>")
     rows = [
@@ -45,10 +46,10 @@ def tabulate_limit(outcome: Outcome) -> Html:
         ("Time a pass, median", _seconds(passes["median_s"])),
         ("Time a pass, shortest", _seconds(passes["min_s"])),
         ("Time a pass, 99th percentile", _seconds(passes["p99_s"])),
-        ("Bytes a pass has to move, M - C", format_bytes(limit.get("needed_bytes"))),
-        ("Least time for them at the ceiling, (M - C) / B", _seconds(limit.get("seconds"))),
-        ("Limit over time a pass (1 is the limit)", _ratio(limit.get("ratio"))),
-        ("Mean payload rate over the ceiling", _ratio(limit.get("streamed_of_ceiling"))),
+        ("Bytes a pass has to move, M - C", format_bytes(limit["needed_bytes"])),
+        ("Least time for them at the ceiling, (M - C) / B", _seconds(limit["seconds"])),
+        ("Limit over time a pass (1 is the limit)", _ratio(limit["ratio"])),
+        ("Mean payload rate over the ceiling", _ratio(limit["streamed_of_ceiling"])),
         ("Opening the system", format_seconds(passes["open_s"])),
     ]
     return render_table("Time a pass, and the link's limit", ("What", "Value"), rows)
@@ -56,9 +57,10 @@ def tabulate_limit(outcome: Outcome) -> Html:
 
 def tabulate_ceilings(outcome: Outcome) -> Html:
     """Return the link's ceilings, with spread and proof of arrival."""
-    link = outcome.measurements.get("link") or {}
-    measured = [(row, "before") for row in link.get("ceilings") or []]
-    measured += [(link["ceiling_after"], "after")] if link.get("ceiling_after") else []
+    link = read(outcome.measurements).get("link")
+    measured = [(row, "before") for row in (link.get("ceilings") if link else None) or []]
+    after = link.get("ceiling_after") if link else None
+    measured += [(after, "after")] if after else []
     if not measured:
         return Html("<p>No ceiling was measured here: it comes from the recorded copy beside the trace.</p>")
     rows = [
@@ -78,7 +80,7 @@ def tabulate_ceilings(outcome: Outcome) -> Html:
 
 def tabulate_preflight(outcome: Outcome) -> Html:
     """Return what the machine offers, with a remedy where something is missing."""
-    rows = outcome.measurements.get("preflight") or []
+    rows = read(outcome.measurements).get("preflight") or []
     if not rows:
         return Html("<p>A replay needs nothing of this machine.</p>")
     words = {True: "ok", False: "missing", None: "unknown"}
@@ -87,8 +89,8 @@ def tabulate_preflight(outcome: Outcome) -> Html:
 
 
 def tabulate_peers(outcomes: Sequence[Outcome]) -> Html:
-    """Return one row a system, the one that comes closest to the link's limit first."""
-    ranked = sorted(outcomes, key=lambda outcome: -((outcome.measurements.get("limit") or {}).get("ratio") or 0.0))
+    """Return one row for each system, first the system that comes closest to the link's limit."""
+    ranked = sorted(outcomes, key=lambda outcome: -(_limit(outcome)["ratio"] or 0.0))
     rows = [_peer_row(outcome) for outcome in ranked]
     columns = ("System", "Verdict", "Model", "Time a pass", "Received", "Of the ceiling", "Limit over time a pass")
     note = "Every row against the ceiling that its own run measured; ratios compare, absolute rates do not."
@@ -96,22 +98,27 @@ def tabulate_peers(outcomes: Sequence[Outcome]) -> Html:
 
 
 def _peer_row(outcome: Outcome) -> Sequence[Any]:
-    measured = outcome.measurements
-    limit, passes = measured.get("limit") or {}, measured.get("passes") or {}
-    share = limit.get("streamed_of_ceiling")
+    measured, limit = read(outcome.measurements), _limit(outcome)
+    passes, share = measured.get("passes"), limit["streamed_of_ceiling"]
     rate = None if share is None else share * measured["link"]["ceiling_bytes_per_s"] / GB
     return (
         str(outcome.params.get("system", "?")),
         status_chip(outcome.status),
         str(outcome.params.get("model", "?")),
-        _seconds(passes.get("mean_s")),
+        _seconds(passes["mean_s"] if passes else None),
         "unknown" if rate is None else f"{rate:.1f} GB/s",
         _ratio(share),
-        _ratio(limit.get("ratio")),
+        _ratio(limit["ratio"]),
     )
 
 
-def _memory(row: Mapping[str, Any]) -> str:
+def _limit(outcome: Outcome) -> Limit:
+    unknown: Limit = {"needed_bytes": None, "seconds": None, "ratio": None, "streamed_of_ceiling": None}
+    found = read(outcome.measurements).get("limit")
+    return {**unknown, **found} if found else unknown
+
+
+def _memory(row: CeilingRow) -> str:
     if row["kind"] == "host memory":
         return "within host memory"
     return "pinned" if row["pinned"] else "pageable"

@@ -177,7 +177,7 @@ def _row(claim: Claim, name: str, outcome: Outcome, disk_bytes: int | None) -> S
     observed = [_observed(row) for row in _criteria(claim, outcome)]
     observed += [f"<em>{escape(note)}</em>" for note in finding.notes]
     cost = _cost(outcome, disk_bytes)
-    seen = Html("".join(f'<div class="item">{one}</div>' for one in observed))
+    seen = Html("".join(f'<div class="item">{item}</div>' for item in observed))
     return (claim.text, check, status_chip(finding.status), claim.expected, seen, cost)
 
 

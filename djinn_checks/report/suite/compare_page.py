@@ -81,13 +81,13 @@ def _both(old: Facts, new: Facts) -> dict[tuple[str, str], tuple[Any, Any]]:
     return {name: (old.get(name, "absent"), new.get(name, "absent")) for name in dict.fromkeys([*old, *new])}
 
 
-def _brief(one: Any, other: Any) -> str:
-    """Return a value as text; of a list, such as that of all packages, only what the other side has not."""
-    if isinstance(one, list) and isinstance(other, list):
-        return ", ".join(str(item) for item in one if item not in other) or "nothing else"
-    return str(one)
+def _brief(value: Any, other: Any) -> str:
+    """Return a value as text; of a list, such as that of all packages, only the items that the other list lacks."""
+    if isinstance(value, list) and isinstance(other, list):
+        return ", ".join(str(item) for item in value if item not in other) or "nothing else"
+    return str(value)
 
 
 def _facts(suite: Mapping[str, Outcome], names: Iterable[str], kind: str) -> Facts:
-    """Return every parameter or fact of the named checks by whose it is and its name."""
+    """Return every parameter or fact of the named checks, by check and name."""
     return {(name, fact): value for name in names for fact, value in flatten(getattr(suite[name], kind))}

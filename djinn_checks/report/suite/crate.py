@@ -42,9 +42,9 @@ def describe_folder(title: str, outcomes: Mapping[str, Outcome], files: Mapping[
 
     crate = ROCrate(gen_preview=False, version="1.1")
     crate.name = f"djinn-checks: {title}"
-    crate.description = "; ".join(f"{name}: {one.status}" for name, one in outcomes.items()) or "no outcome"
+    crate.description = "; ".join(f"{name}: {outcome.status}" for name, outcome in outcomes.items()) or "no outcome"
     crate.license = _LICENSE
-    dates = [one.started_at for one in outcomes.values() if one.started_at]
+    dates = [outcome.started_at for outcome in outcomes.values() if outcome.started_at]
     crate.datePublished = max(dates, default=_UNDATED)
     crate.add_file(dest_path="index.html", properties=_about("index.html", "All verdicts of the suite"))
     with_notebook = [name for name in outcomes if f"{name}.ipynb" in files.get(name, {})]

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
+from djinn_checks.measurements import pcie
 from djinn_checks.outcome import Outcome, worst
 from djinn_checks.report.page import render_page
 from djinn_checks.report.pcie.tables import tabulate_peers
@@ -80,10 +81,10 @@ def _evidence(name: str, files: Mapping[str, int]) -> Html:
 
 
 def _samples(prefix: str, files: Mapping[str, int]) -> str:
-    """Return links to the samples' frames, folded: there may be many."""
-    frames = [file for file in files if file.startswith(prefix) and file.endswith(".csv")]
-    links = ", ".join(_anchor(file, file.removeprefix(prefix).removesuffix(".csv")) for file in frames)
-    return f"<details><summary>{len(frames)} tables of samples</summary>{links}</details>" if frames else ""
+    """Return links to the tables of samples, folded: there may be many."""
+    tables = [file for file in files if file.startswith(prefix) and file.endswith(".csv")]
+    links = ", ".join(_anchor(file, file.removeprefix(prefix).removesuffix(".csv")) for file in tables)
+    return f"<details><summary>{len(tables)} tables of samples</summary>{links}</details>" if tables else ""
 
 
 def _anchor(file: str, words: str) -> Html:
@@ -93,17 +94,21 @@ def _anchor(file: str, words: str) -> Html:
 
 def _peers(outcomes: Mapping[str, Outcome]) -> Html:
     """Return the systems beside each other, if several ran over the same kind of link."""
-    ran = [one for one in outcomes.values() if one.check == "pcie" and one.measurements.get("passes")]
+    ran = [
+        outcome
+        for outcome in outcomes.values()
+        if outcome.check == "pcie" and pcie.read(outcome.measurements).get("passes")
+    ]
     systems = {outcome.params.get("system") for outcome in ran}
     return tabulate_peers(ran) if len(systems) > 1 else Html("")
 
 
 def _machine(outcomes: Mapping[str, Outcome]) -> Html:
     """Return machine and software of the first check that knows them, and say so if others differ."""
-    known = [facts for one in outcomes.values() if (facts := _shared(one.environment))]
+    known = [facts for outcome in outcomes.values() if (facts := _shared(outcome.environment))]
     if not known:
         return Html("")
-    differ = any(one != known[0] for one in known)
+    differ = any(facts != known[0] for facts in known)
     note = "<p>Not all checks ran in the same environment; each report has its own.</p>" if differ else ""
     return Html(render_mapping("Machine and software", known[0]) + note)
 

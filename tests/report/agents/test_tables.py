@@ -35,5 +35,5 @@ def test_without_counters_there_is_only_the_servers_word(counted: dict[str, Any]
 
 
 def test_a_server_that_says_nothing_leaves_it_unknown() -> None:
-    sleeps = [one | {"swap": None, "restore": None} for one in load_outcome(AGENTS).timings["sleeps"]]
+    sleeps = [sleep | {"swap": None, "restore": None} for sleep in load_outcome(AGENTS).timings["sleeps"]]
     assert table(sleeps=sleeps).count("unknown") >= 2 * len(sleeps)

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from djinn_checks.outcome import Outcome
-from djinn_checks.report.logits.layers import plot_layers
-from djinn_checks.report.logits.plots import plot_differences, plot_kl, plot_margins
+from djinn_checks.report.logits.plots import plot_differences, plot_kl, plot_layers, plot_margins
 from djinn_checks.report.logits.tables import tabulate_bytes, tabulate_prompts
 from djinn_checks.report.plots import Plot, to_svg
 from djinn_checks.report.tables import Html, format_share, render_params

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,42 @@ from djinn_checks.suite.execution import find_notebook
 from djinn_checks.suite.folder import render_report
 from tests.report import samples
 
+PUBLISHED = Path(__file__).parents[3] / "reports" / "h200-2026-11-27"
 ATTACK = "<script>alert(1)</script><style>p{}</style><img src=https://example.org/x onerror=alert(2)>"
 
 
-def cell(source: str) -> dict[str, Any]:
+def code_cell(source: str) -> dict[str, Any]:
     return {"cell_type": "code", "source": source, "outputs": []}
 
 
 @pytest.mark.parametrize("check", ["logits", "pcie", "agents", "faults"])
 def test_every_figure_and_table_of_a_notebook_is_known_by_its_call(check: str) -> None:
     notebook = nbformat.read(find_notebook(check), as_version=4)
-    shown = [one for one in notebook.cells if one.source.startswith(("show_figure", "tabulate", "render_"))]
+    shown = [cell for cell in notebook.cells if cell.source.startswith(("show_figure", "tabulate", "render_"))]
     assert shown
     nothing = samples.passed(check=check, measurements={}, timings={}, criteria=())
-    assert all(redraw(one, nothing) is not None for one in shown)
+    assert all(redraw(cell, nothing) is not None for cell in shown)
+
+
+def test_a_published_notebook_is_drawn_though_the_modules_that_it_imports_from_have_moved() -> None:
+    notebook = nbformat.read(PUBLISHED / "pcie-ring.ipynb", as_version=4)
+    page = render_html(notebook)
+    assert page.count("<figure>") == 3
+    for caption in (
+        "Bytes received", "Time a pass, and the link's limit", "What the link can carry", "Preflight",
+        "Parameters, as resolved", "Machine and software", "Samples",
+    ):  # fmt: skip
+        assert page.count(f"<caption><div>{caption}<") == 1
+    assert "could not be made" not in page
+    notebook = nbformat.read(PUBLISHED / "pcie-ring.ipynb", as_version=4)
+    imports = next(cell for cell in notebook.cells if "import plot_" in cell.source)
+    imports.source = "from djinn_checks.a_module_of_long_ago import plot_flatline"
+    assert drawn(render_html(notebook)) == drawn(page)
+
+
+def drawn(page: str) -> list[str]:
+    """Return the figures and tables of a page, in order."""
+    return re.findall(r"<figure>.*?</figure>|<table.*?</table>", page, re.DOTALL)
 
 
 def test_a_page_shows_the_outcome_and_not_what_a_notebook_says_of_it() -> None:
@@ -58,9 +81,9 @@ def test_a_run_that_stopped_without_a_notebook_shows_its_verdict_alone(tmp_path:
 
 def test_what_a_stopped_run_did_not_reach_is_folded_into_one() -> None:
     notebook = samples.executed_notebook(samples.passed())
-    for one in notebook.cells[5:]:
-        if one.cell_type == "code":
-            one.outputs = []
+    for cell in notebook.cells[5:]:
+        if cell.cell_type == "code":
+            cell.outputs = []
     page = render_html(notebook, samples.crashed())
     assert page.count("Code that was not run") == 1
     assert "plot_margins" in page
@@ -82,17 +105,17 @@ def test_what_a_stopped_run_did_not_reach_is_folded_into_one() -> None:
     ],
 )
 def test_a_cell_that_is_no_plain_call_is_left_alone(source: str) -> None:
-    assert redraw(cell(source), samples.passed()) is None
+    assert redraw(code_cell(source), samples.passed()) is None
 
 
 @pytest.mark.parametrize("name", ["tabulate_x", "show", "eval", "find_drawing", "show_figure", "plot_kl"])
 def test_a_name_that_is_no_table_of_the_packages_own_is_not_called(name: str) -> None:
-    assert redraw(cell(f"{name}(outcome)"), samples.passed()) is None
+    assert redraw(code_cell(f"{name}(outcome)"), samples.passed()) is None
 
 
 def test_a_figure_that_cannot_be_made_of_an_outcome_is_said_in_its_place() -> None:
     broken = samples.passed(measurements={"prompts": [{"<b>": 1}]})
-    made = redraw(cell("tabulate_prompts(outcome)"), broken)
+    made = redraw(code_cell("tabulate_prompts(outcome)"), broken)
     assert made is not None
     assert "tabulate_prompts could not be made of this outcome: KeyError" in made
 

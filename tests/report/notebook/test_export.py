@@ -45,7 +45,9 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def pages() -> dict[Status, str]:
-    return {one.status: render_html(samples.executed_notebook(one), one) for one in samples.every_status()}
+    return {
+        outcome.status: render_html(samples.executed_notebook(outcome), outcome) for outcome in samples.every_status()
+    }
 
 
 @pytest.mark.parametrize("status", [Status.PASS, Status.FAIL, Status.INCONCLUSIVE, Status.ERROR])

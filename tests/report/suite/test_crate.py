@@ -61,7 +61,7 @@ def _suite(folder: Path, outcomes: dict[str, Outcome]) -> Path:
 
 def test_a_suite_of_every_verdict_is_a_valid_crate(tmp_path: Path, offline: None) -> None:
     hostile = samples.failed(summary=ATTACK, params={ATTACK: ATTACK, "none": None, "list": [1, 2]})
-    kinds = {one.status.value.lower(): one for one in samples.every_status()}
+    kinds = {outcome.status.value.lower(): outcome for outcome in samples.every_status()}
     suite = _suite(tmp_path, {**kinds, "a name & more": hostile})
     # This profile's requirements include those of process-run-crate and workflow-ro-crate.
     assert _problems(suite, "workflow-run-crate-0.5") == []
@@ -83,7 +83,7 @@ def test_a_suite_without_any_notebook_is_a_process_run_crate(tmp_path: Path, off
 
 
 def _actions(text: str) -> dict[str, dict[str, Any]]:
-    return {one["@id"]: one for one in json.loads(text)["@graph"] if one["@type"] == "CreateAction"}
+    return {entity["@id"]: entity for entity in json.loads(text)["@graph"] if entity["@type"] == "CreateAction"}
 
 
 def test_an_action_says_what_ran_with_what_and_what_came_of_it() -> None:
@@ -93,7 +93,7 @@ def test_an_action_says_what_ran_with_what_and_what_came_of_it() -> None:
     assert describe_folder("suite", outcomes, files) == text, "the same text for the same folder"
     ran, crashed = _actions(text).values()
     assert ran["instrument"] == {"@id": "logits.ipynb"}
-    assert {one["@id"] for one in ran["result"]} == {"logits.outcome.json", "logits.html"}
+    assert {file["@id"] for file in ran["result"]} == {"logits.outcome.json", "logits.html"}
     assert len(ran["object"]) == len(samples.PARAMS)
     assert ran["actionStatus"] == "http://schema.org/CompletedActionStatus", "a FAIL is a finished run"
     assert (ran["startTime"], ran["endTime"]) == ("2026-01-02T03:04:05+00:00", "2026-01-02T03:04:46+00:00")

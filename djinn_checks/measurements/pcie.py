@@ -1,0 +1,147 @@
+"""What the PCIe check writes of its run, and what is read of it. Instants are seconds after the start of the judged
+time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict, cast
+
+
+class CeilingRow(TypedDict):
+    """Timed copies of one size, one way: what the link can carry."""
+
+    kind: str
+    """"pcie" or "host memory"."""
+    direction: str
+    """"h2d", "d2h" or "both"."""
+    pinned: bool
+    nbytes: int
+    bytes_per_s: float
+    spread: float
+    verified: bool
+    """Whether the bytes arrived."""
+    samples_s: list[float]
+
+
+class CalibrationFacts(TypedDict):
+    """How many bytes the counters see on the wire for each byte of payload."""
+
+    wire_per_payload: float
+    idle_bytes_per_s: float
+    residual: float | None
+    payload_bytes: int
+
+
+class LinkFacts(TypedDict):
+    """What was measured of the link before and after the run."""
+
+    subject: str
+    """"pcie", "host memory" or "replay"."""
+    label: str
+    """The same in words, for a banner."""
+    ceiling_bytes_per_s: float
+    calibration: CalibrationFacts | None
+    ceilings: list[CeilingRow]
+    ceiling_after: CeilingRow | None
+    sweep: list[CeilingRow]
+
+
+class PreflightFacts(TypedDict):
+    """One thing that the check needs of the machine."""
+
+    name: str
+    found: str
+    wanted: str
+    ok: bool | None
+    """None is unknown."""
+    remedy: str
+
+
+class Windows(TypedDict):
+    """What went over the link, window by window; None is lost evidence."""
+
+    window_s: float
+    rx_mb_per_s: list[float | None]
+    tx_mb_per_s: list[float | None]
+    holes_s: list[list[float]]
+    """[start, end] of each gap between readings."""
+    duration_s: float
+    clock_start_s: float
+    """The start by the clock of the readings: a replay finds the run in the raw samples by it."""
+
+
+class CopyRow(TypedDict):
+    """A layer's copy and computation, by the system's own account."""
+
+    layer: str
+    bytes: int
+    copy_start_s: float
+    copy_end_s: float
+    compute_start_s: float
+    compute_end_s: float
+
+
+class Zoom(TypedDict):
+    """The last passes in short windows."""
+
+    start_s: float
+    end_s: float
+    window_s: float
+    rx_mb_per_s: list[float | None] | None
+    """None without counters."""
+    timeline: list[CopyRow]
+    """Empty if the system keeps no account of its copies."""
+    pass_ends_s: list[float]
+
+
+class Traffic(TypedDict):
+    """Bytes of the whole run."""
+
+    passes: int | None
+    """None in a replay."""
+    predicted: int | None
+    claimed: int | None
+    counted: float | None
+    """As payload."""
+    wire: float | None
+    witnessed_a_pass: int | None
+
+
+class Passes(TypedDict):
+    """How long the passes took."""
+
+    count: int
+    mean_s: float
+    median_s: float
+    min_s: float
+    p99_s: float
+    open_s: float
+    """To open the system."""
+
+
+class Limit(TypedDict):
+    """The least time of a pass, (M - C) / B, and how close the system came."""
+
+    needed_bytes: float | None
+    seconds: float | None
+    ratio: float | None
+    streamed_of_ceiling: float | None
+
+
+class PcieMeasurements(TypedDict, total=False):
+    """All of it. An outcome that stopped early has none of it."""
+
+    link: LinkFacts
+    preflight: list[PreflightFacts]
+    windows: Windows | None
+    zoom: Zoom | None
+    bytes: Traffic
+    passes: Passes | None
+    """None in a replay."""
+    limit: Limit
+
+
+def read(measurements: Mapping[str, Any]) -> PcieMeasurements:
+    """Return the measurements of a PCIe outcome under their names."""
+    return cast(PcieMeasurements, measurements)
