@@ -26,7 +26,7 @@ def serve_completions(spec: str) -> Iterator[str]:
         def do_GET(self) -> None:
             self.send_error(404)
 
-        do_DELETE = do_GET
+        do_DELETE = do_GET  # noqa: N815
 
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
