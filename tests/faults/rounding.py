@@ -48,7 +48,8 @@ def _differs(profile: dict[str, Any]) -> bool:
 
 def _answer(module: Any, cache: DynamicCache, fed: list[int], count: int) -> tuple[list[int], Tensor]:
     """Feed tokens behind a cache and return the likeliest ones that follow, with their log-probabilities."""
-    ids, best = [], []
+    ids: list[int] = []
+    best: list[Tensor] = []
     for _ in range(count):
         given = torch.tensor([fed])
         logits = module(input_ids=given, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1]
