@@ -23,6 +23,8 @@
     │   └── BusyError                too many sessions or waiting requests; later it may be answered
     ├── AgentLostError           an agent that fell asleep could not go on
     ├── InstrumentError          a measurement that could not be taken
+    │   └── NoRouteError             the server under check has no such route
+    ├── WrongAdapterError        a server that is not of the kind that it is said to be
     ├── OutcomeError             an outcome file that cannot be read
     └── RunnerError              the suite cannot be run as asked
 
@@ -130,6 +132,14 @@ class AgentLostError(DjinnChecksError):
 
 class InstrumentError(DjinnChecksError, RuntimeError):
     """A measurement could not be taken. The evidence is missing, which is never a pass."""
+
+
+class NoRouteError(InstrumentError):
+    """The server under check answers that it has no such route."""
+
+
+class WrongAdapterError(DjinnChecksError):
+    """A server is not of the kind that the check was told: it lacks the routes of that kind."""
 
 
 class OutcomeError(DjinnChecksError, ValueError):

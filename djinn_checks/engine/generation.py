@@ -2,6 +2,9 @@
 
 Sessions are never computed together, so a session's arithmetic does not depend on its neighbours: with the
 same tokens and the same cache it gives the same bits whoever else is being served.
+
+Log-probabilities are float64. A prefill and a decode may round by less than a float32 near -6 resolves (4.8e-7), and
+whether it shows would be luck; a kept KV cache is told from a recomputed one by it.
 """
 
 from __future__ import annotations
@@ -37,19 +40,19 @@ def choose(logits: Tensor, request: TurnRequest, random: torch.Generator) -> Tok
     """Choose the next token; `random` is a CPU generator, so that a seed means the same on every device."""
     if request.logprobs is None and request.temperature == 0:
         return Token(id=int(logits.argmax()))
-    logprobs = torch.log_softmax(logits.float(), dim=-1)
+    logprobs = torch.log_softmax(logits.double(), dim=-1)
     chosen = _sample(logprobs.cpu(), request, random) if request.temperature > 0 else logprobs.argmax()
     count = 0 if request.logprobs is None else min(request.logprobs, len(logprobs))
     values, ids = logprobs.topk(count)
-    # One transfer for all: a float64 holds token ids and float32 values exactly.
+    # One transfer for all: a float64 holds token ids exactly.
     place = chosen.to(logprobs.device).reshape(1)
-    fetched = torch.cat([place.double(), logprobs[place].double(), ids.double(), values.double()]).tolist()
+    fetched = torch.cat([place.double(), logprobs[place], ids.double(), values]).tolist()
     top = tuple(zip(map(int, fetched[2 : 2 + count]), fetched[2 + count :], strict=True))
     return Token(id=int(fetched[0]), logprob=None if request.logprobs is None else fetched[1], top=top)
 
 
 def _sample(logprobs: Tensor, request: TurnRequest, random: torch.Generator) -> Tensor:
-    below_best = logprobs.double() - logprobs.max().double()  # first, or the smallest temperatures make all -inf
+    below_best = logprobs - logprobs.max()  # first, or the smallest temperatures make all -inf
     probabilities = torch.softmax(below_best / request.temperature, dim=-1)
     if request.top_p < 1:
         ordered, ids = probabilities.sort(descending=True, stable=True)

@@ -40,6 +40,8 @@ class LinkFacts(TypedDict):
     """"pcie", "host memory" or "replay"."""
     label: str
     """The same in words, for a banner."""
+    counters: str | None
+    """The source of the counters, as a replay must know it: rates wrap nowhere. None without counters."""
     ceiling_bytes_per_s: float
     calibration: CalibrationFacts | None
     ceilings: list[CeilingRow]

@@ -28,6 +28,7 @@ from djinn_checks.checks.agents.reference import ask_reference
 from djinn_checks.checks.agents.scripts import write_script
 from djinn_checks.checks.agents.server_process import OWN_SERVER, ServerProcess
 from djinn_checks.checks.agents.sleeper import SleeperRun, run_sleeper
+from djinn_checks.checks.agents.unclaimed import skip_unclaimed
 from djinn_checks.checks.run import Clock, Facts, run_check
 from djinn_checks.devices import choose_dtype
 from djinn_checks.errors import AgentLostError, InstrumentError
@@ -119,7 +120,7 @@ def _run(
         pace=pace,
         is_alive=is_alive,
     )
-    criteria = (*judge_sleeper(evidence), *judge_crowd(evidence))
+    criteria = skip_unclaimed(params, (*judge_sleeper(evidence), *judge_crowd(evidence)))
     status = settle(criteria)
     stages = {"server_start_s": served - started, "server_s": driven_at - served, "reference_s": clock() - driven_at}
     return Outcome(
@@ -181,6 +182,7 @@ async def _sleeper(params: AgentsParams, model: Model, address: str, report: Pro
     ]
     report("one agent and its twins")
     async with contextlib.aclosing(connect(params.adapter, address)) as client:
+        await client.find_routes()
         return await run_sleeper(client, model, *scripts, new_tokens=params.new_tokens, sleep_s=params.sleep_s)
 
 

@@ -16,11 +16,13 @@ from typing import Any
 
 import httpx
 
-from djinn_checks.errors import InstrumentError, ParamsError
+from djinn_checks.errors import InstrumentError, NoRouteError, ParamsError, WrongAdapterError
 
 _TIMEOUT = httpx.Timeout(300.0, connect=10.0)
 _LOGPROBS = 2
 """How many of the likeliest tokens a server is asked for at each place."""
+_NO_ROUTE = (404, 405, 501)
+"""How servers answer where they have no such route: llama-server with 501 if it was started without slots."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,12 +114,36 @@ class AgentClient:
     """A server of kind `none`, and what all kinds share. Every method may raise `InstrumentError`."""
 
     has_sessions = False
+    own_route = ""
+    """What can be read of every server of this kind, and of no other."""
 
     def __init__(self, address: str) -> None:
         self.address = address
         # A connection for each request: a server may close an idle one just as it is used again.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         self._http = httpx.AsyncClient(base_url=address, timeout=_TIMEOUT, limits=limits)
+
+    async def find_routes(self) -> None:
+        """See that the server has the routes of its kind.
+
+        Raises:
+            WrongAdapterError: it has not.
+            InstrumentError: it does not answer.
+        """
+        if self.own_route:
+            try:
+                await self._call("GET", self.own_route)
+            except NoRouteError as error:
+                raise self._wrong_adapter(f"GET {self.own_route}", error) from error
+
+    def _wrong_adapter(self, asked: str, error: NoRouteError, others: Sequence[str] = ()) -> WrongAdapterError:
+        """Say what the server lacks, and which kinds do without it; by default those without this kind's own route."""
+        mine = next(name for name, kind in ADAPTERS.items() if kind is type(self))
+        others = others or [name for name, kind in ADAPTERS.items() if kind.own_route != self.own_route]
+        return WrongAdapterError(
+            f"this server has no such route as {asked}, expected of a server of adapter {mine!r}; got {error}; if it "
+            f"is of another kind, give adapter {' or '.join(others)}"
+        )
 
     async def turn(self, session: str, prompt: Sequence[int], max_tokens: int, *, logprobs: bool = True) -> Reply:
         """Ask for `max_tokens` tokens, the likeliest ones, behind a prompt; with log-probabilities or without."""
@@ -184,7 +210,8 @@ class AgentClient:
         except httpx.HTTPError as error:
             raise InstrumentError(f"{self.address}{path}: {type(error).__name__}: {error}") from error
         if answer.status_code != 200:
-            raise InstrumentError(f"{self.address}{path}: HTTP {answer.status_code}: {answer.text[:500]}")
+            kind = NoRouteError if answer.status_code in _NO_ROUTE else InstrumentError
+            raise kind(f"{self.address}{path}: HTTP {answer.status_code}: {answer.text[:500]}")
         return answer.json()
 
 
@@ -192,6 +219,7 @@ class IdleClient(AgentClient):
     """A server with sessions, which are never told to sleep: the server's own idle threshold must do."""
 
     has_sessions = True
+    own_route = "/v1/sessions"
 
     def _session_fields(self, session: str) -> dict[str, Any]:
         return {"agent_hint": {"session_id": session}}
@@ -225,13 +253,20 @@ class SignalClient(IdleClient):
     """A server that is told when an agent waits for something outside."""
 
     async def sleep(self, session: str) -> None:
-        await self._call("POST", f"/v1/sessions/{session}/phase", {"phase": "IO_WAIT"})
+        path = f"/v1/sessions/{session}/phase"
+        try:
+            await self._call("POST", path, {"phase": "IO_WAIT"})
+        except NoRouteError as error:
+            if await self.record(session) is None:
+                raise  # it is the session that is not there
+            raise self._wrong_adapter(f"POST {path}", error, ["idle"]) from error
 
 
 class SlotClient(AgentClient):
     """llama-server, started with a folder for slots (--slot-save-path). Each session has a slot of its own."""
 
     has_sessions = True
+    own_route = "/slots"
 
     def __init__(self, address: str) -> None:
         super().__init__(address)
@@ -256,7 +291,10 @@ class SlotClient(AgentClient):
 
     async def sleep(self, session: str) -> None:
         path, name = f"/slots/{await self._slot(session)}", f"{session}.bin"
-        saved = await self._call("POST", f"{path}?action=save", {"filename": name})
+        try:
+            saved = await self._call("POST", f"{path}?action=save", {"filename": name})
+        except NoRouteError as error:
+            raise self._wrong_adapter(f"POST {path}?action=save", error) from error
         await self._call("POST", f"{path}?action=erase")
         before = self._records[session]
         self._records[session] = SessionRecord(

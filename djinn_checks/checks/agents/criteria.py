@@ -149,12 +149,12 @@ def _returned(evidence: AgentsEvidence) -> Criterion:
     return judge(
         "kv_returned",
         "After the agent woke, its KV's bytes were in the device's memory again",
-        min(shares) if len(shares) == len(sleeps) else None,
+        min(shares) if len(shares) == len(sleeps) and not evidence.why_unresolved else None,
         ">=",
         evidence.params.memory_share,
         unit="times the session's KV",
         evidence=_memory_evidence(evidence),
-        missing=evidence.memory_reason or UNREAD,
+        missing=evidence.memory_reason or evidence.why_unresolved or UNREAD,
         failed="its memory is not there; is the text computed from something else?",
     )
 

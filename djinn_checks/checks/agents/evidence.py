@@ -11,7 +11,7 @@ import torch
 from djinn_checks.checks.agents.client import Reply
 from djinn_checks.checks.agents.crowd import CrowdRun
 from djinn_checks.checks.agents.link import MOST_AT_REST_BYTES_PER_S, LinkEvidence
-from djinn_checks.checks.agents.memory import SLEPT_THROUGH, Delay, SessionMemory
+from djinn_checks.checks.agents.memory import SLEPT_THROUGH, Delay, SessionMemory, why_unresolved
 from djinn_checks.checks.agents.pace import Pace
 from djinn_checks.checks.agents.reference import Reference
 from djinn_checks.checks.agents.sleeper import Sleep, SleeperRun
@@ -66,13 +66,19 @@ class AgentsEvidence:
             return None
         return SessionMemory(series=self.memory, run=self.sleeper, idle_s=self.params.idle_s)
 
+    @property
+    def why_unresolved(self) -> str:
+        """Why the KV of some sleep is too small to be seen in the memory; nothing if it is not."""
+        smallest = min(self.kv_bytes(sleep.tokens) for sleep in self.sleeper.sleeps)
+        return why_unresolved(smallest, self.device.type)
+
     def time_to_leave(self) -> Delay | None:
         """Return the longest time from the start of a sleep until the device's memory was what it was at its end.
 
-        Infinite if by the end less than the KV's bytes were gone; None if the memory was not read.
+        Infinite if by the end less than the KV's bytes were gone; None if the memory was not read, or cannot show it.
         """
         memory, share, sleeps = self.session_memory, self.params.memory_share, self.sleeper.sleeps
-        if memory is None:
+        if memory is None or self.why_unresolved:
             return None
         found = [memory.time_to_leave(sleep, self.kv_bytes(sleep.tokens), share) for sleep in sleeps]
         known = [delay for delay in found if delay is not None]

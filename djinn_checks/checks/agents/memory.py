@@ -27,6 +27,17 @@ _REST_SHARE = 0.1
 """Of a session's KV: what memory may still move by while its place counts as given back."""
 
 
+def why_unresolved(kv_bytes: int, device_type: str) -> str:
+    """Return why a session's KV is too small to be seen in the memory of its server; nothing if it is not."""
+    own = _OWN_ACCORD_BYTES[device_type]
+    if kv_bytes >= own:
+        return ""
+    return (
+        f"the session's KV is {format_bytes(kv_bytes)}, and the server's memory may move by {format_bytes(own)} of its "
+        "own accord: whether so little left or came back cannot be seen; give a larger prompt_tokens"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fall:
     """What is to be seen of a session's KV leaving the device's memory."""
@@ -42,6 +53,9 @@ class Fall:
         Args:
             least: the share that has to leave.
         """
+        unresolved = why_unresolved(kv_bytes, device_type)
+        if unresolved:
+            return None, unresolved
         fell, beyond = self.fell_bytes / kv_bytes, self.beyond_bytes / kv_bytes
         if fell < least:
             return fell, ""

@@ -34,7 +34,7 @@ def _left_soon(evidence: AgentsEvidence) -> Criterion:
         limit_s,
         unit="s",
         evidence=f"{evidence.memory.source if evidence.memory else 'no instrument'}, read 50 times a second",
-        missing=evidence.memory_reason or _why_open(delay, UNREAD),
+        missing=evidence.memory_reason or evidence.why_unresolved or _why_open(delay, UNREAD),
         failed="for so long nobody else could use it",
     )
 

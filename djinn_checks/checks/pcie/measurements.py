@@ -66,6 +66,7 @@ def gather_pcie(evidence: PcieEvidence) -> PcieMeasurements:
         "link": {
             "subject": link.subject,
             "label": LABELS[link.subject],
+            "counters": evidence.series.source if evidence.series else None,
             "ceiling_bytes_per_s": link.ceiling_bytes_per_s,
             "calibration": _calibration(link.calibration) if link.calibration else None,
             "ceilings": [_ceiling_row(ceiling) for ceiling in link.ceilings],

@@ -24,7 +24,7 @@ _HEADS = {"cpu": (64, 64), "cuda": (128, 256)}
 """Their number and size. On a CPU that is KV of 98 kB per token, 11 MB per session; a process's memory moves by less of
 its own accord. On a GPU it is four times as much, twenty times what its driver rounds to."""
 _DTYPE = {"cpu": "float32", "cuda": "float16"}
-"""In float32 so small a model rounds by less on a GPU than a log-probability resolves, be its KV kept or recomputed."""
+"""What a server computes in, if it is not told otherwise."""
 
 _ALONE: dict[str, Any] = {
     "prompt_tokens": 112, "new_tokens": 8, "sleep_s": 1.0, "sleeps": 1, "idle_s": 0.5, "agents": 0,

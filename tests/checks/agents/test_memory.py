@@ -17,6 +17,7 @@ from djinn_checks.checks.agents.memory import UNREAD, Fall
 from djinn_checks.checks.agents.promptness_criteria import judge_promptness
 from djinn_checks.instruments.server_memory import MemorySeries
 from djinn_checks.outcome import Criterion, Status
+from djinn_checks.units import MB
 from tests.checks.agents.test_promptness_criteria import ANSWERED_S, KV, OPENED_S, SETTLED_S, TOLD_S, WOKEN_S, collected
 
 OWN = 5.0
@@ -134,6 +135,24 @@ def test_what_closing_frees_is_not_to_be_seen_of_a_session_that_had_left_by_itse
     late = replace(evidence, sleeper=replace(run, closed_s=run.sleeps[-1].reply.end_s + evidence.params.idle_s))
     assert freed(evidence).status is Status.PASS
     assert freed(late).status is Status.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("fell", [0.0, 0.5, 1.0, 20.0])
+def test_a_kv_that_is_smaller_than_what_memory_moves_by_is_neither_passed_nor_failed(fell: float) -> None:
+    """103 kB, as seen: an allocator gives so little back with the next page, or with none."""
+    evidence = levels(0, fell, 0, fell, 0)
+    small = replace(evidence, reference=replace(evidence.reference, kv_elements_per_token=103_000 // 400))
+    rows = [_left_device(small), _returned(small), *judge_promptness(small)]
+    found = {row.name: row for row in rows if row.name != "woke_at_once"}
+    assert {row.status for row in found.values()} == {Status.INCONCLUSIVE}
+    assert all(row.reason.startswith("the session's KV is 10") for row in found.values()), found
+
+
+@pytest.mark.parametrize(("device", "own"), [("cpu", 2 * MB), ("cuda", 8 * MB)])
+def test_a_kv_is_judged_from_the_size_on_that_memory_can_show(device: str, own: int) -> None:
+    stays = Fall(fell_bytes=0, beyond_bytes=own)
+    assert stays.share(own, 0.98, device) == (0.0, "")
+    assert stays.share(own - 1, 0.98, device)[0] is None
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
