@@ -19,9 +19,9 @@ from typing import Any
 from djinn_checks.outcome import Failure, Outcome, Status, write_atomically
 from djinn_checks.report.frames import list_frames
 from djinn_checks.suite.execution import Job, is_notebook
+from djinn_checks.suite.files import list_files
 from djinn_checks.suite.folder import read_outcomes, render_report
 
-_ENDINGS = ("outcome.json", "html", "ipynb", "params.yaml", "log")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _PROBE = """
 import json, torch
@@ -85,7 +85,7 @@ def keep(scratch: Path | None, outcome: Outcome, job: Job, out: Path) -> tuple[O
 
 def clear(name: str, out: Path) -> None:
     """Remove what an earlier run of a job left, so that nothing of it is taken for this one's."""
-    for file in (*(out / f"{name}.{ending}" for ending in _ENDINGS), *out.glob(f"{name}.samples.*")):
+    for file in list_files(out, name):
         file.unlink(missing_ok=True)
 
 
@@ -107,8 +107,9 @@ def _store(scratch: Path | None, outcome: Outcome, page: str | None, job: Job, o
 def _store_scratch(scratch: Path, name: str, out: Path) -> None:
     if is_notebook(scratch / "executed.ipynb"):
         _put(scratch / "executed.ipynb", out / f"{name}.ipynb")
-    for samples in scratch.glob("outcome.samples.*"):  # what a check keeps beside its outcome
-        _put(samples, out / samples.name.replace("outcome", name, 1))
+    for samples in list_files(scratch, "outcome"):  # what a check keeps beside its outcome
+        if ".samples." in samples.name:
+            _put(samples, out / samples.name.replace("outcome", name, 1))
     if (scratch / "log.txt").is_file():  # a job that was not started has none
         _put(scratch / "log.txt", out / f"{name}.log")
 

@@ -7,6 +7,7 @@ the README between two marks, and a test holds the two against each other.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from djinn_checks.errors import OutcomeError
 from djinn_checks.outcome import Criterion, Outcome, Status, format_quantity
@@ -32,22 +33,26 @@ _FIGURES: Mapping[str, Sequence[str]] = {
 _WORDS = {"<": "less than", "<=": "at most", ">": "more than", ">=": "at least", "==": ""}
 
 
-def render_results(folder: str, outcomes: Mapping[str, Outcome]) -> str:
+def render_results(
+    folder: str, outcomes: Mapping[str, Outcome], unreadable: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """Return the verdicts and figures of a suite as Markdown.
 
     Args:
         folder: where the reports lie, as the text's reader gets there; links are made from it.
         outcomes: by the name of the params file.
+        unreadable: why an outcome that is there cannot be read, by the names of those.
 
     Raises:
         OutcomeError: there is no outcome.
     """
-    if not outcomes:
+    if not outcomes and not unreadable:
         raise OutcomeError(f"{folder}: expected <check>.outcome.json files of a finished suite, found none")
     verdicts = [
         (_link(folder, name), _verdict(one.status), _plain(one.summary), _commit(one))
         for name, one in sorted(outcomes.items())
     ]
+    verdicts += [(_plain(name), "unknown", _plain(why), "unknown") for name, why in sorted(unreadable.items())]
     figures = [row for name, one in sorted(outcomes.items()) for row in _figures(folder, name, one)]
     parts = [_machine(outcomes), _table(("Report", "Verdict", "What was found", "Commit"), verdicts)]
     if figures:
