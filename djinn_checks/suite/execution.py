@@ -84,10 +84,20 @@ def execute(
     """
     values = {**job.values, "save_to": str(scratch / "outcome.json")}
     (scratch / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    command = [sys.executable, "-m", "papermill", str(job.notebook), str(scratch / "executed.ipynb")]
-    command += ["-f", str(scratch / "params.yaml"), "--no-progress-bar", "--log-output", "--cwd", os.getcwd()]
+    command = [sys.executable, "-c", _start_papermill(), str(job.notebook), str(scratch / "executed.ipynb")]
+    command += [
+        "--engine",
+        "djinn-checks",
+        "-f",
+        str(scratch / "params.yaml"),
+        "--no-progress-bar",
+        "--log-output",
+        "--cwd",
+        os.getcwd(),
+    ]
     command += [] if cell_timeout_s is None else ["--execution-timeout", str(cell_timeout_s)]
-    environment = os.environ | {_MARK: str(uuid.uuid4())}
+    environment = os.environ | {_MARK: str(uuid.uuid4()), "DJINN_CHECKS_SCRATCH": str(scratch)}
+    environment["IPYTHONDIR"] = str(scratch / "ipython")  # what the user starts in every notebook has no part in ours
     killed_before = _count_memory_kills()
     with (scratch / "log.txt").open("w+b") as log:
         try:
@@ -106,6 +116,12 @@ def execute(
             stopped=code is None and stop(),
             out_of_memory=_count_memory_kills() > killed_before,
         )
+
+
+def _start_papermill() -> str:
+    """Return code that runs papermill from where this process finds modules, whatever lies in the working folder."""
+    paths = [os.path.abspath(path) for path in sys.path]
+    return f"import sys; sys.path[:] = {paths!r}; from djinn_checks.suite.kernel import main; main()"
 
 
 def _wait(process: subprocess.Popen[bytes], timeout_s: float, stop: Callable[[], bool]) -> int | None:
