@@ -7,6 +7,7 @@ one that cannot be read, is an ERROR with the cause and the last output.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -29,6 +30,9 @@ from djinn_checks.outcome import Failure, Outcome, Status
 _GRACE_S = 5.0
 _MARK = "DJINN_CHECKS_RUN"
 _KEPT_OUTPUT = 12_000
+_NO_ROOM = os.strerror(errno.ENOSPC)
+_LITTLE_ROOM = 64 * 1024
+"""Bytes. A kernel needs more to start."""
 _VMSTAT = Path("/proc/vmstat")
 _CELL_TIMEOUT = "nbclient.exceptions.CellTimeoutError: "
 
@@ -196,7 +200,7 @@ def settle_error(job: Job, cause: Failure, started: str) -> Outcome:
 
 
 def _cause(scratch: Path, end: End, error: OutcomeError) -> Failure:
-    raised = _raised(scratch / "executed.ipynb")
+    raised, full = _raised(scratch / "executed.ipynb"), _find_full_disk(scratch, end.output)
     if end.stopped:
         message = "the suite was told to stop (Ctrl-C or a signal) while this check ran; go on with --resume"
         return Failure(type="Interrupted", message=message, traceback=end.output)
@@ -205,12 +209,22 @@ def _cause(scratch: Path, end: End, error: OutcomeError) -> Failure:
         return Failure(type="Timeout", message=message, traceback=end.output)
     if end.code and (line := _find_cell_timeout(end.output)):  # papermill interrupts the cell, which then raises too
         return Failure(type="CellTimeout", message=line.removeprefix(_CELL_TIMEOUT), traceback=end.output)
+    if full and (raised is None or _NO_ROOM in raised.message):
+        message = f"{full}, where the run keeps what it makes; make room, or name another place by TMPDIR"
+        return Failure(type="DiskFull", message=message, traceback=end.output)
     if raised is not None:
         return raised
     if end.code == 0:
         message = f"the notebook ended without an outcome: {error}"
         return Failure(type="NoOutcome", message=message, traceback=end.output)
     return _death(end)
+
+
+def _find_full_disk(scratch: Path, output: str) -> str:
+    """Return a sentence if the disk of the scratch folder has no room left; empty if it has."""
+    disk = os.statvfs(scratch)
+    full = disk.f_bavail * disk.f_frsize < _LITTLE_ROOM or (disk.f_files and not disk.f_favail)
+    return f"the disk of {scratch.parent} is full" if full or (_NO_ROOM in output and str(scratch) in output) else ""
 
 
 def _death(end: End) -> Failure:
