@@ -89,16 +89,8 @@ def execute(
     values = {**job.values, "save_to": str(scratch / "outcome.json")}
     (scratch / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     command = [sys.executable, "-c", _start_papermill(), str(job.notebook), str(scratch / "executed.ipynb")]
-    command += [
-        "--engine",
-        "djinn-checks",
-        "-f",
-        str(scratch / "params.yaml"),
-        "--no-progress-bar",
-        "--log-output",
-        "--cwd",
-        os.getcwd(),
-    ]
+    command += ["--engine", "djinn-checks", "--no-progress-bar", "--log-output", "--cwd", os.getcwd()]
+    command += ["-f", str(scratch / "params.yaml")]
     command += [] if cell_timeout_s is None else ["--execution-timeout", str(cell_timeout_s)]
     environment = os.environ | {_MARK: str(uuid.uuid4()), "DJINN_CHECKS_SCRATCH": str(scratch)}
     environment["IPYTHONDIR"] = str(scratch / "ipython")  # what the user starts in every notebook has no part in ours

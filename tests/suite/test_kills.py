@@ -113,6 +113,18 @@ def test_a_full_disk_that_the_run_needs_for_itself_is_an_error_with_a_report(
     assert {file.name for file in disk.iterdir()} == {"filler"}
 
 
+def test_a_temporary_folder_that_becomes_full_is_named_and_no_dead_kernel(
+    tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(disk))
+    (tmp_path / "pid").write_text("0")
+    fill = ["dd", "if=/dev/zero", f"of={disk / 'filler'}", "bs=4k", "count=116"]
+    subprocess.run(fill, check=True, capture_output=True)
+    said = assert_error(run(tmp_path, SAVE, "x = 1"), "DiskFull")
+    assert f"the disk of {disk} is full" in said
+    assert "TMPDIR" in said
+
+
 def test_a_disk_that_becomes_read_only_during_a_run_is_an_error_and_leaves_nothing(tmp_path: Path, disk: Path) -> None:
     result = run(tmp_path, SAVE, f"assert os.system('mount -o remount,ro {disk}') == 0", out=disk)
     assert result.outcome.status is Status.ERROR
