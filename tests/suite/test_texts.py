@@ -1,4 +1,4 @@
-"""What an exception says never ends a suite and never fills a page: it is made fit, and stands in the log as a whole."""
+"""What an exception says never ends a suite and never fills a page: it is made fit, and stands in the log whole."""
 
 from __future__ import annotations
 
