@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from djinn_checks.devices import DEVICE_NAMES, DTYPE_NAMES
-from djinn_checks.errors import DjinnChecksError
+from djinn_checks.devices import DEVICE_NAMES, DTYPE_NAMES, is_device_name
+from djinn_checks.errors import DjinnChecksError, IncompleteError
 from djinn_checks.outcome import Status
 from djinn_checks.server.options import ServeOptions
 
@@ -28,12 +30,16 @@ EXIT_CODES = """exit codes:
   2  the command line or a params file is wrong; nothing ran
   3  a check is INCONCLUSIVE, under --strict
   4  a check is ERROR: it crashed, timed out or was killed
+  5  part of a folder could not be read or written (render, slim, results, compare); all else is done
+  6  djinn-checks itself crashed, which says nothing about any check
 130  the suite was told to stop, by Ctrl-C or a signal; the check that this hit is ERROR, finished ones are kept
 preflight: 0 if nothing is missing, 1 otherwise
 faults: 1 if one escapes, or a clean run raises an alarm; 3 if a clean run has no verdict
 compare: 1 if a status differs or a suite lacks one
 plausible: 0 if the figure is possible, 1 if it is impossible, 3 if that is not decidable
 """
+_INCOMPLETE, _CRASHED = 5, 6
+_LAST_PORT = 65_535
 _FILE_COLUMNS = 140
 """Width of a comparison that goes to a file or a pipe."""
 _STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "ERROR": "bold magenta", "SKIP": "dim"}
@@ -41,18 +47,30 @@ _STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "ERROR
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that a terminal cannot show ends nothing
     options = _parser().parse_args(arguments)
     for ending in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(ending) is not signal.SIG_IGN:  # nohup means what it says
             signal.signal(ending, _interrupt)
     try:
         return int(options.command(options))
+    except IncompleteError as error:
+        for line in error.done:
+            print(line)
+        print(f"djinn-checks: {error}; all else is done", file=sys.stderr)
+        return _INCOMPLETE
     except DjinnChecksError as error:
         print(f"djinn-checks: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("djinn-checks: interrupted; finished checks are kept", file=sys.stderr)
         return 130
+    except Exception:
+        traceback.print_exc()
+        print("djinn-checks: crashed, which it should not; please report the lines above", file=sys.stderr)
+        return _CRASHED
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -122,17 +140,17 @@ def _add_serve(commands: Any) -> None:
     default = ServeOptions()
     serve = commands.add_parser("serve", help="serve a model to agents that sleep and wake")
     serve.add_argument("--model", help="smollm2, random:<shape>, a hub id or a folder")
-    serve.add_argument("--host", help=f"address to listen at ({default.host}: this machine only)")
-    serve.add_argument("--port", type=int, help="0: a free one (%(default)s)")
-    serve.add_argument("--device", help=DEVICE_NAMES)
+    serve.add_argument("--host", type=_host, help=f"address to listen at ({default.host}: this machine only)")
+    serve.add_argument("--port", type=_port, help="0: a free one (%(default)s)")
+    serve.add_argument("--device", type=_device, help=DEVICE_NAMES)
     serve.add_argument("--dtype", choices=DTYPE_NAMES, help="float16, on a CPU float32")
     serve.add_argument("--kv-device-gb", type=_positive, metavar="GB", help="most KV on the device (%(default)g)")
     serve.add_argument("--host-swap-pool-gb", type=_positive, metavar="GB", help="most KV asleep (%(default)g)")
     serve.add_argument("--spill-folder", type=Path, help="for sleeping KV that does not fit the pool")
     serve.add_argument("--idle-s", type=_positive, metavar="S", help="sleep after so much idleness (%(default)g)")
     serve.add_argument("--ttl-s", type=_positive, metavar="S", help="close unused sessions (%(default)g)")
-    serve.add_argument("--session-tokens", type=int, metavar="N", help="most tokens of a session (%(default)s)")
-    serve.add_argument("--max-sessions", type=int, metavar="N", help="most open sessions (%(default)s)")
+    serve.add_argument("--session-tokens", type=_whole, metavar="N", help="most tokens of a session (%(default)s)")
+    serve.add_argument("--max-sessions", type=_whole, metavar="N", help="most open sessions (%(default)s)")
     serve.add_argument("--seed", type=int, help="of random weights (%(default)s)")
     serve.add_argument(
         "--no-recording",
@@ -141,6 +159,34 @@ def _add_serve(commands: Any) -> None:
         help="decode without CUDA graphs, by the module itself",
     )
     serve.set_defaults(command=_serve, **vars(default))
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"expected a port, 0 to {_LAST_PORT}, got {text}")
+    return value
+
+
+def _host(text: str) -> str:
+    try:
+        text.encode("idna")
+    except UnicodeError:
+        raise argparse.ArgumentTypeError(f"expected an address or the name of a host, got {text!r}") from None
+    return text
+
+
+def _device(text: str) -> str:
+    if not is_device_name(text):
+        raise argparse.ArgumentTypeError(f"expected {DEVICE_NAMES}, got {text!r}")
+    return text
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number, more than 0, got {text}")
+    return value
 
 
 def _positive(text: str) -> float:
@@ -315,39 +361,48 @@ def _compare(options: argparse.Namespace) -> int:
     from djinn_checks.errors import RunnerError
     from djinn_checks.outcome import format_quantity
     from djinn_checks.report.suite.compare import compare_suites, summarize_changes
-    from djinn_checks.suite.folder import read_outcomes
+    from djinn_checks.report.suite.compare_page import render_comparison
+    from djinn_checks.suite.files import read_finished
 
-    suites = [read_outcomes(folder) for folder in (options.old, options.new)]
-    for folder, suite in zip((options.old, options.new), suites, strict=True):
-        if not suite:
+    old, new = (read_finished(folder) for folder in (options.old, options.new))
+    for folder, suite in ((options.old, old), (options.new, new)):
+        if not suite.outcomes and not suite.unreadable:
             raise RunnerError(f"{folder}: expected <check>.outcome.json files of a finished suite, found none")
-    rows = compare_suites(*suites)
+    unreadable = (old.unreadable, new.unreadable)
+    rows = compare_suites(old.outcomes, new.outcomes, unreadable)
     table = Table("check", "criterion", str(options.old), str(options.new), "new / old", show_lines=False)
     for column in table.columns:
         column.overflow = "fold"  # a name that is cut cannot be looked for
     for row in rows:
-        old, new = (
-            f"{status or 'absent'} {'' if value is None else format_quantity(value, row.unit)}"
-            for status, value in ((row.old, row.old_value), (row.new, row.new_value))
+        sides = (
+            f"{status or ('cannot be read' if torn else 'absent')} "
+            f"{'' if value is None else format_quantity(value, row.unit)}"
+            for status, value, torn in zip(
+                (row.old, row.new), (row.old_value, row.new_value), row.unreadable, strict=True
+            )
         )
         ratio = "" if row.ratio is None else f"{row.ratio:.4g}"
         style = "bold" if row.differs else "yellow" if row.moved else "dim" if not row.required else ""
-        table.add_row(row.name, row.criterion or "the whole check", old, new, ratio, style=style)
+        table.add_row(row.name, row.criterion or "the whole check", *sides, ratio, style=style)
     console = Console(width=None if sys.stdout.isatty() else _FILE_COLUMNS)
     console.print(table, markup=False)
     if options.html:
-        _write_comparison(options.html, (str(options.old), str(options.new)), suites)
+        names = (str(options.old), str(options.new))
+        _write(options.html, render_comparison(names, old.outcomes, new.outcomes, unreadable))
     console.print(summarize_changes(rows), highlight=False)
+    problems = [f"{folder}: {why}" for folder, suite in ((options.old, old), (options.new, new))
+                for why in suite.unreadable.values()]  # fmt: skip
+    if problems:
+        raise IncompleteError(problems, ())
     return 1 if any(row.differs for row in rows) else 0
 
 
-def _write_comparison(file: Path, names: tuple[str, str], suites: Sequence[Mapping[str, Outcome]]) -> None:
+def _write(file: Path, page: str) -> None:
     from djinn_checks.errors import RunnerError
     from djinn_checks.outcome import write_atomically
-    from djinn_checks.report.suite.compare_page import render_comparison
 
     try:
-        write_atomically(file, render_comparison(names, *suites))
+        write_atomically(file, page)
     except OSError as error:
         raise RunnerError(f"{file}: cannot be written ({error.strerror}); choose another with --html") from error
 
@@ -370,9 +425,12 @@ def _slim(options: argparse.Namespace) -> int:
 
 def _results(options: argparse.Namespace) -> int:
     from djinn_checks.report.suite.results import render_results
-    from djinn_checks.suite.folder import read_outcomes
+    from djinn_checks.suite.files import read_finished
 
-    print(render_results(options.folder.as_posix(), read_outcomes(options.folder)), end="")
+    suite = read_finished(options.folder)
+    print(render_results(options.folder.as_posix(), suite.outcomes, suite.unreadable), end="")
+    if suite.unreadable:
+        raise IncompleteError([f"{options.folder}: {why}" for why in suite.unreadable.values()], ())
     return 0
 
 

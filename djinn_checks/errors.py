@@ -27,11 +27,14 @@
     ├── WrongAdapterError        a server that is not of the kind that it is said to be
     ├── OutcomeError             an outcome file that cannot be read
     └── RunnerError              the suite cannot be run as asked
+        └── IncompleteError          part of it could not be done, and the rest is done
 
 A message names the thing, what was expected, what came instead, and what to do about it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 class DjinnChecksError(Exception):
@@ -148,3 +151,15 @@ class OutcomeError(DjinnChecksError, ValueError):
 
 class RunnerError(DjinnChecksError):
     """The suite cannot be run as asked."""
+
+
+class IncompleteError(RunnerError):
+    """Part of what was asked could not be done; the rest is done.
+
+    Attributes:
+        done: what was done, for those who asked.
+    """
+
+    def __init__(self, problems: Iterable[str], done: Iterable[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.done = tuple(done)

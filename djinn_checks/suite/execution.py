@@ -7,6 +7,7 @@ one that cannot be read, is an ERROR with the cause and the last output.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -29,6 +30,9 @@ from djinn_checks.outcome import Failure, Outcome, Status
 _GRACE_S = 5.0
 _MARK = "DJINN_CHECKS_RUN"
 _KEPT_OUTPUT = 12_000
+_NO_ROOM = os.strerror(errno.ENOSPC)
+_LITTLE_ROOM = 64 * 1024
+"""Bytes. A kernel needs more to start."""
 _VMSTAT = Path("/proc/vmstat")
 _CELL_TIMEOUT = "nbclient.exceptions.CellTimeoutError: "
 
@@ -84,10 +88,12 @@ def execute(
     """
     values = {**job.values, "save_to": str(scratch / "outcome.json")}
     (scratch / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    command = [sys.executable, "-m", "papermill", str(job.notebook), str(scratch / "executed.ipynb")]
-    command += ["-f", str(scratch / "params.yaml"), "--no-progress-bar", "--log-output", "--cwd", os.getcwd()]
+    command = [sys.executable, "-c", _start_papermill(), str(job.notebook), str(scratch / "executed.ipynb")]
+    command += ["--engine", "djinn-checks", "--no-progress-bar", "--log-output", "--cwd", os.getcwd()]
+    command += ["-f", str(scratch / "params.yaml")]
     command += [] if cell_timeout_s is None else ["--execution-timeout", str(cell_timeout_s)]
-    environment = os.environ | {_MARK: str(uuid.uuid4())}
+    environment = os.environ | {_MARK: str(uuid.uuid4()), "DJINN_CHECKS_SCRATCH": str(scratch)}
+    environment["IPYTHONDIR"] = str(scratch / "ipython")  # what the user starts in every notebook has no part in ours
     killed_before = _count_memory_kills()
     with (scratch / "log.txt").open("w+b") as log:
         try:
@@ -106,6 +112,12 @@ def execute(
             stopped=code is None and stop(),
             out_of_memory=_count_memory_kills() > killed_before,
         )
+
+
+def _start_papermill() -> str:
+    """Return code that runs papermill from where this process finds modules, whatever lies in the working folder."""
+    paths = [os.path.abspath(path) for path in sys.path]
+    return f"import sys; sys.path[:] = {paths!r}; from djinn_checks.suite.kernel import main; main()"
 
 
 def _wait(process: subprocess.Popen[bytes], timeout_s: float, stop: Callable[[], bool]) -> int | None:
@@ -180,7 +192,7 @@ def settle_error(job: Job, cause: Failure, started: str) -> Outcome:
 
 
 def _cause(scratch: Path, end: End, error: OutcomeError) -> Failure:
-    raised = _raised(scratch / "executed.ipynb")
+    raised, full = _raised(scratch / "executed.ipynb"), _find_full_disk(scratch, end.output)
     if end.stopped:
         message = "the suite was told to stop (Ctrl-C or a signal) while this check ran; go on with --resume"
         return Failure(type="Interrupted", message=message, traceback=end.output)
@@ -189,12 +201,22 @@ def _cause(scratch: Path, end: End, error: OutcomeError) -> Failure:
         return Failure(type="Timeout", message=message, traceback=end.output)
     if end.code and (line := _find_cell_timeout(end.output)):  # papermill interrupts the cell, which then raises too
         return Failure(type="CellTimeout", message=line.removeprefix(_CELL_TIMEOUT), traceback=end.output)
+    if full and (raised is None or _NO_ROOM in raised.message):
+        message = f"{full}, where the run keeps what it makes; make room, or name another place by TMPDIR"
+        return Failure(type="DiskFull", message=message, traceback=end.output)
     if raised is not None:
         return raised
     if end.code == 0:
         message = f"the notebook ended without an outcome: {error}"
         return Failure(type="NoOutcome", message=message, traceback=end.output)
     return _death(end)
+
+
+def _find_full_disk(scratch: Path, output: str) -> str:
+    """Return a sentence if the disk of the scratch folder has no room left; empty if it has."""
+    disk = os.statvfs(scratch)
+    full = disk.f_bavail * disk.f_frsize < _LITTLE_ROOM or (disk.f_files and not disk.f_favail)
+    return f"the disk of {scratch.parent} is full" if full or (_NO_ROOM in output and str(scratch) in output) else ""
 
 
 def _death(end: End) -> Failure:

@@ -20,18 +20,21 @@ from pathlib import Path
 
 import nbformat
 
-from djinn_checks.errors import OutcomeError, RunnerError
+from djinn_checks.errors import IncompleteError, RunnerError
 from djinn_checks.outcome import Outcome, write_atomically
 from djinn_checks.report.faults.note import note_faults
 from djinn_checks.report.notebook.export import render_html
 from djinn_checks.report.suite.crate import FILE_NAME, describe_folder
 from djinn_checks.report.suite.index import render_index
 from djinn_checks.suite.execution import find_notebook, is_notebook
+from djinn_checks.suite.files import OUTCOME, FinishedSuite, list_files, list_names, read_finished
+from djinn_checks.units import format_bytes
 
-_OUTCOME = ".outcome.json"
 _INDEX = "index.html"
 _BULKY = 10_000
 """Characters. The tables of a report have less, its figures ten times as much."""
+_BRIEF = 200
+"""Characters of another library's message that a sentence quotes."""
 
 
 def render_report(notebook: Path | None, outcome: Outcome, beside: Iterable[Outcome] = ()) -> str:
@@ -67,20 +70,49 @@ def render_folder(folder: Path) -> list[Path]:
     """Rebuild every HTML report of a finished suite from its outcomes, and notebooks if there are. Needs no torch.
 
     Raises:
-        RunnerError: the folder holds no outcome.
-        OutcomeError: one cannot be read.
+        RunnerError: the folder holds no outcome, or cannot be written.
+        IncompleteError: an outcome cannot be read, or has no page. All other pages are there.
     """
-    files = sorted(folder.glob(f"*{_OUTCOME}"))
-    if not files:
+    finished = _read_some(folder)
+    with _saying_what_cannot_be_written(folder):
+        made = _in_parallel(partial(_try_render, folder, finished.outcomes), list(finished.outcomes))
+        pages = [*(page for page in made if isinstance(page, Path)), write_index(folder)]
+    problems = [*finished.unreadable.values(), *(page for page in made if isinstance(page, str))]
+    if problems:
+        raise IncompleteError([f"{folder}: {problem}" for problem in problems], map(str, pages))
+    return pages
+
+
+def _try_render(folder: Path, outcomes: Mapping[str, Outcome], name: str) -> Path | str:
+    """Return the page of an outcome, or why there is none."""
+    try:
+        return _render(folder, outcomes, name)
+    except OSError:
+        raise
+    except Exception as error:
+        return f"{name}{OUTCOME} cannot be shown ({type(error).__name__}: {error}); was it written by another version?"
+
+
+def _read_some(folder: Path) -> FinishedSuite:
+    finished = read_finished(folder)
+    if not finished.outcomes and not finished.unreadable:
         raise RunnerError(f"{folder}: expected <check>.outcome.json files of a finished suite, found none")
-    outcomes = {file.name.removesuffix(_OUTCOME): Outcome.load(file) for file in files}
-    return [*_in_parallel(partial(_render, folder, outcomes), list(outcomes)), write_index(folder)]
+    return finished
 
 
-def _in_parallel(work: Callable[[str], Path], names: list[str]) -> list[Path]:
+@contextlib.contextmanager
+def _saying_what_cannot_be_written(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        message = f"{folder}: cannot be written ({error.strerror or error}); change that, or work on a copy"
+        raise RunnerError(message) from error
+
+
+def _in_parallel(work: Callable[[str], Path | str], names: list[str]) -> list[Path | str]:
     """Return what the work makes of each name, on all cores where processes start for nothing, as on Linux."""
     cores = min(len(names), os.cpu_count() or 1)
-    if cores == 1 or sys.platform != "linux":
+    if cores <= 1 or sys.platform != "linux":
         return [work(name) for name in names]
     with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("fork")) as pool:
         return list(pool.map(work, names))
@@ -90,38 +122,48 @@ def slim_notebooks(folder: Path) -> int:
     """Take large markup, figures above all, out of the executed notebooks of a suite; return the bytes that it saved.
 
     Words, code, small tables and the outcome stay. The pages do not change: their figures come from the outcomes.
+    So a notebook whose outcome cannot be read is left as it is, and so is any that no run of the suite left.
 
     Raises:
-        RunnerError: the folder holds no outcome.
+        RunnerError: the folder holds no outcome, or cannot be written.
+        IncompleteError: a notebook or an outcome cannot be read. All others are done.
     """
-    if not read_outcomes(folder):
-        raise RunnerError(f"{folder}: expected <check>.outcome.json files of a finished suite, found none")
-    saved = 0
-    for file in sorted(folder.glob("*.ipynb")):
-        before, node = file.stat().st_size, nbformat.read(file, as_version=4)
-        for output in (one for cell in node.cells for one in cell.get("outputs", ())):
-            data = output.get("data", {})
-            if "text/plain" in data and len(data.get("text/html", "")) > _BULKY:
-                del data["text/html"]
-        saved += before - write_atomically(file, nbformat.writes(node) + "\n").stat().st_size
+    finished = _read_some(folder)
+    saved, problems = 0, list(finished.unreadable.values())
+    for file in (folder / f"{name}.ipynb" for name in finished.outcomes):
+        try:
+            with _saying_what_cannot_be_written(folder):
+                saved += _slim(file) if file.exists() else 0
+        except (ValueError, KeyError, AttributeError, TypeError) as error:  # what nbformat makes of a file cut short
+            told = str(error).partition("\n")[0][:_BRIEF]
+            problems.append(f"{file.name} is no whole notebook ({type(error).__name__}: {told})")
+    if problems:
+        told = f"{folder}: {format_bytes(saved)} less"
+        raise IncompleteError([f"{folder}: {problem}" for problem in problems], [told])
     return saved
 
 
+def _slim(file: Path) -> int:
+    before, node = file.stat().st_size, nbformat.read(file, as_version=4)
+    for output in (output for cell in node.cells for output in cell.get("outputs", ())):
+        data = output.get("data", {})
+        if "text/plain" in data and len(data.get("text/html", "")) > _BULKY:
+            del data["text/html"]
+    return before - write_atomically(file, nbformat.writes(node) + "\n").stat().st_size
+
+
 def read_outcomes(folder: Path) -> dict[str, Outcome]:
-    """Return the outcomes in a folder by name; one that cannot be read, of another version, is left out."""
-    outcomes = {}
-    for file in sorted(folder.glob(f"*{_OUTCOME}")):
-        with contextlib.suppress(OutcomeError):
-            outcomes[file.name.removesuffix(_OUTCOME)] = Outcome.load(file)
-    return outcomes
+    """Return the outcomes in a folder by name; `read_finished` names those that cannot be read, too."""
+    return read_finished(folder).outcomes
 
 
 def write_index(folder: Path) -> Path:
     """Write `index.html` from the outcomes in a folder, and the description of all its files as an RO-Crate."""
-    outcomes, title = read_outcomes(folder), folder.resolve().name
-    files = {name: {file.name: file.stat().st_size for file in sorted(folder.glob(f"{name}.*"))} for name in outcomes}
-    index = write_atomically(folder / _INDEX, render_index(title, outcomes, files))
-    write_atomically(folder / FILE_NAME, describe_folder(title, outcomes, files))
+    finished, title = read_finished(folder), folder.resolve().name
+    names = [*finished.outcomes, *finished.unreadable]
+    files = {name: {file.name: file.stat().st_size for file in list_files(folder, name)} for name in names}
+    index = write_atomically(folder / _INDEX, render_index(title, finished.outcomes, files, finished.unreadable))
+    write_atomically(folder / FILE_NAME, describe_folder(title, finished.outcomes, files, finished.unreadable))
     return index
 
 
@@ -134,8 +176,7 @@ def set_aside(folder: Path) -> Path | None:
     Raises:
         OSError: it cannot be moved.
     """
-    names = {file.name.removesuffix(_OUTCOME) for file in folder.glob(f"*{_OUTCOME}")}
-    left = [file for name in sorted(names) for file in folder.glob(f"{name}.*")]
+    left = [file for name in list_names(folder) for file in list_files(folder, name)]
     if not left:
         return None
     left += [file for file in (folder / _INDEX, folder / FILE_NAME) if file.is_file()]
@@ -143,8 +184,16 @@ def set_aside(folder: Path) -> Path | None:
     when = re.sub(r"[^0-9T]", "", min(dates, default="undated").partition("+")[0]) or "undated"
     target = next(place for place in _places(folder / "earlier" / when) if not place.exists())
     target.mkdir(parents=True)
-    for file in left:
-        file.rename(target / file.name)
+    moved: list[Path] = []
+    try:
+        for file in left:
+            file.rename(target / file.name)
+            moved.append(file)
+    except OSError:
+        for file in moved:  # all of it or nothing
+            (target / file.name).rename(file)
+        target.rmdir()
+        raise
     return target
 
 

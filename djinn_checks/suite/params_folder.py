@@ -6,7 +6,8 @@ suite's time limits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
@@ -16,8 +17,10 @@ from pydantic import Field
 from djinn_checks.errors import ParamsError, RunnerError
 from djinn_checks.params import PARAMS, Params
 from djinn_checks.suite.execution import Job, find_notebook
+from djinn_checks.suite.files import make_encodable
 
 LIMITS_FILE = "suite.yaml"
+_SUFFIXES = (".yaml", ".yml")
 
 Checked = TypeVar("Checked", bound=Params)
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -51,7 +54,8 @@ def read_suite(folder: Path, only: Iterable[str] = ()) -> list[Job]:
         ParamsError: a file is not a mapping of known names to possible values.
         RunnerError: the folder has no params file, `only` names none of them, or a notebook is missing.
     """
-    files = sorted(file for file in (*folder.glob("*.yaml"), *folder.glob("*.yml")) if file.name != LIMITS_FILE)
+    files = sorted(file for file in folder.glob("*") if file.suffix.lower() in _SUFFIXES and file.name != LIMITS_FILE)
+    _refuse_impossible_names(folder, files)
     if not files:
         raise RunnerError(f"suite {folder}: expected a folder with <check>.yaml files, found none there")
     called = [{file.name, file.stem, _check_of(file.stem)} for file in files]
@@ -73,6 +77,18 @@ def read_limits(folder: Path) -> Limits:
     return _validate(Limits, file, values)
 
 
+def _refuse_impossible_names(folder: Path, files: Sequence[Path]) -> None:
+    """See that each file has a name of its own, which is the run's: it names all that the run leaves."""
+    for name, same in itertools.groupby(sorted(files, key=lambda file: file.stem), key=lambda file: file.stem):
+        names = [file.name for file in same]
+        if len(names) > 1:
+            raise RunnerError(f"suite {folder}: {' and '.join(names)} would both be the run {name}; rename one")
+        if make_encodable(name) != name or not name.isprintable():
+            raise RunnerError(f"suite {folder}: {names[0]!r} is no name that a report can have; rename it")
+    if LIMITS_FILE.partition(".")[0] in {file.stem for file in files}:
+        raise RunnerError(f"suite {folder}: time limits stand in {LIMITS_FILE}, in no file with another ending")
+
+
 def _check_of(name: str) -> str:
     return name.partition("-")[0]
 
@@ -87,9 +103,23 @@ def _read_job(file: Path) -> Job:
     return Job(name=file.stem, check=check, params_file=file, notebook=notebook, values=values, resolved=resolved)
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads YAML as it is meant: a key that stands twice in a mapping is an error, and not the last one's value."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise yaml.YAMLError(f"{key.value!r} stands twice, in lines {lines[key.value]} and {line}; leave one")
+            lines[key.value] = line
+        return node
+
+
 def _read_values(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ParamsError(f"{file}: cannot be read as YAML ({error})") from error
     values = {} if values is None else values

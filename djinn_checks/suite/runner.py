@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -83,8 +83,11 @@ def run_suite(
                 timeout_s=min(limits.timeout_s, end - time.monotonic()),
                 cell_timeout_s=limits.cell_timeout_s,
             )
-            with contextlib.suppress(OSError):  # a front page is made anew by the next job, or by `render`
+            try:
                 write_index(out)
+            except Exception as error:  # a front page is made anew by the next job, or by `render`
+                problem = f"the front page could not be written ({type(error).__name__}: {error})"
+                result = replace(result, report_problem=f"{result.report_problem or result.html_file}; {problem}")
             yield result
             if result.stopped:
                 raise KeyboardInterrupt
@@ -194,7 +197,14 @@ def _run(
     return settle(job, scratch, end, started)
 
 
+def _temporary_folder() -> str:
+    try:
+        return tempfile.gettempdir()
+    except OSError:  # none that can be written, and the error says which were tried
+        return "temporary folder"
+
+
 def _describe(error: OSError) -> Failure:
-    place = error.filename or tempfile.gettempdir()
+    place = error.filename or _temporary_folder()
     message = f"{place}: {error.strerror or error}; make room, or name other places by --out and TMPDIR"
     return Failure(type=type(error).__name__, message=message)

@@ -18,10 +18,12 @@ from typing import Any
 
 from djinn_checks.outcome import Failure, Outcome, Status, write_atomically
 from djinn_checks.report.frames import list_frames
+from djinn_checks.report.load import OUTCOME_MIME
 from djinn_checks.suite.execution import Job, is_notebook
+from djinn_checks.suite.files import list_files
 from djinn_checks.suite.folder import read_outcomes, render_report
+from djinn_checks.suite.texts import fit_notebook, fit_outcome
 
-_ENDINGS = ("outcome.json", "html", "ipynb", "params.yaml", "log")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _PROBE = """
 import json
@@ -72,21 +74,22 @@ def keep(scratch: Path | None, outcome: Outcome, job: Job, out: Path) -> tuple[O
     Returns:
         The outcome as stored, an ERROR if its evidence could not be; and why there is no report, or nothing.
     """
+    outcome, whole = fit_outcome(outcome)
     if scratch is not None:
-        _forget(scratch)
+        _tidy(scratch, whole)
     page, problem = _try_render(scratch, outcome, read_outcomes(out).values())
     try:
         out.mkdir(parents=True, exist_ok=True)
         clear(job.name, out)
         _store(scratch, outcome, page, job, out)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         return _not_stored(outcome, job.name, out, error), "the results could not be written"
     return outcome, problem
 
 
 def clear(name: str, out: Path) -> None:
     """Remove what an earlier run of a job left, so that nothing of it is taken for this one's."""
-    for file in (*(out / f"{name}.{ending}" for ending in _ENDINGS), *out.glob(f"{name}.samples.*")):
+    for file in list_files(out, name):
         file.unlink(missing_ok=True)
 
 
@@ -108,17 +111,26 @@ def _store(scratch: Path | None, outcome: Outcome, page: str | None, job: Job, o
 def _store_scratch(scratch: Path, name: str, out: Path) -> None:
     if is_notebook(scratch / "executed.ipynb"):
         _put(scratch / "executed.ipynb", out / f"{name}.ipynb")
-    for samples in scratch.glob("outcome.samples.*"):  # what a check keeps beside its outcome
-        _put(samples, out / samples.name.replace("outcome", name, 1))
+    for samples in list_files(scratch, "outcome"):  # what a check keeps beside its outcome
+        if ".samples." in samples.name:
+            _put(samples, out / samples.name.replace("outcome", name, 1))
     if (scratch / "log.txt").is_file():  # a job that was not started has none
         _put(scratch / "log.txt", out / f"{name}.log")
 
 
-def _forget(scratch: Path) -> None:
-    """Take the name of the scratch folder out of the executed notebook: it is another one in every run."""
+def _tidy(scratch: Path, whole: str) -> None:
+    """Cut what is too long in the executed notebook, and take the name of the scratch folder out: it is another one
+    in every run. What was cut of the outcome is added to the log.
+    """
     notebook = scratch / "executed.ipynb"
     with contextlib.suppress(OSError, ValueError):  # none there, or no room for another
-        write_atomically(notebook, notebook.read_text(encoding="utf-8").replace(f"{scratch}/", ""))
+        text = notebook.read_text(encoding="utf-8").replace(f"{scratch}/", "")
+        before = json.loads(text)
+        fit = fit_notebook(before, OUTCOME_MIME)
+        write_atomically(notebook, text if fit == before else json.dumps(fit, indent=1, ensure_ascii=False) + "\n")
+    if whole:
+        with contextlib.suppress(OSError), (scratch / "log.txt").open("a", encoding="utf-8") as log:
+            log.write(f"\nWhat the outcome shows the begin and the end of, as a whole:\n{whole}\n")
 
 
 def _put(source: Path, target: Path) -> None:
@@ -131,13 +143,14 @@ def _put(source: Path, target: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _not_stored(outcome: Outcome, name: str, out: Path, error: OSError) -> Outcome:
+def _not_stored(outcome: Outcome, name: str, out: Path, error: OSError | UnicodeError) -> Outcome:
     """Return an ERROR in place of a verdict whose evidence could not be kept.
 
     What was written of it is removed, which makes room for the ERROR and its page.
     """
-    remedy = "make room and run again" if error.errno in _FULL else "run again, or with another --out"
-    message = f"{out}: {error.strerror or error} while the results were written; {remedy}"
+    full = isinstance(error, OSError) and error.errno in _FULL
+    remedy = "make room and run again" if full else "run again, or with another --out"
+    message = f"{out}: {getattr(error, 'strerror', None) or error} while the results were written; {remedy}"
     failure = Failure(type=type(error).__name__, message=message)
     settled = replace(outcome, status=Status.ERROR, summary=message, failure=failure, criteria=(), measurements={})
     with contextlib.suppress(OSError):

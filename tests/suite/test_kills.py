@@ -112,6 +112,17 @@ def test_a_full_disk_that_the_run_needs_for_itself_is_an_error_with_a_report(
     assert {file.name for file in disk.iterdir()} == {"filler"}
 
 
+def test_a_temporary_folder_that_becomes_full_is_named_and_no_dead_kernel(
+    tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(disk))
+    fill = "file = open(Path(save_to).with_name('filler'), 'wb', 0)\nwhile True: file.write(bytes(4096))"
+    quiet = f"import contextlib\nwith contextlib.suppress(OSError): exec({fill!r})"
+    said = assert_error(run(tmp_path, SAVE, quiet, "x = 1"), "DiskFull")
+    assert f"the disk of {disk} is full" in said
+    assert "TMPDIR" in said
+
+
 def test_a_disk_that_becomes_read_only_during_a_run_is_an_error_and_leaves_nothing(tmp_path: Path, disk: Path) -> None:
     result = run(tmp_path, SAVE, f"assert os.system('mount -o remount,ro {disk}') == 0", out=disk)
     assert result.outcome.status is Status.ERROR

@@ -117,3 +117,42 @@ def test_only_takes_a_check_with_all_of_its_files_or_a_file_by_its_whole_name(tm
         ([], ["logits-a", "logits", "pcie-a", "pcie-b"]),
     ):
         assert [job.name for job in read_suite(tmp_path, only)] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("seed: 1\n# a comment\nseed: 2\n", "lines 1 and 3"),
+        ("{seed: 1, seed: 1}", "lines 1 and 1"),
+        ("prompts:\n  a: 1\n  b: 2\n  a: 3\n", "lines 2 and 4"),
+        ("seed: 1\n'seed': 2\n", "lines 1 and 2"),
+    ],
+)
+@pytest.mark.parametrize("name", ["logits.yaml", "suite.yaml"])
+def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path: Path, text: str, lines: str, name: str) -> None:
+    suite = write_params(write_params(tmp_path / "suite", ""), text, name)
+    with pytest.raises(ParamsError, match=rf"{name}: .*'(seed|a)' stands twice, in {lines}"):
+        (read_limits if name == "suite.yaml" else read_suite)(suite)
+    assert main(["run", str(suite), "--out", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("others", [("pcie.yml",), ("pcie.YAML",), ("pcie.yml", "pcie.a.yaml")])
+def test_two_files_that_would_be_one_run_are_refused(tmp_path: Path, others: tuple[str, ...]) -> None:
+    for name in ("pcie.yaml", *others):
+        write_params(tmp_path, "", name)
+    with pytest.raises(RunnerError, match=r"pcie\.(yaml|YAML) and pcie\.(yaml|yml) would both be the run pcie"):
+        read_suite(tmp_path)
+
+
+@pytest.mark.parametrize("name", [b"pcie-\xff.yaml", b"pcie-a\nb.yaml"])
+def test_a_file_name_that_no_report_can_have_is_refused(tmp_path: Path, name: bytes) -> None:
+    write_params(tmp_path, "", os.fsdecode(name))
+    with pytest.raises(RunnerError, match="is no name that a report can have"):
+        read_suite(tmp_path)
+
+
+def test_time_limits_under_another_ending_are_refused_and_not_forgotten(tmp_path: Path) -> None:
+    write_params(write_params(tmp_path, ""), "timeout_s: 1", "suite.yml")
+    with pytest.raises(RunnerError, match=r"time limits stand in suite\.yaml"):
+        read_suite(tmp_path)

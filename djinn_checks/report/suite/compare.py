@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -13,6 +13,8 @@ _SAME = 0.01
 _RATIOS = ("share", "times")
 """What the unit of a ratio begins with: its yardstick was measured in the same run, or is the claim's own. Other
 figures are the machine's, as seconds are, or counts."""
+
+Names = Collection[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,8 @@ class Change:
     unit: str = ""
     comparison: str = ""
     required: bool = True
+    unreadable: tuple[bool, bool] = (False, False)
+    """Whether the old and the new outcome are there and cannot be read: then their status is None, too."""
 
     @property
     def shared(self) -> bool:
@@ -38,8 +42,8 @@ class Change:
 
     @property
     def differs(self) -> bool:
-        """Whether the status is another one, or only one suite has it."""
-        return self.old is not self.new
+        """Whether the status is another one, or a suite has none that can be read."""
+        return self.old is not self.new or any(self.unreadable)
 
     @property
     def changed(self) -> bool:
@@ -81,24 +85,39 @@ class Change:
 def summarize_changes(rows: Sequence[Change]) -> str:
     """Return how many statuses and figures differ, in one sentence."""
     shared = sum(row.shared for row in rows)
-    lacking = f"; lacking in one suite: {len(rows) - shared}" if shared < len(rows) else ""
+    unreadable = sum(any(row.unreadable) for row in rows)
+    lacking = len(rows) - shared - unreadable
+    others = f"; lacking in one suite: {lacking}" if lacking else ""
+    others += f"; cannot be read: {unreadable}" if unreadable else ""
     ratios = [row for row in rows if row.is_ratio]
-    others = [row for row in rows if row.figures is not None and not row.is_ratio]
+    plain = [row for row in rows if row.figures is not None and not row.is_ratio]
     return (
-        f"{sum(row.changed for row in rows)} of {shared} statuses differ{lacking}. "
+        f"{sum(row.changed for row in rows)} of {shared} statuses differ{others}. "
         f"Of the figures, {sum(row.moved for row in ratios)} of {len(ratios)} ratios and "
-        f"{sum(row.moved for row in others)} of {len(others)} times, sizes and counts differ by more than 1 %."
+        f"{sum(row.moved for row in plain)} of {len(plain)} times, sizes and counts differ by more than 1 %."
     )
 
 
-def compare_suites(old: Mapping[str, Outcome], new: Mapping[str, Outcome]) -> list[Change]:
+def compare_suites(
+    old: Mapping[str, Outcome], new: Mapping[str, Outcome], unreadable: tuple[Names, Names] = ((), ())
+) -> list[Change]:
     """Return every check, and every criterion of those that both suites have.
 
     What changed its status comes first, then what one suite lacks, what moved, and the rest.
+
+    Args:
+        unreadable: the names of those outcomes of the old and of the new suite that cannot be read.
     """
-    names = list(dict.fromkeys([*old, *new]))
-    rows = [change for name in names for change in _compare(name, old.get(name), new.get(name))]
+    torn = {name: (name in unreadable[0], name in unreadable[1]) for name in (*unreadable[0], *unreadable[1])}
+    rows = [Change(name=name, criterion="", old=_status(old, name), new=_status(new, name), unreadable=torn[name])
+            for name in torn]  # fmt: skip
+    names = [name for name in dict.fromkeys([*old, *new]) if name not in torn]
+    rows += [change for name in names for change in _compare(name, old.get(name), new.get(name))]
     return sorted(rows, key=_place)  # else in the suites' order
+
+
+def _status(suite: Mapping[str, Outcome], name: str) -> Status | None:
+    return suite[name].status if name in suite else None
 
 
 def _place(row: Change) -> int:

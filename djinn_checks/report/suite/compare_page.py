@@ -8,29 +8,37 @@ from typing import Any
 
 from djinn_checks.outcome import Observed, Outcome, Status
 from djinn_checks.report.page import render_page
-from djinn_checks.report.suite.compare import Change, compare_suites, summarize_changes
+from djinn_checks.report.suite.compare import Change, Names, compare_suites, summarize_changes
 from djinn_checks.report.tables import Html, flatten, render_quantity, render_table, status_chip
 
 Facts = dict[tuple[str, str], Any]
 """Parameters or facts by the check that has them, and their names."""
 
 
-def render_comparison(names: tuple[str, str], old: Mapping[str, Outcome], new: Mapping[str, Outcome]) -> str:
+def render_comparison(
+    names: tuple[str, str],
+    old: Mapping[str, Outcome],
+    new: Mapping[str, Outcome],
+    unreadable: tuple[Names, Names] = ((), ()),
+) -> str:
     """Return the comparison as HTML: self-contained, and it makes no request.
 
     Args:
         names: of the old and the new suite, for headings.
         old: outcomes by the name of the params file.
         new: likewise.
+        unreadable: the names of those outcomes of the old and of the new suite that cannot be read.
     """
-    rows = compare_suites(old, new)
+    rows = compare_suites(old, new, unreadable)
     kept = [row for row in rows if not row.differs]
+    torn = [row for row in rows if any(row.unreadable)]
     both = [name for name in old if name in new]
     parts = (
         f"<p>Old: <strong>{escape(names[0])}</strong>. New: <strong>{escape(names[1])}</strong>. "
         f"{summarize_changes(rows)}</p>",
         _changes("What changed its status", [row for row in rows if row.changed]),
-        _changes("What only one suite has", [row for row in rows if not row.shared]),
+        _changes("What cannot be read", torn) if torn else "",
+        _changes("What only one suite has", [row for row in rows if not row.shared and row not in torn]),
         _changes("What kept its status and moved by more than 1 %", [row for row in kept if row.moved]),
         _changes("What kept its status and stayed", [row for row in kept if not row.moved]),
         _differences("Parameters that differ", *(_facts(suite, both, "params") for suite in (old, new))),
@@ -45,8 +53,8 @@ def _changes(caption: str, rows: Sequence[Change]) -> Html:
     cells = [
         (
             _name(row),
-            _side(row.old, row.old_value, row.unit),
-            _side(row.new, row.new_value, row.unit),
+            _side(row.old, row.old_value, row.unit, unreadable=row.unreadable[0]),
+            _side(row.new, row.new_value, row.unit, unreadable=row.unreadable[1]),
             "" if row.ratio is None else f"{row.ratio:.4g}",
         )
         for row in rows
@@ -60,9 +68,9 @@ def _name(row: Change) -> Html:
     return Html(f"{escape(row.name)}: {what}")
 
 
-def _side(status: Status | None, value: Observed, unit: str) -> Html:
+def _side(status: Status | None, value: Observed, unit: str, *, unreadable: bool) -> Html:
     if status is None:
-        return Html("absent")
+        return Html("cannot be read" if unreadable else "absent")
     return Html(status_chip(status) + ("" if value is None else f" {render_quantity(value, unit)}"))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -30,19 +31,27 @@ _FORMATS = {"html": "text/html", "json": "application/json", "ipynb": "applicati
 _UNDATED = "1970-01-01"
 
 
-def describe_folder(title: str, outcomes: Mapping[str, Outcome], files: Mapping[str, Mapping[str, int]]) -> str:
+def describe_folder(
+    title: str,
+    outcomes: Mapping[str, Outcome],
+    files: Mapping[str, Mapping[str, int]],
+    unreadable: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Return the crate's metadata as JSON text, the same for the same outcomes and files.
 
     Args:
         title: name of the suite.
         outcomes: by the name of the params file.
         files: the files that each left in the folder, by the same names: file name to bytes.
+        unreadable: why an outcome that is there cannot be read, by the names of those. Their files are listed, and
+            no action is: nothing is known of it.
     """
     from rocrate.rocrate import ROCrate  # slow to import, and only needed where a folder is written
 
     crate = ROCrate(gen_preview=False, version="1.1")
     crate.name = f"djinn-checks: {title}"
-    crate.description = "; ".join(f"{name}: {outcome.status}" for name, outcome in outcomes.items()) or "no outcome"
+    told = [*(f"{name}: {outcome.status}" for name, outcome in outcomes.items()), *unreadable.values()]
+    crate.description = "; ".join(told) or "no outcome"
     crate.license = _LICENSE
     dates = [outcome.started_at for outcome in outcomes.values() if outcome.started_at]
     crate.datePublished = max(dates, default=_UNDATED)
@@ -50,6 +59,9 @@ def describe_folder(title: str, outcomes: Mapping[str, Outcome], files: Mapping[
     with_notebook = [name for name in outcomes if f"{name}.ipynb" in files.get(name, {})]
     for name, outcome in outcomes.items():
         _add_run(crate, name, outcome, files.get(name, {}), main=with_notebook[:1] == [name])
+    for name in unreadable:
+        for file, size in files.get(name, {}).items():
+            crate.add_file(dest_path=file, properties=_about(file, f"{file} of {name}, whose outcome is unknown", size))
     profiles = (_PROCESS, _WORKFLOW, _ROCRATE) if with_notebook else (_PROCESS,)
     crate.root_dataset["conformsTo"] = [_add_profile(crate, *profile) for profile in profiles]
     return json.dumps(crate.metadata.generate(), indent=1, sort_keys=True) + "\n"

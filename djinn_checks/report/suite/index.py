@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
 from djinn_checks.measurements import pcie
-from djinn_checks.outcome import Outcome, worst
+from djinn_checks.outcome import Outcome, Status, worst
 from djinn_checks.report.page import render_page
 from djinn_checks.report.pcie.tables import tabulate_peers
 from djinn_checks.report.suite.claims import render_limits, tabulate_claims
@@ -26,20 +27,28 @@ _EVIDENCE = {
 """Files beside a report by their endings, and what they are called."""
 
 
-def render_index(title: str, outcomes: Mapping[str, Outcome], files: Mapping[str, Mapping[str, int]]) -> str:
+def render_index(
+    title: str,
+    outcomes: Mapping[str, Outcome],
+    files: Mapping[str, Mapping[str, int]],
+    unreadable: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Return the page as HTML: self-contained, and it makes no request.
 
     Args:
         title: name of the suite.
         outcomes: by the name of the params file.
         files: the files that each left beside the page, by the same names: file name to bytes.
+        unreadable: why an outcome that is there cannot be read, by the names of those. Each counts as an ERROR.
     """
-    status = worst(outcome.status for outcome in outcomes.values())
-    count = f"{len(outcomes)} check{'' if len(outcomes) == 1 else 's'}"
+    status = worst((*(outcome.status for outcome in outcomes.values()), *(Status.ERROR for _ in unreadable)))
+    total = len(outcomes) + len(unreadable)
+    count = f"{total} check{'' if total == 1 else 's'}"
+    count += f", of which {len(unreadable)} cannot be read" if unreadable else ""
     disk = {name: sum(sizes.values()) for name, sizes in files.items()}
     parts = (
         f"<p>{count}, {status_chip(status)} on the whole: the worst verdict decides.</p>\n",
-        _verdicts(outcomes, files),
+        _verdicts(outcomes, files, unreadable),
         tabulate_claims(outcomes, disk),
         render_limits(),
         _peers(outcomes),
@@ -48,7 +57,9 @@ def render_index(title: str, outcomes: Mapping[str, Outcome], files: Mapping[str
     return render_page(title, parts)
 
 
-def _verdicts(outcomes: Mapping[str, Outcome], files: Mapping[str, Mapping[str, int]]) -> Html:
+def _verdicts(
+    outcomes: Mapping[str, Outcome], files: Mapping[str, Mapping[str, int]], unreadable: Mapping[str, str]
+) -> Html:
     rows = [
         (
             _link(name, files.get(name, {})),
@@ -58,6 +69,10 @@ def _verdicts(outcomes: Mapping[str, Outcome], files: Mapping[str, Mapping[str, 
             _evidence(name, files.get(name, {})),
         )
         for name, outcome in outcomes.items()
+    ]
+    rows += [
+        (_link(name, files.get(name, {})), Html("unknown"), why, Html(""), _evidence(name, files.get(name, {})))
+        for name, why in unreadable.items()
     ]
     return render_table("Verdicts", ("Check", "Verdict", "What was found", "Time", "Evidence"), rows, numeric=False)
 

@@ -8,6 +8,7 @@ holds both against the outcomes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from djinn_checks.errors import OutcomeError
 from djinn_checks.outcome import Criterion, Outcome, Status, format_quantity
@@ -33,28 +34,34 @@ _FIGURES: Mapping[str, Sequence[str]] = {
 _WORDS = {"<": "less than", "<=": "at most", ">": "more than", ">=": "at least", "==": ""}
 
 
-def render_verdicts(folder: str, outcomes: Mapping[str, Outcome]) -> str:
+def render_verdicts(
+    folder: str, outcomes: Mapping[str, Outcome], unreadable: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """Return one row for each report of a suite as Markdown.
 
     Args:
         folder: where the reports lie, as the text's reader gets there; links are made from it.
         outcomes: by the name of the params file.
+        unreadable: why an outcome that is there cannot be read, by the names of those.
 
     Raises:
         OutcomeError: there is no outcome.
     """
-    if not outcomes:
+    if not outcomes and not unreadable:
         raise OutcomeError(f"{folder}: expected <check>.outcome.json files of a finished suite, found none")
     rows = [
         (_link(folder, name), _verdict(outcome.status), _plain(outcome.summary), _commit(outcome))
         for name, outcome in sorted(outcomes.items())
     ]
+    rows += [(_plain(name), "unknown", _plain(why), "unknown") for name, why in sorted(unreadable.items())]
     return f"{_machine(outcomes)}\n\n{_table(('Report', 'Verdict', 'What was found', 'Commit'), rows)}\n"
 
 
-def render_results(folder: str, outcomes: Mapping[str, Outcome]) -> str:
+def render_results(
+    folder: str, outcomes: Mapping[str, Outcome], unreadable: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """Return the verdicts of a suite and, in a second table, its figures; see `render_verdicts`."""
-    verdicts = render_verdicts(folder, outcomes)
+    verdicts = render_verdicts(folder, outcomes, unreadable)
     figures = [row for name, outcome in sorted(outcomes.items()) for row in _figures(folder, name, outcome)]
     if not figures:
         return verdicts
