@@ -9,18 +9,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from djinn_checks.checks.agents.client import Reply, SessionRecord
-from djinn_checks.checks.agents.crowd import CrowdRun
-from djinn_checks.checks.agents.crowd_criteria import percentile, restores
+from djinn_checks.checks.agents.crowd import CrowdRun, percentile
 from djinn_checks.checks.agents.evidence import AgentsEvidence
-from djinn_checks.checks.agents.pace import Pace
-from djinn_checks.models.open import Model
+from djinn_checks.checks.agents.token_pace import TokenPace
 from djinn_checks.outcome import Criterion, Status
 from djinn_checks.units import format_bytes, format_seconds
 
 _POINTS = 1500
 
 
-def gather_measurements(evidence: AgentsEvidence, model: Model) -> dict[str, Any]:
+def gather_measurements(evidence: AgentsEvidence) -> dict[str, Any]:
     """Return what was said and counted."""
     run, found = evidence.sleeper, evidence.reference
     return {
@@ -28,9 +26,9 @@ def gather_measurements(evidence: AgentsEvidence, model: Model) -> dict[str, Any
         "turns": [
             {
                 "prompt_tokens": len(history),
-                "slept": _said(model, run.slept[number]),
-                "hot": _said(model, run.hot[number]),
-                "cold": _said(model, run.cold[number - 1]) if number else None,
+                "slept": _said(evidence, run.slept[number]),
+                "hot": _said(evidence, run.hot[number]),
+                "cold": _said(evidence, run.cold[number - 1]) if number else None,
                 "nll_slept": found.nll_slept[number],
                 "nll_hot": found.nll_hot[number],
             }
@@ -65,9 +63,9 @@ def gather_timings(evidence: AgentsEvidence) -> dict[str, Any]:
         ],
         "wake_hot_s": [reply.wake_s for reply in run.hot[1:]],
         "wake_cold_s": [reply.wake_s for reply in run.cold],
-        "pace": _record(evidence.pace),
+        "pace": _record(evidence.token_pace),
         "ceilings_bytes_per_s": {
-            name: one.bytes_per_s for name, one in (evidence.link.ceilings if evidence.link else {}).items()
+            name: ceiling.bytes_per_s for name, ceiling in (evidence.link.ceilings if evidence.link else {}).items()
         },
         "memory_changes": _memory_changes(evidence),
         "counted_bytes": {name: evidence.counted(name) for name in ("out", "in")} if evidence.link else None,
@@ -83,8 +81,8 @@ def summarize(evidence: AgentsEvidence, criteria: Sequence[Criterion], status: S
     size = format_bytes(evidence.kv_bytes(run.sleeps[0].tokens))
     who = f"{params.system} with {params.model}"
     if status is not Status.PASS:
-        bad = [row for row in criteria if row.required and row.status not in (Status.PASS, Status.SKIP)]
-        worst = next((row for row in bad if row.status is status), None)
+        of_status = (criterion for criterion in criteria if criterion.required and criterion.status is status)
+        worst = next(of_status, None)
         return f"{who}: {worst.title}: {worst.reason}" if worst else who
     times = "once" if params.sleeps == 1 else f"{params.sleeps} times"
     text = f"{who}: {size} of KV left and came back, {times}, the text is the twin's"
@@ -94,9 +92,9 @@ def summarize(evidence: AgentsEvidence, criteria: Sequence[Criterion], status: S
     return f"{text}; {params.agents} agents at once, wake p99 {format_seconds(p99)}"
 
 
-def _said(model: Model, reply: Reply) -> dict[str, Any]:
+def _said(evidence: AgentsEvidence, reply: Reply) -> dict[str, Any]:
     ids = list(reply.ids)
-    pieces = [model.decode([one]) or f" {one}" for one in ids] if ids else [reply.text]
+    pieces = [evidence.decode([token]) or f" {token}" for token in ids] if ids else [reply.text]
     return {"text": reply.text, "ids": ids, "pieces": pieces}
 
 
@@ -138,10 +136,10 @@ def _memory_changes(evidence: AgentsEvidence) -> list[list[int]] | None:
 def _on_link(evidence: AgentsEvidence, direction: str) -> list[list[float]] | None:
     """Return the least and the greatest time of each move."""
     times, _ = evidence.move_times(direction)
-    return [[one.least_s, one.greatest_s] for one in times] or None
+    return [[move.least_s, move.greatest_s] for move in times] or None
 
 
-def _record(record: SessionRecord | Pace | None) -> dict[str, Any] | None:
+def _record(record: SessionRecord | TokenPace | None) -> dict[str, Any] | None:
     return None if record is None else dict(vars(record))
 
 
@@ -149,7 +147,7 @@ def _crowd(evidence: AgentsEvidence, crowd: CrowdRun) -> dict[str, Any]:
     start = crowd.started_s
     wakes = crowd.wakes()
     seconds = [reply.wake_s for reply in wakes]
-    back = restores(wakes)
+    back = crowd.restore_times_s()
     return {
         "offered_load": crowd.offered_load,
         "duration_s": crowd.ended_s - start,

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from djinn_checks.checks.logits.bench import SystemPass, SystemRun
-from djinn_checks.checks.logits.criteria import LogitsEvidence
-from djinn_checks.checks.logits.prompt_run import PHASES, Prompt
+from djinn_checks.checks.logits.evidence import LogitsEvidence
+from djinn_checks.checks.logits.prompt_run import PHASES
 from djinn_checks.instruments.weight_witness import WeightEvidence
 from djinn_checks.outcome import Criterion, Status
 from djinn_checks.units import format_bytes
 
 
-def summarize(evidence: LogitsEvidence, criteria: tuple[Criterion, ...], status: Status) -> str:
+def summarize(evidence: LogitsEvidence, criteria: Sequence[Criterion], status: Status) -> str:
     """Return one sentence with the figure that decides."""
     params, seen = evidence.params, evidence.system.weights
     what = f"{params.system} on {params.model} ({params.dtype})"
     if status is not Status.PASS:
-        decisive = next(row for row in criteria if row.required and row.status is status)
+        decisive = next(criterion for criterion in criteria if criterion.required and criterion.status is status)
         return f"{what}: {decisive.name}: {decisive.reason}"
-    elements = sum(evidence.worst(phase, lambda s: s["elements"]) for phase in PHASES)
-    unequal = sum(evidence.worst(phase, lambda s: s["unequal_elements"]) for phase in PHASES)
+    elements = sum(evidence.worst(phase, lambda statistics: statistics["elements"]) for phase in PHASES)
+    unequal = sum(evidence.worst(phase, lambda statistics: statistics["unequal_elements"]) for phase in PHASES)
     equality = "all bit-equal" if unequal == 0 else f"{unequal:,} not bit-equal"
     return (
         f"{what}: {elements:,} logits, {equality} in {params.passes} passes; "
@@ -29,7 +30,7 @@ def summarize(evidence: LogitsEvidence, criteria: tuple[Criterion, ...], status:
     )
 
 
-def gather_measurements(evidence: LogitsEvidence, prompts: tuple[Prompt, ...]) -> dict[str, Any]:
+def gather_measurements(evidence: LogitsEvidence) -> dict[str, Any]:
     """Return what the report's tables and figures are made of, as plain data."""
     reference, run = evidence.reference, evidence.system
     return {
@@ -40,11 +41,12 @@ def gather_measurements(evidence: LogitsEvidence, prompts: tuple[Prompt, ...]) -
             "layers": list(reference.layers),
         },
         "prompts": [
-            {"index": prompt.index, "tokens": prompt.token_ids.shape[1], "text": prompt.text[:80]} for prompt in prompts
+            {"index": prompt.index, "tokens": prompt.token_ids.shape[1], "text": prompt.text[:80]}
+            for prompt in evidence.prompts
         ],
         "statistics": {phase: _worst_pass(run, phase) for phase in PHASES},
         "floor": reference.floor,
-        "passes": [_pass_row(one, run.predicted_bytes) for one in run.passes],
+        "passes": [_pass_row(run_pass, run.predicted_bytes) for run_pass in run.passes],
         "witness": _witness_row(run.weights, evidence.budget_bytes),
         "memory": {
             "reference_peak_bytes": reference.peak_bytes,
@@ -58,21 +60,21 @@ def gather_measurements(evidence: LogitsEvidence, prompts: tuple[Prompt, ...]) -
 
 def _worst_pass(run: SystemRun, phase: str) -> dict[str, Any]:
     """Return the statistics of the pass with the most unequal elements; of equals, the largest distance."""
-    of_phase = [one.statistics[phase] for one in run.passes]
+    of_phase = [run_pass.statistics[phase] for run_pass in run.passes]
     return max(of_phase, key=lambda s: (s["unequal_elements"], s["l2_position_max"], s["kl"]["max"]))
 
 
-def _pass_row(one: SystemPass, predicted_bytes: int | None) -> dict[str, Any]:
+def _pass_row(run_pass: SystemPass, predicted_bytes: int | None) -> dict[str, Any]:
     """Bytes are those of the whole pass, all its forwards together."""
-    claims = [claim for claim in one.claims if claim is not None]
-    phases = one.statistics.values()
+    claims = [claim for claim in run_pass.claims if claim is not None]
+    phases = run_pass.statistics.values()
     return {
-        "pass": one.number,
+        "pass": run_pass.number,
         "unequal_elements": sum(statistics["unequal_elements"] for statistics in phases),
         "l2_position_max": max(statistics["l2_position_max"] for statistics in phases),
-        "forwards": len(one.claims),
-        "claimed_bytes": sum(claims) if len(claims) == len(one.claims) else None,
-        "predicted_bytes": None if predicted_bytes is None else predicted_bytes * len(one.claims),
+        "forwards": len(run_pass.claims),
+        "claimed_bytes": sum(claims) if len(claims) == len(run_pass.claims) else None,
+        "predicted_bytes": None if predicted_bytes is None else predicted_bytes * len(run_pass.claims),
     }
 
 

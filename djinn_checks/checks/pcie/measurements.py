@@ -24,7 +24,7 @@ _ZOOM_S = 1.0
 """The zoom shows so many passes, but no more than about so many seconds unless a pass takes longer."""
 
 
-def summarize_pcie(evidence: PcieEvidence, criteria: Sequence[Criterion], status: Status) -> str:
+def summarize(evidence: PcieEvidence, criteria: Sequence[Criterion], status: Status) -> str:
     """Return one sentence with the figure that decides."""
     params, link = evidence.params, evidence.link
     what = f"{params.system} on {params.model} ({params.dtype})"
@@ -33,9 +33,10 @@ def summarize_pcie(evidence: PcieEvidence, criteria: Sequence[Criterion], status
     elif link.subject == HOST_MEMORY:
         what += " over a host-memory link"
     if status is not Status.PASS:
-        decisive = next((row for row in criteria if row.required and row.status is status), None)
+        of_status = (criterion for criterion in criteria if criterion.required and criterion.status is status)
+        decisive = next(of_status, None)
         return f"{what}: {decisive.name}: {decisive.reason}" if decisive else what
-    shares = {row.name: row.observed for row in criteria}
+    shares = {criterion.name: criterion.observed for criterion in criteria}
     rate = (evidence.streamed_of_ceiling or 0.0) * link.ceiling_bytes_per_s
     text = (
         f"{what}: {rate / GB:.1f} GB/s received over {evidence.duration_s:.0f} s, "
@@ -48,7 +49,7 @@ def summarize_pcie(evidence: PcieEvidence, criteria: Sequence[Criterion], status
     return text
 
 
-def gather_pcie(evidence: PcieEvidence) -> dict[str, Any]:
+def gather_measurements(evidence: PcieEvidence) -> dict[str, Any]:
     """Return what the report's tables and figures are made of, as plain data."""
     link, run = evidence.link, evidence.run
     return {
@@ -59,9 +60,9 @@ def gather_pcie(evidence: PcieEvidence) -> dict[str, Any]:
             "reasons": list(link.reasons),
             "ceiling_bytes_per_s": link.ceiling_bytes_per_s,
             "calibration": dataclasses.asdict(link.calibration) if link.calibration else None,
-            "ceilings": [_ceiling_row(one) for one in link.ceilings],
+            "ceilings": [_ceiling_row(ceiling) for ceiling in link.ceilings],
             "ceiling_after": _ceiling_row(link.ceiling_after) if link.ceiling_after else None,
-            "sweep": [_ceiling_row(one) for one in link.sweep],
+            "sweep": [_ceiling_row(ceiling) for ceiling in link.sweep],
         },
         "preflight": [dataclasses.asdict(row) for row in link.preflight],
         "windows": _windows(evidence),
@@ -83,9 +84,9 @@ def gather_pcie(evidence: PcieEvidence) -> dict[str, Any]:
     }
 
 
-def _ceiling_row(one: Ceiling) -> dict[str, Any]:
+def _ceiling_row(ceiling: Ceiling) -> dict[str, Any]:
     kept = ("kind", "direction", "pinned", "nbytes", "bytes_per_s", "spread", "verified")
-    return {name: getattr(one, name) for name in kept} | {"samples_s": list(one.samples_s)}
+    return {name: getattr(ceiling, name) for name in kept} | {"samples_s": list(ceiling.samples_s)}
 
 
 def _windows(evidence: PcieEvidence) -> dict[str, Any] | None:

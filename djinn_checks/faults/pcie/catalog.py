@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from djinn_checks.checks.pcie.check import conclude
+from djinn_checks.checks.conclude import conclude
+from djinn_checks.checks.pcie.check import ANATOMY
 from djinn_checks.checks.pcie.evidence import PcieEvidence
 from djinn_checks.faults.base import Doses, Fault
 from djinn_checks.faults.pcie import systems
@@ -42,7 +43,7 @@ _MODEL_OF_FORMULA_BYTES = 13_000_000_000
 def judge_evidence(make: Callable[[], PcieEvidence]) -> Callable[[torch.device], Outcome]:
     """Return a function that judges evidence made to measure."""
 
-    return lambda device: conclude(make(), {})
+    return lambda device: conclude(ANATOMY, make(), {})
 
 
 def _on_gpu(device: torch.device) -> bool:
