@@ -21,7 +21,7 @@ from djinn_checks.units import GB, MB, format_seconds
 
 _ZOOM_PASSES = 4
 _ZOOM_S = 1.0
-"""The zoom shows so many passes, but no more than about so many seconds unless a pass takes longer."""
+"""The zoom shows this many passes, or fewer where they take longer than this many seconds; at least one whole pass."""
 
 
 def summarize(evidence: PcieEvidence, criteria: Sequence[Criterion], status: Status) -> str:

@@ -282,6 +282,6 @@ def test_a_trained_model_through_a_ring_of_a_quarter_of_its_bytes_is_bit_equal(
     for row in outcome.measurements["passes"]:
         assert row["forwards"] == forwards
         assert row["unequal_elements"] == 0
-        assert row["claimed_bytes"] == one["predicted_bytes"] > 0
+        assert row["claimed_bytes"] == row["predicted_bytes"] > 0
     witness = outcome.measurements["witness"]
     assert witness["moved_bytes_lower_bound"] >= witness["used_bytes"] - witness["budget_bytes"] > 0
