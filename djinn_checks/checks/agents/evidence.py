@@ -38,8 +38,8 @@ class AgentsEvidence:
     """None without a GPU, and for a server on another machine."""
     token_pace: TokenPace | None
     """None without a GPU, and for a server on another machine."""
-    decode: Callable[[Sequence[int]], str]
-    """Token ids to text, by the model's tokenizer."""
+    decode: Callable[[Sequence[int]], str | None]
+    """Token ids to text, by the model's tokenizer; None without one."""
     is_alive: bool | None
     """Whether the server was still there at the end; None if it was not this check's to look after."""
 
