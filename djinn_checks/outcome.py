@@ -14,7 +14,7 @@ import os
 import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +156,47 @@ def skip(name: str, title: str, *, unit: str, reason: str, required: bool = True
         required=required,
         reason=reason,
     )
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a criterion is called, said once whether it is judged or skipped."""
+
+    name: str
+    title: str
+    _: KW_ONLY
+    unit: str
+    required: bool = True
+
+    def judge(
+        self,
+        observed: Observed,
+        comparison: str,
+        threshold: Observed,
+        *,
+        evidence: str,
+        floor: Observed = None,
+        missing: str = "the evidence is missing",
+        failed: str = "",
+    ) -> Criterion:
+        """Hold an observation against its threshold, as the function `judge` does."""
+        return judge(
+            self.name,
+            self.title,
+            observed,
+            comparison,
+            threshold,
+            unit=self.unit,
+            evidence=evidence,
+            required=self.required,
+            floor=floor,
+            missing=missing,
+            failed=failed,
+        )
+
+    def skip(self, reason: str) -> Criterion:
+        """Return the criterion as not asked for, as the function `skip` does."""
+        return skip(self.name, self.title, unit=self.unit, reason=reason, required=self.required)
 
 
 def format_value(value: Observed) -> str:

@@ -1,4 +1,5 @@
-"""What every check does around its own work: find the device, build the system, and settle what went wrong."""
+"""What every check does around its own work: find the device, build the system, tell how far it is, and settle what
+went wrong."""
 
 from __future__ import annotations
 
@@ -11,10 +12,11 @@ from typing import Any
 
 import torch
 
+from djinn_checks.checks.conclude import Facts, conclude_early
 from djinn_checks.devices import choose_device
 from djinn_checks.errors import CapacityError, ParamsError, SystemUnavailableError
 from djinn_checks.models.open import Model
-from djinn_checks.outcome import Failure, Outcome, Status, judge
+from djinn_checks.outcome import Failure, Outcome, Row, Status
 from djinn_checks.systems.base import System
 from djinn_checks.units import format_bytes
 
@@ -23,8 +25,8 @@ SystemFactory = Callable[..., System]
 
 Clock = Callable[[], float]
 
-Facts = dict[str, Any]
-"""Fields of the outcome that are known whatever happens: params, environment, started_at."""
+Progress = Callable[[str, float, float], None]
+"""Called with the stage, what is done of it and what is to do: prompts, seconds, or 0 of 1 for a stage that is one."""
 
 
 def run_check(
@@ -64,6 +66,10 @@ def run_check(
         failure = Failure.from_exception(error)
         outcome = Outcome(check=check, status=Status.ERROR, summary=summary, failure=failure, **facts)
     return replace(outcome, timings={**outcome.timings, "total_s": clock() - started})
+
+
+def no_progress(stage: str, done: float, total: float) -> None:
+    """Tell nobody."""
 
 
 def build_system(
@@ -111,14 +117,12 @@ def release_memory(device: torch.device) -> None:
 
 
 def _unavailable(check: str, params: Any, error: SystemUnavailableError, facts: Facts) -> Outcome:
-    row = judge(
-        "system_available",
-        f"System {params.system!r} can run on this machine",
+    row = Row("system_available", f"System {params.system!r} can run on this machine", unit="")
+    criterion = row.judge(
         None,
         "==",
         True,
-        unit="",
         evidence="what it said when it was built or opened",
         missing=str(error),
     )
-    return Outcome(check=check, status=Status.INCONCLUSIVE, summary=str(error), criteria=(row,), **facts)
+    return conclude_early(check, criterion, str(error), facts)

@@ -10,35 +10,41 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
 
 from djinn_checks.checks.agents.client import connect
-from djinn_checks.checks.agents.criteria import judge_lost, judge_sleeper
+from djinn_checks.checks.agents.criteria import judge_evidence
 from djinn_checks.checks.agents.crowd import CrowdRun, run_crowd
-from djinn_checks.checks.agents.crowd_criteria import judge_crowd
 from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.link import LinkWitness
 from djinn_checks.checks.agents.measurements import gather_measurements, gather_timings, summarize
-from djinn_checks.checks.agents.pace import Pace, measure_pace
 from djinn_checks.checks.agents.reference import ask_reference
 from djinn_checks.checks.agents.scripts import write_script
 from djinn_checks.checks.agents.server_process import OWN_SERVER, ServerProcess
 from djinn_checks.checks.agents.sleeper import SleeperRun, run_sleeper
-from djinn_checks.checks.agents.unclaimed import skip_unclaimed
-from djinn_checks.checks.run import Clock, Facts, run_check
+from djinn_checks.checks.agents.sleeper_criteria import judge_lost
+from djinn_checks.checks.agents.token_pace import TokenPace, measure_token_pace
+from djinn_checks.checks.conclude import Anatomy, Facts, conclude, conclude_early
+from djinn_checks.checks.run import Clock, Progress, no_progress, run_check
 from djinn_checks.devices import choose_dtype
 from djinn_checks.errors import AgentLostError, InstrumentError
 from djinn_checks.instruments.server_memory import MemorySeries, ServerMemory, find_listener
 from djinn_checks.models.open import Model, open_model
-from djinn_checks.outcome import Outcome, Status, settle
+from djinn_checks.outcome import Outcome
 from djinn_checks.params import AgentsParams
 
+ANATOMY = Anatomy(
+    check="agents",
+    judge_evidence=judge_evidence,
+    gather_measurements=gather_measurements,
+    summarize=summarize,
+    gather_timings=gather_timings,
+)
 _T = TypeVar("_T")
-Progress = Callable[[str], None]
 
 
 def check_agents(
@@ -57,7 +63,7 @@ def check_agents(
         server_command: starts the server in place of `djinn-checks serve`, with the same arguments; it has to
             say "serving <model> at <address>" when it listens. Not used with `params.server_address`.
         clock: gives seconds; for the timings only.
-        progress: called with what begins.
+        progress: called with (stage, 0, 1) as a stage begins.
 
     Raises:
         ParamsError: a parameter turned out impossible.
@@ -65,13 +71,13 @@ def check_agents(
 
     def work(device: torch.device, facts: Facts) -> Outcome:
         try:
-            return _run(params, device, server_command, clock, progress or _no_progress, facts)
+            return _run(params, device, server_command, clock, progress or no_progress, facts)
         except AgentLostError as error:
-            row = judge_lost(params.sleeps, str(error))
-            summary = f"{params.system} with {params.model}: {row.title}: {error}"
-            return Outcome(check="agents", status=Status.FAIL, summary=summary, criteria=(row,), **facts)
+            criterion = judge_lost(params.sleeps, str(error))
+            summary = f"{params.system} with {params.model}: {criterion.title}: {error}"
+            return conclude_early(ANATOMY.check, criterion, summary, facts)
 
-    return run_check("agents", params, work, clock=clock)
+    return run_check(ANATOMY.check, params, work, clock=clock)
 
 
 def _run(
@@ -79,7 +85,7 @@ def _run(
     device: torch.device,
     server_command: Sequence[str],
     clock: Clock,
-    report: Progress,
+    progress: Progress,
     facts: Facts,
 ) -> Outcome:
     kv_dtype = choose_dtype(params.dtype, device)
@@ -91,22 +97,23 @@ def _run(
         is_here = pid is not None or not params.server_address
         watching = stack.enter_context(contextlib.ExitStack())
         witness = watching.enter_context(LinkWitness(device)) if device.type == "cuda" and is_here else None
-        report("starting the server")
+        progress("starting the server", 0, 1)
         server = None if params.server_address else stack.enter_context(_start(params, device, server_command))
         address = server.address if server else params.server_address
         served = clock()
         pid = server.pid if server else pid
         memory, reason = _watch_memory(watching, pid, device, reason)
-        sleeper = _await(_sleeper(params, model, address, report))
+        sleeper = _await(_sleeper(params, model, address, progress))
         if witness:
             witness.measure_again()
         link = witness.evidence() if witness else None
-        crowd = _await(_crowd(params, model, address, report)) if params.agents else None
+        crowd = _await(_crowd(params, model, address, progress)) if params.agents else None
         is_alive = server.is_alive if server else None
         watching.close()  # its readings would slow down what is timed now, in this process and not in the server's
-        pace = _await(_pace(params, model, device, address, sleeper, report)) if witness and pid else None
+        is_same_gpu = witness and pid
+        pace = _await(_token_pace(params, model, device, address, sleeper, progress)) if is_same_gpu else None
     driven_at = clock()
-    report("asking the resident model")
+    progress("asking the resident model", 0, 1)
     evidence = AgentsEvidence(
         params=params,
         device=device,
@@ -117,21 +124,12 @@ def _run(
         memory=memory,
         memory_reason=reason,
         link=link,
-        pace=pace,
+        token_pace=pace,
+        decode=model.decode,
         is_alive=is_alive,
     )
-    criteria = skip_unclaimed(params, (*judge_sleeper(evidence), *judge_crowd(evidence)))
-    status = settle(criteria)
     stages = {"server_start_s": served - started, "server_s": driven_at - served, "reference_s": clock() - driven_at}
-    return Outcome(
-        check="agents",
-        status=status,
-        summary=summarize(evidence, criteria, status),
-        criteria=criteria,
-        measurements=gather_measurements(evidence, model),
-        timings={**gather_timings(evidence), **stages},
-        **facts,
-    )
+    return conclude(ANATOMY, evidence, facts, timings=stages)
 
 
 def _start(params: AgentsParams, device: torch.device, command: Sequence[str]) -> ServerProcess:
@@ -175,23 +173,23 @@ def _watch_memory(
         return None, str(error)
 
 
-async def _sleeper(params: AgentsParams, model: Model, address: str, report: Progress) -> SleeperRun:
+async def _sleeper(params: AgentsParams, model: Model, address: str, progress: Progress) -> SleeperRun:
     scripts = [
         write_script(model, number=number, tokens=params.prompt_tokens, turns=params.sleeps + 1, seed=params.seed)
         for number in (0, 1 + params.agents)
     ]
-    report("one agent and its twins")
+    progress("one agent and its twins", 0, 1)
     async with contextlib.aclosing(connect(params.adapter, address)) as client:
         await client.find_routes()
         return await run_sleeper(client, model, *scripts, new_tokens=params.new_tokens, sleep_s=params.sleep_s)
 
 
-async def _crowd(params: AgentsParams, model: Model, address: str, report: Progress) -> CrowdRun:
+async def _crowd(params: AgentsParams, model: Model, address: str, progress: Progress) -> CrowdRun:
     scripts = [
-        write_script(model, number=1 + one, tokens=params.agent_prompt_tokens, turns=params.turns, seed=params.seed)
-        for one in range(params.agents)
+        write_script(model, number=1 + agent, tokens=params.agent_prompt_tokens, turns=params.turns, seed=params.seed)
+        for agent in range(params.agents)
     ]
-    report(f"{params.agents} agents' twins, then all agents at once")
+    progress(f"{params.agents} agents' twins, then all agents at once", 0, 1)
     async with contextlib.aclosing(connect(params.adapter, address)) as client:
         return await run_crowd(
             client,
@@ -204,24 +202,20 @@ async def _crowd(params: AgentsParams, model: Model, address: str, report: Progr
         )
 
 
-async def _pace(
+async def _token_pace(
     params: AgentsParams,
     model: Model,
     device: torch.device,
     address: str,
     sleeper: SleeperRun,
-    report: Progress,
-) -> Pace:
-    report("the server's decode and generate(), in turns")
+    progress: Progress,
+) -> TokenPace:
+    progress("the server's decode and generate(), in turns", 0, 1)
     async with contextlib.aclosing(connect(params.adapter, address)) as client:
-        return await measure_pace(client, model, device, sleeper.histories[0], params.new_tokens)
+        return await measure_token_pace(client, model, device, sleeper.histories[0], params.new_tokens)
 
 
 def _await(work: Coroutine[Any, Any, _T]) -> _T:
     """Run a coroutine in a thread of its own: a notebook's thread has an event loop already."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, work).result()
-
-
-def _no_progress(stage: str) -> None:
-    """Report to nobody."""

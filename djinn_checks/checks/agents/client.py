@@ -228,7 +228,8 @@ class IdleClient(AgentClient):
         await self._call("DELETE", f"/v1/sessions/{session}")
 
     async def record(self, session: str) -> SessionRecord | None:
-        found = {one["id"]: one for one in (await self._call("GET", "/v1/sessions"))["sessions"]}.get(session)
+        listed = (await self._call("GET", "/v1/sessions"))["sessions"]
+        found = next((entry for entry in listed if entry["id"] == session), None)
         if found is None:
             return None
         return SessionRecord(
@@ -246,7 +247,7 @@ class IdleClient(AgentClient):
         )
 
     async def states(self) -> dict[str, str] | None:
-        return {one["id"]: one["state"] for one in (await self._call("GET", "/v1/sessions"))["sessions"]}
+        return {entry["id"]: entry["state"] for entry in (await self._call("GET", "/v1/sessions"))["sessions"]}
 
 
 class SignalClient(IdleClient):
@@ -328,7 +329,7 @@ class SlotClient(AgentClient):
 
     async def _slot(self, session: str) -> int:
         if session not in self._slots:
-            known = {int(one["id"]) for one in await self._call("GET", "/slots")}
+            known = {int(slot["id"]) for slot in await self._call("GET", "/slots")}
             free = sorted(known - set(self._slots.values()))
             if not free:
                 raise InstrumentError(
@@ -387,7 +388,7 @@ def _read_llama(parts: _Parts, event: dict[str, Any]) -> None:
         parts.ids += event["tokens"]
     for place in event.get("completion_probabilities") or []:
         parts.logprobs.append(place["logprob"])
-        parts.runners_up += [one["logprob"] for one in place["top_logprobs"]]
+        parts.runners_up += [token["logprob"] for token in place["top_logprobs"]]
     timings = event.get("timings")
     if timings:
         parts.fields["prompt_tokens"] = timings["cache_n"] + timings["prompt_n"]

@@ -66,6 +66,15 @@ class CrowdRun:
         """Return the turns that followed a pause."""
         return [reply for replies in self.replies for reply in replies[1:]]
 
+    def restore_times_s(self) -> list[float]:
+        """Return the seconds of all restores that took place after a pause."""
+        return [reply.restore_s for reply in self.wakes() if reply.restore_s]
+
+
+def percentile(values: Sequence[float], percent: float) -> float | None:
+    """Return a percentile, interpolated linearly; None of nothing."""
+    return float(np.percentile(values, percent)) if len(values) else None
+
 
 @dataclass
 class _Crowd:

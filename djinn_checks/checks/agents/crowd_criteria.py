@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from djinn_checks.checks.agents.client import Reply
-from djinn_checks.checks.agents.crowd import CrowdRun
+from djinn_checks.checks.agents.crowd import CrowdRun, percentile
 from djinn_checks.checks.agents.evidence import AgentsEvidence, differing_tokens
 from djinn_checks.checks.agents.scripts import SESSION_PREFIX, says_code_word, session_of
 from djinn_checks.checks.agents.sleeper import SETTLE_S
-from djinn_checks.outcome import Criterion, judge, skip
+from djinn_checks.outcome import Criterion, Row
 from djinn_checks.units import GB, MB, format_bytes, format_seconds
 
 _RESIDENT = ("IDLE", "ACTIVE", "SWAPPING_OUT", "SWAPPING_IN")
@@ -50,13 +47,11 @@ def judge_crowd(evidence: AgentsEvidence) -> list[Criterion]:
 
 def _answered(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
     wanted = evidence.params.agents * evidence.params.turns
-    return judge(
-        "crowd_answered",
-        "Every agent's every turn was answered; nobody ran out of memory",
+    row = Row("crowd_answered", "Every agent's every turn was answered; nobody ran out of memory", unit="turns")
+    return row.judge(
         sum(map(len, crowd.replies)),
         "==",
         wanted,
-        unit="turns",
         evidence=f"{evidence.params.agents} agents, {evidence.params.turns} turns each",
         failed="; ".join(crowd.errors[:3]),
     )
@@ -64,13 +59,11 @@ def _answered(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
 
 def _overcommitted(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
     budget, total = evidence.params.kv_device_gb * GB, _total_bytes(evidence, crowd)
-    return judge(
-        "crowd_overcommits",
-        "All agents' KV together is more than the device may hold",
+    row = Row("crowd_overcommits", "All agents' KV together is more than the device may hold", unit="times the budget")
+    return row.judge(
         total / budget,
         ">",
         1.0,
-        unit="times the budget",
         evidence=f"{format_bytes(total)} of KV at the end, {format_bytes(budget)} on the device",
         failed="nobody had to sleep, and nothing is shown about sharing; lower kv_device_gb or ask for more agents",
     )
@@ -91,13 +84,11 @@ def _held(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
     held = max((_count_agents(sample.states) for sample in crowd.samples), default=None)
     resident = max((_count_agents(sample.states, _RESIDENT) for sample in crowd.samples), default=0)
     moves = "" if crowd.swaps is None else f"; {crowd.swaps} swaps and {crowd.restores} restores were counted"
-    return judge(
-        "crowd_held_at_once",
-        "All agents' sessions were open at the same time",
+    row = Row("crowd_held_at_once", "All agents' sessions were open at the same time", unit="sessions")
+    return row.judge(
         held,
         "==",
         evidence.params.agents,
-        unit="sessions",
         evidence=f"the server's list of sessions; at most {resident} of them on the device at once{moves}",
         missing=f"a server of kind {evidence.params.adapter!r} does not list its sessions",
     )
@@ -111,13 +102,11 @@ def _swapped(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
     """With all sessions open at once, those that the budget has no place for are asleep: each has left once or more."""
     smallest = evidence.kv_bytes(evidence.params.agent_prompt_tokens)
     room = int(evidence.params.kv_device_gb * GB // smallest)
-    return judge(
-        "crowd_swapped",
-        "The agents that the budget has no room for left the device",
+    row = Row("crowd_swapped", "The agents that the budget has no room for left the device", unit="swaps")
+    return row.judge(
         crowd.swaps,
         ">=",
         max(1, evidence.params.agents - room),
-        unit="swaps",
         evidence=f"the server's record of each session; the budget has room for {room} at most",
         missing=f"a server of kind {evidence.params.adapter!r} does not count its swaps",
         failed="is its budget larger than the check was told?",
@@ -127,14 +116,16 @@ def _swapped(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
 def _resident(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
     """Every open session's KV is at least its first prompt's; a session that is moving may be in both places."""
     smallest = evidence.kv_bytes(evidence.params.agent_prompt_tokens)
-    most = max((_count_agents(one.states, _ON_DEVICE) for one in crowd.samples if one.states), default=None)
-    return judge(
+    most = max((_count_agents(look.states, _ON_DEVICE) for look in crowd.samples if look.states), default=None)
+    row = Row(
         "crowd_resident_in_budget",
         "The sessions on the device never took more than the KV budget",
+        unit="times the budget",
+    )
+    return row.judge(
         None if most is None else most * smallest / (evidence.params.kv_device_gb * GB),
         "<=",
         1.0,
-        unit="times the budget",
         evidence=f"the server's list of sessions, {len(crowd.samples)} looks; at least {format_bytes(smallest)} each",
         missing=f"a server of kind {evidence.params.adapter!r} does not list its sessions",
         failed="is its budget larger than the check was told?",
@@ -144,16 +135,14 @@ def _resident(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
 def _twins(crowd: CrowdRun) -> Criterion:
     differ = [
         number
-        for number, (one, twin) in enumerate(zip(crowd.replies, crowd.twins, strict=True))
-        if differing_tokens(one, twin)
+        for number, (replies, twin) in enumerate(zip(crowd.replies, crowd.twins, strict=True))
+        if differing_tokens(replies, twin)
     ]
-    return judge(
-        "crowd_texts_equal_twins",
-        "Every agent said what its twin says alone",
+    row = Row("crowd_texts_equal_twins", "Every agent said what its twin says alone", unit="agents")
+    return row.judge(
         len(differ),
         "==",
         0,
-        unit="agents",
         evidence="the same turns taken alone, without a pause, token by token",
         failed=f"agents {', '.join(map(str, differ[:8]))}",
     )
@@ -166,13 +155,11 @@ def _code_words(crowd: CrowdRun) -> Criterion:
         for owner, script in enumerate(crowd.scripts)
         if speaker != owner and any(says_code_word(script, reply.text, reply.ids) for reply in replies)
     ]
-    return judge(
-        "code_words_kept",
-        "No agent said another's code word",
+    row = Row("code_words_kept", "No agent said another's code word", unit="leaks")
+    return row.judge(
         len(leaks),
         "==",
         0,
-        unit="leaks",
         evidence=f"{len(crowd.scripts)} code words, one in each agent's prompt",
         failed="; ".join(leaks[:3]),
     )
@@ -184,16 +171,14 @@ def _never_while_decoding(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterio
     looked, wrong = 0, 0
     for sample in crowd.samples:
         for number, replies in enumerate(crowd.replies):
-            if any(one.token_at_s[0] < sample.asked_s and sample.answered_s < one.end_s for one in replies):
+            if any(reply.token_at_s[0] < sample.asked_s and sample.answered_s < reply.end_s for reply in replies):
                 looked += 1
                 wrong += sample.states.get(session_of(number), "SWAPPED") in _OFF_DEVICE
-    return judge(
-        "decoding_stays",
-        "No session left the device while it was decoding",
+    row = Row("decoding_stays", "No session left the device while it was decoding", unit="samples")
+    return row.judge(
         wrong if looked else None,
         "==",
         0,
-        unit="samples",
         evidence=f"{looked} looks at the server's list between an answer's first token and its last",
         missing="the server does not list its sessions, or no look at the list fell into a decode",
     )
@@ -205,13 +190,15 @@ def _within_budget(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
     limit = _OVERSHOOT * budget + _OWN_ACCORD_BYTES[evidence.device.type]
     total, growth = _total_bytes(evidence, crowd), _growth(evidence, crowd)
     would_show = total > limit
-    return judge(
+    row = Row(
         "crowd_within_budget",
         "Seen from outside, the device's memory grew by no more than the KV budget",
+        unit="times the budget",
+    )
+    return row.judge(
         growth / budget if growth is not None and would_show else None,
         "<=",
         limit / budget,
-        unit="times the budget",
         evidence=f"{evidence.memory.source if evidence.memory else 'no instrument'}; all agents' KV is "
         f"{total / budget:.3g} times the budget",
         missing="the agents' KV is too little to show in the memory"
@@ -232,67 +219,48 @@ def _growth(evidence: AgentsEvidence, crowd: CrowdRun) -> int | None:
 
 
 def _load(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
-    return judge(
-        "offered_load",
-        "The server could keep up with the agents",
+    row = Row("offered_load", "The server could keep up with the agents", unit="share of capacity", required=False)
+    return row.judge(
         crowd.offered_load,
         "<",
         evidence.params.load_limit,
-        unit="share of capacity",
         evidence="the time that all turns take alone, over the time in which they were asked for",
         missing="fewer than two requests were sent",
         failed="a wake latency would measure the queue; lower arrival_rate or give longer pauses",
-        required=False,
     )
 
 
 def _wake(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
-    name, title = "wake_p99", "A sleeping agent's first token comes soon after its request"
+    row = Row("wake_p99", "A sleeping agent's first token comes soon after its request", unit="s")
     limit, load = evidence.params.wake_p99_s, crowd.offered_load
     seconds = [reply.wake_s for reply in crowd.wakes()]
     told = f"{len(seconds)} wakes, p50 {format_seconds(percentile(seconds, 50))}, by the client's clock"
     if limit is None:
-        return skip(name, title, unit="s", reason=f"no limit was given; p99 {format_seconds(percentile(seconds, 99))}")
+        return row.skip(f"no limit was given; p99 {format_seconds(percentile(seconds, 99))}")
     too_high = load is None or load >= evidence.params.load_limit
-    return judge(
-        name,
-        title,
+    return row.judge(
         None if too_high or not seconds else percentile(seconds, 99),
         "<=",
         limit,
-        unit="s",
         evidence=told,
         missing="the offered load is too high: a latency would measure the queue" if seconds else "nobody woke",
     )
 
 
 def _restore(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
-    name, title = "restore_p99", "Under load a restore takes little longer than alone"
-    seconds = restores(crowd.wakes())
+    row = Row("restore_p99", "Under load a restore takes little longer than alone", unit="times")
+    seconds = crowd.restore_times_s()
     alone = evidence.unloaded_restore_s()
     p99 = percentile(seconds, 99)
     if evidence.params.restore_p99_ratio is None:
         said = f"p99 {format_seconds(p99)}, alone {format_seconds(alone)}"
-        return skip(name, title, unit="times", reason=f"no limit was given; {said}")
+        return row.skip(f"no limit was given; {said}")
     # The sleeper's KV and an agent's may differ in size; a restore's time is in proportion to it.
     size = evidence.params.agent_prompt_tokens / evidence.params.prompt_tokens
-    return judge(
-        name,
-        title,
+    return row.judge(
         None if alone is None or p99 is None else p99 / (alone * size),
         "<=",
         evidence.params.restore_p99_ratio,
-        unit="times",
         evidence=f"{len(seconds)} restores, by the server's account; alone {format_seconds(alone)}",
         missing=f"a server of kind {evidence.params.adapter!r} does not say how long a restore takes",
     )
-
-
-def restores(replies: Sequence[Reply]) -> list[float]:
-    """Return the seconds of all restores that took place."""
-    return [reply.restore_s for reply in replies if reply.restore_s]
-
-
-def percentile(values: Sequence[float], percent: float) -> float | None:
-    """Return a percentile, interpolated linearly; None of nothing."""
-    return float(np.percentile(values, percent)) if len(values) else None

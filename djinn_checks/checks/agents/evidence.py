@@ -1,8 +1,8 @@
-"""Everything that the agents check is judged by."""
+"""What the agents check knows when its runs are over: the sleeper, the crowd, the memory, the link and the model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -12,9 +12,9 @@ from djinn_checks.checks.agents.client import Reply
 from djinn_checks.checks.agents.crowd import CrowdRun
 from djinn_checks.checks.agents.link import MOST_AT_REST_BYTES_PER_S, LinkEvidence
 from djinn_checks.checks.agents.memory import SLEPT_THROUGH, Delay, SessionMemory, why_unresolved
-from djinn_checks.checks.agents.pace import Pace
 from djinn_checks.checks.agents.reference import Reference
 from djinn_checks.checks.agents.sleeper import Sleep, SleeperRun
+from djinn_checks.checks.agents.token_pace import TokenPace
 from djinn_checks.instruments.burst import BurstTime
 from djinn_checks.instruments.server_memory import MemorySeries
 from djinn_checks.params import AgentsParams
@@ -23,7 +23,7 @@ from djinn_checks.units import format_bytes
 
 @dataclass(frozen=True, kw_only=True)
 class AgentsEvidence:
-    """One run of the check."""
+    """Everything that the criteria are judged by."""
 
     params: AgentsParams
     device: torch.device
@@ -36,8 +36,10 @@ class AgentsEvidence:
     """Why there is no memory series."""
     link: LinkEvidence | None
     """None without a GPU, and for a server on another machine."""
-    pace: Pace | None
+    token_pace: TokenPace | None
     """None without a GPU, and for a server on another machine."""
+    decode: Callable[[Sequence[int]], str | None]
+    """Token ids to text, by the model's tokenizer; None without one."""
     is_alive: bool | None
     """Whether the server was still there at the end; None if it was not this check's to look after."""
 
@@ -49,7 +51,7 @@ class AgentsEvidence:
         return f"the server is not on this machine, and neither is its link: {self.memory_reason}"
 
     @property
-    def why_no_pace(self) -> str:
+    def why_no_token_pace(self) -> str:
         """Why the server's decode was not measured beside `generate()`."""
         if self.device.type == "cpu":
             return "no GPU: what a processor needs for a token is its arithmetic, whoever asks for it"
@@ -84,7 +86,7 @@ class AgentsEvidence:
         known = [delay for delay in found if delay is not None]
         if not known or len(known) < len(found):
             return None
-        return Delay(most_s=max(one.most_s for one in known), least_s=max(one.least_s for one in known))
+        return Delay(most_s=max(delay.most_s for delay in known), least_s=max(delay.least_s for delay in known))
 
     def wake_delay(self) -> Delay | None:
         """Return how much later the first token comes after a sleep than in the twins' turns, median over sleeps."""
@@ -180,8 +182,8 @@ class AgentsEvidence:
 
         The memory for it included, as in what the server says of a turn that had to wait for its KV.
         """
-        after = [sleep.after for sleep in self.sleeper.sleeps if sleep.after]
-        seconds = [one.restore_s + (one.allocate_s or 0.0) for one in after if one.restore_s]
+        records = [sleep.after for sleep in self.sleeper.sleeps if sleep.after]
+        seconds = [record.restore_s + (record.allocate_s or 0.0) for record in records if record.restore_s]
         return median(seconds) if seconds else None
 
 
@@ -196,22 +198,22 @@ def _at_rest(link: LinkEvidence, direction: str, sleep: Sleep) -> float | None:
     return None if moved is None else moved / (sleep.woken_s - sleep.still_s)
 
 
-def differing_tokens(one: Sequence[Reply], other: Sequence[Reply]) -> int:
+def differing_tokens(replies: Sequence[Reply], others: Sequence[Reply]) -> int:
     """Return how many places of two series of answers differ, a missing answer counting as one."""
     count = 0
-    for left, right in zip(one, other, strict=False):
+    for left, right in zip(replies, others, strict=False):
         a, b = (left.ids, right.ids) if left.ids and right.ids else (left.text, right.text)
         count += sum(x != y for x, y in zip(a, b, strict=False)) + abs(len(a) - len(b))
-    return count + abs(len(one) - len(other))
+    return count + abs(len(replies) - len(others))
 
 
-def distance(one: Sequence[Reply], other: Sequence[Reply]) -> float | None:
+def distance(replies: Sequence[Reply], others: Sequence[Reply]) -> float | None:
     """Return the largest difference of two log-probabilities at the same place; None without any.
 
     Answers of other lengths are infinitely far apart.
     """
     largest = 0.0
-    for left, right in zip(one, other, strict=True):
+    for left, right in zip(replies, others, strict=True):
         a, b = left.fingerprint, right.fingerprint
         if not a or not b:
             return None

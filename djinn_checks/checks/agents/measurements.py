@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from djinn_checks.checks.agents.client import Reply, SessionRecord
-from djinn_checks.checks.agents.crowd import CrowdRun
-from djinn_checks.checks.agents.crowd_criteria import percentile, restores
+from djinn_checks.checks.agents.crowd import CrowdRun, percentile
 from djinn_checks.checks.agents.evidence import AgentsEvidence
-from djinn_checks.checks.agents.pace import Pace
+from djinn_checks.checks.agents.token_pace import TokenPace
 from djinn_checks.measurements.agents import (
     AgentsMeasurements,
     AgentsTimings,
@@ -21,23 +20,22 @@ from djinn_checks.measurements.agents import (
     Said,
     SessionFacts,
 )
-from djinn_checks.models.open import Model
 from djinn_checks.outcome import Criterion, Status
 from djinn_checks.units import format_bytes, format_seconds
 
 _POINTS = 1500
 
 
-def gather_measurements(evidence: AgentsEvidence, model: Model) -> AgentsMeasurements:
+def gather_measurements(evidence: AgentsEvidence) -> AgentsMeasurements:
     """Return what was said and counted."""
     run, found = evidence.sleeper, evidence.reference
     return {
         "turns": [
             {
                 "prompt_tokens": len(history),
-                "slept": _said(model, run.slept[number]),
-                "hot": _said(model, run.hot[number]),
-                "cold": _said(model, run.cold[number - 1]) if number else None,
+                "slept": _said(evidence, run.slept[number]),
+                "hot": _said(evidence, run.hot[number]),
+                "cold": _said(evidence, run.cold[number - 1]) if number else None,
                 "nll_slept": found.nll_slept[number],
                 "nll_hot": found.nll_hot[number],
             }
@@ -69,7 +67,7 @@ def gather_timings(evidence: AgentsEvidence) -> AgentsTimings:
         ],
         "wake_hot_s": [reply.wake_s for reply in run.hot[1:]],
         "wake_cold_s": [reply.wake_s for reply in run.cold],
-        "pace": _pace(evidence.pace),
+        "pace": _pace(evidence.token_pace),
         "ceilings_bytes_per_s": {
             name: ceiling.bytes_per_s for name, ceiling in (evidence.link.ceilings if evidence.link else {}).items()
         },
@@ -87,8 +85,8 @@ def summarize(evidence: AgentsEvidence, criteria: Sequence[Criterion], status: S
     size = format_bytes(evidence.kv_bytes(run.sleeps[0].tokens))
     who = f"{params.system} with {params.model}"
     if status is not Status.PASS:
-        bad = [row for row in criteria if row.required and row.status not in (Status.PASS, Status.SKIP)]
-        worst = next((row for row in bad if row.status is status), None)
+        of_status = (criterion for criterion in criteria if criterion.required and criterion.status is status)
+        worst = next(of_status, None)
         return f"{who}: {worst.title}: {worst.reason}" if worst else who
     times = "once" if params.sleeps == 1 else f"{params.sleeps} times"
     text = f"{who}: {size} of KV left and came back, {times}, the text is the twin's"
@@ -98,8 +96,8 @@ def summarize(evidence: AgentsEvidence, criteria: Sequence[Criterion], status: S
     return f"{text}; {params.agents} agents at once, wake p99 {format_seconds(p99)}"
 
 
-def _said(model: Model, reply: Reply) -> Said:
-    pieces = [model.decode([token]) or f" {token}" for token in reply.ids] if reply.ids else [reply.text]
+def _said(evidence: AgentsEvidence, reply: Reply) -> Said:
+    pieces = [evidence.decode([token]) or f" {token}" for token in reply.ids] if reply.ids else [reply.text]
     return {"text": reply.text, "pieces": pieces}
 
 
@@ -162,7 +160,7 @@ def _record(record: SessionRecord | None) -> SessionFacts | None:
     }
 
 
-def _pace(pace: Pace | None) -> PaceFacts | None:
+def _pace(pace: TokenPace | None) -> PaceFacts | None:
     if pace is None:
         return None
     return {"server_s": list(pace.server_s), "generate_s": list(pace.generate_s), "reason": pace.reason}
@@ -172,7 +170,7 @@ def _crowd(evidence: AgentsEvidence, crowd: CrowdRun) -> CrowdTimes:
     start = crowd.started_s
     wakes = crowd.wakes()
     seconds = [reply.wake_s for reply in wakes]
-    back = restores(wakes)
+    back = crowd.restore_times_s()
     return {
         "offered_load": crowd.offered_load,
         "duration_s": crowd.ended_s - start,

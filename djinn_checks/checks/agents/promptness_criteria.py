@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.memory import UNREAD, Delay
-from djinn_checks.outcome import Criterion, judge
+from djinn_checks.outcome import Criterion, Row
 from djinn_checks.units import format_bytes, format_seconds
 
 _SLOWEST_BYTES_PER_S = 1e9
@@ -26,13 +26,11 @@ def _left_soon(evidence: AgentsEvidence) -> Criterion:
     has to begin; that one may take as long again."""
     is_told = evidence.params.adapter in ("signal", "slot")
     limit_s, delay = evidence.params.idle_s * (1 if is_told else 2), evidence.time_to_leave()
-    return judge(
-        "kv_left_soon",
-        "The KV's place on the device was given back soon after the agent went idle",
+    row = Row("kv_left_soon", "The KV's place on the device was given back soon after the agent went idle", unit="s")
+    return row.judge(
         delay.within(limit_s) if delay else None,
         "<=",
         limit_s,
-        unit="s",
         evidence=f"{evidence.memory.source if evidence.memory else 'no instrument'}, read 50 times a second",
         missing=evidence.memory_reason or evidence.why_unresolved or _why_open(delay, UNREAD),
         failed="for so long nobody else could use it",
@@ -44,16 +42,14 @@ def _woke_at_once(evidence: AgentsEvidence) -> Criterion:
     rate = _SLOWEST_BYTES_PER_S
     if evidence.link is not None:
         rate = evidence.params.swap_of_ceiling * evidence.link.ceilings["in"].bytes_per_s
-    move_s = max(evidence.kv_bytes(one.tokens) for one in evidence.sleeper.sleeps) / rate
+    move_s = max(evidence.kv_bytes(sleep.tokens) for sleep in evidence.sleeper.sleeps) / rate
     limit_s = evidence.params.idle_s / 2 + move_s
     noise_s, delay = evidence.wake_noise_s(), evidence.wake_delay()
-    return judge(
-        "woke_at_once",
-        "The agent's first token after a sleep comes as soon as its KV can be back",
+    row = Row("woke_at_once", "The agent's first token after a sleep comes as soon as its KV can be back", unit="s")
+    return row.judge(
         delay.within(limit_s) if delay else None,
         "<=",
         limit_s,
-        unit="s",
         evidence="time to the first token after a sleep, less the twins' in the same turn, by the client's clock; "
         f"the twins' differ by {format_seconds(noise_s)}, the move may take {format_seconds(move_s)}",
         floor=noise_s,
@@ -78,13 +74,15 @@ def _closing_frees(evidence: AgentsEvidence) -> Criterion:
     unread = (
         "the memory was not read around the closing, or the session had left by then" if has_sessions else _NO_SESSIONS
     )
-    return judge(
+    row = Row(
         "closing_frees",
         "When the session was closed, its KV's bytes left the device's memory",
+        unit="times the session's KV",
+    )
+    return row.judge(
         freed,
         ">=",
         share,
-        unit="times the session's KV",
         evidence=f"{evidence.memory.source if evidence.memory else 'no instrument'}; its KV was {format_bytes(size)}",
         missing=evidence.memory_reason or doubt or unread,
         failed="a closed session's memory is still taken",

@@ -31,7 +31,7 @@ class Reference:
     generated: tuple[int, ...]
     """What transformers' `generate()` says to the sleeper's first prompt."""
     nll_slept: tuple[float, ...]
-    """Mean negative log-likelihood of a token in each turn's answer, in nats."""
+    """Mean negative log-likelihood of each turn's answer, in nats per token."""
     nll_hot: tuple[float, ...]
     repetition_slept: tuple[float, ...]
     """Share of 4-grams in each turn's answer that occurred before in it."""
@@ -45,8 +45,8 @@ def ask_reference(model: Model, device: torch.device, run: SleeperRun, new_token
     with reproducible_attention():
         elements = probe_shape(module, device)
         generated = generate(module, device, run.histories[0], new_tokens)
-        slept = [_likelihood(module, device, model, *one) for one in zip(run.histories, run.slept, strict=True)]
-        hot = [_likelihood(module, device, model, *one) for one in zip(run.histories, run.hot, strict=True)]
+        slept = [_likelihood(module, device, model, *turn) for turn in zip(run.histories, run.slept, strict=True)]
+        hot = [_likelihood(module, device, model, *turn) for turn in zip(run.histories, run.hot, strict=True)]
     del module
     release_memory(device)
     return Reference(

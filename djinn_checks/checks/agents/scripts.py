@@ -33,7 +33,7 @@ class AgentScript:
 
     prompt: tuple[int, ...]
     follow_ups: tuple[tuple[int, ...], ...]
-    """Token ids that go behind each answer, one a turn after the first."""
+    """Token ids that go behind each answer, one for each turn after the first."""
     code_word: str
     code_ids: tuple[int, ...]
     """The code word's tokens, for models without text."""

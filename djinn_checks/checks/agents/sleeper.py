@@ -88,7 +88,7 @@ class SleeperRun:
     @property
     def slept(self) -> tuple[Reply, ...]:
         """The sleeper's turns."""
-        return (self.first, *(one.reply for one in self.sleeps))
+        return (self.first, *(sleep.reply for sleep in self.sleeps))
 
     @property
     def last_tokens(self) -> int:

@@ -11,58 +11,46 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 from djinn_checks.checks.agents.evidence import AgentsEvidence
-from djinn_checks.checks.agents.pace import Pace
-from djinn_checks.outcome import Criterion, judge, skip
+from djinn_checks.checks.agents.token_pace import TokenPace
+from djinn_checks.outcome import Criterion, Row
 from djinn_checks.units import format_seconds
 
 _GENERATE_RATIO = 1.1
+_OF_CEILING = {
+    "out": Row("swap_out_of_ceiling", "The KV leaves at the link's speed", unit="share of ceiling"),
+    "in": Row("restore_of_ceiling", "The KV comes back at the link's speed", unit="share of ceiling"),
+}
 
 
 def judge_moves(evidence: AgentsEvidence) -> list[Criterion]:
     """Return the rows about swap-out and restore."""
-    return [
-        _of_ceiling(evidence, "out", "swap_out_of_ceiling", "The KV leaves at the link's speed"),
-        _of_ceiling(evidence, "in", "restore_of_ceiling", "The KV comes back at the link's speed"),
-    ]
+    return [_of_ceiling(evidence, "out"), _of_ceiling(evidence, "in")]
 
 
 def judge_decode(evidence: AgentsEvidence) -> Criterion:
-    """Return the row about the time of a token."""
-    name, title, unit = "decode_of_generate", "A token takes the server no longer than generate()", "times"
-    pace = evidence.pace
+    """Return the criterion about the time per token."""
+    row = Row("decode_of_generate", "A token takes the server no longer than generate()", unit="times", required=False)
+    pace = evidence.token_pace
     if pace is None:
-        return skip(name, title, unit=unit, required=False, reason=evidence.why_no_pace)
-    return judge(
-        name,
-        title,
-        pace.ratio,
-        "<=",
-        _GENERATE_RATIO,
-        unit=unit,
-        evidence=_pace_evidence(pace),
-        missing=pace.reason,
-        required=False,
-    )
+        return row.skip(evidence.why_no_token_pace)
+    return row.judge(pace.ratio, "<=", _GENERATE_RATIO, evidence=_say_rounds(pace), missing=pace.reason)
 
 
-def _of_ceiling(evidence: AgentsEvidence, direction: str, name: str, title: str) -> Criterion:
-    unit, bar = "share of ceiling", evidence.params.swap_of_ceiling
+def _of_ceiling(evidence: AgentsEvidence, direction: str) -> Criterion:
+    row, least = _OF_CEILING[direction], evidence.params.swap_of_ceiling
     if evidence.link is None:
-        return skip(name, title, unit=unit, reason=evidence.why_no_link)
+        return row.skip(evidence.why_no_link)
     ceiling = evidence.link.ceilings[direction].bytes_per_s
     told = evidence.swap_rates(direction)
     by_server = median(told) / ceiling if told else None
     lowest, highest, why = _by_counters(evidence, direction, ceiling)
-    observed = _decide(lowest, highest, by_server, bar)
+    observed = _decide(lowest, highest, by_server, least)
     if lowest is not None and highest is not None:
         why = f"between {lowest:.1%} and {highest:.1%}, as the counters are not read more often"
-    return judge(
-        name,
-        title,
+    return row.judge(
         observed,
         ">=",
-        bar,
-        unit=unit,
+        least,
         evidence=f"medians: {_share(lowest)} by the counters of the link, {_share(by_server)} by the server's clock, "
         f"digest included; the ceiling is {ceiling / 1e9:.1f} GB/s{_wait(evidence, direction)}",
         missing=why,
@@ -76,18 +64,18 @@ def _by_counters(evidence: AgentsEvidence, direction: str, ceiling: float) -> tu
     if not times:
         return None, None, why
     sizes = [evidence.kv_bytes(sleep.tokens) for sleep in evidence.sleeper.sleeps]
-    lowest = median(size / one.greatest_s for size, one in zip(sizes, times, strict=True))
-    highest = median(size / one.least_s for size, one in zip(sizes, times, strict=True))
+    lowest = median(size / move.greatest_s for size, move in zip(sizes, times, strict=True))
+    highest = median(size / move.least_s for size, move in zip(sizes, times, strict=True))
     return lowest / ceiling, highest / ceiling, ""
 
 
-def _decide(lowest: float | None, highest: float | None, by_server: float | None, bar: float) -> float | None:
+def _decide(lowest: float | None, highest: float | None, by_server: float | None, least: float) -> float | None:
     """Return the share that is judged, None if it is open."""
-    if by_server is not None and by_server < bar:
+    if by_server is not None and by_server < least:
         return by_server
-    if lowest is None or highest is None or lowest < bar <= highest:
+    if lowest is None or highest is None or lowest < least <= highest:
         return None
-    counted = highest if highest < bar else lowest
+    counted = highest if highest < least else lowest
     return counted if by_server is None else min(counted, by_server)
 
 
@@ -96,11 +84,12 @@ def _share(of_ceiling: float | None) -> str:
 
 
 def _wait(evidence: AgentsEvidence, direction: str) -> str:
-    waits = [one.after.allocate_s for one in evidence.sleeper.sleeps if one.after and one.after.allocate_s]
+    records = [sleep.after for sleep in evidence.sleeper.sleeps if sleep.after]
+    waits = [record.allocate_s for record in records if record.allocate_s]
     return f"; memory for it took {format_seconds(max(waits))} more" if direction == "in" and waits else ""
 
 
-def _pace_evidence(pace: Pace) -> str:
+def _say_rounds(pace: TokenPace) -> str:
     if not pace.server_s:
         return "no rounds"
     return (
@@ -109,5 +98,5 @@ def _pace_evidence(pace: Pace) -> str:
     )
 
 
-def _both(pace: Pace, of: Callable[[Sequence[float]], float]) -> str:
+def _both(pace: TokenPace, of: Callable[[Sequence[float]], float]) -> str:
     return f"{format_seconds(of(pace.server_s))} and {format_seconds(of(pace.generate_s))}"

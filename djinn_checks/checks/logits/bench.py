@@ -14,6 +14,7 @@ from djinn_checks.checks.logits.localise import BlockCapture, FirstDifference, L
 from djinn_checks.checks.logits.prompt_run import PHASES, Prompt, PromptLogits, run_prompt
 from djinn_checks.checks.logits.spool import LogitSpool
 from djinn_checks.checks.logits.statistics import LogitStatistics, ReferencePositions, describe_reference
+from djinn_checks.checks.run import Progress
 from djinn_checks.instruments.memory import PeakMemory
 from djinn_checks.instruments.weight_witness import WeightEvidence, WeightWitness
 from djinn_checks.layers import decoder_blocks
@@ -32,9 +33,6 @@ PromptPositions = dict[str, ReferencePositions]
 Around = Callable[[], AbstractContextManager[Any]]
 """Makes the context that one forward runs in."""
 
-Progress = Callable[[str, int, int], None]
-"""Called with the stage, the prompts done and the prompts to do."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceRun:
@@ -44,7 +42,7 @@ class ReferenceRun:
     parameters: int
     layers: tuple[str, ...]
     positions: tuple[PromptPositions, ...]
-    """One a prompt."""
+    """One for each prompt."""
     floor: Statistics
     """The reference against itself, run a second time."""
     weights: WeightEvidence | None
@@ -76,7 +74,7 @@ class SystemRun:
 
     passes: tuple[SystemPass, ...]
     predicted_bytes: int | None
-    """Bytes a forward, by the system's plan."""
+    """Bytes per forward, by the system's plan."""
     weights: WeightEvidence | None
     witnessed_claim: int | None
     """Bytes that the system claims for the forward that the witness watched."""
@@ -116,7 +114,7 @@ class LogitsBench:
     prompts: tuple[Prompt, ...]
     spool: LogitSpool
     clock: Callable[[], float]
-    report: Progress
+    progress: Progress
 
     def measure_reference(self, load: Callable[[], nn.Module], device: torch.device) -> ReferenceRun:
         """Run the resident model over all prompts, twice, and let go of it.
@@ -130,7 +128,7 @@ class LogitsBench:
         positions = []
         with BlockCapture(model) as capture:
             for done, prompt in enumerate(self.prompts):
-                self.report("reference", done, len(self.prompts))
+                self.progress("reference", done, len(self.prompts))
                 logits = run_prompt(model, prompt.token_ids, self.params.decode_tokens)
                 self.spool.write(prompt.index, logits, capture.take())
                 positions.append(_describe(prompt, logits, self.params.top_k))
@@ -156,11 +154,11 @@ class LogitsBench:
             passes = tuple(self._run_pass(model, reference, forwards, n + 1) for n in range(self.params.passes))
             watched = _Forwards(system, PeakMemory(system.device))  # the witness takes memory of its own
             weights = self._watch_weights(model, reference.weights, watched)
-            first = next((one.first for one in passes if one.first), None)
+            first = next((run_pass.first for run_pass in passes if run_pass.first), None)
             different = weights.different if weights else ()
             localisation = None
             if first or different:
-                self.report("localisation", 0, len(self.prompts))
+                self.progress("localisation", 0, len(self.prompts))
                 localisation = localise(
                     model, self.prompts, self.spool, self.params.decode_tokens, first=first, weights=different
                 )
@@ -205,7 +203,7 @@ class LogitsBench:
         statistics = {phase: LogitStatistics(l2_threshold=self.params.l2_threshold) for phase in PHASES}
         first: FirstDifference | None = None
         for done, prompt in enumerate(self.prompts):
-            self.report(stage, done, len(self.prompts))
+            self.progress(stage, done, len(self.prompts))
             expected, _ = self.spool.read(prompt.index)
             found = run_prompt(
                 model, prompt.token_ids, self.params.decode_tokens, forced=expected.tokens, around=around
@@ -221,7 +219,7 @@ class LogitsBench:
     @torch.no_grad()
     def _watch_weights(self, model: Any, reference: WeightEvidence | None, around: Around) -> WeightEvidence | None:
         """Watch the prefill of the shortest prompt; the same one for the reference and the system."""
-        self.report("weight witness", 0, 1)
+        self.progress("weight witness", 0, 1)
         shortest = min(self.prompts, key=lambda prompt: prompt.token_ids.shape[1])
         witness = WeightWitness(reference)
         with around(), witness:

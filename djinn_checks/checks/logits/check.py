@@ -14,19 +14,33 @@ from pathlib import Path
 import torch
 
 from djinn_checks.attention import reproducible_attention
-from djinn_checks.checks.logits.bench import LogitsBench, Progress
-from djinn_checks.checks.logits.criteria import LogitsEvidence, judge_logits
+from djinn_checks.checks.conclude import Anatomy, Facts, conclude
+from djinn_checks.checks.logits.bench import LogitsBench
+from djinn_checks.checks.logits.criteria import judge_evidence
+from djinn_checks.checks.logits.evidence import LogitsEvidence
 from djinn_checks.checks.logits.measurements import gather_measurements, summarize
 from djinn_checks.checks.logits.prompt_run import Prompt
 from djinn_checks.checks.logits.spool import LogitSpool
 from djinn_checks.checks.prompts import select_prompts
-from djinn_checks.checks.run import Clock, Facts, SystemFactory, build_system, release_memory, run_check
+from djinn_checks.checks.run import (
+    Clock,
+    Progress,
+    SystemFactory,
+    build_system,
+    no_progress,
+    release_memory,
+    run_check,
+)
 from djinn_checks.devices import choose_dtype
 from djinn_checks.errors import ParamsError
 from djinn_checks.models.open import Model, open_model
-from djinn_checks.outcome import Outcome, settle
+from djinn_checks.outcome import Outcome
 from djinn_checks.params import LogitsParams
 from djinn_checks.systems.base import find_system
+
+ANATOMY = Anatomy(
+    check="logits", judge_evidence=judge_evidence, gather_measurements=gather_measurements, summarize=summarize
+)
 
 
 def check_logits(
@@ -54,13 +68,13 @@ def check_logits(
 
     def work(device: torch.device, facts: Facts) -> Outcome:
         with reproducible_attention():
-            return _run(params, factory, device, clock, progress or _no_progress, facts)
+            return _run(params, factory, device, clock, progress or no_progress, facts)
 
-    return run_check("logits", params, work, clock=clock)
+    return run_check(ANATOMY.check, params, work, clock=clock)
 
 
 def _run(
-    params: LogitsParams, factory: SystemFactory, device: torch.device, clock: Clock, report: Progress, facts: Facts
+    params: LogitsParams, factory: SystemFactory, device: torch.device, clock: Clock, progress: Progress, facts: Facts
 ) -> Outcome:
     model = open_model(params.model, dtype=choose_dtype(params.dtype, device), device=device, seed=params.seed)
     system, budget_bytes = build_system(factory, params, model, device)
@@ -71,7 +85,7 @@ def _run(
             prompts=prompts,
             spool=LogitSpool(Path(folder)),
             clock=clock,
-            report=report,
+            progress=progress,
         )
         loaded = clock()
         reference = bench.measure_reference(lambda: model.resident(device), device)
@@ -81,20 +95,12 @@ def _run(
         timings = {
             "reference_s": measured - loaded,
             "system_s": clock() - measured,
-            "passes_s": [one.seconds for one in run.passes],
+            "passes_s": [run_pass.seconds for run_pass in run.passes],
         }
-    evidence = LogitsEvidence(params=params, budget_bytes=budget_bytes, reference=reference, system=run)
-    criteria = judge_logits(evidence)
-    status = settle(criteria)
-    return Outcome(
-        check="logits",
-        status=status,
-        summary=summarize(evidence, criteria, status),
-        criteria=criteria,
-        measurements=gather_measurements(evidence, prompts),
-        timings=timings,
-        **facts,
+    evidence = LogitsEvidence(
+        params=params, prompts=prompts, budget_bytes=budget_bytes, reference=reference, system=run
     )
+    return conclude(ANATOMY, evidence, facts, timings=timings)
 
 
 def _encode(params: LogitsParams, model: Model, device: torch.device) -> tuple[Prompt, ...]:
@@ -105,7 +111,3 @@ def _encode(params: LogitsParams, model: Model, device: torch.device) -> tuple[P
             raise ParamsError(f"prompts: prompt {index} ({text[:40]!r}) gives no tokens; give it some text")
         prompts.append(Prompt(index, text, torch.tensor([list(ids)], dtype=torch.int64, device=device)))
     return tuple(prompts)
-
-
-def _no_progress(stage: str, done: int, total: int) -> None:
-    """Report to nobody."""

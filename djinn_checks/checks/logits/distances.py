@@ -17,7 +17,7 @@ LOG10_EDGES = tuple(
 )
 """Edges of the bins of |difference|, as log10 of logits."""
 
-_EXACT_ULPS = 4096  # distances below have a count each, above one a power of two
+_EXACT_ULPS = 4096  # smaller distances have a count each, larger ones one per power of two
 
 
 def bit_view(logits: Tensor) -> Tensor:

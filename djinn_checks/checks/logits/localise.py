@@ -60,7 +60,7 @@ class Localisation:
     layers: tuple[str, ...]
     """Names of the points, in the order they run."""
     relative_l2: tuple[tuple[float, ...], ...]
-    """A row a prompt, a column a point: the L2 norm of the difference over the reference's, at the last
+    """A row per prompt, a column per point: the L2 norm of the difference over the reference's, at the last
     position, in the worst forward; 0 where the whole output is equal bit for bit."""
     weights: tuple[str, ...]
     """Weights whose bytes differed at the point of use."""

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from djinn_checks.checks.logits.bench import SystemPass, SystemRun
-from djinn_checks.checks.logits.criteria import LogitsEvidence
-from djinn_checks.checks.logits.prompt_run import PHASES, Prompt
+from djinn_checks.checks.logits.evidence import LogitsEvidence
+from djinn_checks.checks.logits.prompt_run import PHASES
 from djinn_checks.instruments.weight_witness import WeightEvidence
 from djinn_checks.measurements.logits import LogitsMeasurements, LogitsStatistics, PassRow, Witness
 from djinn_checks.outcome import Criterion, Status
 from djinn_checks.units import format_bytes
 
 
-def summarize(evidence: LogitsEvidence, criteria: tuple[Criterion, ...], status: Status) -> str:
+def summarize(evidence: LogitsEvidence, criteria: Sequence[Criterion], status: Status) -> str:
     """Return one sentence with the figure that decides."""
     params, seen = evidence.params, evidence.system.weights
     what = f"{params.system} on {params.model} ({params.dtype})"
     if status is not Status.PASS:
-        decisive = next(row for row in criteria if row.required and row.status is status)
+        decisive = next(criterion for criterion in criteria if criterion.required and criterion.status is status)
         return f"{what}: {decisive.name}: {decisive.reason}"
-    elements = sum(evidence.worst(phase, lambda s: s["elements"]) for phase in PHASES)
-    unequal = sum(evidence.worst(phase, lambda s: s["unequal_elements"]) for phase in PHASES)
+    elements = sum(evidence.worst(phase, lambda statistics: statistics["elements"]) for phase in PHASES)
+    unequal = sum(evidence.worst(phase, lambda statistics: statistics["unequal_elements"]) for phase in PHASES)
     equality = "all bit-equal" if unequal == 0 else f"{unequal:,} not bit-equal"
     return (
         f"{what}: {elements:,} logits, {equality} in {params.passes} passes; "
@@ -28,12 +30,13 @@ def summarize(evidence: LogitsEvidence, criteria: tuple[Criterion, ...], status:
     )
 
 
-def gather_measurements(evidence: LogitsEvidence, prompts: tuple[Prompt, ...]) -> LogitsMeasurements:
+def gather_measurements(evidence: LogitsEvidence) -> LogitsMeasurements:
     """Return what the report's tables and figures are made of, as plain data."""
     reference, run = evidence.reference, evidence.system
     return {
         "prompts": [
-            {"index": prompt.index, "tokens": prompt.token_ids.shape[1], "text": prompt.text[:80]} for prompt in prompts
+            {"index": prompt.index, "tokens": prompt.token_ids.shape[1], "text": prompt.text[:80]}
+            for prompt in evidence.prompts
         ],
         "statistics": {phase: _worst_pass(run, phase) for phase in PHASES},
         "floor": reference.floor,

@@ -1,4 +1,4 @@
-"""Reference logits on disk, a file a prompt: a 70B vocabulary times 30 prompts does not fit in memory."""
+"""Reference logits on disk, one file per prompt: a 70B vocabulary times 30 prompts does not fit in memory."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How far a system's logits are from the reference's, prompt by prompt, in float64 and bounded memory.
 
 Logits are compared on the device they lie on, some positions at a time; what is kept are counts, histograms
-and a few scalars a position. Positions whose logits are equal bit for bit have every distance exactly 0 and
+and a few scalars per position. Positions whose logits are equal bit for bit have every distance exactly 0 and
 are not computed. The formulas of KL divergence, delta-p and perplexity are those of llama.cpp's
 `tools/perplexity` (`--kl-divergence`); percentiles are nearest-rank, so they are values that occurred.
 
@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ReferencePositions:
-    """What a comparison needs of the reference beside its logits, a few scalars a position; made once."""
+    """What a comparison needs of the reference beside its logits, a few scalars per position; made once."""
 
     next_tokens: Tensor
     """[T] int64: the token that follows each position."""
@@ -85,7 +85,7 @@ class LogitStatistics:
         self._l2_whole_max = 0.0
         self._ulps = UlpHistogram()
         self._differences = DifferenceHistogram()
-        self._rows: list[dict[str, Tensor]] = []  # one a prompt, [T] each
+        self._rows: list[dict[str, Tensor]] = []  # one for each prompt, [T] each
 
     def add(self, reference: Tensor, system: Tensor, positions: ReferencePositions) -> Comparison:
         """Compare one prompt.
@@ -238,7 +238,7 @@ def _top_ids(logits: Tensor, k: int) -> Tensor:
 
 
 def _token_log_probability(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Return [T] float64 log-probabilities of one token a position; NaN becomes minus infinity."""
+    """Return [T] float64 log-probabilities of one token per position; NaN becomes minus infinity."""
     chosen = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(1)
     return chosen.nan_to_num(nan=-torch.inf, neginf=-torch.inf)
 

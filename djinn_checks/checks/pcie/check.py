@@ -19,23 +19,35 @@ from pathlib import Path
 import torch
 
 from djinn_checks.attention import reproducible_attention
-from djinn_checks.checks.pcie.criteria import judge_pcie, judge_vram_limit
-from djinn_checks.checks.pcie.decode_loop import DecodeRun, Progress, run_decode_loop
+from djinn_checks.checks.conclude import Anatomy, Facts, conclude, conclude_early
+from djinn_checks.checks.pcie.criteria import judge_evidence, judge_vram_limit
+from djinn_checks.checks.pcie.decode_loop import DecodeRun, run_decode_loop
 from djinn_checks.checks.pcie.evidence import HOST_MEMORY, PCIE, LinkFacts, PcieEvidence
-from djinn_checks.checks.pcie.measurements import gather_pcie, summarize_pcie
+from djinn_checks.checks.pcie.measurements import gather_measurements, summarize
 from djinn_checks.checks.pcie.replay import replay_trace
-from djinn_checks.checks.run import Clock, Facts, SystemFactory, build_system, release_memory, run_check
+from djinn_checks.checks.run import (
+    Clock,
+    Progress,
+    SystemFactory,
+    build_system,
+    no_progress,
+    release_memory,
+    run_check,
+)
 from djinn_checks.devices import choose_dtype
 from djinn_checks.errors import InstrumentError, ParamsError, SystemUnavailableError
 from djinn_checks.instruments.counters import CounterSampler, CounterSeries, save_trace
 from djinn_checks.instruments.link_ceiling import calibrate, measure_ceiling, sweep_chunks
 from djinn_checks.instruments.preflight import PreflightRow, look_around
 from djinn_checks.models.open import Model, open_model
-from djinn_checks.outcome import Outcome, Status, settle
+from djinn_checks.outcome import Outcome
 from djinn_checks.params import PcieParams
 from djinn_checks.systems.base import System, find_system
 from djinn_checks.units import GB, MIB, format_bytes
 
+ANATOMY = Anatomy(
+    check="pcie", judge_evidence=judge_evidence, gather_measurements=gather_measurements, summarize=summarize
+)
 SWEEP_BYTES = tuple(2**power * MIB for power in range(10))
 """1 to 512 MiB."""
 
@@ -70,11 +82,11 @@ def check_pcie(
 
     def work(device: torch.device, facts: Facts) -> Outcome:
         if params.trace:
-            return conclude(replay_trace(params), facts)
+            return conclude(ANATOMY, replay_trace(params), facts)
         with reproducible_attention():
-            return _run(params, factory, device, facts, progress or _no_progress, save_to)
+            return _run(params, factory, device, facts, progress or no_progress, save_to)
 
-    return run_check("pcie", params, work, clock=clock)
+    return run_check(ANATOMY.check, params, work, clock=clock)
 
 
 def _run(
@@ -82,7 +94,7 @@ def _run(
     factory: SystemFactory,
     device: torch.device,
     facts: Facts,
-    report: Progress,
+    progress: Progress,
     save_to: str | os.PathLike[str],
 ) -> Outcome:
     model = open_model(params.model, dtype=choose_dtype(params.dtype, device), device=device, seed=params.seed)
@@ -90,14 +102,15 @@ def _run(
     measure = _measure_on_gpu if device.type == "cuda" else _measure_on_host
     try:
         with _vram_limit(params, device):
-            evidence = measure(params, system, device, report)
+            evidence = measure(params, system, device, progress)
     except torch.OutOfMemoryError as error:
         if params.vram_limit_gb is None:
             raise
         return _out_of_memory(params, params.vram_limit_gb, error, facts)
     if evidence.series is not None and save_to:
         save_trace(evidence.series, samples_path(save_to))
-    return conclude(replace(evidence, weight_bytes=model.weight_bytes, budget_bytes=budget_bytes), facts)
+    evidence = replace(evidence, weight_bytes=model.weight_bytes, budget_bytes=budget_bytes)
+    return conclude(ANATOMY, evidence, facts)
 
 
 def _plan(params: PcieParams, factory: SystemFactory, model: Model, device: torch.device) -> tuple[System, int]:
@@ -110,7 +123,7 @@ def _plan(params: PcieParams, factory: SystemFactory, model: Model, device: torc
     return build_system(factory, params, model, device, **options)
 
 
-def _measure_on_gpu(params: PcieParams, system: System, device: torch.device, report: Progress) -> PcieEvidence:
+def _measure_on_gpu(params: PcieParams, system: System, device: torch.device, progress: Progress) -> PcieEvidence:
     from djinn_checks.instruments.environment import find_uuid
 
     uuid = find_uuid(device)
@@ -118,7 +131,7 @@ def _measure_on_gpu(params: PcieParams, system: System, device: torch.device, re
     sampler = CounterSampler(uuid, hz=params.sampler_hz, source=params.counters)
     with sampler:
         reasons = [f"{source}: {reason}" for source, reason in sampler.reasons.items()]
-        report("link", 0.0, 1.0)
+        progress("link", 0.0, 1.0)
         calibration = None
         try:
             calibration = calibrate(sampler, device)
@@ -133,7 +146,7 @@ def _measure_on_gpu(params: PcieParams, system: System, device: torch.device, re
         sizes = SWEEP_BYTES if params.sweep else ()
         sweep = [*sweep_chunks(device, sizes, pinned=True), *sweep_chunks(device, sizes, pinned=False)]
         release_memory(device)
-        run = run_decode_loop(system, params, device, report)
+        run = run_decode_loop(system, params, device, progress)
         release_memory(device)
         after = measure_ceiling(device)
         series = sampler.read()
@@ -150,12 +163,12 @@ def _measure_on_gpu(params: PcieParams, system: System, device: torch.device, re
     return _evidence(params, link, series, run)
 
 
-def _measure_on_host(params: PcieParams, system: System, device: torch.device, report: Progress) -> PcieEvidence:
+def _measure_on_host(params: PcieParams, system: System, device: torch.device, progress: Progress) -> PcieEvidence:
     preflight = _look_around(system, None)
     before = measure_ceiling(device, nbytes=128 * MIB, samples=4)
     sizes = SWEEP_BYTES[:-1] if params.sweep else ()
     sweep = sweep_chunks(device, sizes, pinned=False)
-    run = run_decode_loop(system, params, device, report)
+    run = run_decode_loop(system, params, device, progress)
     after = measure_ceiling(device, nbytes=128 * MIB, samples=4)
     link = LinkFacts(
         subject=HOST_MEMORY,
@@ -211,24 +224,6 @@ def _vram_limit(params: PcieParams, device: torch.device) -> Iterator[None]:
 
 
 def _out_of_memory(params: PcieParams, limit_gb: float, error: Exception, facts: Facts) -> Outcome:
-    row = judge_vram_limit(limit_gb, math.inf, failed=str(error).splitlines()[0])
+    criterion = judge_vram_limit(limit_gb, math.inf, failed=str(error).splitlines()[0])
     summary = f"{params.system} on {params.model}: out of device memory under vram_limit_gb: {limit_gb:g}"
-    return Outcome(check="pcie", status=Status.FAIL, summary=summary, criteria=(row,), **facts)
-
-
-def conclude(evidence: PcieEvidence, facts: Facts) -> Outcome:
-    """Judge a run's evidence and return the outcome."""
-    criteria = judge_pcie(evidence)
-    status = settle(criteria)
-    return Outcome(
-        check="pcie",
-        status=status,
-        summary=summarize_pcie(evidence, criteria, status),
-        criteria=criteria,
-        measurements=gather_pcie(evidence),
-        **facts,
-    )
-
-
-def _no_progress(stage: str, done: float, total: float) -> None:
-    """Report to nobody."""
+    return conclude_early(ANATOMY.check, criterion, summary, facts)

@@ -1,6 +1,6 @@
 """The rows of the PCIe check.
 
-First the instruments (`pcie_instruments.py`): where one cannot be trusted, the claims that rest on it are
+First the instruments (`instrument_criteria.py`): where one cannot be trusted, the claims that rest on it are
 INCONCLUSIVE. Then the claims. Windows whose evidence is lost are counted for both sides: a claim holds if it
 would with all of them against it, and fails if it would with all of them for it.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +18,21 @@ from numpy.typing import NDArray
 from djinn_checks.checks.pcie.evidence import HOST_MEMORY, PCIE, REPLAY, PcieEvidence
 from djinn_checks.checks.pcie.instrument_criteria import find_doubt, judge_instruments
 from djinn_checks.instruments.counters import Floats
-from djinn_checks.outcome import Criterion, judge, skip
+from djinn_checks.outcome import Criterion, Row
 from djinn_checks.units import GB, MB, format_bytes, format_seconds
 
 PAPER_SECONDS = 10.0
 """The paper's criterion is about at least so long a run."""
 _HOST_SLACK_BYTES = 2 * GB
 """Host memory that a system may take beside the weights it streams: runtime, buffers, pages of code."""
+_NO_PCIE = "this machine has no PCIe GPU: what ran is a link between two places in host memory"
+_NO_MODEL = "a recorded trace does not say which model ran"
+_LOST = "evidence was lost during the run"
+_WITNESS = "weight witness: bytes that were certainly written in one pass"
+_VRAM_LIMIT = Row("vram_limit", "The process had no more device memory than vram_limit_gb", unit="bytes")
 
 
-def judge_pcie(evidence: PcieEvidence) -> tuple[Criterion, ...]:
+def judge_evidence(evidence: PcieEvidence) -> tuple[Criterion, ...]:
     """Return all criteria of the PCIe check, instruments first."""
     instruments = judge_instruments(evidence)
     doubt = _NO_PCIE if evidence.link.subject == HOST_MEMORY else find_doubt(instruments)
@@ -43,23 +49,22 @@ def judge_pcie(evidence: PcieEvidence) -> tuple[Criterion, ...]:
     )
 
 
-_NO_PCIE = "this machine has no PCIe GPU: what ran is a link between two places in host memory"
-
-
 def _rx_above_threshold(evidence: PcieEvidence, doubt: str) -> Criterion:
     params = evidence.params
     limit = params.threshold_mb_per_s * MB
     share, missing = _share_of_windows(evidence, lambda rates: rates > limit, ">", params.threshold_share, doubt)
     if share is not None and share > params.threshold_share and evidence.duration_s < PAPER_SECONDS:
         share, missing = None, f"it holds, but for {evidence.duration_s:.1f} s: the claim is about {PAPER_SECONDS:g} s"
-    return judge(
+    row = Row(
         "rx_above_threshold",
         f"More than {params.threshold_mb_per_s:,.0f} MB/s of payload are received in more than "
         f"{params.threshold_share:.0%} of the windows (the paper's flatline)",
+        unit="share of windows",
+    )
+    return row.judge(
         share,
         ">",
         params.threshold_share,
-        unit="share of windows",
         evidence=_windows(evidence),
         missing=missing,
     )
@@ -69,14 +74,16 @@ def _rx_of_ceiling(evidence: PcieEvidence, doubt: str) -> Criterion:
     params = evidence.params
     limit = params.ceiling_fraction * evidence.link.ceiling_bytes_per_s
     share, missing = _share_of_windows(evidence, lambda rates: rates >= limit, ">=", params.ceiling_share, doubt)
-    return judge(
+    row = Row(
         "rx_of_ceiling",
         f"At least {params.ceiling_fraction:.0%} of the link's ceiling ({format_bytes(limit)}/s) is received in at "
         f"least {params.ceiling_share:.0%} of the windows",
+        unit="share of windows",
+    )
+    return row.judge(
         share,
         ">=",
         params.ceiling_share,
-        unit="share of windows",
         evidence=_windows(evidence),
         missing=missing,
         failed=_say_slow_windows(evidence, limit),
@@ -119,61 +126,58 @@ def _share_of_windows(
 
 
 def _time_per_pass(evidence: PcieEvidence, doubt: str) -> Criterion:
-    name, title = "time_per_pass_vs_limit", "A pass takes hardly longer than its bytes need at the ceiling, (M - C) / B"
-    if evidence.run is None:
-        return skip(name, title, unit="share of the limit", reason="a recorded trace does not say which model ran")
     host = evidence.link.subject == HOST_MEMORY
+    row = Row(
+        "time_per_pass_vs_limit",
+        "A pass takes hardly longer than its bytes need at the ceiling, (M - C) / B",
+        unit="share of the limit",
+        required=not host,
+    )
+    if evidence.run is None:
+        return row.skip(_NO_MODEL)
     needed = evidence.needed_per_pass or 0
-    return judge(
-        name,
-        title,
+    return row.judge(
         evidence.limit_ratio if host or not doubt else None,
         ">=",
         evidence.params.ceiling_fraction,
-        unit="share of the limit",
         evidence=f"{len(evidence.run.pass_ends_s)} passes by the clock, {format_bytes(needed)} to move in each"
         + (" by the system's plan" if evidence.run.predicted_bytes is not None else ""),
-        required=not host,
         missing=doubt,
         failed="the link or the system idles" if not host else "a CPU computes slower than its memory copies",
     )
 
 
 def _claimed_vs_counted(evidence: PcieEvidence, doubt: str) -> Criterion:
-    name, title = "claimed_vs_counted", "The system claims what was counted"
+    row = Row("claimed_vs_counted", "The system claims what was counted", unit="share")
     if evidence.claimed_bytes is None:
-        return skip(name, title, unit="share", reason="the system keeps no count of the bytes it moves")
+        return row.skip("the system keeps no count of the bytes it moves")
     if evidence.link.subject == HOST_MEMORY:
-        return _claimed_vs_witnessed(evidence, name, title)
+        return _claimed_vs_witnessed(evidence, replace(row, unit="bytes a pass"))
+    if evidence.link.subject == REPLAY:
+        row = replace(row, title="What was counted is what was moved, by the recorded truth")
     counted = evidence.counted_bytes
     said = f"claimed {format_bytes(evidence.claimed_bytes)}, counted {format_bytes(counted)}"
-    return judge(
-        name,
-        title if evidence.link.subject != REPLAY else "What was counted is what was moved, by the recorded truth",
+    return row.judge(
         None if doubt else _difference(evidence.claimed_bytes, counted, evidence),
         "<=",
         evidence.params.byte_tolerance,
-        unit="share",
         evidence=f"{said}; counted wire bytes over the calibrated ratio",
-        missing=doubt or "evidence was lost during the run",
+        missing=doubt or _LOST,
         failed=said,
     )
 
 
-def _claimed_vs_witnessed(evidence: PcieEvidence, name: str, title: str) -> Criterion:
+def _claimed_vs_witnessed(evidence: PcieEvidence, row: Row) -> Criterion:
     """Without counters there is a lower bound only, so a claim can be proved too small and never too large."""
     run = evidence.run
     witnessed = run.witnessed_bytes if run else None
     claimed = (evidence.claimed_bytes or 0) / len(run.pass_ends_s) if run else None
     too_small = witnessed is not None and claimed is not None and claimed < witnessed
-    return judge(
-        name,
-        title,
+    return row.judge(
         (claimed or 0) if too_small else None,
         ">=",
         witnessed,
-        unit="bytes a pass",
-        evidence="weight witness: bytes that were certainly written in one pass",
+        evidence=_WITNESS,
         missing="nothing counts the bytes of this link: the claim could not be held against a count"
         + (f", only against a lower bound, which it meets ({format_bytes(claimed)} a pass)" if witnessed else ""),
         failed="more was certainly written than the system claims",
@@ -194,43 +198,37 @@ def _difference(claimed: float, counted: float | None, evidence: PcieEvidence) -
 
 
 def _streams_the_model(evidence: PcieEvidence, doubt: str) -> Criterion:
-    name, title = "streams_the_model", "In every pass at least the weights arrive that the budget cannot hold"
+    title = "In every pass at least the weights arrive that the budget cannot hold"
+    row = Row("streams_the_model", title, unit="bytes a pass")
     run = evidence.run
     if run is None or evidence.weight_bytes is None or evidence.budget_bytes is None:
-        return skip(name, title, unit="bytes a pass", reason="a recorded trace does not say which model ran")
+        return row.skip(_NO_MODEL)
     host = evidence.link.subject == HOST_MEMORY
     needed = evidence.weight_bytes - evidence.budget_bytes
     observed = run.witnessed_bytes if host else (None if doubt else evidence.counted_per_pass)
-    return judge(
-        name,
-        title,
+    return row.judge(
         observed,
         ">=",
         needed if host else int((1 - evidence.params.byte_tolerance) * needed),
-        unit="bytes a pass",
-        evidence="weight witness: bytes that were certainly written in one pass" if host else "counted payload",
-        missing="no weight was seen in use" if host else doubt or "evidence was lost during the run",
+        evidence=_WITNESS if host else "counted payload",
+        missing="no weight was seen in use" if host else doubt or _LOST,
         failed="more of the model stayed on the device than the budget allows, or it was not used",
     )
 
 
 def _vram_limit(evidence: PcieEvidence) -> Criterion:
     limit, run = evidence.params.vram_limit_gb, evidence.run
-    title = "The process had no more device memory than vram_limit_gb"
     if limit is None or run is None:
-        return skip("vram_limit", title, unit="bytes", reason="no limit was asked for")
+        return _VRAM_LIMIT.skip("no limit was asked for")
     return judge_vram_limit(limit, run.peak_device_bytes)
 
 
 def judge_vram_limit(limit_gb: float, peak_bytes: float | None, failed: str = "") -> Criterion:
-    """Return the row about enforced device memory; infinite bytes stand for out of memory."""
-    return judge(
-        "vram_limit",
-        "The process had no more device memory than vram_limit_gb",
+    """Return the criterion about enforced device memory; infinite bytes stand for out of memory."""
+    return _VRAM_LIMIT.judge(
         peak_bytes,
         "<=",
         int(limit_gb * GB),
-        unit="bytes",
         evidence="PyTorch's allocator under an enforced memory fraction, and the driver's count of used memory",
         missing="there is no device memory to limit: the device is a CPU",
         failed=failed,
@@ -238,39 +236,33 @@ def judge_vram_limit(limit_gb: float, peak_bytes: float | None, failed: str = ""
 
 
 def _predicted_vs_counted(evidence: PcieEvidence, doubt: str) -> Criterion:
-    name, title = "predicted_vs_counted", "A pass moved what the system planned"
+    row = Row("predicted_vs_counted", "A pass moved what the system planned", unit="share", required=False)
     predicted = evidence.run.predicted_bytes if evidence.run else None
     if predicted is None:
-        return skip(name, title, unit="share", reason="there is no plan to hold the count against", required=False)
+        return row.skip("there is no plan to hold the count against")
     counted = evidence.counted_per_pass
-    return judge(
-        name,
-        title,
+    return row.judge(
         None if doubt or counted is None else abs(counted / predicted - 1) if predicted else math.inf,
         "<=",
         evidence.params.byte_tolerance,
-        unit="share",
         evidence=f"planned {format_bytes(predicted)} a pass, counted {format_bytes(counted)}",
-        required=False,
-        missing=doubt or "evidence was lost during the run",
+        missing=doubt or _LOST,
     )
 
 
 def _host_memory(evidence: PcieEvidence) -> Criterion:
-    name, title = "host_memory", "The host holds the streamed weights once, and little else"
+    title = "The host holds the streamed weights once, and little else"
+    row = Row("host_memory", title, unit="bytes", required=False)
     run = evidence.run
-    if run is None or run.predicted_bytes is None or evidence.link.subject != PCIE:
-        reason = "the device is the host" if run is not None and run.predicted_bytes is not None else "there is no plan"
-        return skip(name, title, unit="bytes", reason=reason, required=False)
-    return judge(
-        name,
-        title,
+    if run is None or run.predicted_bytes is None:
+        return row.skip("there is no plan")
+    if evidence.link.subject != PCIE:
+        return row.skip("the device is the host")
+    return row.judge(
         run.host_growth_bytes,
         "<=",
         run.predicted_bytes + _HOST_SLACK_BYTES,
-        unit="bytes",
         evidence="growth of the process's peak resident memory (VmHWM) from before the system opened",
-        required=False,
         missing="the kernel does not say",
     )
 

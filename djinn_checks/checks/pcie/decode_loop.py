@@ -7,20 +7,17 @@ never for the device as a whole: that would also wait for copies that run ahead 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from djinn_checks.checks.run import Progress
 from djinn_checks.errors import InstrumentError
 from djinn_checks.instruments.memory import HostGrowth, PeakMemory
 from djinn_checks.instruments.weight_witness import WeightWitness
 from djinn_checks.params import PcieParams
 from djinn_checks.systems.base import System
-
-Progress = Callable[[str, float, float], None]
-"""Called with the stage, the seconds done and the seconds to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +28,7 @@ class DecodeRun:
     end_s: float
     pass_ends_s: tuple[float, ...]
     predicted_bytes: int | None
-    """Bytes a pass, by the system's plan."""
+    """Bytes per pass, by the system's plan."""
     claimed_bytes: int | None
     """Bytes that the system claims for the time from start to end."""
     witnessed_bytes: int | None
@@ -51,11 +48,11 @@ class DecodeRun:
         return (self.end_s - self.start_s) / len(self.pass_ends_s)
 
 
-def run_decode_loop(system: System, params: PcieParams, device: torch.device, report: Progress) -> DecodeRun:
+def run_decode_loop(system: System, params: PcieParams, device: torch.device, progress: Progress) -> DecodeRun:
     """Open the system, warm it up, and decode for `params.duration_s`; at least one pass.
 
     Args:
-        report: told about progress about twice a second.
+        progress: called about twice a second, in seconds.
 
     Raises:
         InstrumentError: the system's model keeps no KV cache, so there is nothing to decode with.
@@ -76,7 +73,7 @@ def run_decode_loop(system: System, params: PcieParams, device: torch.device, re
             ends.append(time.monotonic())
             if ends[-1] - told > 0.5:
                 told = ends[-1]
-                report("decode", told - start, params.duration_s)
+                progress("decode", told - start, params.duration_s)
         claimed_after = system.claimed_bytes()
         memory.look()
         timeline: list[dict[str, Any]] = getattr(system, "timeline", list)()

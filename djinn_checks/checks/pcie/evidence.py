@@ -112,14 +112,14 @@ class PcieEvidence:
 
     @property
     def counted_per_pass(self) -> float | None:
-        """Mean payload of a pass by the counters."""
+        """Mean payload per pass, by the counters."""
         if self.run is None or self.counted_bytes is None:
             return None
         return self.counted_bytes / len(self.run.pass_ends_s)
 
     @property
     def needed_per_pass(self) -> float | None:
-        """Bytes that a pass has to move, M - C: by the system's plan, but no more than were really counted.
+        """Bytes to move per pass, M - C: by the system's plan, but no more than were really counted.
 
         Without a plan all weights; on a link without counters the plan is taken at its word.
         """
@@ -130,13 +130,13 @@ class PcieEvidence:
 
     @property
     def limit_s(self) -> float | None:
-        """Seconds a pass at the link's ceiling, (M - C) / B."""
+        """Seconds per pass at the link's ceiling, (M - C) / B."""
         needed = self.needed_per_pass
         return None if needed is None else needed / self.link.ceiling_bytes_per_s
 
     @property
     def limit_ratio(self) -> float | None:
-        """(M - C) / B over the seconds that a pass took: 1 is the link's limit."""
+        """(M - C) / B over the measured seconds per pass: 1 is the link's limit."""
         if self.run is None or self.limit_s is None:
             return None
         return self.limit_s / self.run.seconds_per_pass

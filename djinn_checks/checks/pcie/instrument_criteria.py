@@ -14,7 +14,7 @@ import numpy as np
 from djinn_checks.checks.pcie.evidence import HOST_MEMORY, PCIE, PcieEvidence
 from djinn_checks.instruments.counters import FROZEN_S
 from djinn_checks.instruments.impossible import Standstill, find_fastest_step, find_standstill
-from djinn_checks.outcome import Criterion, Observed, Status, judge, skip
+from djinn_checks.outcome import Criterion, Observed, Row, Status
 from djinn_checks.units import format_bytes, format_seconds
 
 _RESIDUAL = 0.003
@@ -41,22 +41,30 @@ def judge_instruments(evidence: PcieEvidence) -> list[Criterion]:
     return rows
 
 
-def find_doubt(rows: Sequence[Criterion]) -> str:
+def find_doubt(instruments: Sequence[Criterion]) -> str:
     """Return why the counters or the ceiling cannot be trusted; empty if they can.
 
     Holes are left out: they spoil the windows that they touch and no others.
     """
-    doubts = (row for row in rows if row.status is Status.INCONCLUSIVE and row.name != "counters_complete")
-    return "; ".join(f"{row.name}: {row.reason}" for row in doubts)
+    open_still = (criterion for criterion in instruments if criterion.status is Status.INCONCLUSIVE)
+    doubts = (criterion for criterion in open_still if criterion.name != "counters_complete")
+    return "; ".join(f"{criterion.name}: {criterion.reason}" for criterion in doubts)
 
 
-def _instrument(name: str, title: str, observed: Observed, comparison: str, threshold: Observed, *, unit: str,
-                evidence: str, missing: str, failed: str) -> Criterion:  # fmt: skip
+def _judge_instrument(
+    row: Row,
+    observed: Observed,
+    comparison: str,
+    threshold: Observed,
+    *,
+    evidence: str,
+    missing: str,
+    failed: str,
+) -> Criterion:
     """Judge a row about an instrument: what does not hold is missing evidence, not a claim that is false."""
-    row = judge(
-        name, title, observed, comparison, threshold, unit=unit, evidence=evidence, missing=missing, failed=failed
-    )
-    return replace(row, status=Status.INCONCLUSIVE) if row.status is Status.FAIL else row
+    criterion = row.judge(observed, comparison, threshold, evidence=evidence, missing=missing, failed=failed)
+    is_failed = criterion.status is Status.FAIL
+    return replace(criterion, status=Status.INCONCLUSIVE) if is_failed else criterion
 
 
 def _counters_complete(evidence: PcieEvidence) -> Criterion:
@@ -75,13 +83,12 @@ def _counters_complete(evidence: PcieEvidence) -> Criterion:
         gap = series.longest_gap_s(evidence.start_s, evidence.end_s)
         said = f"{series.source}: {len(series.t_s):,} readings by a process of its own"
         said += f", the longest gap {gap * 1e3:.1f} ms" if gap is not None else ""
-    return _instrument(
-        "counters_complete",
-        "The link was counted all the time, without holes",
+    row = Row("counters_complete", "The link was counted all the time, without holes", unit="share of windows")
+    return _judge_instrument(
+        row,
         observed,
         ">=",
         _EVIDENCE_SHARE,
-        unit="share of windows",
         evidence=said,
         missing=missing,
         failed=lost,
@@ -91,13 +98,12 @@ def _counters_complete(evidence: PcieEvidence) -> Criterion:
 def _counters_fine_enough(evidence: PcieEvidence) -> Criterion:
     """A pause that is shorter than the time between two readings is not seen."""
     gap = evidence.series.typical_gap_s() if evidence.series else None
-    return _instrument(
-        "counters_fine_enough",
-        "Readings are no further apart than the windows are long",
+    row = Row("counters_fine_enough", "Readings are no further apart than the windows are long", unit="ms")
+    return _judge_instrument(
+        row,
         None if gap is None else gap * 1e3,
         "<=",
         evidence.params.window_ms,
-        unit="ms",
         evidence="median time between two readings",
         missing="; ".join(evidence.link.reasons) or "no PCIe counters were read",
         failed=f"this source is too slow for such windows; give window_ms: {(gap or 0) * 1.2e3:.0f} or more",
@@ -105,21 +111,17 @@ def _counters_fine_enough(evidence: PcieEvidence) -> Criterion:
 
 
 def _calibration(evidence: PcieEvidence) -> Criterion:
-    name, title = "calibration", "A second known copy is counted right with the first one's ratio"
+    row = Row("calibration", "A second known copy is counted right with the first one's ratio", unit="share")
     found = evidence.link.calibration
     if found is not None and found.residual is None:
-        return skip(
-            name, title, unit="share", reason="one known copy was recorded beside this trace, and no second one"
-        )
+        return row.skip("one known copy was recorded beside this trace, and no second one")
     ratio = f", {found.wire_per_payload:.4f} bytes on the wire for each of payload" if found else ""
     size = format_bytes(found.payload_bytes) if found else "no bytes"
-    return _instrument(
-        name,
-        title,
+    return _judge_instrument(
+        row,
         found.residual if found else None,
         "<=",
         _RESIDUAL,
-        unit="share",
         evidence=f"two copies of {size} from pinned memory{ratio}",
         missing="; ".join(evidence.link.reasons) or "the counters could not be calibrated",
         failed="the counters do not repeat themselves; is something else using the link?",
@@ -128,13 +130,12 @@ def _calibration(evidence: PcieEvidence) -> Criterion:
 
 def _link_quiet(evidence: PcieEvidence) -> Criterion:
     found = evidence.link.calibration
-    return _instrument(
-        "link_quiet",
-        "With nothing going on, the link carries next to nothing",
+    row = Row("link_quiet", "With nothing going on, the link carries next to nothing", unit="share of ceiling")
+    return _judge_instrument(
+        row,
         found.idle_bytes_per_s / evidence.link.ceiling_bytes_per_s if found else None,
         "<=",
         _QUIET_SHARE,
-        unit="share of ceiling",
         evidence="counters over a quarter of a second before the run",
         missing="no calibrated counters",
         failed="another process is using the link; stop it and run again",
@@ -143,14 +144,13 @@ def _link_quiet(evidence: PcieEvidence) -> Criterion:
 
 def _ceiling_verified(evidence: PcieEvidence) -> Criterion:
     after = [evidence.link.ceiling_after] if evidence.link.ceiling_after else []
-    wrong = [one for one in (*evidence.link.ceilings, *after) if not one.verified]
-    return _instrument(
-        "ceiling_verified",
-        "Every copy that the ceiling rests on delivered its bytes",
+    wrong = [ceiling for ceiling in (*evidence.link.ceilings, *after) if not ceiling.verified]
+    row = Row("ceiling_verified", "Every copy that the ceiling rests on delivered its bytes", unit="copies")
+    return _judge_instrument(
+        row,
         len(wrong),
         "==",
         0,
-        unit="copies",
         evidence="compared on the device after the copies",
         missing="",
         failed="a large copy did not arrive whole; is this memory or this link defective?",
@@ -159,16 +159,20 @@ def _ceiling_verified(evidence: PcieEvidence) -> Criterion:
 
 def _ceiling_undisturbed(evidence: PcieEvidence) -> Criterion:
     """A ceiling that was measured while others used the link is too low, and everything looks full beside it."""
-    found = [one for one in (*evidence.link.ceilings[:1], evidence.link.ceiling_after) if one is not None]
-    counted = [(one, evidence.counted_between(one.start_s, one.end_s)) for one in found]
-    excess = [abs(count / one.copied_bytes - 1) for one, count in counted if count is not None]
-    return _instrument(
+    both = (*evidence.link.ceilings[:1], evidence.link.ceiling_after)
+    found = [ceiling for ceiling in both if ceiling is not None]
+    counted = [(ceiling, evidence.counted_between(ceiling.start_s, ceiling.end_s)) for ceiling in found]
+    excess = [abs(count / ceiling.copied_bytes - 1) for ceiling, count in counted if count is not None]
+    row = Row(
         "ceiling_undisturbed",
         "While the ceiling was measured, the link carried its copies and nothing else",
+        unit="share",
+    )
+    return _judge_instrument(
+        row,
         max(excess) if len(excess) == len(found) and found else None,
         "<=",
         evidence.params.byte_tolerance,
-        unit="share",
         evidence="counted payload against the bytes that were copied, before and after the run",
         missing="the counters have no reading for the time of the ceiling",
         failed="another process used the link meanwhile; stop it and run again",
@@ -178,13 +182,12 @@ def _ceiling_undisturbed(evidence: PcieEvidence) -> Criterion:
 def _ceiling_steady(evidence: PcieEvidence) -> Criterion:
     before, after = evidence.link.ceilings[:1], evidence.link.ceiling_after
     drift = abs(after.bytes_per_s / before[0].bytes_per_s - 1) if before and after else None
-    return _instrument(
-        "ceiling_steady",
-        "The link's ceiling is the same before and after the run",
+    row = Row("ceiling_steady", "The link's ceiling is the same before and after the run", unit="share")
+    return _judge_instrument(
+        row,
         drift,
         "<=",
         _CEILING_DRIFT,
-        unit="share",
         evidence="large pinned copies, the fastest of several rounds, timed by events on the device",
         missing="the ceiling was measured only once",
         failed="the machine changed under the run; is it shared, or throttled?",
@@ -204,13 +207,12 @@ def _counted_is_possible(evidence: PcieEvidence) -> Criterion:
             f"{format_bytes(step.bytes_per_s)}/s on the wire, where large copies reach {format_bytes(most)}/s; a "
             "counter was set back or counts wrong, or the ceiling is not this link's"
         )
-    return _instrument(
-        "counted_is_possible",
-        "Never was more counted than the link can carry",
+    row = Row("counted_is_possible", "Never was more counted than the link can carry", unit="share of ceiling")
+    return _judge_instrument(
+        row,
         observed,
         "<=",
         _MOST_OF_CEILING,
-        unit="share of ceiling",
         evidence="the fastest step between two readings, over the most time that their clocks allow",
         missing="; ".join(evidence.link.reasons) or "no calibrated counters",
         failed=said,
@@ -219,13 +221,12 @@ def _counted_is_possible(evidence: PcieEvidence) -> Criterion:
 
 def _counters_alive(evidence: PcieEvidence) -> Criterion:
     still = find_standstill(evidence.series, evidence.start_s, evidence.end_s) if evidence.series else None
-    return _instrument(
-        "counters_alive",
-        "Neither counter stands still while the other goes on",
+    row = Row("counters_alive", "Neither counter stands still while the other goes on", unit="ms")
+    return _judge_instrument(
+        row,
         None if evidence.series is None else (still.seconds if still else 0.0) * 1e3,
         "<",
         FROZEN_S * 1e3,
-        unit="ms",
         evidence="longest such time; each reading alone moves some bytes both ways",
         missing="; ".join(evidence.link.reasons) or "no PCIe counters were read",
         failed=_say_standstill(still) if still else "",

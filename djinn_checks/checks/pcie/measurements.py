@@ -32,10 +32,10 @@ from djinn_checks.units import GB, MB, format_seconds
 
 _ZOOM_PASSES = 4
 _ZOOM_S = 1.0
-"""The zoom shows so many passes, but no more than about so many seconds unless a pass takes longer."""
+"""The zoom shows this many passes, or fewer where they take longer than this many seconds; at least one whole pass."""
 
 
-def summarize_pcie(evidence: PcieEvidence, criteria: Sequence[Criterion], status: Status) -> str:
+def summarize(evidence: PcieEvidence, criteria: Sequence[Criterion], status: Status) -> str:
     """Return one sentence with the figure that decides."""
     params, link = evidence.params, evidence.link
     what = f"{params.system} on {params.model} ({params.dtype})"
@@ -44,9 +44,10 @@ def summarize_pcie(evidence: PcieEvidence, criteria: Sequence[Criterion], status
     elif link.subject == HOST_MEMORY:
         what += " over a host-memory link"
     if status is not Status.PASS:
-        decisive = next((row for row in criteria if row.required and row.status is status), None)
+        of_status = (criterion for criterion in criteria if criterion.required and criterion.status is status)
+        decisive = next(of_status, None)
         return f"{what}: {decisive.name}: {decisive.reason}" if decisive else what
-    shares = {row.name: row.observed for row in criteria}
+    shares = {criterion.name: criterion.observed for criterion in criteria}
     rate = (evidence.streamed_of_ceiling or 0.0) * link.ceiling_bytes_per_s
     text = (
         f"{what}: {rate / GB:.1f} GB/s received over {evidence.duration_s:.0f} s, "
@@ -59,7 +60,7 @@ def summarize_pcie(evidence: PcieEvidence, criteria: Sequence[Criterion], status
     return text
 
 
-def gather_pcie(evidence: PcieEvidence) -> PcieMeasurements:
+def gather_measurements(evidence: PcieEvidence) -> PcieMeasurements:
     """Return what the report's tables and figures are made of, as plain data."""
     link = evidence.link
     return {

@@ -12,7 +12,8 @@ from functools import partial
 
 import torch
 
-from djinn_checks.checks.pcie.check import conclude
+from djinn_checks.checks.conclude import conclude
+from djinn_checks.checks.pcie.check import ANATOMY
 from djinn_checks.checks.pcie.evidence import PcieEvidence
 from djinn_checks.faults.base import Doses, Fault
 from djinn_checks.faults.pcie import defects, systems
@@ -29,7 +30,7 @@ _MODEL_OF_FORMULA_BYTES = 13_000_000_000
 def judge_evidence(make: Callable[[], PcieEvidence]) -> Callable[[torch.device], Outcome]:
     """Return a function that judges evidence made to measure."""
 
-    return lambda device: conclude(make(), {})
+    return lambda device: conclude(ANATOMY, make(), {})
 
 
 def _on_gpu(device: torch.device) -> bool:

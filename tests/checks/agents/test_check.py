@@ -19,16 +19,17 @@ import torch
 from djinn_checks import AgentsParams, Outcome, Status, check_agents
 from djinn_checks.checks.agents import sleeper as agent_sleeper
 from djinn_checks.checks.agents.client import Reply
-from djinn_checks.checks.agents.criteria import _on_link
 from djinn_checks.checks.agents.crowd import CrowdRun
-from djinn_checks.checks.agents.evidence import AgentsEvidence, differing_tokens, distance
+from djinn_checks.checks.agents.evidence import differing_tokens, distance
 from djinn_checks.checks.agents.link import LinkEvidence
 from djinn_checks.checks.agents.scripts import says_code_word, write_script
 from djinn_checks.checks.agents.server_process import ServerProcess
-from djinn_checks.checks.agents.sleeper import SETTLE_S, SleeperRun
+from djinn_checks.checks.agents.sleeper import SETTLE_S
+from djinn_checks.checks.agents.sleeper_criteria import _on_link
 from djinn_checks.errors import InstrumentError, ParamsError
 from djinn_checks.instruments.server_memory import MemorySeries, find_listener
 from djinn_checks.models.open import open_model
+from tests.checks.agents.made_evidence import make_evidence
 
 SMALL: dict[str, Any] = {
     "device": "cpu", "prompt_tokens": 600, "new_tokens": 8, "sleep_s": 2.0, "sleeps": 1, "kv_device_gb": 0.034,
@@ -59,7 +60,7 @@ def passed(small: dict[str, Any]) -> Outcome:
 
 def test_a_server_that_swaps_passes_with_all_four_proofs(passed: Outcome) -> None:
     assert passed.status is Status.PASS, passed.summary
-    skipped = {one.name for one in passed.criteria if one.status is Status.SKIP}
+    skipped = {criterion.name for criterion in passed.criteria if criterion.status is Status.SKIP}
     on_gpu = {"kv_out_on_link", "kv_in_on_link", "swap_out_of_ceiling", "restore_of_ceiling", "decode_of_generate"}
     assert skipped == on_gpu | {"wake_p99", "restore_p99"}
     assert row(passed, "logprobs_equal_twin").observed == 0.0
@@ -97,7 +98,11 @@ def test_pauses_that_a_busy_machine_draws_out_accuse_no_server(
 
     monkeypatch.setattr(agent_sleeper, "asyncio", SimpleNamespace(sleep=sleep))
     outcome = check_agents(AgentsParams.create(**served))
-    undecided = {one.name: one.status for one in outcome.criteria if one.status not in (Status.PASS, Status.SKIP)}
+    undecided = {
+        criterion.name: criterion.status
+        for criterion in outcome.criteria
+        if criterion.status not in (Status.PASS, Status.SKIP)
+    }
     assert undecided == {"closing_frees": Status.INCONCLUSIVE}
 
 
@@ -146,7 +151,7 @@ def test_a_real_llama_server_is_judged_by_what_it_shows_and_what_it_cannot_show_
         prompt_tokens=300, new_tokens=8, sleep_s=2.0, sleeps=1, agents=0,
     )  # fmt: skip
     outcome = check_agents(params)
-    found = {one.name: one.status for one in outcome.criteria}
+    found = {criterion.name: criterion.status for criterion in outcome.criteria}
     proven = ("survives_sleep", "swaps_counted", "restores_counted", "bytes_equal", "prefill_counted", "coherent")
     assert {found[name] for name in proven} == {Status.PASS}
     assert found["text_equals_twin"] is Status.PASS
@@ -165,7 +170,7 @@ def test_every_agent_has_its_own_code_word_and_says_it_only_itself() -> None:
     model = open_model("random:tiny", dtype=torch.float32, device=torch.device("cpu"))
     scripts = [write_script(model, number=number, tokens=50, turns=2, seed=1) for number in range(20)]
     for owner, script in enumerate(scripts):
-        speakers = [number for number, one in enumerate(scripts) if says_code_word(script, "", one.prompt)]
+        speakers = [number for number, other in enumerate(scripts) if says_code_word(script, "", other.prompt)]
         assert speakers == [owner]
     assert write_script(model, number=3, tokens=50, turns=2, seed=1) == scripts[3]
 
@@ -254,13 +259,7 @@ def test_a_server_of_other_weights_does_not_pass(small: dict[str, Any]) -> None:
 
 
 def test_a_gpu_without_link_counters_leaves_the_bytes_on_the_link_inconclusive() -> None:
-    sleeper = SleeperRun(first=Reply(), sleeps=(), hot=(), again=(), cold=(), hot_record=None, opened=None,
-                         histories=((),), closed_s=0.0, gone_s=0.0)  # fmt: skip
-    evidence = AgentsEvidence(
-        params=AgentsParams.create(), device=torch.device("cuda"), kv_dtype=torch.float16, sleeper=sleeper,
-        reference=None, crowd=None, memory=None, memory_reason="", is_alive=True,  # type: ignore[arg-type]
-        link=LinkEvidence(ceilings={}, series=None, reason="no counters"), pace=None,
-    )  # fmt: skip
-    found = _on_link(evidence, "kv_out_on_link", "left", "out")
+    link = LinkEvidence(ceilings={}, series=None, reason="no counters")
+    found = _on_link(make_evidence(device=torch.device("cuda"), link=link), "out")
     assert found.status is Status.INCONCLUSIVE
     assert "no counters" in found.reason

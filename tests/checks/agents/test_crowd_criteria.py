@@ -11,14 +11,12 @@ import torch
 from djinn_checks.checks.agents.client import Reply
 from djinn_checks.checks.agents.crowd import CrowdRun
 from djinn_checks.checks.agents.crowd_criteria import judge_crowd
-from djinn_checks.checks.agents.evidence import AgentsEvidence
-from djinn_checks.checks.agents.reference import Reference
 from djinn_checks.checks.agents.scripts import AgentScript
-from djinn_checks.checks.agents.sleeper import SleeperRun
 from djinn_checks.instruments.server_memory import MemorySeries
 from djinn_checks.outcome import Criterion, Status
 from djinn_checks.params import AgentsParams
 from djinn_checks.units import MB
+from tests.checks.agents.made_evidence import make_evidence, make_reference
 
 AGENTS, KV = 8, 100 * MB
 """KV of each, bytes, at 101 tokens whose last one has not been fed back."""
@@ -38,15 +36,14 @@ def judged(
         scripts=(script,) * agents, replies=((reply,),) * agents, twins=((reply,),) * agents, errors=(), samples=(),
         started_s=STARTED_S, ended_s=ENDED_S, swaps=AGENTS, restores=AGENTS,
     )  # fmt: skip
-    evidence = AgentsEvidence(
-        params=AgentsParams.create(agents=agents, kv_device_gb=2 * KV / 1e9), device=torch.device(device),
-        kv_dtype=torch.float32, crowd=crowd, memory=MemorySeries("made", times, readings) if memory else None,
-        memory_reason="" if memory else "the server is somewhere else", link=None, pace=None, is_alive=None,
-        sleeper=SleeperRun(first=reply, sleeps=(), hot=(), again=(), cold=(), hot_record=None, opened=None,
-                           histories=((),), closed_s=0.0, gone_s=0.0),
-        reference=Reference(kv_elements_per_token=int(KV) // 400, generated=(), nll_slept=(), nll_hot=(),
-                            repetition_slept=(), repetition_hot=()),
-    )  # fmt: skip
+    evidence = make_evidence(
+        params=AgentsParams.create(agents=agents, kv_device_gb=2 * KV / 1e9),
+        device=torch.device(device),
+        crowd=crowd,
+        memory=MemorySeries("made", times, readings) if memory else None,
+        memory_reason="" if memory else "the server is somewhere else",
+        reference=make_reference(KV),
+    )
     return {row.name: row for row in judge_crowd(evidence)}["crowd_within_budget"]
 
 

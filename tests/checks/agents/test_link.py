@@ -13,17 +13,16 @@ import torch
 
 from djinn_checks.checks.agents import link as agent_link
 from djinn_checks.checks.agents.client import Reply, SessionRecord
-from djinn_checks.checks.agents.criteria import _on_link
 from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.link import LinkEvidence, LinkWitness
-from djinn_checks.checks.agents.reference import Reference
-from djinn_checks.checks.agents.sleeper import Sleep, SleeperRun
+from djinn_checks.checks.agents.sleeper import Sleep
+from djinn_checks.checks.agents.sleeper_criteria import _on_link
 from djinn_checks.checks.agents.speed_criteria import judge_moves
 from djinn_checks.instruments.counters import Floats, build_series
 from djinn_checks.instruments.link_ceiling import Ceiling
 from djinn_checks.instruments.server_memory import MemorySeries
 from djinn_checks.outcome import Criterion, Status
-from djinn_checks.params import AgentsParams
+from tests.checks.agents.made_evidence import make_evidence, make_reference, make_run
 
 KV = 1_000_000_000
 """Bytes, of 101 tokens whose last one has not been fed back."""
@@ -42,7 +41,7 @@ Copies = list[tuple[float, float]]
 
 def judged(out: Copies, back: Copies) -> dict[str, Criterion]:
     evidence = agents_evidence(watched(out, back))
-    return {direction: _on_link(evidence, direction, "", direction) for direction in ("out", "in")}
+    return {direction: _on_link(evidence, direction) for direction in ("out", "in")}
 
 
 def watched(out: Copies, back: Copies, *, rate: float = RATE, times: Floats = MILLISECONDS) -> LinkEvidence:
@@ -76,19 +75,15 @@ def agents_evidence(link: LinkEvidence, *, told_s: float | None = None) -> Agent
         told_s=TOLD_S, woken_s=WOKEN_S, tokens=101, asleep=record, after=record, reply=reply,
         last=Reply(sent_s=1.0, token_at_s=(ANSWERED_S,)),
     )  # fmt: skip
-    run = SleeperRun(
-        first=reply, sleeps=(sleep,), hot=(), again=(), cold=(), hot_record=None, opened=None,
-        histories=((),), closed_s=34.0, gone_s=34.3,
-    )  # fmt: skip
+    run = make_run(reply, sleeps=(sleep,), closed_s=34.0, gone_s=34.3)
     times = [step * 0.02 for step in range(1750)]
-    memory = MemorySeries("made", times, [0] * len(times))
-    reference = Reference(
-        kv_elements_per_token=KV // 400, generated=(), nll_slept=(), nll_hot=(), repetition_slept=(), repetition_hot=()
+    return make_evidence(
+        device=torch.device("cuda"),
+        sleeper=run,
+        reference=make_reference(KV),
+        memory=MemorySeries("made", times, [0] * len(times)),
+        link=link,
     )
-    return AgentsEvidence(
-        params=AgentsParams.create(), device=torch.device("cuda"), kv_dtype=torch.float32, sleeper=run,
-        reference=reference, crowd=None, memory=memory, memory_reason="", link=link, pace=None, is_alive=None,
-    )  # fmt: skip
 
 
 def test_a_session_that_leaves_and_comes_back_counts_once_each_way() -> None:
@@ -100,9 +95,9 @@ def test_a_session_that_leaves_and_comes_back_counts_once_each_way() -> None:
 def test_a_session_that_leaves_by_itself_as_the_pause_came_to_outlast_its_idle_threshold_counts_too() -> None:
     evidence = agents_evidence(watched([(1.95, KV)], [(32.005, KV)]))
     params = evidence.params
-    assert _on_link(evidence, "out", "", "out").status is Status.FAIL
+    assert _on_link(evidence, "out").status is Status.FAIL
     begun = replace(evidence, params=params.model_copy(update={"idle_s": 0.2}))
-    assert _on_link(begun, "out", "", "out").status is Status.PASS
+    assert _on_link(begun, "out").status is Status.PASS
 
 
 def test_where_the_machine_stood_still_the_reason_names_that_and_no_hole_in_the_counters() -> None:
@@ -110,7 +105,7 @@ def test_where_the_machine_stood_still_the_reason_names_that_and_no_hole_in_the_
     assert whole.memory is not None
     times = [t_s for t_s in whole.memory.t_s if not TOLD_S < t_s < WOKEN_S]
     evidence = replace(whole, memory=MemorySeries("made", times, [0] * len(times)))
-    for row in (_on_link(evidence, "out", "", "out"), *judge_moves(evidence)):
+    for row in (_on_link(evidence, "out"), *judge_moves(evidence)):
         assert row.status is Status.INCONCLUSIVE
         assert "the machine stood still" in row.reason
 
@@ -241,9 +236,9 @@ def test_of_two_measurements_of_a_ceiling_the_faster_counts(monkeypatch: pytest.
         calibrating = witness.evidence().ceilings
         witness.measure_again()
         found = witness.evidence().ceilings
-    assert {name: one.bytes_per_s for name, one in found.items()} == {"out": 55e9, "in": 55.3e9}
-    assert {name: one.bytes_per_s for name, one in calibrating.items()} == {"out": 55e9, "in": 53.9e9}
-    assert [one.start_s for one in found.values()] == [one.start_s for one in calibrating.values()]
+    assert {name: ceiling.bytes_per_s for name, ceiling in found.items()} == {"out": 55e9, "in": 55.3e9}
+    assert {name: ceiling.bytes_per_s for name, ceiling in calibrating.items()} == {"out": 55e9, "in": 53.9e9}
+    assert [ceiling.start_s for ceiling in found.values()] == [first.start_s for first in calibrating.values()]
 
 
 def test_on_a_device_that_is_full_by_then_the_first_measurement_stands(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +247,7 @@ def test_on_a_device_that_is_full_by_then_the_first_measurement_stands(monkeypat
     with LinkWitness(torch.device("cuda")) as witness:
         monkeypatch.setattr(agent_link, "measure_ceiling", full)
         witness.measure_again()
-        assert {one.bytes_per_s for one in witness.evidence().ceilings.values()} == {RATE}
+        assert {ceiling.bytes_per_s for ceiling in witness.evidence().ceilings.values()} == {RATE}
 
 
 def full(*_: object, **__: object) -> Ceiling:

@@ -11,14 +11,14 @@ from dataclasses import replace
 import pytest
 
 from djinn_checks.checks.agents.client import SessionRecord
-from djinn_checks.checks.agents.criteria import _bytes_equal, _digest, _left_device, _returned
 from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.memory import UNREAD, Fall
 from djinn_checks.checks.agents.promptness_criteria import judge_promptness
+from djinn_checks.checks.agents.sleeper_criteria import _bytes_equal, _digest, _left_device, _returned
 from djinn_checks.instruments.server_memory import MemorySeries
 from djinn_checks.outcome import Criterion, Status
 from djinn_checks.units import MB
-from tests.checks.agents.test_promptness_criteria import ANSWERED_S, KV, OPENED_S, SETTLED_S, TOLD_S, WOKEN_S, collected
+from tests.checks.agents.made_evidence import ANSWERED_S, KV, OPENED_S, SETTLED_S, TOLD_S, WOKEN_S, make_one_sleep
 
 OWN = 5.0
 """What the server has without any session."""
@@ -31,7 +31,7 @@ def levels(opened: float, before: float, asleep: float, after: float, closed: fl
         steps = ((OPENED_S, opened), (TOLD_S + 0.1, before), (WOKEN_S, asleep), (SETTLED_S + 0.05, after))
         return round(KV * (OWN + next((level for until_s, level in steps if t_s < until_s), closed)))
 
-    return collected(used)
+    return make_one_sleep(used)
 
 
 def freed(evidence: AgentsEvidence) -> Criterion:
@@ -101,7 +101,7 @@ def test_a_session_that_left_before_its_answer_was_seen_was_idle_for_longer_than
         return round(KV * (OWN + (OPENED_S <= t_s < ANSWERED_S)))
 
     stalls = (ANSWERED_S - stalled_s, ANSWERED_S)
-    assert _left_device(collected(used, idle_s=0.5, stalls=stalls)).status is decided
+    assert _left_device(make_one_sleep(used, idle_s=0.5, stalls=stalls)).status is decided
 
 
 def test_a_sleep_through_which_the_machine_stood_still_tells_nothing() -> None:
@@ -110,9 +110,9 @@ def test_a_sleep_through_which_the_machine_stood_still_tells_nothing() -> None:
     def used(t_s: float) -> int:
         return round(KV * (OWN + (OPENED_S <= t_s < SETTLED_S)))
 
-    whole = collected(used, stalls=(TOLD_S, WOKEN_S - 0.03))
+    whole = make_one_sleep(used, stalls=(TOLD_S, WOKEN_S - 0.03))
     assert _left_device(whole).status is Status.INCONCLUSIVE
-    assert _left_device(collected(used)).status is Status.FAIL
+    assert _left_device(make_one_sleep(used)).status is Status.FAIL
 
 
 @pytest.mark.parametrize("judge_record", [_bytes_equal, _digest])

@@ -6,61 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 
-from djinn_checks.checks.agents.client import Reply, SessionRecord
-from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.promptness_criteria import judge_promptness
-from djinn_checks.checks.agents.reference import Reference
-from djinn_checks.checks.agents.sleeper import Sleep, SleeperRun
-from djinn_checks.instruments.server_memory import MemorySeries
 from djinn_checks.outcome import Criterion, Status
-from djinn_checks.params import AgentsParams
+from tests.checks.agents.made_evidence import KV, OPENED_S, SETTLED_S, TOLD_S, WOKEN_S, make_one_sleep
 
-KV = 10_000_000
-"""Bytes, of 101 tokens whose last one has not been fed back."""
-OPENED_S, ANSWERED_S, TOLD_S, WOKEN_S, SETTLED_S, GONE_S = 9.0, 9.7, 10.0, 13.0, 14.0, 14.3
 TAKEN, FREE = 50_000_000 + KV, 50_000_000
 
 
-def reply(sent_s: float, first_s: float) -> Reply:
-    return Reply(ids=(1,), sent_s=sent_s, token_at_s=(first_s,))
-
-
-Span = tuple[float, float]
-NEVER: Span = (0.0, 0.0)
-
-
-def judged(
-    memory: Callable[[float], int], *, wake_s: float = 0.1, stalls: Span = NEVER, **params: Any
-) -> dict[str, Criterion]:
-    return {row.name: row for row in judge_promptness(collected(memory, wake_s=wake_s, stalls=stalls, **params))}
-
-
-def collected(
-    memory: Callable[[float], int], *, wake_s: float = 0.1, stalls: Span = NEVER, **params: Any
-) -> AgentsEvidence:
-    """Make the evidence of one sleep; from when to when the machine `stalls`, nothing is read."""
-    after = SessionRecord(restore_s=0.02, allocate_s=0.003)
-    sleep = Sleep(
-        told_s=TOLD_S, woken_s=WOKEN_S, tokens=101, asleep=None, after=after, last=reply(OPENED_S, ANSWERED_S),
-        reply=reply(WOKEN_S, WOKEN_S + wake_s),
-    )  # fmt: skip
-    twins = (reply(0, 0.5), reply(1, 1.1))
-    run = SleeperRun(
-        first=sleep.last, sleeps=(sleep,), hot=twins, again=twins, cold=(), hot_record=None, opened=None,
-        histories=((0,) * 90, (0,) * 100), closed_s=SETTLED_S, gone_s=GONE_S,
-    )  # fmt: skip
-    times = [at for at in (8 + step * 0.02 for step in range(400)) if not stalls[0] <= at < stalls[1]]
-    return AgentsEvidence(
-        params=AgentsParams.create(**params), device=torch.device("cpu"), kv_dtype=torch.float32, sleeper=run,
-        reference=Reference(
-            kv_elements_per_token=KV // 400, generated=(), nll_slept=(), nll_hot=(),
-            repetition_slept=(), repetition_hot=(),
-        ),
-        crowd=None, memory=MemorySeries("made", times, [memory(one) for one in times]), memory_reason="",
-        link=None, pace=None, is_alive=None,
-    )  # fmt: skip
+def judged(memory: Callable[[float], int], **changed: Any) -> dict[str, Criterion]:
+    return {criterion.name: criterion for criterion in judge_promptness(make_one_sleep(memory, **changed))}
 
 
 def honest(t_s: float) -> int:
@@ -123,4 +78,4 @@ def test_a_server_without_sessions_has_none_to_close() -> None:
 
 
 def test_a_restore_alone_is_timed_with_the_memory_for_it_as_it_is_under_load() -> None:
-    assert collected(honest).unloaded_restore_s() == pytest.approx(0.023)
+    assert make_one_sleep(honest).unloaded_restore_s() == pytest.approx(0.023)

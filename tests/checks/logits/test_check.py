@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from djinn_checks.checks import run as frame
+from djinn_checks.checks import run as checks_run
 from djinn_checks.checks.logits import check as logits_check
 from djinn_checks.checks.logits.check import check_logits
 from djinn_checks.checks.prompts import PROMPTS, select_prompts
@@ -40,7 +40,7 @@ SLOTS_AND_REST = 2 * 37_120 + 2 * 97 * 32 * 4 + 32 * 4
 @pytest.fixture(autouse=True)
 def _tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logits_check, "open_model", lambda spec, *, dtype, device, seed: TinyModel(dtype, seed))
-    monkeypatch.setattr(frame, "read_environment", lambda device, system="": {"device": str(device)})
+    monkeypatch.setattr(checks_run, "read_environment", lambda device, system="": {"device": str(device)})
 
 
 def params(**changed: Any) -> LogitsParams:
@@ -279,9 +279,9 @@ def test_a_trained_model_through_a_ring_of_a_quarter_of_its_bytes_is_bit_equal(
     assert outcome.status is Status.PASS, outcome.summary
     assert all(row.status in (Status.PASS, Status.SKIP) for row in outcome.criteria if row.required)
     forwards = 2 * (1 + 2)
-    for one in outcome.measurements["passes"]:
-        assert one["forwards"] == forwards
-        assert one["unequal_elements"] == 0
-        assert one["claimed_bytes"] == one["predicted_bytes"] > 0
+    for row in outcome.measurements["passes"]:
+        assert row["forwards"] == forwards
+        assert row["unequal_elements"] == 0
+        assert row["claimed_bytes"] == row["predicted_bytes"] > 0
     witness = outcome.measurements["witness"]
     assert witness["moved_bytes_lower_bound"] >= witness["used_bytes"] - witness["budget_bytes"] > 0

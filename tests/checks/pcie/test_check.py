@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from djinn_checks.checks import run as frame
+from djinn_checks.checks import run as checks_run
+from djinn_checks.checks.conclude import conclude
 from djinn_checks.checks.pcie import check as pcie_check
-from djinn_checks.checks.pcie.check import check_pcie, conclude
+from djinn_checks.checks.pcie.check import ANATOMY, check_pcie
 from djinn_checks.errors import ParamsError
 from djinn_checks.faults.pcie.traffic import make_evidence
 from djinn_checks.instruments.counters import save_trace
@@ -28,7 +29,7 @@ SLOTS_AND_REST = 2 * 37_120 + 2 * 97 * 32 * 4 + 32 * 4
 @pytest.fixture
 def _tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pcie_check, "open_model", lambda spec, *, dtype, device, seed: TinyModel(dtype, seed))
-    monkeypatch.setattr(frame, "read_environment", lambda device, system="": {"device": str(device)})
+    monkeypatch.setattr(checks_run, "read_environment", lambda device, system="": {"device": str(device)})
 
 
 def run(system: Any = None, **changed: Any) -> Outcome:
@@ -153,7 +154,7 @@ def test_a_trace_without_its_truth_is_refused_by_name(tmp_path: Path) -> None:
 def test_the_samples_of_a_run_are_replayed_with_the_outcome_beside_them(tmp_path: Path) -> None:
     made = make_evidence()
     assert made.series is not None
-    first = conclude(made, {})
+    first = conclude(ANATOMY, made, {})
     first.save(tmp_path / "pcie.outcome.json")
     save_trace(made.series, tmp_path / "pcie.samples.csv.gz")
     params = PcieParams.create(device="cpu", trace=str(tmp_path / "pcie.samples.csv.gz"), window_ms=50.0)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from djinn_checks.checks.pcie.criteria import judge_pcie
+from djinn_checks.checks.pcie.criteria import judge_evidence
 from djinn_checks.checks.pcie.evidence import PcieEvidence
-from djinn_checks.checks.pcie.measurements import gather_pcie, summarize_pcie
+from djinn_checks.checks.pcie.measurements import gather_measurements, summarize
 from djinn_checks.faults.pcie.traffic import (
     CEILING,
     CLAIMED_BYTES,
@@ -26,9 +26,9 @@ from djinn_checks.params import PcieParams
 
 
 def judged(found: PcieEvidence) -> dict[str, Criterion]:
-    rows = judge_pcie(found)
-    gather_pcie(found)  # whatever was found can be written down
-    summarize_pcie(found, rows, settle(rows))
+    rows = judge_evidence(found)
+    gather_measurements(found)  # whatever was found can be written down
+    summarize(found, rows, settle(rows))
     return {row.name: row for row in rows}
 
 

@@ -11,14 +11,13 @@ import pytest
 import torch
 
 from djinn_checks.checks.agents.client import AgentClient, Reply, connect
-from djinn_checks.checks.agents.evidence import AgentsEvidence
-from djinn_checks.checks.agents.pace import Pace, measure_pace
 from djinn_checks.checks.agents.server_process import ServerProcess
 from djinn_checks.checks.agents.speed_criteria import judge_decode
+from djinn_checks.checks.agents.token_pace import TokenPace, measure_token_pace
 from djinn_checks.errors import InstrumentError
 from djinn_checks.models.open import Model, open_model
 from djinn_checks.outcome import Criterion, Status
-from djinn_checks.params import AgentsParams
+from tests.checks.agents.made_evidence import make_evidence
 
 CPU = torch.device("cpu")
 PROMPT = tuple(range(5, 45))
@@ -52,21 +51,16 @@ def model(name: str) -> Model:
     return open_model(name, dtype=torch.float32, device=CPU, seed=0)
 
 
-def paced(client: AgentClient, model: Model) -> Pace:
-    async def work() -> Pace:
+def paced(client: AgentClient, model: Model) -> TokenPace:
+    async def work() -> TokenPace:
         async with aclosing(client):
-            return await measure_pace(client, model, CPU, PROMPT, 6)
+            return await measure_token_pace(client, model, CPU, PROMPT, 6)
 
     return asyncio.run(work())
 
 
-def judged(pace: Pace | None, *, device: str = "cuda") -> Criterion:
-    evidence = AgentsEvidence(
-        params=AgentsParams.create(), device=torch.device(device), kv_dtype=torch.float32,
-        sleeper=None, reference=None, crowd=None, memory=None, memory_reason="no such process",  # type: ignore[arg-type]
-        link=None, pace=pace, is_alive=None,
-    )  # fmt: skip
-    return judge_decode(evidence)
+def judged(pace: TokenPace | None, *, device: str = "cuda") -> Criterion:
+    return judge_decode(make_evidence(device=torch.device(device), memory_reason="no such process", token_pace=pace))
 
 
 def test_a_real_server_is_timed_round_by_round_and_keeps_no_session(name: str, model: Model) -> None:
@@ -93,12 +87,12 @@ def test_a_server_that_takes_a_second_a_token_fails(model: Model) -> None:
 
 
 def test_rounds_with_a_neighbour_change_no_verdict() -> None:
-    pace = Pace(server_s=(1.4, 1.7, 1.0, 9.0, 1.7), generate_s=(1.0, 1.4, 1.0, 1.0, 1.4))
+    pace = TokenPace(server_s=(1.4, 1.7, 1.0, 9.0, 1.7), generate_s=(1.0, 1.4, 1.0, 1.0, 1.4))
     assert judged(pace).status is Status.PASS
 
 
 def test_no_neighbour_of_generate_makes_up_for_a_slow_server() -> None:
-    pace = Pace(server_s=(1.2, 1.2, 1.2), generate_s=(1.0, 1.7, 1.7))
+    pace = TokenPace(server_s=(1.2, 1.2, 1.2), generate_s=(1.0, 1.7, 1.7))
     assert judged(pace).status is Status.FAIL
     assert judged(pace).observed == pytest.approx(1.2)
 

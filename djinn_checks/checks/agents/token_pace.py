@@ -1,7 +1,7 @@
 """A token's time through the server, and by transformers' `generate()` in this process, measured in turns.
 
 At batch 1 both wait for the processor that launches the kernels. In a virtual machine that is half of a core, and
-while a neighbour works on the other half it is slower by half or more: the same decode takes 24, 33 or 42 ms a token,
+while a neighbour works on the other half it is slower by half or more: the same decode takes 24, 33 or 42 ms per token,
 in step with an empty loop beside it, and changes from one to the other within a second, on either side. No median
 of such times says anything about the code. But nothing makes a decode faster than it is: of many short rounds, the
 fastest of each side are the ones that nobody disturbed, and those are compared (as Python's `timeit` does it, and for
@@ -34,8 +34,8 @@ _ROOM = 1.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pace:
-    """Seconds a token after the first, the mean of each round's; round by round."""
+class TokenPace:
+    """Seconds per token after the first: the mean of each round."""
 
     server_s: tuple[float, ...] = ()
     generate_s: tuple[float, ...] = ()
@@ -48,12 +48,12 @@ class Pace:
         return min(self.server_s) / min(self.generate_s) if self.server_s else None
 
 
-async def measure_pace(
+async def measure_token_pace(
     client: AgentClient, model: Model, device: torch.device, prompt: Sequence[int], new_tokens: int
-) -> Pace:
+) -> TokenPace:
     """Load the model beside the server's, let both speak in turns, and let go of it.
 
-    A round before the others is not counted: each side sets things up in it. What goes wrong is the pace's reason.
+    A round before the others is not counted: each side sets things up in it. What goes wrong is its reason.
 
     Args:
         device: where the model is loaded; the server's own, or the comparison means nothing.
@@ -61,20 +61,20 @@ async def measure_pace(
         new_tokens: most tokens of an answer; fewer are asked for if fewer are enough.
     """
     if device.type == "cuda" and (short := _lacking_room(model, device)):
-        return Pace(reason=short)
+        return TokenPace(reason=short)
     module = model.resident(device)
     speak = _Speakers(client, module, device, prompt, min(new_tokens, _TOKENS))
     try:
         rounds = [await speak.round(number) for number in range(_ROUNDS + 1)]
     except InstrumentError as error:
-        return Pace(reason=str(error))
+        return TokenPace(reason=str(error))
     finally:
         del module, speak
         release_memory(device)
     counted = [(server, alone) for server, alone in rounds[1:] if server and alone]
     if len(counted) < _ROUNDS:
-        return Pace(reason="an answer had one token, or came in one piece")
-    return Pace(
+        return TokenPace(reason="an answer had one token, or came in one piece")
+    return TokenPace(
         server_s=tuple(fmean(server) for server, _ in counted),
         generate_s=tuple(fmean(alone) for _, alone in counted),
     )
@@ -113,7 +113,7 @@ def _lacking_room(model: Model, device: torch.device) -> str:
 
 
 class _Stopwatch:
-    """Given to `generate()` as a streamer: hears of the prompt, then of each token as it is chosen."""
+    """A streamer for `generate()`, which calls it with the prompt, then with each token as it is chosen."""
 
     def __init__(self) -> None:
         self.heard_s: list[float] = []

@@ -1,0 +1,322 @@
+"""The rows about one agent that sleeps: four proofs, none of which stands for another.
+
+    its KV left the device        memory read from outside fell; swaps counted; bytes counted on the link
+    it came back                  memory rose; restores counted; the digests of its bytes are equal
+    it was not computed again     prompt tokens counted; the rounding of a decode, not of a prefill
+    the agent is who it was       text and log-probabilities are those of the twin that never slept
+
+What a server says about itself is evidence beside what is measured, and never in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import mean
+
+from djinn_checks.checks.agents.client import SessionRecord
+from djinn_checks.checks.agents.evidence import AgentsEvidence, differing_tokens, distance
+from djinn_checks.checks.agents.memory import UNREAD
+from djinn_checks.checks.agents.promptness_criteria import judge_promptness
+from djinn_checks.checks.agents.speed_criteria import judge_decode, judge_moves
+from djinn_checks.outcome import Criterion, Row, Status
+from djinn_checks.units import format_bytes
+
+_NLL_MARGIN = 0.1
+"""Nats per token. Identical texts differ by 0; a text that is worse by this is 10 % less likely at every token."""
+_TOLD_MARGIN = 0.05
+"""Nats per token between two implementations of one model; quantized activations (llama-server) stay well below."""
+_WHEN = {"out": "until the sleep's last third", "in": "until the first token after the sleep"}
+"""When the bytes that go each way are counted."""
+_SURVIVES = Row("survives_sleep", "The agent's turns before and after every sleep were answered", unit="sleeps")
+_SWAPS = Row("swaps_counted", "The server counted a swap-out for every sleep", unit="moves")
+_RESTORES = Row("restores_counted", "The server counted a restore for every sleep", unit="moves")
+_ON_LINK = {
+    "out": Row("kv_out_on_link", "The KV's bytes went over the link, off the device", unit="times the session's KV"),
+    "in": Row("kv_in_on_link", "The KV's bytes went over the link, back to the device", unit="times the session's KV"),
+}
+_NO_LOGPROBS = "the server gives no log-probabilities"
+_NO_DIGEST = "the server takes no digest of what it moves: a change that does not change the text would not be seen"
+_LEFT_AGAIN = "the session had left again before the server was asked about its restore: is the machine busy?"
+
+
+def judge_sleeper(evidence: AgentsEvidence) -> list[Criterion]:
+    """Return the rows about the sleeper."""
+    return [
+        _survived(evidence),
+        _speaks_for_model(evidence),
+        *_left(evidence),
+        *_came_back(evidence),
+        *judge_promptness(evidence),
+        *_not_recomputed(evidence),
+        *_same(evidence),
+        _coherent(evidence),
+        *judge_moves(evidence),
+        _equals_generate(evidence),
+        judge_decode(evidence),
+    ]
+
+
+def judge_lost(sleeps: int, reason: str) -> Criterion:
+    """Return the one criterion about a sleeper that could not go on."""
+    return _SURVIVES.judge(0, "==", sleeps, evidence="the server's answers", failed=reason)
+
+
+def _survived(evidence: AgentsEvidence) -> Criterion:
+    sleep_s = min(sleep.woken_s - sleep.told_s for sleep in evidence.sleeper.sleeps)
+    criterion = _SURVIVES.judge(
+        len(evidence.sleeper.sleeps),
+        "==",
+        evidence.params.sleeps,
+        evidence=f"sleeps of {sleep_s:.1f} s and more, an answer after each",
+    )
+    if evidence.is_alive is False:
+        return replace(criterion, status=Status.FAIL, reason="the server's process has ended")
+    return criterion
+
+
+def _speaks_for_model(evidence: AgentsEvidence) -> Criterion:
+    """Whose weights answer: the server's log-probabilities of its own words, against the resident model's."""
+    run, found = evidence.sleeper, evidence.reference
+    told = [-mean(reply.logprobs) for reply in run.slept if reply.logprobs]
+    pairs = zip(told, found.nll_slept, strict=True) if len(told) == len(run.slept) else ()
+    row = Row(
+        "speaks_for_model",
+        "The server finds its words as likely as the model that it is said to serve",
+        unit="nats per token",
+    )
+    return row.judge(
+        max((abs(by_server - by_model) for by_server, by_model in pairs), default=None),
+        "<=",
+        _TOLD_MARGIN,
+        evidence="mean log-probability of an answer's tokens, by the server and by the resident model, worst turn",
+        missing=_NO_LOGPROBS,
+        failed="it serves another model, or other weights",
+    )
+
+
+def _left(evidence: AgentsEvidence) -> list[Criterion]:
+    asleep = evidence.sleeper.sleeps[-1].asleep
+    return [
+        _left_device(evidence),
+        _counted(evidence, _SWAPS, lambda record: record.swaps, asleep),
+        _on_link(evidence, "out"),
+    ]
+
+
+def _came_back(evidence: AgentsEvidence) -> list[Criterion]:
+    after = evidence.sleeper.sleeps[-1].after
+    return [
+        _returned(evidence),
+        _counted(evidence, _RESTORES, lambda record: record.restores, after),
+        _on_link(evidence, "in"),
+        _bytes_equal(evidence),
+        _digest(evidence),
+    ]
+
+
+def _left_device(evidence: AgentsEvidence) -> Criterion:
+    memory, share, sleeps = evidence.session_memory, evidence.params.memory_share, evidence.sleeper.sleeps
+    falls = [(memory.left(sleep) if memory else None, evidence.kv_bytes(sleep.tokens)) for sleep in sleeps]
+    found = [fall.share(size, share, evidence.device.type) for fall, size in falls if fall]
+    worst = min((value for value, _ in found if value is not None), default=None)
+    doubts = [why for value, why in found if value is None]
+    is_known = len(found) == len(sleeps) and (not doubts or (worst is not None and worst < share))
+    row = Row(
+        "kv_left_device",
+        "While the agent slept, its KV's bytes were gone from the device's memory",
+        unit="times the session's KV",
+    )
+    return row.judge(
+        worst if is_known else None,
+        ">=",
+        share,
+        evidence=f"{_memory_evidence(evidence)}, held against what was there before it came and after it was closed",
+        missing=evidence.memory_reason or next(iter(doubts), UNREAD),
+        failed="its memory is still taken: the KV is still there, or its place is kept and never given back",
+    )
+
+
+def _returned(evidence: AgentsEvidence) -> Criterion:
+    memory, sleeps = evidence.session_memory, evidence.sleeper.sleeps
+    rises = [(memory.came_back(sleep) if memory else None, evidence.kv_bytes(sleep.tokens)) for sleep in sleeps]
+    shares = [rise / size for rise, size in rises if rise is not None]
+    row = Row(
+        "kv_returned",
+        "After the agent woke, its KV's bytes were in the device's memory again",
+        unit="times the session's KV",
+    )
+    return row.judge(
+        min(shares) if len(shares) == len(sleeps) and not evidence.why_unresolved else None,
+        ">=",
+        evidence.params.memory_share,
+        evidence=_memory_evidence(evidence),
+        missing=evidence.memory_reason or evidence.why_unresolved or UNREAD,
+        failed="its memory is not there; is the text computed from something else?",
+    )
+
+
+def _memory_evidence(evidence: AgentsEvidence) -> str:
+    source = evidence.memory.source if evidence.memory else "no instrument"
+    return f"{source}; the session's KV is {format_bytes(evidence.kv_bytes(evidence.sleeper.sleeps[0].tokens))}"
+
+
+def _counted(
+    evidence: AgentsEvidence, row: Row, get: Callable[[SessionRecord], int | None], record: SessionRecord | None
+) -> Criterion:
+    opened = evidence.sleeper.opened
+    counted = get(record) if record else None
+    before = (get(opened) if opened else None) or 0
+    return row.judge(
+        None if counted is None else counted - before,
+        "==",
+        len(evidence.sleeper.sleeps),
+        evidence="the server's record of the session, before its first turn and after the last sleep",
+        missing=f"a server of kind {evidence.params.adapter!r} says nothing about it",
+    )
+
+
+def _on_link(evidence: AgentsEvidence, direction: str) -> Criterion:
+    row = _ON_LINK[direction]
+    if evidence.link is None:
+        return row.skip(evidence.why_no_link)
+    pairs = zip(evidence.counted(direction) or [], evidence.sleeper.sleeps, strict=False)  # all of them, or none
+    shares = [count / evidence.kv_bytes(sleep.tokens) for count, sleep in pairs]
+    return row.judge(
+        min(shares, default=None),
+        ">=",
+        evidence.params.memory_share,
+        evidence=f"PCIe counters of the GPU, calibrated with copies of known size; {_WHEN[direction]}, less what "
+        "they count of a link at rest",
+        missing=evidence.why_not_counted,
+        failed="fewer bytes were moved by then than the session has",
+    )
+
+
+def _bytes_equal(evidence: AgentsEvidence) -> Criterion:
+    records = [sleep.back for sleep in evidence.sleeper.sleeps if sleep.back]
+    moved = [
+        (record.swapped_bytes, record.restored_bytes)
+        for record in records
+        if None not in (record.swapped_bytes, record.restored_bytes)
+    ]
+    row = Row("bytes_equal", "As many bytes came back as had left", unit="sleeps that differ")
+    return row.judge(
+        sum(out != back for out, back in moved) if len(moved) == len(evidence.sleeper.sleeps) else None,
+        "==",
+        0,
+        evidence="the server's record of the session",
+        missing=_unsaid(evidence, f"a server of kind {evidence.params.adapter!r} does not say how many"),
+    )
+
+
+def _digest(evidence: AgentsEvidence) -> Criterion:
+    records = [sleep.back for sleep in evidence.sleeper.sleeps if sleep.back]
+    pairs = [(record.digest_out, record.digest_in) for record in records if record.digest_out and record.digest_in]
+    row = Row("digest_equal", "The KV's bytes came back as they left", unit="sleeps that differ")
+    return row.judge(
+        sum(out != back for out, back in pairs) if len(pairs) == len(evidence.sleeper.sleeps) else None,
+        "==",
+        0,
+        evidence="digests of the KV on the device before it left and after it came back, by the server",
+        missing=_unsaid(evidence, _NO_DIGEST),
+    )
+
+
+def _unsaid(evidence: AgentsEvidence, otherwise: str) -> str:
+    """Return why the server's records of a restore are not known."""
+    is_late = any(sleep.after and not sleep.back for sleep in evidence.sleeper.sleeps)
+    return _LEFT_AGAIN if is_late else otherwise
+
+
+def _not_recomputed(evidence: AgentsEvidence) -> list[Criterion]:
+    sleeps = evidence.sleeper.sleeps
+    cached = [(sleep.reply.cached_tokens, sleep.tokens - 1) for sleep in sleeps]
+    reused = [(used, had) for used, had in cached if used is not None]
+    row = Row("prefill_counted", "Of what the session had, nothing was computed again", unit="tokens")
+    counted = row.judge(
+        sum(max(0, had - used) for used, had in reused) if len(reused) == len(sleeps) else None,
+        "==",
+        0,
+        evidence="cached_tokens in the server's usage, against the tokens that the session had",
+        missing="the server does not say which prompt tokens it computed",
+    )
+    return [counted, _fingerprint(evidence)]
+
+
+def _fingerprint(evidence: AgentsEvidence) -> Criterion:
+    """A prefill of the same tokens rounds otherwise than their decode did."""
+    run = evidence.sleeper
+    to_hot, to_cold = distance(run.slept[1:], run.hot[1:]), distance(run.slept[1:], run.cold)
+    hot_to_cold, floor = distance(run.hot[1:], run.cold), distance(run.again, run.hot)
+    missing = _NO_LOGPROBS
+    nearer: str | None = None
+    if to_hot is not None and to_cold is not None and hot_to_cold is not None and floor is not None:
+        missing = (
+            f"a recomputed session differs by {hot_to_cold:.3g} from a kept one, and a kept one by {floor:.3g} from "
+            "itself, run again: they could not be told from each other here"
+        )
+        if hot_to_cold > floor:
+            nearer = "kept" if to_hot < to_cold else "recomputed"
+    title = "The log-probabilities are those of a kept KV cache, not of a recomputed one"
+    criterion = Row("rounding_is_kept", title, unit="").judge(
+        nearer,
+        "==",
+        "kept",
+        evidence="largest difference of a log-probability to the twin that never slept, and to the recomputed one",
+        missing=missing,
+        failed="they are nearer to those of the session that was computed anew",
+    )
+    if to_hot is None or to_cold is None:
+        return criterion
+    return replace(criterion, evidence=f"{criterion.evidence}: {to_hot:.3g} and {to_cold:.3g}")
+
+
+def _same(evidence: AgentsEvidence) -> list[Criterion]:
+    run = evidence.sleeper
+    floor_tokens, floor = differing_tokens(run.again, run.hot), distance(run.again, run.hot)
+    title = "After every sleep the agent says what its twin says that never slept"
+    text = Row("text_equals_twin", title, unit="tokens").judge(
+        differing_tokens(run.slept, run.hot),
+        "==",
+        0,
+        evidence=f"{len(run.slept)} turns; between two runs of the twin {floor_tokens} tokens differ",
+        floor=floor_tokens,
+        failed="the first place is marked in the report",
+    )
+    numbers = Row("logprobs_equal_twin", "The log-probabilities are the twin's, bit for bit", unit="").judge(
+        distance(run.slept, run.hot),
+        "==",
+        0.0,
+        evidence=f"largest difference; between two runs of the twin {'unknown' if floor is None else f'{floor:.3g}'}",
+        missing=_NO_LOGPROBS,
+        floor=floor,
+    )
+    return [text, numbers]
+
+
+def _coherent(evidence: AgentsEvidence) -> Criterion:
+    found = evidence.reference
+    worse = [slept - hot for slept, hot in zip(found.nll_slept, found.nll_hot, strict=True)]
+    repeats = max(found.repetition_slept), max(found.repetition_hot)
+    row = Row("coherent", "The text is as likely under the resident model as the twin's", unit="nats per token")
+    return row.judge(
+        max(worse),
+        "<=",
+        _NLL_MARGIN,
+        evidence=f"mean negative log-likelihood, worst turn; repeated 4-grams {repeats[0]:.0%}, twin {repeats[1]:.0%}",
+        failed="the agent lost the thread",
+    )
+
+
+def _equals_generate(evidence: AgentsEvidence) -> Criterion:
+    run, found = evidence.sleeper, evidence.reference
+    same = run.first.ids[: len(found.generated)] == found.generated[: len(run.first.ids)] if run.first.ids else None
+    row = Row("equals_generate", "The server says what transformers' generate() says", unit="", required=False)
+    return row.judge(
+        same,
+        "==",
+        True,
+        evidence="the first turn, against the resident model of this check",
+        missing="the server gives no token ids",
+    )
