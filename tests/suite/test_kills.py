@@ -118,7 +118,7 @@ def test_a_temporary_folder_that_becomes_full_is_named_and_no_dead_kernel(
     monkeypatch.setattr(tempfile, "tempdir", str(disk))
     fill = "file = open(Path(save_to).with_name('filler'), 'wb', 0)\nwhile True: file.write(bytes(4096))"
     quiet = f"import contextlib\nwith contextlib.suppress(OSError): exec({fill!r})"
-    said = assert_error(run(tmp_path, SAVE, quiet, "x = 1"), "DiskFull")
+    said = assert_error(run(tmp_path, f"{quiet}\n{SAVE}"), "DiskFull")
     assert f"the disk of {disk} is full" in said
     assert "TMPDIR" in said
 
