@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from djinn_checks.checks.run import read_environment
+from djinn_checks.checks.run import Progress, read_environment
 from djinn_checks.devices import choose_device
 from djinn_checks.faults.base import find_faults
 from djinn_checks.faults.clean import CLEAN
-from djinn_checks.faults.matrix import FaultResult, Matrix, Progress, fill_matrix
+from djinn_checks.faults.matrix import FaultResult, Matrix, fill_matrix
 from djinn_checks.faults.tasks import Ran, how_many_at_once
 from djinn_checks.measurements.faults import CleanRow, FaultRow, FaultsMeasurements, FaultsTimings
 from djinn_checks.outcome import Criterion, Outcome, Status, judge, settle, skip

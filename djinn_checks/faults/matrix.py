@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
+from djinn_checks.checks.run import Progress
 from djinn_checks.faults.base import Fault
 from djinn_checks.faults.clean import CLEAN
 from djinn_checks.faults.tasks import Ran, Task, run_tasks
 from djinn_checks.outcome import Status
 
 Verdict = Literal["caught", "MISSED", "not applicable"]
-Progress = Callable[[str, int, int], None]
-"""Called with what has run, how many have, and how many there are."""
 
 
 @dataclass(frozen=True, kw_only=True)

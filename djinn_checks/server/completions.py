@@ -46,7 +46,7 @@ class _Answer:
             logprobs = Logprobs(
                 tokens=[self.text.piece(token.id)],
                 token_logprobs=[token.logprob],
-                top_logprobs=[{self.text.piece(one): value for one, value in token.top}],
+                top_logprobs=[{self.text.piece(other): value for other, value in token.top}],
                 text_offset=[offset],
             )
         return Choice(text=piece, token_ids=[token.id], logprobs=logprobs)

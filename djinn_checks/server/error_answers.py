@@ -85,7 +85,7 @@ async def _answer(request: Request, error: Exception) -> Response:
 
 async def _answer_invalid(request: Request, error: Exception) -> Response:
     problems = error.errors() if isinstance(error, RequestValidationError) else []
-    told = "; ".join(f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in problems[:5])
+    told = "; ".join(f"{'.'.join(map(str, problem['loc'][1:]))}: {problem['msg']}" for problem in problems[:5])
     told = told.encode(errors="backslashreplace").decode()  # JSON can name what UTF-8 cannot
     return JSONResponse(
         error_response(told or "not valid", kind="invalid_request_error", code="invalid_request"), status_code=400
@@ -103,7 +103,7 @@ async def _answer_http(request: Request, error: Exception) -> Response:
 def _places(error: BaseException) -> str:
     """Return where an error was raised, the innermost place last: files, lines and functions, no values."""
     frames = traceback.extract_tb(error.__traceback__)[-6:]
-    return " > ".join(f"{Path(one.filename).name}:{one.lineno} {one.name}" for one in frames)
+    return " > ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
 
 
 class _Defects:

@@ -89,4 +89,4 @@ class Body(BaseModel):
         if not isinstance(value, dict):
             return value
         optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
-        return {name: one for name, one in value.items() if one is not None or name not in optional}
+        return {name: given for name, given in value.items() if given is not None or name not in optional}

@@ -27,7 +27,7 @@ class Sessions:
 
     async def list(self) -> list[SessionView]:
         """Return all open sessions."""
-        return await self._ask(lambda: [self._view(one) for one in self._engine.scheduler.sessions.values()])
+        return await self._ask(lambda: [self._view(session) for session in self._engine.scheduler.sessions.values()])
 
     async def phase(self, session_id: str, phase: str) -> SessionView:
         """Tell the scheduler what an agent is about to do.

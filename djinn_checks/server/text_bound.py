@@ -45,12 +45,12 @@ def text_bound(tokenizer: Any | None) -> TextBound | None:
     parts = json.loads(backend.to_str())
     shrink = _shrink(parts["normalizer"])
     dropped = _dropped(parts)
-    takes_space = any(one["lstrip"] or one["rstrip"] for one in parts["added_tokens"])
+    takes_space = any(token["lstrip"] or token["rstrip"] for token in parts["added_tokens"])
     if shrink is None or dropped is None or takes_space:
         return None
-    added = [one["content"] for one in parts["added_tokens"]]
+    added = [token["content"] for token in parts["added_tokens"]]
     if backend.normalizer is not None:
-        added += [backend.normalizer.normalize_str(one) for one in added]
+        added += [backend.normalizer.normalize_str(text) for text in added]
     return TextBound(characters=shrink * max(map(len, [*parts["model"]["vocab"], *added])), dropped=dropped)
 
 
@@ -78,10 +78,10 @@ def _dropped(parts: dict[str, Any]) -> str | None:
         return None
     if parts["model"]["byte_fallback"]:
         return "" if names >= _BYTE_TOKENS else None
-    if not any(one["type"] == "ByteLevel" for one in splits):
+    if not any(split["type"] == "ByteLevel" for split in splits):
         return None
     missing = set(ByteLevel.alphabet()) - names
-    dropped = "".join(one for one in map(chr, range(128)) if _byte_name(ord(one)) in missing)
+    dropped = "".join(letter for letter in map(chr, range(128)) if _byte_name(ord(letter)) in missing)
     goes_on = {_byte_name(byte) for byte in range(0x80, 0xC0)}
     is_known = not goes_on & missing and (not dropped or parts["normalizer"] is None)
     return dropped if is_known and parts["model"]["unk_token"] is None else None
@@ -90,13 +90,13 @@ def _dropped(parts: dict[str, Any]) -> str | None:
 def _byte_name(byte: int) -> str:
     """Return the character that stands for a byte in a byte-level vocabulary: itself if it can be printed."""
     shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    return chr(byte) if byte in shown else chr(0x100 + sum(one not in shown for one in range(byte)))
+    return chr(byte) if byte in shown else chr(0x100 + sum(other not in shown for other in range(byte)))
 
 
 def _steps(part: dict[str, Any] | None, inner: str) -> Iterator[dict[str, Any]]:
     if part is not None and part["type"] == "Sequence":
-        for one in part[inner]:
-            yield from _steps(one, inner)
+        for step in part[inner]:
+            yield from _steps(step, inner)
     elif part is not None:
         yield part
 

@@ -57,7 +57,7 @@ def render_report(notebook: Path | None, outcome: Outcome, beside: Iterable[Outc
 def render_fault_notes(folder: Path) -> list[Path]:
     """Render those reports anew that mention the planted faults of their check: most are older than those are."""
     outcomes = read_outcomes(folder)
-    noted = [name for name, one in outcomes.items() if note_faults(one, outcomes.values())]
+    noted = [name for name, outcome in outcomes.items() if note_faults(outcome, outcomes.values())]
     return [_render(folder, outcomes, name) for name in noted]
 
 
@@ -180,7 +180,7 @@ def set_aside(folder: Path) -> Path | None:
     if not left:
         return None
     left += [file for file in (folder / _INDEX, folder / FILE_NAME) if file.is_file()]
-    dates = [one.started_at for one in read_outcomes(folder).values() if one.started_at]
+    dates = [outcome.started_at for outcome in read_outcomes(folder).values() if outcome.started_at]
     when = re.sub(r"[^0-9T]", "", min(dates, default="undated").partition("+")[0]) or "undated"
     target = next(place for place in _places(folder / "earlier" / when) if not place.exists())
     target.mkdir(parents=True)

@@ -70,7 +70,7 @@ def render_results(
 
 def _figures(folder: str, name: str, outcome: Outcome) -> Iterator[Sequence[str]]:
     wanted = _FIGURES.get(outcome.check, ())
-    for row in sorted((one for one in outcome.criteria if one.name in wanted), key=lambda one: wanted.index(one.name)):
+    for row in sorted((row for row in outcome.criteria if row.name in wanted), key=lambda row: wanted.index(row.name)):
         if row.status is not Status.SKIP:
             yield (
                 _link(folder, name), _plain(row.title), _plain(format_quantity(row.observed, row.unit)),
@@ -84,10 +84,10 @@ def _asked_for(row: Criterion) -> str:
 
 def _machine(outcomes: Mapping[str, Outcome]) -> str:
     """Return one sentence about machine and software; "or" stands between those that differ."""
-    known = [one.environment for one in outcomes.values() if one.environment]
-    gpus = _distinct((one.get("gpu") or {}).get("name") for one in known)
-    drivers = _distinct((one.get("gpu") or {}).get("driver") for one in known)
-    torch = _distinct((one.get("packages") or {}).get("torch") for one in known)
+    known = [outcome.environment for outcome in outcomes.values() if outcome.environment]
+    gpus = _distinct((machine.get("gpu") or {}).get("name") for machine in known)
+    drivers = _distinct((machine.get("gpu") or {}).get("driver") for machine in known)
+    torch = _distinct((machine.get("packages") or {}).get("torch") for machine in known)
     return f"Measured on {gpus or 'no GPU'}, driver {drivers or 'none'}, PyTorch {torch or 'unknown'}."
 
 
