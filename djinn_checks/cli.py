@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import re
 import signal
 import sys
 import traceback
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from djinn_checks import argument_types
 from djinn_checks.errors import DjinnChecksError, IncompleteError
 from djinn_checks.outcome import Status
 
@@ -37,7 +37,6 @@ faults: 1 if one escapes, or a clean run raises an alarm; 3 if a clean run has n
 compare: 1 if a status differs or a suite lacks one
 """
 _INCOMPLETE, _CRASHED = 5, 6
-_LAST_PORT = 65_535
 _FILE_COLUMNS = 140
 """Width of a comparison that goes to a file or a pipe."""
 _STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "ERROR": "bold magenta", "SKIP": "dim"}
@@ -93,11 +92,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--out", type=Path, help="where reports go (default: reports/<name of the suite>)")
     limits = run.add_argument_group("time limits, in place of the suite's own (suite.yaml); what runs over is ERROR")
-    limits.add_argument("--timeout", type=_seconds, metavar="S", help="for each check (3600)")
-    limits.add_argument("--cell-timeout", type=_whole_seconds, metavar="S", help="for each cell of a notebook (none)")
+    limits.add_argument("--timeout", type=argument_types.seconds, metavar="S", help="for each check (3600)")
+    limits.add_argument(
+        "--cell-timeout", type=argument_types.whole_seconds, metavar="S", help="for each cell of a notebook (none)"
+    )
     limits.add_argument(
         "--suite-timeout",
-        type=_seconds,
+        type=argument_types.seconds,
         metavar="S",
         help="for all checks together (none); those that it leaves no time for are not started",
     )
@@ -134,19 +135,31 @@ def _parser() -> argparse.ArgumentParser:
 def _add_serve(commands: Any) -> None:
     serve = commands.add_parser("serve", help="serve a model to agents that sleep and wake")
     serve.add_argument("--model", default="smollm2", help="smollm2, random:<shape>, a hub id or a folder")
-    serve.add_argument("--host", type=_host, default="127.0.0.1", help="where to listen (127.0.0.1: this machine only)")
-    serve.add_argument("--port", type=_port, default=5556, help="0: a free one (5556)")
-    serve.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda or cuda:<index>")
-    serve.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="float16, on a CPU float32")
-    serve.add_argument("--kv-device-gb", type=_positive, default=1.0, metavar="GB", help="most KV on the device (1)")
-    serve.add_argument("--host-swap-pool-gb", type=_positive, default=1.0, metavar="GB", help="most KV asleep (1)")
-    serve.add_argument("--spill-folder", type=Path, help="for sleeping KV that does not fit the pool")
-    serve.add_argument("--idle-s", type=_positive, default=1.0, metavar="S", help="sleep after so much idleness (1)")
-    serve.add_argument("--ttl-s", type=_positive, default=3600.0, metavar="S", help="close unused sessions (3600)")
     serve.add_argument(
-        "--session-tokens", type=_whole, default=4096, metavar="N", help="most tokens per session (4096)"
+        "--host", type=argument_types.host, default="127.0.0.1", help="where to listen (127.0.0.1: this machine only)"
     )
-    serve.add_argument("--max-sessions", type=_whole, default=256, metavar="N", help="most open sessions (256)")
+    serve.add_argument("--port", type=argument_types.port, default=5556, help="0: a free one (5556)")
+    serve.add_argument("--device", type=argument_types.device, default="auto", help="auto, cpu, cuda or cuda:<index>")
+    serve.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="float16, on a CPU float32")
+    serve.add_argument(
+        "--kv-device-gb", type=argument_types.positive, default=1.0, metavar="GB", help="most KV on the device (1)"
+    )
+    serve.add_argument(
+        "--host-swap-pool-gb", type=argument_types.positive, default=1.0, metavar="GB", help="most KV asleep (1)"
+    )
+    serve.add_argument("--spill-folder", type=Path, help="for sleeping KV that does not fit the pool")
+    serve.add_argument(
+        "--idle-s", type=argument_types.positive, default=1.0, metavar="S", help="sleep after so much idleness (1)"
+    )
+    serve.add_argument(
+        "--ttl-s", type=argument_types.positive, default=3600.0, metavar="S", help="close unused sessions (3600)"
+    )
+    serve.add_argument(
+        "--session-tokens", type=argument_types.whole, default=4096, metavar="N", help="most tokens per session (4096)"
+    )
+    serve.add_argument(
+        "--max-sessions", type=argument_types.whole, default=256, metavar="N", help="most open sessions (256)"
+    )
     serve.add_argument("--seed", type=int, default=0, help="of random weights (0)")
     serve.add_argument(
         "--no-recording",
@@ -157,41 +170,6 @@ def _add_serve(commands: Any) -> None:
     serve.set_defaults(command=_serve)
 
 
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= _LAST_PORT:
-        raise argparse.ArgumentTypeError(f"expected a port, 0 to {_LAST_PORT}, got {text}")
-    return value
-
-
-def _host(text: str) -> str:
-    try:
-        text.encode("idna")
-    except UnicodeError:
-        raise argparse.ArgumentTypeError(f"expected an address or the name of a host, got {text!r}") from None
-    return text
-
-
-def _device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
-        raise argparse.ArgumentTypeError(f"expected auto, cpu, cuda or cuda:<index>, got {text!r}")
-    return text
-
-
-def _whole(text: str) -> int:
-    value = int(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"expected a whole number, more than 0, got {text}")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a positive number, got {text}")
-    return value
-
-
 def _serve(options: argparse.Namespace) -> int:
     from djinn_checks.server.serve import ServeOptions, serve
 
@@ -199,20 +177,6 @@ def _serve(options: argparse.Namespace) -> int:
     with contextlib.suppress(KeyboardInterrupt):  # it has ended its requests and let go of its memory by then
         serve(ServeOptions(**values))
     return 0
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {text}")
-    return value
-
-
-def _whole_seconds(text: str) -> int:
-    value = int(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"expected whole seconds, more than 0, got {text}")
-    return value
 
 
 def _run(options: argparse.Namespace) -> int:
