@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from djinn_checks import argument_types
+from djinn_checks.argument_types import device, host, port, positive, seconds, whole, whole_seconds
 from djinn_checks.errors import DjinnChecksError, IncompleteError
 from djinn_checks.outcome import Status
 
@@ -92,13 +92,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--out", type=Path, help="where reports go (default: reports/<name of the suite>)")
     limits = run.add_argument_group("time limits, in place of the suite's own (suite.yaml); what runs over is ERROR")
-    limits.add_argument("--timeout", type=argument_types.seconds, metavar="S", help="for each check (3600)")
-    limits.add_argument(
-        "--cell-timeout", type=argument_types.whole_seconds, metavar="S", help="for each cell of a notebook (none)"
-    )
+    limits.add_argument("--timeout", type=seconds, metavar="S", help="for each check (3600)")
+    limits.add_argument("--cell-timeout", type=whole_seconds, metavar="S", help="for each cell of a notebook (none)")
     limits.add_argument(
         "--suite-timeout",
-        type=argument_types.seconds,
+        type=seconds,
         metavar="S",
         help="for all checks together (none); those that it leaves no time for are not started",
     )
@@ -135,31 +133,17 @@ def _parser() -> argparse.ArgumentParser:
 def _add_serve(commands: Any) -> None:
     serve = commands.add_parser("serve", help="serve a model to agents that sleep and wake")
     serve.add_argument("--model", default="smollm2", help="smollm2, random:<shape>, a hub id or a folder")
-    serve.add_argument(
-        "--host", type=argument_types.host, default="127.0.0.1", help="where to listen (127.0.0.1: this machine only)"
-    )
-    serve.add_argument("--port", type=argument_types.port, default=5556, help="0: a free one (5556)")
-    serve.add_argument("--device", type=argument_types.device, default="auto", help="auto, cpu, cuda or cuda:<index>")
+    serve.add_argument("--host", type=host, default="127.0.0.1", help="where to listen (127.0.0.1: this machine only)")
+    serve.add_argument("--port", type=port, default=5556, help="0: a free one (5556)")
+    serve.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:<index>")
     serve.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="float16, on a CPU float32")
-    serve.add_argument(
-        "--kv-device-gb", type=argument_types.positive, default=1.0, metavar="GB", help="most KV on the device (1)"
-    )
-    serve.add_argument(
-        "--host-swap-pool-gb", type=argument_types.positive, default=1.0, metavar="GB", help="most KV asleep (1)"
-    )
+    serve.add_argument("--kv-device-gb", type=positive, default=1.0, metavar="GB", help="most KV on the device (1)")
+    serve.add_argument("--host-swap-pool-gb", type=positive, default=1.0, metavar="GB", help="most KV asleep (1)")
     serve.add_argument("--spill-folder", type=Path, help="for sleeping KV that does not fit the pool")
-    serve.add_argument(
-        "--idle-s", type=argument_types.positive, default=1.0, metavar="S", help="sleep after so much idleness (1)"
-    )
-    serve.add_argument(
-        "--ttl-s", type=argument_types.positive, default=3600.0, metavar="S", help="close unused sessions (3600)"
-    )
-    serve.add_argument(
-        "--session-tokens", type=argument_types.whole, default=4096, metavar="N", help="most tokens per session (4096)"
-    )
-    serve.add_argument(
-        "--max-sessions", type=argument_types.whole, default=256, metavar="N", help="most open sessions (256)"
-    )
+    serve.add_argument("--idle-s", type=positive, default=1.0, metavar="S", help="sleep after so much idleness (1)")
+    serve.add_argument("--ttl-s", type=positive, default=3600.0, metavar="S", help="close unused sessions (3600)")
+    serve.add_argument("--session-tokens", type=whole, default=4096, metavar="N", help="most tokens per session (4096)")
+    serve.add_argument("--max-sessions", type=whole, default=256, metavar="N", help="most open sessions (256)")
     serve.add_argument("--seed", type=int, default=0, help="of random weights (0)")
     serve.add_argument(
         "--no-recording",
