@@ -13,7 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from djinn_checks.devices import DEVICE_NAMES, DTYPE_NAMES, is_device_name
+from djinn_checks.argument_types import device, host, port, positive, seconds, whole, whole_seconds
+from djinn_checks.devices import DEVICE_NAMES, DTYPE_NAMES
 from djinn_checks.errors import DjinnChecksError, IncompleteError
 from djinn_checks.outcome import Status
 from djinn_checks.server.options import ServeOptions
@@ -39,7 +40,6 @@ compare: 1 if a status differs or a suite lacks one
 plausible: 0 if the figure is possible, 1 if it is impossible, 3 if that is not decidable
 """
 _INCOMPLETE, _CRASHED = 5, 6
-_LAST_PORT = 65_535
 _FILE_COLUMNS = 140
 """Width of a comparison that goes to a file or a pipe."""
 _STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "ERROR": "bold magenta", "SKIP": "dim"}
@@ -95,11 +95,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--out", type=Path, help="where reports go (default: reports/<name of the suite>)")
     limits = run.add_argument_group("time limits, in place of the suite's own (suite.yaml); what runs over is ERROR")
-    limits.add_argument("--timeout", type=_seconds, metavar="S", help="for each check (3600)")
-    limits.add_argument("--cell-timeout", type=_whole_seconds, metavar="S", help="for each cell of a notebook (none)")
+    limits.add_argument("--timeout", type=seconds, metavar="S", help="for each check (3600)")
+    limits.add_argument("--cell-timeout", type=whole_seconds, metavar="S", help="for each cell of a notebook (none)")
     limits.add_argument(
         "--suite-timeout",
-        type=_seconds,
+        type=seconds,
         metavar="S",
         help="for all checks together (none); those that it leaves no time for are not started",
     )
@@ -140,17 +140,17 @@ def _add_serve(commands: Any) -> None:
     default = ServeOptions()
     serve = commands.add_parser("serve", help="serve a model to agents that sleep and wake")
     serve.add_argument("--model", help="smollm2, random:<shape>, a hub id or a folder")
-    serve.add_argument("--host", type=_host, help=f"address to listen at ({default.host}: this machine only)")
-    serve.add_argument("--port", type=_port, help="0: a free one (%(default)s)")
-    serve.add_argument("--device", type=_device, help=DEVICE_NAMES)
+    serve.add_argument("--host", type=host, help=f"address to listen at ({default.host}: this machine only)")
+    serve.add_argument("--port", type=port, help="0: a free one (%(default)s)")
+    serve.add_argument("--device", type=device, help=DEVICE_NAMES)
     serve.add_argument("--dtype", choices=DTYPE_NAMES, help="float16, on a CPU float32")
-    serve.add_argument("--kv-device-gb", type=_positive, metavar="GB", help="most KV on the device (%(default)g)")
-    serve.add_argument("--host-swap-pool-gb", type=_positive, metavar="GB", help="most KV asleep (%(default)g)")
+    serve.add_argument("--kv-device-gb", type=positive, metavar="GB", help="most KV on the device (%(default)g)")
+    serve.add_argument("--host-swap-pool-gb", type=positive, metavar="GB", help="most KV asleep (%(default)g)")
     serve.add_argument("--spill-folder", type=Path, help="for sleeping KV that does not fit the pool")
-    serve.add_argument("--idle-s", type=_positive, metavar="S", help="sleep after so much idleness (%(default)g)")
-    serve.add_argument("--ttl-s", type=_positive, metavar="S", help="close unused sessions (%(default)g)")
-    serve.add_argument("--session-tokens", type=_whole, metavar="N", help="most tokens of a session (%(default)s)")
-    serve.add_argument("--max-sessions", type=_whole, metavar="N", help="most open sessions (%(default)s)")
+    serve.add_argument("--idle-s", type=positive, metavar="S", help="sleep after so much idleness (%(default)g)")
+    serve.add_argument("--ttl-s", type=positive, metavar="S", help="close unused sessions (%(default)g)")
+    serve.add_argument("--session-tokens", type=whole, metavar="N", help="most tokens of a session (%(default)s)")
+    serve.add_argument("--max-sessions", type=whole, metavar="N", help="most open sessions (%(default)s)")
     serve.add_argument("--seed", type=int, help="of random weights (%(default)s)")
     serve.add_argument(
         "--no-recording",
@@ -161,41 +161,6 @@ def _add_serve(commands: Any) -> None:
     serve.set_defaults(command=_serve, **vars(default))
 
 
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= _LAST_PORT:
-        raise argparse.ArgumentTypeError(f"expected a port, 0 to {_LAST_PORT}, got {text}")
-    return value
-
-
-def _host(text: str) -> str:
-    try:
-        text.encode("idna")
-    except UnicodeError:
-        raise argparse.ArgumentTypeError(f"expected an address or the name of a host, got {text!r}") from None
-    return text
-
-
-def _device(text: str) -> str:
-    if not is_device_name(text):
-        raise argparse.ArgumentTypeError(f"expected {DEVICE_NAMES}, got {text!r}")
-    return text
-
-
-def _whole(text: str) -> int:
-    value = int(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"expected a whole number, more than 0, got {text}")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a positive number, got {text}")
-    return value
-
-
 def _serve(options: argparse.Namespace) -> int:
     from djinn_checks.server.serve import serve
 
@@ -203,20 +168,6 @@ def _serve(options: argparse.Namespace) -> int:
     with contextlib.suppress(KeyboardInterrupt):  # it has ended its requests and let go of its memory by then
         serve(ServeOptions(**values))
     return 0
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {text}")
-    return value
-
-
-def _whole_seconds(text: str) -> int:
-    value = int(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"expected whole seconds, more than 0, got {text}")
-    return value
 
 
 def _run(options: argparse.Namespace) -> int:

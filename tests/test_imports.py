@@ -39,7 +39,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": REPORT,
     "suite": REPORT | {"params", "suite"},
     "plausible": {"errors", "units"},
-    "cli": REPORT | {"devices", "params", "suite", "instruments", "faults", "checks", "server", "plausible"},
+    "argument_types": {"devices"},
+    "cli": REPORT
+    | {"argument_types", "devices", "params", "suite", "instruments", "faults", "checks", "server", "plausible"},
     "__main__": {"cli"},
     "__init__": set(),
 }

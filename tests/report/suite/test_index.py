@@ -75,10 +75,11 @@ def test_an_environment_that_differs_is_said_to_differ() -> None:
     assert "Not all checks" not in render_index("s", {"a": outcome(), "b": same}, {})
 
 
-def test_the_folder_is_read_and_an_outcome_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+def test_the_folder_is_read_and_an_outcome_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     outcome().save(tmp_path / "logits.outcome.json")
     (tmp_path / "pcie.outcome.json").write_text("{}")
     (tmp_path / "logits.html").write_text("")
     page = write_index(tmp_path).read_text()
-    assert "1 check," in page
+    assert "2 checks, of which 1 cannot be read," in page
+    assert "pcie.outcome.json cannot be read" in page
     assert '<a href="./logits.html">' in page
