@@ -22,5 +22,7 @@ def test_the_command_line_has_every_option_with_its_default(monkeypatch: pytest.
 
 
 def test_a_device_that_cannot_be_is_refused_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["serve", "--port", "0", "--device", "gpu"]) == 2
-    assert "device: expected auto, cpu, cuda or cuda:<index>, got 'gpu'" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["serve", "--port", "0", "--device", "gpu"])
+    assert stopped.value.code == 2
+    assert "--device: expected auto, cpu, cuda or cuda:<index>, got 'gpu'" in capsys.readouterr().err

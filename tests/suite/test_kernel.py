@@ -11,7 +11,7 @@ import pytest
 import djinn_checks
 from djinn_checks.outcome import Status
 from djinn_checks.suite.kernel import SCRATCH, OwnKernelManager
-from tests.suite.test_runner import SAVE, run
+from tests.suite.runs import SAVE, run
 
 TELL = """
 import sys, djinn_checks

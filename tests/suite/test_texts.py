@@ -10,7 +10,7 @@ from djinn_checks.report.load import OUTCOME_MIME
 from djinn_checks.suite.folder import write_index
 from djinn_checks.suite.texts import cut, fit_notebook, fit_outcome
 from tests.report import samples
-from tests.suite.test_runner import run
+from tests.suite.runs import run
 
 SURROGATE = "no file x" + chr(0xDCFF) + ".bin"
 FAILED = """
