@@ -23,6 +23,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from djinn_checks.faults.base import find_faults
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "ARTIFACT.md", *sorted((ROOT / "docs").glob("*.md"))]
 REPORTS = sorted((ROOT / "reports").glob("**/README.md"))
@@ -171,3 +173,9 @@ def test_examples_run_as_written(
     if page.stem == "README" and page.parent == ROOT:
         said = " ".join(re.findall(r"prints `(.+?)`", page.read_text(encoding="utf-8"), re.DOTALL)[0].split())
         assert said in capsys.readouterr().out, "the page quotes what the example prints"
+
+
+@pytest.mark.parametrize(("device", "place"), [("cpu", "{} defects are planted without"), ("cuda:0", "and {} on one")])
+def test_the_front_page_counts_the_faults_as_they_are(device: str, place: str) -> None:
+    applicable = [fault for fault in find_faults([], None) if fault.applies(torch.device(device))]
+    assert place.format(len(applicable)) in (ROOT / "README.md").read_text(encoding="utf-8")
