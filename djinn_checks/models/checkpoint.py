@@ -76,17 +76,20 @@ def open_checkpoint(spec: str, source: str, *, build: Build, dtype: torch.dtype)
     if untied:
         skeleton = build(untied=untied)
     if files and not _is_converted_on_load(skeleton):
-        found = _locate(skeleton, files, stored)
+        found = _locate(skeleton, files, stored, untied)
         if found is not None:
             _log.info("model %r: %d weights are read one by one from %d file(s)", spec, len(found.weights), len(files))
-            return Checkpoint(weights=found.weights, buffers=found.buffers, untied=untied)
+            return found
     if not files and any(len(names) > 1 for names, _ in tied_names(skeleton).values()):
         return _open_pickled(spec, source, build, dtype)
     _log.info("model %r: transformers loads the whole checkpoint into host memory at the first access", spec)
     return _open_whole(lambda: _load_whole(spec, source, dtype), skeleton, untied)
 
 
-def _locate(skeleton: nn.Module, files: list[Path], stored: Mapping[str, StoredTensor]) -> Checkpoint | None:
+def _locate(
+    skeleton: nn.Module, files: list[Path], stored: Mapping[str, StoredTensor], untied: frozenset[str]
+) -> Checkpoint | None:
+    """Serve weights and buffers tensor by tensor; None if some parameter is not stored under its own name."""
     prefix = str(skeleton.base_model_prefix)
     aliases, kept = _aliases(skeleton), _buffer_aliases(skeleton)
     located = SafetensorsWeights.locate(files, stored, aliases, prefix)
@@ -98,7 +101,7 @@ def _locate(skeleton: nn.Module, files: list[Path], stored: Mapping[str, StoredT
     read |= {name for alias, _ in aliases.values() for name in stored_names(alias, prefix, stored)}
     _warn_of_unused(skeleton, stored.keys() - read)
     return Checkpoint(
-        weights=SafetensorsWeights(located, aliases), buffers=SafetensorsWeights(buffers, kept), untied=frozenset()
+        weights=SafetensorsWeights(located, aliases), buffers=SafetensorsWeights(buffers, kept), untied=untied
     )
 
 

@@ -69,7 +69,7 @@ def _judge_instrument(
 
 def _counters_complete(evidence: PcieEvidence) -> Criterion:
     series = evidence.series
-    missing = "; ".join(evidence.link.reasons) or "no PCIe counters were read"
+    missing = _why_no_counters(evidence)
     observed: float | None = None
     said, lost = "no source of PCIe counters", ""
     if series is not None:
@@ -105,7 +105,7 @@ def _counters_fine_enough(evidence: PcieEvidence) -> Criterion:
         "<=",
         evidence.params.window_ms,
         evidence="median time between two readings",
-        missing="; ".join(evidence.link.reasons) or "no PCIe counters were read",
+        missing=_why_no_counters(evidence),
         failed=f"this source is too slow for such windows; give window_ms: {(gap or 0) * 1.2e3:.0f} or more",
     )
 
@@ -228,7 +228,7 @@ def _counters_alive(evidence: PcieEvidence) -> Criterion:
         "<",
         FROZEN_S * 1e3,
         evidence="longest such time; each reading alone moves some bytes both ways",
-        missing="; ".join(evidence.link.reasons) or "no PCIe counters were read",
+        missing=_why_no_counters(evidence),
         failed=_say_standstill(still) if still else "",
     )
 
@@ -243,3 +243,7 @@ def _say_standstill(still: Standstill) -> str:
         f"as many as the requests for {format_bytes(readable)} take, and no reading of the counters passes without "
         "bytes received; RX does not count"
     )
+
+
+def _why_no_counters(evidence: PcieEvidence) -> str:
+    return "; ".join(evidence.link.reasons) or "no PCIe counters were read"
