@@ -106,6 +106,26 @@ class CounterSeries:
             counted[(edges[:-1] < hole_end) & (edges[1:] > hole_start)] = np.nan
         return edges[:-1], counted
 
+    def readings_between(self, start_s: float, end_s: float) -> float:
+        """Return how many readings were taken in [start_s, end_s], the ones at its ends in part."""
+        low, high = np.interp([start_s, end_s], self.t_s, np.arange(len(self.t_s)))
+        return float(high - low)
+
+    def over(self, top_rate_bytes_per_s: float) -> CounterSeries:
+        """Return the same readings over a link that carries so many wire bytes/s at most: fewer gaps are holes.
+
+        Raises:
+            InstrumentError: it is not a rate above 0.
+        """
+        if not 0 < top_rate_bytes_per_s < math.inf:
+            raise InstrumentError(
+                f"{self.source}: expected a top rate of more than 0 bytes/s, got {top_rate_bytes_per_s}; measure it"
+            )
+        raw, rate = self.raw, min(top_rate_bytes_per_s, TOP_RATE_BYTES_PER_S)
+        return build_series(
+            raw.before_s, raw.after_s, raw.rx, raw.tx, source=self.source, wraps=self.wraps, top_rate_bytes_per_s=rate
+        )
+
     def longest_gap_s(self, start_s: float, end_s: float) -> float | None:
         """Return the longest time between two readings in [start_s, end_s], None with less than two.
 
