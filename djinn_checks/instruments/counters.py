@@ -31,7 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from djinn_checks.errors import InstrumentError
-from djinn_checks.instruments.sampler import RECORD
+from djinn_checks.instruments.link_health import LinkHealth, parse_health
+from djinn_checks.instruments.sampler import RECORD, health_path
 
 WRAP = 2**32
 TOP_RATE_BYTES_PER_S = 128e9
@@ -258,7 +259,9 @@ def _cumulate(raw: Integers, wraps: bool) -> Integers:
 class CounterSampler:
     """Samples the PCIe counters of one GPU in a process of its own, as a context manager."""
 
-    def __init__(self, uuid: str | None = None, *, hz: float = 1000.0, source: str = "auto") -> None:
+    def __init__(
+        self, uuid: str | None = None, *, hz: float = 1000.0, source: str = "auto", health: str = "auto"
+    ) -> None:
         """Prepare to sample.
 
         Args:
@@ -266,8 +269,9 @@ class CounterSampler:
             hz: readings per second.
             source: auto (field counters, else GPM, else throughput), one of these, or module:function of
                 a fake that gives a function that gives (received, sent).
+            health: auto (of the same GPU; nothing beside a fake of counters), or module:function of a fake.
         """
-        self._options = ["--hz", str(hz), "--source", source, *(["--uuid", uuid] if uuid else [])]
+        self._options = ["--hz", str(hz), "--source", source, "--health", health, *(["--uuid", uuid] if uuid else [])]
         self.source: str | None = None
         """What is read; None if there is nothing to read."""
         self.reasons: dict[str, str] = {}
@@ -325,6 +329,12 @@ class CounterSampler:
         before, after, rx, tx = columns
         return build_series(before, after, rx, tx, source=self.source, wraps=wraps)
 
+    def read_health(self) -> LinkHealth | None:
+        """Return the link's health, second by second; None without a source of it."""
+        path = health_path(self._path)
+        found = parse_health(path.read_text(encoding="utf-8") if path.exists() else self._kept_health)
+        return found if found.samples else None
+
     def __exit__(self, *exc: object) -> None:
         """End the process; what it sampled stays readable."""
         if self._process.poll() is None:
@@ -337,6 +347,8 @@ class CounterSampler:
         if self._process.stderr:
             self._process.stderr.close()
         self._kept = self._read_file()[1]
+        health = health_path(self._path)
+        self._kept_health = health.read_text(encoding="utf-8") if health.exists() else ""
         self._folder.cleanup()
 
 

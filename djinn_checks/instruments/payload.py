@@ -39,6 +39,8 @@ SENT_OF_RECEIVED = REQUEST_BYTES / (LARGEST_REQUEST_BYTES + ANSWER_BYTES)
 """Requests for 256 bytes over their answers, 0.0870: less cannot be sent while data are read."""
 MOST_SENT_OF_RECEIVED = REQUEST_BYTES / (SMALLEST_REQUEST_BYTES + ANSWER_BYTES)
 """Requests for 32 bytes over their answers, 0.4615: more is data on their way to the host."""
+_EXPLAINED = 1.05 * MOST_SENT_OF_RECEIVED
+"""With what readings that are not quite of one instant may add."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +178,7 @@ class PayloadCounter:
         if not self.by_law:
             return np.maximum(by_ratio, 0.0)
         by_law = rx - ANSWER_BYTES / REQUEST_BYTES * tx
-        return np.maximum(np.where(tx <= MOST_SENT_OF_RECEIVED * rx, by_law, by_ratio), 0.0)
+        return np.maximum(np.where(tx <= _EXPLAINED * rx, by_law, by_ratio), 0.0)
 
 
 def name_reader(rx_bytes: float, tx_bytes: float) -> Reader:
@@ -194,11 +196,11 @@ def name_reader(rx_bytes: float, tx_bytes: float) -> Reader:
         says = f"copies: {size:.0f} bytes a request"
     elif 118 <= size <= 138:
         says = f"kernels that read in place: {size:.0f} bytes a request"
-    elif 28 <= size <= 38:
+    elif share <= _EXPLAINED and size <= 38:
         says = f"kernels that read a few words in place: {size:.0f} bytes a request"
     elif size > 38:
         says = f"a mixture of readers, or data sent to the host: {size:.0f} bytes a request in the mean"
     else:
         says = "more is sent than requests: data go to the host"
-    known = math.isfinite(size) and share <= MOST_SENT_OF_RECEIVED * 1.1
+    known = math.isfinite(size) and share <= _EXPLAINED
     return Reader(says=says, request_bytes=size if known else None, sent_of_received=share)
