@@ -4,10 +4,10 @@ Why this is valid. A coder that looks at each weight by itself, as those that de
 ANS), needs on average at least the entropy of what it codes. A floating-point number is a sign, an exponent and a
 mantissa. Trained and random weights have about 2.6 bits of entropy in an exponent of 8, and a mantissa that hardly
 compresses. The three fields say where the bytes are; the floor is what is least of two sums, so that no coder of single
-weights is accused: the fields' entropies, or that of whole bit patterns. Numbers of 32 bits have too many patterns for a table,
-so their halves are taken one by one (the lower one is empty if the weights were 16-bit ones once), and the whole only
-where few patterns occur, as in weights that were quantized once. It is taken tensor by tensor, so a coder may have
-a table for each, and the tables cost nothing here.
+weights is accused: the fields' entropies, or that of whole bit patterns. Numbers of 32 bits have too many patterns for
+a table, so their halves are taken one by one (the lower one is empty if the weights were 16-bit ones once), and the
+whole only where few patterns occur, as in weights that were quantized once. It is taken tensor by tensor, so a coder
+may have a table for each, and the tables cost nothing here.
 
 Large tensors are sampled. The entropy of a sample is too low on average, never too high, which accuses nobody; by how
 much it may be off is stated: two standard errors, and the bias of a sample that has not seen every pattern.
