@@ -6,7 +6,6 @@ It lets the criteria be tried without a GPU, on a run in which everything is rig
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -92,10 +91,19 @@ def make_noisy_evidence(seed: int) -> PcieEvidence:
     skipped = {int(first) + more for first in late for more in range(int(chance.integers(1, 4)))}
     kept = np.array([number not in skipped for number in range(len(times))])
     series = make_series(lambda t: rates.get(float(t), FULL_RATE), keep=lambda _: kept, jitter_s=2e-4, seed=seed)
+    claimed = int(CLAIMED_BYTES * (1 + 0.001 * chance.uniform(-1, 1)))
+    return make_evidence(series, claimed_bytes=claimed, link=make_noisy_link(chance))
+
+
+def make_noisy_link(chance: np.random.Generator) -> LinkFacts:
+    """Return a link whose ceiling, calibration and readings are a little off, as those of a real one are."""
     drift = 1 + 0.01 * chance.uniform(-1, 1)
-    found = make_evidence(series, claimed_bytes=int(CLAIMED_BYTES * (1 + 0.001 * chance.uniform(-1, 1))))
-    link = replace(
-        found.link,
+    return LinkFacts(
+        subject=PCIE,
+        ceiling_bytes_per_s=CEILING * max(1.0, drift),
+        ceilings=(make_ceiling(_BEFORE_S),),
+        ceiling_after=make_ceiling(_AFTER_S, bytes_per_s=CEILING * drift),
+        health=make_health(replays_per_s=float(chance.uniform(0, 0.5))),
         calibration=Calibration(
             wire_per_payload=WIRE_PER_PAYLOAD,
             idle_bytes_per_s=float(chance.uniform(0, 50e6)),
@@ -105,10 +113,7 @@ def make_noisy_evidence(seed: int) -> PcieEvidence:
             ruler_rx_bytes=READING.rx_bytes * float(chance.uniform(0.95, 1.05)),
             ruler_tx_bytes=READING.tx_bytes * float(chance.uniform(0.95, 1.05)),
         ),
-        ceiling_after=make_ceiling(_AFTER_S, bytes_per_s=CEILING * drift),
-        ceiling_bytes_per_s=CEILING * max(1.0, drift),
     )
-    return replace(found, link=link)
 
 
 def make_ceiling(span_s: tuple[float, float], **changed: Any) -> Ceiling:
@@ -184,7 +189,7 @@ def make_evidence(series: CounterSeries | None = None, **changed: Any) -> PcieEv
     values: dict[str, Any] = {
         "params": PcieParams.create(),
         "link": link,
-        "series": link.fit(series or make_series()),
+        "series": changed.get("link", link).fit(series or make_series()),
         "start_s": START_S,
         "end_s": END_S,
         "claimed_bytes": CLAIMED_BYTES,
