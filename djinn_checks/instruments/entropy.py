@@ -36,6 +36,8 @@ _FIELDS = {
 _HALF = 16
 _TIMES_SEEN = 8
 """In the mean; patterns that occur less often than that say little of their entropy."""
+_BEYOND_FIRST_ORDER = 1.5
+"""Normal weights of 16 and 32 bits, samples of 2^13 to 2^19 of 2^20: the bias was up to 1.3 times its first order."""
 MOST_ELEMENTS = 2**20
 """Of a tensor that are looked at: bfloat16 then shows some 6,000 patterns, each 170 times in the mean."""
 
@@ -86,12 +88,12 @@ def measure_entropy(name: str, tensor: Tensor, *, most_elements: int = MOST_ELEM
     """Measure the entropy of a tensor's elements, where it lies.
 
     Args:
-        tensor: any shape; of another data type than floating point its bytes are the elements.
+        tensor: any shape and data type; numbers of 64 bits are taken as two of 32.
         most_elements: more than so many are sampled at random, with replacement.
     """
     flat = tensor.detach().contiguous().flatten()
-    if flat.dtype not in _FIELDS:
-        flat = flat.view(torch.uint8)
+    if flat.element_size() > 4:
+        flat = flat.view(torch.int32)
     elements = flat.numel()
     if elements > most_elements:
         generator = torch.Generator().manual_seed(seed)
@@ -157,7 +159,11 @@ def _add(parts: list[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _entropy(counts: Tensor) -> tuple[float, float]:
-    """Return the entropy of what occurred so often in bits, and its error were it a sample."""
+    """Return the entropy of what occurred so often in bits, and its error were it a sample.
+
+    The error is two standard errors and the bias (K - 1) / 2N of Miller and Madow, enlarged for its higher orders,
+    with Chao's estimate of how many patterns K there are, by those that were seen once and twice.
+    """
     count = int(counts.sum())
     if count == 0:
         return 0.0, 0.0
@@ -165,5 +171,7 @@ def _entropy(counts: Tensor) -> tuple[float, float]:
     surprise = -shares.log2()
     entropy = float((shares * surprise).sum())
     variance = max(0.0, float((shares * surprise**2).sum()) - entropy**2)
-    bias = (len(shares) - 1) / (2 * count * math.log(2))
+    once, twice = int((counts == 1).sum()), int((counts == 2).sum())
+    patterns = len(shares) + once * once / (2 * max(1, twice))
+    bias = _BEYOND_FIRST_ORDER * (patterns - 1) / (2 * count * math.log(2))
     return entropy, 2 * math.sqrt(variance / count) + bias

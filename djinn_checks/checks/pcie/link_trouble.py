@@ -10,12 +10,15 @@ import numpy as np
 from djinn_checks.checks.pcie.evidence import PcieEvidence
 from djinn_checks.instruments.counters import CounterSeries
 from djinn_checks.instruments.link_health import ERRORS, HealthSample
+from djinn_checks.instruments.payload import Reader
 from djinn_checks.units import MB, format_bytes, format_seconds
 
 _IN_USE = 0.1
 """Of the ceiling: a link that carries less may run at a lower generation to save power."""
 _MUCH_PINNED_BYTES = 100 * MB
 _SECOND_S = 1.0
+_BEFORE_S = 0.1
+"""Before a hole: who read then is likely to have read in it."""
 
 
 def find_training(evidence: PcieEvidence) -> list[HealthSample]:
@@ -55,6 +58,12 @@ def explain_slow_windows(evidence: PcieEvidence, slow_starts_s: Sequence[float])
     return "; ".join(said)
 
 
+def _reader_before(evidence: PcieEvidence, at_s: float) -> Reader | None:
+    if evidence.counter is None or evidence.series is None:
+        return None
+    return evidence.counter.reader(evidence.series, at_s - _BEFORE_S, at_s)
+
+
 def explain_holes(evidence: PcieEvidence, series: CounterSeries, holes: Sequence[tuple[float, float]]) -> str:
     """Return why the longest of these holes may be there, as far as that can be known."""
     if not holes:
@@ -73,6 +82,7 @@ def explain_holes(evidence: PcieEvidence, series: CounterSeries, holes: Sequence
     pinned = (pages or 0) * resource.getpagesize()
     if pinned >= _MUCH_PINNED_BYTES:
         return f"{said} while {format_bytes(pinned)} were pinned on this machine, which keeps readings waiting"
-    if evidence.reader is not None and evidence.reader.in_place:
-        return f"{said} while kernels read host memory in place ({evidence.reader.says}), which keeps readings waiting"
+    reader = _reader_before(evidence, start)
+    if reader is not None and reader.in_place:
+        return f"{said} while kernels read host memory in place ({reader.says}), which keeps readings waiting"
     return f"{said}; why is not known: somebody may have pinned memory"
