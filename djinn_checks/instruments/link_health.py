@@ -17,6 +17,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 BIT_ERROR_RATE = 1e-12
 LANE_BITS_PER_S = {1: 2.5e9, 2: 5e9, 3: 8e9, 4: 16e9, 5: 32e9}
@@ -108,10 +109,13 @@ def most_replays(generation: int | None, width: int | None, seconds: float) -> i
     return math.ceil(mean + 3 * math.sqrt(mean))
 
 
-def parse_health(lines: str) -> LinkHealth:
-    """Return the health that the sampler wrote down, a line of JSON each second; a line cut short is left out."""
+def parse_health(path: Path) -> LinkHealth:
+    """Return the health that the sampler wrote down, a line of JSON each second; a line cut short is left out.
+
+    Without the file there is none.
+    """
     samples = []
-    for line in lines.splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             found = json.loads(line)
         except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,7 +20,10 @@ def sample(t_s: float, **found: int | None) -> str:
 
 
 def read(*lines: str) -> LinkHealth:
-    return parse_health("\n".join(lines))
+    with tempfile.NamedTemporaryFile("w", suffix=".health") as file:
+        file.write("\n".join(lines))
+        file.flush()
+        return parse_health(Path(file.name))
 
 
 def test_only_what_came_during_the_run_counts() -> None:

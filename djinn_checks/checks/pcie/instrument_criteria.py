@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from djinn_checks.checks.pcie.evidence import HOST_MEMORY, MOST_OF_CEILING, PCIE, PcieEvidence
-from djinn_checks.checks.pcie.link_trouble import explain_holes, find_training
+from djinn_checks.checks.pcie.link_trouble import explain_stalls, find_training
 from djinn_checks.instruments.counters import FROZEN_S
 from djinn_checks.instruments.impossible import Standstill, find_fastest_step, find_standstill
 from djinn_checks.instruments.link_health import most_replays
@@ -80,7 +80,7 @@ def _counters_complete(evidence: PcieEvidence) -> Criterion:
         holes = [(a, b) for a, b in series.holes if a < evidence.end_s and b > evidence.start_s]
         longest = max((b - a for a, b in holes), default=0.0)
         lost = f"{len(holes)} hole(s), the longest {longest * 1e3:,.0f} ms"
-        lost += explain_holes(evidence, series, holes)
+        lost += explain_stalls(evidence, series, holes)
         if len(series.t_s) and series.t_s[-1] < evidence.end_s:
             lost += f"; the sampler ended {evidence.end_s - series.t_s[-1]:.1f} s before the run"
         gap = series.longest_gap_s(evidence.start_s, evidence.end_s)
@@ -246,6 +246,8 @@ def _requests_counted(evidence: PcieEvidence) -> Criterion:
     counter, reader = evidence.counter, evidence.reader
     if counter is not None and not counter.by_law:
         return row.skip(f"payload is counted by the ratio of known copies: {counter.reason}")
+    if counter is not None and evidence.wire_of_ceiling is None:
+        return row.skip("with holes in the evidence it is not known what was sent and received in all")
     if counter is not None and (evidence.wire_of_ceiling or 0.0) < _MUCH_READ:
         return row.skip("next to nothing was received")
     sent = reader.sent_of_received if reader else None
