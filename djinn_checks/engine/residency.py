@@ -94,6 +94,9 @@ class Plan:
         return sum({load.segment: nbytes for load, nbytes in sizes}.values())
 
 
+_ABOUT_THE_SAME = 0.95
+"""Encoded segments that are longer than this share of the longest one get as much room as that one."""
+
 Planner = Callable[[Cut, Sequence[int] | None], Plan]
 """Makes a plan for segments that have so many bytes on the wire; None: as many as in their places."""
 
@@ -164,10 +167,16 @@ def _two_largest(sizes: Iterable[int]) -> int:
 
 
 def _landing_sizes(cut: Cut, streamed: Sequence[int], wire_bytes: Sequence[int] | None) -> dict[int, int]:
-    """Return the room that each streamed segment takes where it lands; none if no one is shorter on the wire."""
+    """Return the room that each streamed segment takes where it lands; none if no one is shorter on the wire.
+
+    Blocks of one shape are not encoded to the same length. They get the same room, or one that is a little longer
+    would reach into the room behind its own, and a copy would have to wait for one more decode.
+    """
     if wire_bytes is None or all(wire_bytes[i] >= cut.segments[i].nbytes for i in streamed):
         return {}
-    return {i: -(-wire_bytes[i] // ALIGNMENT) * ALIGNMENT for i in streamed}
+    sizes = {i: -(-wire_bytes[i] // ALIGNMENT) * ALIGNMENT for i in streamed}
+    largest = max(sizes.values())
+    return {i: largest if size > _ABOUT_THE_SAME * largest else size for i, size in sizes.items()}
 
 
 def _needed(cut: Cut, resident: set[int], wire_bytes: Sequence[int] | None) -> int:
