@@ -37,11 +37,18 @@ class RingBufferHooks:
 
         Raises:
             HooksError: they were removed before.
+            CodecError: encoded weights changed in host memory; all others have been restored.
         """
         if not self._undo:
             raise HooksError("these hooks were removed before; install new ones to stream the model again")
+        failed: EngineError | None = None
         while self._undo:
-            self._undo.pop()()
+            try:
+                self._undo.pop()()
+            except EngineError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     def __enter__(self) -> RingBufferHooks:
         return self
