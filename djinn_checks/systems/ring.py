@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from djinn_checks.engine.codec import Codec, default_codec_name, open_codec
+from djinn_checks.engine.codec import Codec
+from djinn_checks.engine.codecs import default_codec_name, open_codec
 from djinn_checks.engine.hooks import RingBufferHooks, install_ring_buffer_hooks
 from djinn_checks.engine.link import Link
 from djinn_checks.engine.pacing import Pace, plan_for_pace

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from djinn_checks.engine.ans import AnsCodec
-from djinn_checks.engine.codec import PlanesCodec, checksum, default_codec_name, open_codec
+from djinn_checks.engine.codec import checksum
+from djinn_checks.engine.codecs import default_codec_name, open_codec
+from djinn_checks.engine.planes import PlanesCodec
 from djinn_checks.engine.segments import ALIGNMENT
 from djinn_checks.errors import CodecError, SystemNotInstalledError, SystemUnavailableError
 from djinn_checks.units import MIB

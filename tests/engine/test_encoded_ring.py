@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from djinn_checks.engine.codec import Decode, PlanesCodec
+from djinn_checks.engine.codec import Decode
 from djinn_checks.engine.encoded_weights import EncodedWeights
 from djinn_checks.engine.hooks import RingBufferHooks, install_ring_buffer_hooks
 from djinn_checks.engine.link import HostLink
+from djinn_checks.engine.planes import PlanesCodec
 from djinn_checks.engine.proof import CudaProof, HostProof
 from djinn_checks.engine.residency import Plan, plan_residency
 from djinn_checks.engine.ring_buffer import WeightRingBuffer
