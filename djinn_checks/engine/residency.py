@@ -7,14 +7,18 @@ that parameters are bound to memory once, and that the hot path only orders copi
 
 Resident blocks are spread evenly among the streamed ones. If they ran one after the other, the link would
 stand idle while they compute.
+
+Segments that travel encoded land first, in a zone after the ring, and are decoded from there into their places. Copies
+run ahead into the zone, where a segment takes less room than in the ring. So the ring is no larger than it must be,
+and the zone gets the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from djinn_checks.engine.segments import Cut, Segment
+from djinn_checks.engine.segments import ALIGNMENT, Cut, Segment
 from djinn_checks.errors import CapacityError
 from djinn_checks.units import format_bytes
 
@@ -32,6 +36,18 @@ class Load:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Landing:
+    """Where the encoded bytes of a load arrive, to be decoded into its place."""
+
+    offset: int
+    """Bytes from the start of the landing zone."""
+    nbytes: int
+    """Bytes that travel."""
+    blocker_distance: int
+    """How many loads ago the last bytes came that this copy overwrites. It may start when they have been decoded."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """A residency plan. Sizes in bytes, alignment included."""
 
@@ -44,22 +60,50 @@ class Plan:
     """The cycle of copies that one forward needs; it repeats with every forward."""
     uses: tuple[tuple[int, int], ...]
     """(point, load) in the order of a forward. Neighbours with the same load share one copy."""
+    landings: tuple[Landing, ...] = ()
+    """One for each load; none if the loads are copied straight into their places."""
+    landing_bytes: int = 0
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes of device memory in all."""
+        return self.resident_bytes + self.ring_bytes + self.landing_bytes
+
+    @property
+    def wire_sizes(self) -> tuple[int, ...]:
+        """Bytes that each load moves over the link."""
+        return tuple(step.nbytes for step in self.landings or self.loads)
 
     @property
     def bytes_per_pass(self) -> int:
-        """Bytes that one forward moves to the device.
+        """Bytes that one forward moves over the link.
 
         With a single load the cycle has one segment and nothing that could overwrite it: it stays.
         """
+        return sum(self.wire_sizes) if len(self.loads) > 1 else 0
+
+    @property
+    def weight_bytes_per_pass(self) -> int:
+        """Bytes of weights that one forward puts in place on the device: more than travel, if those are encoded."""
         return sum(load.nbytes for load in self.loads) if len(self.loads) > 1 else 0
 
     @property
     def host_bytes(self) -> int:
         """Bytes of host memory that the streamed segments need."""
-        return sum({load.segment: load.nbytes for load in self.loads}.values())
+        sizes = zip(self.loads, self.wire_sizes, strict=True)
+        return sum({load.segment: nbytes for load, nbytes in sizes}.values())
 
 
-def plan_residency(cut: Cut, capacity_bytes: int, *, resident_blocks: int | None = None) -> Plan:
+_ABOUT_THE_SAME = 0.95
+"""Encoded segments that are longer than this share of the longest one get as much room as that one."""
+
+Planner = Callable[[Cut, Sequence[int] | None], Plan]
+"""Makes a plan for segments that have so many bytes on the wire; None: as many as in their places."""
+
+
+def plan_residency(
+    cut: Cut, capacity_bytes: int, *, resident_blocks: int | None = None, wire_bytes: Sequence[int] | None = None
+) -> Plan:
     """Decide what stays resident within `capacity_bytes` and place the rest in the ring.
 
     Whatever leaves room for the two largest streamed segments may stay: first the small segments outside
@@ -68,17 +112,19 @@ def plan_residency(cut: Cut, capacity_bytes: int, *, resident_blocks: int | None
     Args:
         capacity_bytes: device memory for resident segments and ring together.
         resident_blocks: keep exactly this many decoder blocks, not as many as fit.
+        wire_bytes: of each segment, how many bytes travel. None, or nothing streamed that has fewer than in its
+            place: there is no landing zone.
 
     Raises:
         CapacityError: the two largest streamed segments do not fit beside what must stay, or the asked
             number of resident blocks does not fit, or is more than there are.
     """
     if cut.nbytes <= capacity_bytes and resident_blocks is None:
-        return _build(cut, capacity_bytes, set(range(len(cut.segments))))
+        return _build(cut, capacity_bytes, set(range(len(cut.segments))), None)
     resident = _must_stay(cut)
     outer = [i for i, segment in enumerate(cut.segments) if i not in resident and not segment.is_block]
     for index in sorted(outer, key=lambda i: cut.segments[i].nbytes):
-        if _fits(cut, resident | {index}, capacity_bytes):
+        if _needed(cut, resident | {index}, wire_bytes) <= capacity_bytes:
             resident.add(index)
     blocks = [i for i, segment in enumerate(cut.segments) if segment.is_block]
     if resident_blocks is not None and resident_blocks > len(blocks):
@@ -87,9 +133,9 @@ def plan_residency(cut: Cut, capacity_bytes: int, *, resident_blocks: int | None
     chosen = resident
     for count in counts:
         chosen = resident | {blocks[i] for i in evenly_spread(count, len(blocks))}
-        if _fits(cut, chosen, capacity_bytes):
-            return _build(cut, capacity_bytes, chosen)
-    raise CapacityError(_too_small(cut, chosen, capacity_bytes, resident_blocks))
+        if _needed(cut, chosen, wire_bytes) <= capacity_bytes:
+            return _build(cut, capacity_bytes, chosen, wire_bytes)
+    raise CapacityError(_too_small(cut, chosen, capacity_bytes, resident_blocks, wire_bytes))
 
 
 def evenly_spread(count: int, total: int) -> list[int]:
@@ -111,40 +157,60 @@ def _must_stay(cut: Cut) -> set[int]:
     return stay
 
 
-def _streamed(cut: Cut, resident: set[int]) -> list[Segment]:
-    return [segment for i, segment in enumerate(cut.segments) if i not in resident]
+def _streamed(cut: Cut, resident: set[int]) -> list[int]:
+    return [index for index in range(len(cut.segments)) if index not in resident]
 
 
-def _ring_needed(streamed: Iterable[Segment]) -> int:
+def _two_largest(sizes: Iterable[int]) -> int:
     """A copy can run ahead of the computation only if any two segments have room side by side."""
-    return sum(sorted((segment.nbytes for segment in streamed), reverse=True)[:2])
+    return sum(sorted(sizes, reverse=True)[:2])
 
 
-def _fits(cut: Cut, resident: set[int], capacity_bytes: int) -> bool:
+def _landing_sizes(cut: Cut, streamed: Sequence[int], wire_bytes: Sequence[int] | None) -> dict[int, int]:
+    """Return the room that each streamed segment takes where it lands; none if no one is shorter on the wire.
+
+    Blocks of one shape are not encoded to the same length. They get the same room, or one that is a little longer
+    would reach into the room behind its own, and a copy would have to wait for one more decode.
+    """
+    if wire_bytes is None or all(wire_bytes[i] >= cut.segments[i].nbytes for i in streamed):
+        return {}
+    sizes = {i: -(-wire_bytes[i] // ALIGNMENT) * ALIGNMENT for i in streamed}
+    largest = max(sizes.values())
+    return {i: largest if size > _ABOUT_THE_SAME * largest else size for i, size in sizes.items()}
+
+
+def _needed(cut: Cut, resident: set[int], wire_bytes: Sequence[int] | None) -> int:
+    """Return the least device memory with which these segments can stay resident."""
     held = sum(cut.segments[i].nbytes for i in resident)
-    return held + _ring_needed(_streamed(cut, resident)) <= capacity_bytes
+    streamed = _streamed(cut, resident)
+    landing = _two_largest(_landing_sizes(cut, streamed, wire_bytes).values())
+    return held + _two_largest(cut.segments[i].nbytes for i in streamed) + landing
 
 
-def _too_small(cut: Cut, resident: set[int], capacity_bytes: int, resident_blocks: int | None) -> str:
+def _too_small(
+    cut: Cut, resident: set[int], capacity_bytes: int, resident_blocks: int | None, wire_bytes: Sequence[int] | None
+) -> str:
     held = sum(cut.segments[i].nbytes for i in resident)
-    largest = sorted(_streamed(cut, resident), key=lambda segment: -segment.nbytes)[:2]
+    streamed = _streamed(cut, resident)
+    largest: list[Segment] = sorted((cut.segments[i] for i in streamed), key=lambda segment: -segment.nbytes)[:2]
     names = " + ".join(f"{segment.name} ({format_bytes(segment.nbytes)})" for segment in largest)
+    landing = _two_largest(_landing_sizes(cut, streamed, wire_bytes).values())
+    zone = f" and {format_bytes(landing)} of encoded bytes that land" if landing else ""
     asked = "" if resident_blocks is None else f" ({resident_blocks} blocks among it, as asked)"
-    needed = held + _ring_needed(largest)
+    needed = _needed(cut, resident, wire_bytes)
     return (
         f"a device budget of {capacity_bytes:,} bytes is too small: the ring must hold its two largest layers, "
-        f"{names}, beside {format_bytes(held)} that stays resident{asked}; "
+        f"{names}, beside {format_bytes(held)} that stays resident{asked}{zone}; "
         f"give at least {needed:,} bytes ({needed / cut.nbytes:.1%} of the model)"
     )
 
 
-def _build(cut: Cut, capacity_bytes: int, resident: set[int]) -> Plan:
+def _build(cut: Cut, capacity_bytes: int, resident: set[int], wire_bytes: Sequence[int] | None) -> Plan:
     order = sorted(resident)
     offsets, held = [], 0
     for index in order:
         offsets.append(held)
         held += cut.segments[index].nbytes
-    ring_bytes = capacity_bytes - held if len(resident) < len(cut.segments) else 0
     needs = [
         (point, segment)
         for point, needed in enumerate(cut.points)
@@ -153,14 +219,31 @@ def _build(cut: Cut, capacity_bytes: int, resident: set[int]) -> Plan:
     ]
     sequence, uses = _merge_neighbours(needs)
     sizes = [(index, cut.segments[index].nbytes) for index in sequence]
-    ring_bytes = _best_ring(sizes, ring_bytes)
+    room = capacity_bytes - held if sizes else 0
+    landing_sizes = _landing_sizes(cut, _streamed(cut, resident), wire_bytes)
+    landing_bytes, landings = 0, []
+    if landing_sizes and wire_bytes is not None:
+        landed = [(index, landing_sizes[index]) for index in sequence]
+        ring_bytes = _two_largest(dict(sizes).values())
+        landing_bytes = _best_ring(landed, min(room - ring_bytes, sum(landing_sizes.values())))
+        landings = [
+            Landing(offset=offset, nbytes=wire_bytes[index], blocker_distance=distance)
+            for (index, _), (offset, distance) in zip(landed, _place(landed, landing_bytes), strict=True)
+        ]
+    else:
+        ring_bytes = _best_ring(sizes, room)
     return Plan(
         resident=tuple(order),
         resident_offsets=tuple(offsets),
         resident_bytes=held,
         ring_bytes=ring_bytes,
-        loads=_place(sizes, ring_bytes),
+        loads=tuple(
+            Load(segment=index, offset=offset, nbytes=nbytes, blocker_distance=distance)
+            for (index, nbytes), (offset, distance) in zip(sizes, _place(sizes, ring_bytes), strict=True)
+        ),
         uses=tuple(uses),
+        landings=tuple(landings),
+        landing_bytes=landing_bytes,
     )
 
 
@@ -192,13 +275,13 @@ def _best_ring(sequence: Sequence[tuple[int, int]], ring_bytes: int) -> int:
     largest = max((nbytes for _, nbytes in sequence), default=0)
     slots = range(ring_bytes // largest, 1, -1) if largest else ()
     for size in (ring_bytes, *(count * largest for count in slots)):
-        if all(load.blocker_distance > 1 for load in _place(sequence, size)):
+        if all(distance > 1 for _, distance in _place(sequence, size)):
             return size
     return ring_bytes
 
 
-def _place(sequence: Sequence[tuple[int, int]], ring_bytes: int) -> tuple[Load, ...]:
-    """Give each (segment, nbytes) of the cycle its place: the skip-end allocator."""
+def _place(sequence: Sequence[tuple[int, int]], ring_bytes: int) -> list[tuple[int, int]]:
+    """Give each (segment, nbytes) of the cycle its (offset, distance to its blocker): the skip-end allocator."""
     places: dict[int, int] = {}
     spans: list[tuple[int, int]] = []
     head = 0
@@ -207,10 +290,7 @@ def _place(sequence: Sequence[tuple[int, int]], ring_bytes: int) -> tuple[Load, 
             places[segment] = head if head + nbytes <= ring_bytes else 0
         spans.append((places[segment], places[segment] + nbytes))
         head = spans[-1][1]
-    return tuple(
-        Load(segment=segment, offset=spans[i][0], nbytes=nbytes, blocker_distance=_blocker_distance(spans, i))
-        for i, (segment, nbytes) in enumerate(sequence)
-    )
+    return [(start, _blocker_distance(spans, index)) for index, (start, _) in enumerate(spans)]
 
 
 def _blocker_distance(spans: Sequence[tuple[int, int]], index: int) -> int:

@@ -5,6 +5,8 @@
 It is a process of its own, so that neither the interpreter lock nor a crash of the process that is being
 watched can stop it. The first line of its output is a JSON header with the source; binary records follow,
 appended one by one: t_before_s, t_after_s (CLOCK_MONOTONIC, seconds around the query), received, sent.
+Once a second the health of the link is read between two readings, and appended to OUTPUT.health as a line of JSON
+(`link_health.py`); a query of it takes as long as a few readings, so no more often.
 Every record is handed to the kernel at once, so whatever kills this process, what it sampled is there.
 It ends on SIGTERM, and by itself when its parent is gone.
 """
@@ -27,7 +29,9 @@ RECORD = struct.Struct("<ddqq")
 SOURCES = ("field", "gpm", "throughput")
 SHORTEST_PERIOD_S = {"gpm": 0.2}
 """GPM's own samples are about 100 ms apart: a look sooner sees the same one, and a rate of 0 (seen on an H200)."""
+HEALTH_PERIOD_S = 1.0
 Reader = Callable[[], tuple[int, int]]
+HealthReader = Callable[[], dict[str, int | None]]
 
 
 def main() -> int:
@@ -37,6 +41,9 @@ def main() -> int:
     parser.add_argument("--uuid")
     parser.add_argument("--hz", type=float, default=1000.0)
     parser.add_argument("--source", default="auto", help="auto, field, gpm, throughput, or module:function of a fake")
+    parser.add_argument(
+        "--health", default="auto", help="auto (of the GPU whose counters are read), or module:function"
+    )
     options = parser.parse_args()
     parent = os.getppid()
     stopping: list[int] = []
@@ -46,17 +53,21 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
-    with options.output.open("ab", buffering=0) as out:
+    with options.output.open("ab", buffering=0) as out, health_path(options.output).open("ab", buffering=0) as health:
         source, reader, reasons = open_source(options.source, options.uuid)
         out.write(json.dumps({"source": source, "reasons": reasons}).encode() + b"\n")
         if reader is None:
             return 3
+        read_health = open_health(options.health, options.source, options.uuid)
         period = max(1.0 / options.hz, SHORTEST_PERIOD_S.get(source or "", 0.0))
-        due = time.monotonic()
+        due = health_due = time.monotonic()
         while not stopping and os.getppid() == parent:
             before = time.monotonic()
             received, sent = reader()
             out.write(RECORD.pack(before, time.monotonic(), received, sent))
+            if read_health is not None and before >= health_due:
+                health.write(json.dumps({"t_s": time.monotonic(), **read_health()}).encode() + b"\n")
+                health_due += HEALTH_PERIOD_S
             due = max(due + period, time.monotonic())
             time.sleep(max(0.0, due - time.monotonic()))
     return 0
@@ -83,6 +94,34 @@ def open_source(name: str, uuid: str | None) -> tuple[str | None, Reader | None,
             continue
         return candidate, reader, reasons
     return None, None, reasons
+
+
+def health_path(output: Path) -> Path:
+    """Return where the health goes that belongs to an output."""
+    return output.with_name(f"{output.name}.health")
+
+
+def open_health(name: str, source: str, uuid: str | None) -> HealthReader | None:
+    """Return a function that reads the link's health; None beside a fake of counters, where there is none to read."""
+    if ":" in name:
+        module, _, function = name.partition(":")
+        reader: HealthReader = getattr(importlib.import_module(module), function)()
+        return reader
+    if ":" in source:
+        return None
+    from djinn_checks.instruments import nvml
+
+    handle = nvml.find_handle(uuid)
+    return lambda: {**nvml.read_link_health(handle), "pins": count_pins()}
+
+
+def count_pins() -> int | None:
+    """Return how many pages the kernel has pinned for devices since it started; None if it does not say."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("nr_foll_pin_acquired ")), None)
 
 
 def _open(source: str, uuid: str | None) -> Reader:

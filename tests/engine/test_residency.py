@@ -62,6 +62,53 @@ def overlap(plan: Plan, a: int, b: int) -> bool:
     return first.offset < second.offset + second.nbytes and second.offset < first.offset + first.nbytes
 
 
+@given(cut=cuts, share=st.floats(0, 1), shrunk=st.floats(0.1, 0.99))
+def test_what_lands_encoded_has_its_place_within_the_budget_too(cut: Cut, share: float, shrunk: float) -> None:
+    wire = [int(shrunk * segment.nbytes) // 16 * 16 for segment in cut.segments]
+    least = 2 * smallest_capacity(cut)
+    plan = plan_residency(cut, int(least + share * max(0, cut.nbytes - least)), wire_bytes=wire)
+    assert plan.device_bytes <= max(least, cut.nbytes)
+    assert len(plan.landings) == len(plan.loads)
+    for load, landing in zip(plan.loads, plan.landings, strict=True):
+        assert landing.nbytes == wire[load.segment]
+        assert landing.offset % ALIGNMENT == 0
+        assert 0 <= landing.offset <= landing.offset + landing.nbytes <= plan.landing_bytes
+        assert load.offset + load.nbytes <= plan.ring_bytes
+    streamed = {load.segment for load in plan.loads}
+    assert plan.host_bytes == sum(wire[segment] for segment in streamed)
+    if len(plan.loads) > 1:
+        assert plan.bytes_per_pass == sum(wire[load.segment] for load in plan.loads) < plan.weight_bytes_per_pass
+
+
+def test_a_budget_that_lacks_room_for_what_lands_is_refused_with_the_size_that_would_do() -> None:
+    cut = make_cut([10] * 8)
+    wire = [6 * ALIGNMENT] * 8
+    with pytest.raises(CapacityError, match=r"and 6.14 kB of encoded bytes that land; give at least 16,384 bytes"):
+        plan_residency(cut, 32 * ALIGNMENT - 1, wire_bytes=wire)
+    plan = plan_residency(cut, 32 * ALIGNMENT, wire_bytes=wire)
+    assert (plan.ring_bytes, plan.landing_bytes) == (20 * ALIGNMENT, 12 * ALIGNMENT)
+
+
+def test_what_the_ring_does_not_need_goes_to_the_landing_zone_where_copies_run_ahead_cheaper() -> None:
+    cut = make_cut([10] * 9)
+    plan = plan_residency(cut, 50 * ALIGNMENT, resident_blocks=0, wire_bytes=[6 * ALIGNMENT] * 9)
+    assert plan.ring_bytes == 20 * ALIGNMENT
+    assert {landing.offset for landing in plan.landings} == {place * 6 * ALIGNMENT for place in range(5)}
+
+
+def test_blocks_that_are_encoded_to_nearly_the_same_length_land_in_rooms_of_one_size() -> None:
+    cut = make_cut([100] * 12)
+    wire = [60 * ALIGNMENT + 16 * (number % 5) for number in range(12)]
+    plan = plan_residency(cut, 390 * ALIGNMENT, resident_blocks=0, wire_bytes=wire)
+    assert len({landing.offset for landing in plan.landings}) == 3
+    assert min(landing.blocker_distance for landing in plan.landings) == 3
+
+
+def test_where_nothing_is_shorter_on_the_wire_there_is_no_landing_zone() -> None:
+    cut = make_cut([10] * 8)
+    assert plan_residency(cut, 40 * ALIGNMENT, wire_bytes=[10 * ALIGNMENT] * 8) == plan_residency(cut, 40 * ALIGNMENT)
+
+
 @given(count=st.integers(0, 80), total=st.integers(1, 80))
 def test_resident_blocks_are_spread_so_that_gaps_differ_by_one_at_most(count: int, total: int) -> None:
     if count > total:

@@ -13,6 +13,12 @@ from typing import Any, cast
 import numpy as np
 
 from djinn_checks.checks.pcie.evidence import HOST_MEMORY, LABELS, REPLAY, PcieEvidence
+from djinn_checks.checks.pcie.stream_facts import (
+    describe_figures,
+    describe_floor,
+    describe_health,
+    describe_reader,
+)
 from djinn_checks.instruments.counters import Floats
 from djinn_checks.instruments.link_ceiling import Calibration, Ceiling
 from djinn_checks.instruments.preflight import PreflightRow
@@ -79,6 +85,10 @@ def gather_measurements(evidence: PcieEvidence) -> PcieMeasurements:
         "windows": _windows(evidence),
         "zoom": _zoom(evidence),
         "bytes": _bytes(evidence),
+        "reader": describe_reader(evidence),
+        "figures": describe_figures(evidence),
+        "floor": describe_floor(evidence),
+        "health": describe_health(evidence),
         "passes": _passes(evidence),
         "memory": _memory(evidence),
         "limit": {
@@ -96,6 +106,9 @@ def _calibration(found: Calibration) -> CalibrationFacts:
         "idle_bytes_per_s": found.idle_bytes_per_s,
         "residual": found.residual,
         "payload_bytes": found.payload_bytes,
+        "law_error": found.law_error,
+        "ruler_rx_bytes": found.ruler_rx_bytes,
+        "ruler_tx_bytes": found.ruler_tx_bytes,
     }
 
 
@@ -164,7 +177,7 @@ def _relative(row: dict[str, Any], start_s: float) -> CopyRow:
 
 def _bytes(evidence: PcieEvidence) -> Traffic:
     run = evidence.run
-    passes = len(run.pass_ends_s) if run else None
+    passes = evidence.passes
     predicted = run.predicted_bytes if run else None
     return {
         "passes": passes,
