@@ -107,6 +107,7 @@ def _calibration(found: Calibration) -> CalibrationFacts:
         "law_error": found.law_error,
         "ruler_rx_bytes": found.ruler_rx_bytes,
         "ruler_tx_bytes": found.ruler_tx_bytes,
+        "sent_of_received": found.sent_of_received,
     }
 
 
