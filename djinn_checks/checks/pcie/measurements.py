@@ -63,6 +63,8 @@ def summarize(evidence: PcieEvidence, criteria: Sequence[Criterion], status: Sta
     if evidence.run is not None and evidence.limit_s is not None:
         text += f"; {format_seconds(evidence.run.seconds_per_pass)} a pass, the limit is "
         text += f"{format_seconds(evidence.limit_s)}"
+    if evidence.encodes and evidence.weight_rate_of_ceiling is not None:
+        text += f"; weights came at {evidence.weight_rate_of_ceiling:.1%} of the ceiling, encoded"
     return text
 
 
