@@ -91,16 +91,16 @@ def test_logits_are_bit_equal_and_removal_restores_the_module(name: str, dtype: 
     assert snapshot(model) == before
 
 
-@pytest.mark.parametrize("share", [0.8, 0.99])
+@pytest.mark.parametrize("share", [0.7, 0.9])
 def test_blocks_that_stay_encoded_are_decoded_where_they_are_used_and_given_back(share: float) -> None:
-    model = build("llama", torch.bfloat16)
+    model = build("llama", torch.bfloat16, layers=12)
     before, expected = snapshot(model), results(model)
     with install_ring_buffer_hooks(model, ring := ring_for(model, share), "model"):
         plan = stream_of(ring).plan
         assert plan.stays_encoded
-        assert (plan.bytes_per_pass == 0) == (share > 0.9)
+        assert (plan.bytes_per_pass == 0) == (share == 0.9), "at 0.9 all of them fit"
         assert all(same(results(model), expected) for _ in range(2))
-        assert (ring.get_stats()["bytes_transferred"] == 0) == (share > 0.9)
+        assert (ring.get_stats()["bytes_transferred"] == 0) == (share == 0.9)
     assert snapshot(model) == before
 
 

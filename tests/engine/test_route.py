@@ -116,9 +116,8 @@ BLOCKS = [7, 9, 8, 9, 7, 9, 8]
 @pytest.mark.parametrize("what", ["loads", "landings"])
 def test_a_step_that_starts_one_load_too_early_is_seen(what: str) -> None:
     plan = make_plan(BLOCKS, [], 0.6, 0.0)
-    early = tuple(
-        dataclasses.replace(step, blocker_distance=step.blocker_distance + 1) for step in getattr(plan, what) if step
-    )
+    steps = [step for step in getattr(plan, what) if step]
+    early = tuple(dataclasses.replace(step, blocker_distance=step.blocker_distance + 1) for step in steps)
     broken = dataclasses.replace(plan, **{what: early})
     drive_often(plan)
     with pytest.raises(WrongBytesError):
