@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from djinn_checks.engine.binding import bind_buffers, bind_parameters
-from djinn_checks.engine.residency import Plan, Planner, plan_residency
+from djinn_checks.engine.plan import Plan, Planner
+from djinn_checks.engine.residency import plan_fewest_bytes
 from djinn_checks.engine.ring_buffer import WeightRingBuffer
 from djinn_checks.engine.segments import cut_model
 from djinn_checks.engine.weight_stream import WeightStream
@@ -108,7 +109,7 @@ def install_ring_buffer_hooks(
 
 def _planner(plan: Plan | Planner | None, capacity_bytes: int) -> Planner:
     if plan is None:
-        return lambda cut, wire_bytes: plan_residency(cut, capacity_bytes, wire_bytes=wire_bytes)
+        return lambda cut, wire_bytes: plan_fewest_bytes(cut, capacity_bytes, wire_bytes=wire_bytes)
     if isinstance(plan, Plan):
         return lambda cut, wire_bytes: plan
     return plan

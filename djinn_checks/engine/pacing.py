@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from djinn_checks.engine.residency import Plan, plan_residency
+from djinn_checks.engine.plan import Plan
+from djinn_checks.engine.residency import plan_residency, plans_with_encoded_blocks
 from djinn_checks.engine.segments import Cut
 
 _CYCLES = 6
@@ -48,7 +49,8 @@ def plan_for_pace(cut: Cut, capacity_bytes: int, pace: Pace, *, wire_bytes: Sequ
     The more stays resident, the fewer bytes move; the deeper the ring, the less do copies and computation wait
     for each other. Where one of the two takes far longer, two slots do and as much as fits stays. Where both
     take about as long, or an odd number of copies meets two slots, a block less and a slot more is faster,
-    by up to a seventh in simulation.
+    by up to a seventh in simulation. A block that stays encoded leaves room for another half and costs a decode in
+    every pass.
 
     Args:
         wire_bytes: as for `plan_residency`.
@@ -56,10 +58,15 @@ def plan_for_pace(cut: Cut, capacity_bytes: int, pace: Pace, *, wire_bytes: Sequ
     Raises:
         CapacityError: as `plan_residency`.
     """
-    fullest = plan_residency(cut, capacity_bytes, wire_bytes=wire_bytes)
+    candidates = plans_with_encoded_blocks(cut, capacity_bytes, wire_bytes)
+    fullest = min(candidates, key=lambda plan: predict_seconds_per_pass(plan, cut, pace))
+    encoded = len(fullest.stays_encoded)
     resident = sum(cut.segments[index].is_block for index in fullest.resident)
     counts = range(resident - 1, max(-1, resident - 1 - _FEWER), -1)
-    others = [plan_residency(cut, capacity_bytes, resident_blocks=count, wire_bytes=wire_bytes) for count in counts]
+    others = [
+        plan_residency(cut, capacity_bytes, resident_blocks=count, wire_bytes=wire_bytes, encoded_blocks=encoded)
+        for count in counts
+    ]
     fastest = min([fullest, *others], key=lambda plan: predict_seconds_per_pass(plan, cut, pace))
     bar = (1 - _WORTH) * predict_seconds_per_pass(fullest, cut, pace)
     return fastest if predict_seconds_per_pass(fastest, cut, pace) < bar else fullest
@@ -85,7 +92,7 @@ def predict_seconds_per_pass(plan: Plan, cut: Cut, pace: Pace) -> float:
 
 
 class _Belt:
-    """The link, and the decoder behind it if segments travel encoded; all times since the start, by number of load.
+    """The link, and the decoder behind it if segments are encoded; all times since the start, by number of load.
 
     Attributes:
         used: when the bytes of each load were free again; until its point has run, when they arrived.
@@ -111,11 +118,12 @@ class _Belt:
         if not plan.landings:
             self._copied = max(self._copied, place_free) + self._pace.copy_s(load.nbytes)
             return self._copied
-        landing = plan.landings[slot]
-        landing_free = _at(self._decoded, number - landing.blocker_distance)
-        self._copied = max(self._copied, landing_free) + self._pace.copy_s(landing.nbytes)
+        landing, landed = plan.landings[slot], 0.0
+        if landing is not None:
+            landing_free = _at(self._decoded, number - landing.blocker_distance)
+            self._copied = landed = max(self._copied, landing_free) + self._pace.copy_s(landing.nbytes)
         before = self._decoded[-1] if self._decoded else 0.0
-        self._decoded.append(max(self._copied, place_free, before) + self._pace.decode_s(load.nbytes))
+        self._decoded.append(max(landed, place_free, before) + self._pace.decode_s(load.nbytes))
         return self._decoded[-1]
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from djinn_checks.engine.codec import Codec
 from djinn_checks.engine.link import Link, Stage, open_link
-from djinn_checks.engine.residency import Planner
+from djinn_checks.engine.plan import Planner
 from djinn_checks.engine.segments import Cut, Weights
 from djinn_checks.engine.weight_stream import Carriage, Claimed, WeightStream
 from djinn_checks.errors import CapacityError, EngineError, HooksError

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from djinn_checks.engine.link import Link, Stage
-from djinn_checks.engine.residency import Plan
+from djinn_checks.engine.plan import Plan
 
 Copied = Callable[[int], None]
 """Is told the bytes of each copy that was given to the link."""
@@ -104,16 +104,17 @@ class DecodingRoute:
         link: Link,
         stage: Stage,
         *,
-        landings: Sequence[Tensor],
-        hosts: Sequence[Tensor],
+        landings: Sequence[Tensor | None],
+        hosts: Sequence[Tensor | None],
         decoders: Sequence[Callable[[], Any]],
         copied: Copied,
     ) -> None:
         """Issue nothing yet.
 
         Args:
-            landings, hosts: where the encoded bytes of each load go and come from, 1-d uint8.
-            decoders: decode what has landed into the load's place, on the current stream.
+            landings, hosts: where the encoded bytes of each load go and come from, 1-d uint8; None if they stay on the
+                device.
+            decoders: decode what has landed, or stayed, into the load's place, on the current stream.
         """
         self._loads, self._landings = plan.loads, plan.landings
         self._link, self.stage, self._told = link, stage, copied
@@ -130,17 +131,23 @@ class DecodingRoute:
         """Copy if the bytes that were there have been given to a decode, and say whether it was so."""
         count = len(self._loads)
         slot = self._copied % count
-        blocker = self._copied - self._landings[slot].blocker_distance
-        if self._copied >= used + count or blocker >= self._decoded:
+        landing, zone, host = self._landings[slot], self._zone[slot], self._hosts[slot]
+        if self._copied >= used + count:
+            return False
+        if landing is None or zone is None or host is None:
+            self._copied += 1
+            return True
+        blocker = self._copied - landing.blocker_distance
+        if blocker >= self._decoded:
             return False
         self._copied += 1
         self._failed.pop(slot, None)
         try:
-            self._link.copy(slot, self._zone[slot], self._hosts[slot], after=blocker % count if blocker >= 0 else None)
+            self._link.copy(slot, zone, host, after=blocker % count if blocker >= 0 else None)
         except Exception as error:  # it belongs to the forward that needs these bytes, not to this one
             self._failed[slot] = error
             return True
-        self._told(self._hosts[slot].numel())
+        self._told(host.numel())
         return True
 
     def _decode_next(self, used: int) -> bool:
@@ -151,6 +158,8 @@ class DecodingRoute:
         if self._decoded >= self._copied or blocker >= used:
             return False
         self._decoded += 1
+        if self._landings[slot] is None:
+            self._failed.pop(slot, None)
         if slot in self._failed:
             return True
         try:
@@ -161,6 +170,9 @@ class DecodingRoute:
 
     def _decode(self, slot: int) -> None:
         """Runs in the stage: its stream is the current one, or it is in the stage's thread."""
+        if self._landings[slot] is None:
+            self._decoders[slot]()
+            return
         try:
             self._link.wait(slot)
             self._decoders[slot]()

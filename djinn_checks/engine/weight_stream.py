@@ -1,9 +1,9 @@
 """One model's weights on their way through device memory, from the first copy until it is closed.
 
 One block of device memory holds the resident segments and, after them, the ring; if segments travel encoded, a zone
-where they land comes last. The cycle of loads is fixed by the residency plan. A load is issued as soon as the segment
-whose bytes it overwrites has been used; a segment is waited for only by the computation that needs it. On CUDA both
-orders are events between streams and the host waits for neither.
+where they land comes last. What stays encoded has memory of its own. The cycle of loads is fixed by the residency plan.
+A load is issued as soon as the segment whose bytes it overwrites has been used; a segment is waited for only by the
+computation that needs it. On CUDA both orders are events between streams and the host waits for neither.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from djinn_checks.engine.codec import Codec, Decode
 from djinn_checks.engine.encoded_weights import EncodedWeights
 from djinn_checks.engine.host_memory import HostArena
 from djinn_checks.engine.link import Link, Stage
+from djinn_checks.engine.plan import Plan, Planner
 from djinn_checks.engine.proof import Proof, open_proof
-from djinn_checks.engine.residency import Plan, Planner
 from djinn_checks.engine.route import DecodingRoute, DirectRoute, Route
 from djinn_checks.engine.segments import Cut, Weights
 from djinn_checks.errors import CopyError
@@ -85,7 +85,8 @@ class WeightStream:
         self.plan: Plan = self._encoded.plan(planner) if self._encoded is not None else planner(cut, None)
         if self._encoded is not None and device.type == "cuda":
             torch.cuda.empty_cache()  # what encoding took does not count beside the plan's memory
-        self._memory = torch.empty(self.plan.device_bytes, dtype=torch.uint8, device=device)
+        in_one_block = self.plan.device_bytes - self.plan.encoded_bytes
+        self._memory = torch.empty(in_one_block, dtype=torch.uint8, device=device)
         self._arena = HostArena(self.plan.host_bytes if self._encoded is None else 0, pinned=device.type == "cuda")
         self._places = self._find_places()
         self._host = self._find_hosts()
@@ -117,8 +118,9 @@ class WeightStream:
         return places
 
     def _find_hosts(self) -> dict[int, Tensor]:
-        """Return the host bytes from which each streamed segment travels."""
-        streamed = list(dict.fromkeys(load.segment for load in self.plan.loads))
+        """Return the host bytes from which each segment travels that does."""
+        travels = [load.segment for load in self.plan.loads if load.segment not in self.plan.stays_encoded]
+        streamed = list(dict.fromkeys(travels))
         if self._encoded is not None:
             return {segment: self._encoded[segment].data for segment in streamed}
         sizes = [self.cut.segments[segment].nbytes for segment in streamed]
@@ -128,21 +130,22 @@ class WeightStream:
         for index, segment in enumerate(self.cut.segments):
             if self._encoded is None:
                 segment.read(self._host.get(index, self._places[index]), weights)
-            elif index not in self._host:
+            elif index in self.plan.resident:
                 self._encoded.fill(index, self._places[index])
 
     def _open_route(self, carriage: Carriage) -> Route:
         loads, plan = self.plan.loads, self.plan
         places = [self._places[load.segment] for load in loads]
-        hosts = [self._host[load.segment] for load in loads]
         if self._encoded is None or carriage.codec is None or not plan.landings:
-            return DirectRoute(plan, self.link, places=places, hosts=hosts, copied=self._claim)
+            direct = [self._host[load.segment] for load in loads]
+            return DirectRoute(plan, self.link, places=places, hosts=direct, copied=self._claim)
+        hosts = [self._host.get(load.segment) for load in loads]
         zone = self._memory[plan.resident_bytes + plan.ring_bytes :]
-        landings = [zone[landing.offset :][: landing.nbytes] for landing in plan.landings]
+        landings = [zone[step.offset :][: step.nbytes] if step is not None else None for step in plan.landings]
         sums = [self._encoded[load.segment].checksum for load in loads]
         self._proof = open_proof(places, sums) if carriage.verify else None
         decoders = [
-            _proven(self._encoded.decoder(load.segment, landings[slot], places[slot]), self._proof, slot)
+            _proven(self._encoded.decoder(load.segment, places[slot], landed=landings[slot]), self._proof, slot)
             for slot, load in enumerate(loads)
         ]
         self.stage = carriage.stage_factory(self._to, len(loads), stream=carriage.codec.stream)
@@ -159,12 +162,12 @@ class WeightStream:
         return self._places[segment]
 
     def plain(self, segment: int) -> Tensor:
-        """Return the bytes of a segment, wherever it is kept: on the device if resident, in host memory if not.
+        """Return the bytes of a segment, wherever and however it is kept.
 
         Raises:
             CodecError: it is kept encoded, and its bytes changed.
         """
-        if segment not in self._host:
+        if segment in self.plan.resident:
             return self._places[segment]
         return self._host[segment] if self._encoded is None else self._encoded.plain(segment)
 

@@ -137,7 +137,8 @@ def _patterns(flat: Tensor) -> Tensor:
     """Return the elements' bits as int64, without sign."""
     size = flat.element_size()
     words = flat.view({1: torch.uint8, 2: torch.int16, 4: torch.int32}[size]).to(torch.int64)
-    return words & (2 ** (8 * size) - 1)
+    unsigned: Tensor = words & (2 ** (8 * size) - 1)
+    return unsigned
 
 
 def _split(bits: Tensor, exponent: int, mantissa: int) -> list[Tensor]:

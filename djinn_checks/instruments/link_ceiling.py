@@ -162,6 +162,8 @@ class Calibration:
     ruler_rx_bytes: float | None = None
     """What one reading of the counters moves itself; None if it could not be measured."""
     ruler_tx_bytes: float | None = None
+    sent_of_received: float | None = None
+    """TX / RX of the known copies; None if it was not counted."""
 
     def __post_init__(self) -> None:
         """Refuse a ratio that nothing can be divided by.
@@ -192,7 +194,11 @@ class Calibration:
         elif self.law_error > LAW_TOLERANCE:
             reason = f"known copies are counted {self.law_error:.2%} off by the law of reads on this machine"
         return PayloadCounter(
-            wire_per_payload=self.wire_per_payload, by_law=not reason, reason=reason, ruler=self.ruler
+            wire_per_payload=self.wire_per_payload,
+            by_law=not reason,
+            reason=reason,
+            ruler=self.ruler,
+            sent_of_copies=self.sent_of_received,
         )
 
 
@@ -241,6 +247,7 @@ def calibrate_by_spans(series: CounterSeries, idle: Span, copies: Sequence[Span]
         law_error=max(abs(share - 1) for share in laws) if series.wraps else None,
         ruler_rx_bytes=ruler.rx_bytes if ruler else None,
         ruler_tx_bytes=ruler.tx_bytes if ruler else None,
+        sent_of_received=counts[0][1] / counts[0][0],
     )
 
 
@@ -268,6 +275,7 @@ def calibrate_from_trace(series: CounterSeries, start_s: float, end_s: float, pa
         law_error=abs((rx - ANSWER_BYTES / REQUEST_BYTES * tx) / payload_bytes - 1) if series.wraps else None,
         ruler_rx_bytes=ruler.rx_bytes if ruler else None,
         ruler_tx_bytes=ruler.tx_bytes if ruler else None,
+        sent_of_received=tx / rx if rx > 0 else None,
     )
 
 

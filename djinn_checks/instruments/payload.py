@@ -12,9 +12,11 @@ Its limits. All that is sent must be requests. Data on their way to the host are
 take 0.9 from what is counted as read; so the law never counts too much. Where more is sent than the smallest requests
 can explain, the ratio of known copies is used and the answer has bounds. Between the two nobody can tell a kernel's
 small requests from a copy with data on their way back: `bounds` holds for both, and a claim between its ends is not
-refuted. The readings of the counters themselves move more out than in; their weight is measured on an idle link and
-taken off. On a machine where known copies are not counted right by the law (another generation or other counters, whose
-two values are not of one instant), their ratio is used, and `reason` says so.
+refuted. No reader gets more out of a wire than copies with their large requests, which is the upper bound.
+
+The readings of the counters themselves move more out than in; their weight is measured on an idle link and taken off.
+On a machine where known copies are not counted right by the law (another generation or other counters, whose two values
+are not of one instant), their ratio is used, and `reason` says so.
 """
 
 from __future__ import annotations
@@ -35,10 +37,10 @@ LARGEST_REQUEST_BYTES, SMALLEST_REQUEST_BYTES = 256, 32
 """Data that one request asks for: by copies, and by kernels that use little of what they fetch (H200)."""
 LAW_TOLERANCE = 0.001
 """How far known copies may be counted off by the law, where it is used."""
-SENT_OF_RECEIVED = REQUEST_BYTES / (LARGEST_REQUEST_BYTES + ANSWER_BYTES)
-"""Requests for 256 bytes over their answers, 0.0870: less cannot be sent while data are read."""
 MOST_SENT_OF_RECEIVED = REQUEST_BYTES / (SMALLEST_REQUEST_BYTES + ANSWER_BYTES)
 """Requests for 32 bytes over their answers, 0.4615: more is data on their way to the host."""
+_SAME_READER = 0.1
+"""How far TX / RX may be from that of known copies, for their ratio to be the reader's own."""
 _EXPLAINED = 1.05 * MOST_SENT_OF_RECEIVED
 """With what readings that are not quite of one instant may add."""
 
@@ -69,11 +71,8 @@ class Reader:
     """Mean data that a request asked for; None if nothing was read, or more was sent than requests."""
     sent_of_received: float | None
     """TX / RX, less the readings' own weight; None if nothing was received."""
-
-    @property
-    def in_place(self) -> bool:
-        """Whether kernels read host memory where it lies."""
-        return self.request_bytes is not None and self.request_bytes < 0.6 * LARGEST_REQUEST_BYTES
+    in_place: bool = False
+    """Kernels read host memory where it lies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +91,8 @@ class PayloadCounter:
     """Why the law is not used."""
     ruler: RulerWeight | None = None
     """Taken off for each reading; None if it is not known."""
+    sent_of_copies: float | None = None
+    """TX / RX of known copies; None if it is not known."""
 
     def __post_init__(self) -> None:
         """Refuse a ratio that nothing can be divided by.
@@ -138,13 +139,22 @@ class PayloadCounter:
         if wire is None:
             return None
         rx, tx = wire
-        if not self.by_law:
-            return Bounds(least=rx / self.wire_per_payload, most=rx / self.wire_per_payload)
-        law = rx - ANSWER_BYTES / REQUEST_BYTES * tx
+        most = rx / self.wire_per_payload
         fewest = rx * SMALLEST_REQUEST_BYTES / (SMALLEST_REQUEST_BYTES + ANSWER_BYTES)
-        most = rx * LARGEST_REQUEST_BYTES / (LARGEST_REQUEST_BYTES + ANSWER_BYTES)
-        least = max(law, fewest)
+        if not self.by_law:
+            return Bounds(least=most if self._is_copy(rx, tx) else min(most, fewest), most=most)
+        least = max(rx - ANSWER_BYTES / REQUEST_BYTES * tx, fewest)
         return Bounds(least=least, most=max(least, most))
+
+    @property
+    def largest_request_bytes(self) -> float:
+        """Data that a request of known copies asks for, by the ratio of their wire bytes."""
+        beside = self.wire_per_payload - 1
+        return ANSWER_BYTES / beside if self.by_law and beside > 0 else LARGEST_REQUEST_BYTES
+
+    def _is_copy(self, rx: float, tx: float) -> bool:
+        """Tell whether what was sent is what known copies send; True where that is not known."""
+        return self.sent_of_copies is None or abs(tx - self.sent_of_copies * rx) <= _SAME_READER * tx
 
     def reader(self, series: CounterSeries, start_s: float, end_s: float) -> Reader | None:
         """Return who read host memory from start to end, by TX / RX; None if evidence is lost.
@@ -153,7 +163,7 @@ class PayloadCounter:
             InstrumentError: as `check_span`.
         """
         wire = self._wire(series, start_s, end_s)
-        return None if wire is None else name_reader(*wire)
+        return None if wire is None else name_reader(*wire, largest_bytes=self.largest_request_bytes)
 
     def wire_between(self, series: CounterSeries, start_s: float, end_s: float) -> float | None:
         """Return the wire bytes received from start to end, less the readings' own; None if evidence is lost.
@@ -181,18 +191,21 @@ class PayloadCounter:
         return np.maximum(np.where(tx <= _EXPLAINED * rx, by_law, by_ratio), 0.0)
 
 
-def name_reader(rx_bytes: float, tx_bytes: float) -> Reader:
+def name_reader(rx_bytes: float, tx_bytes: float, *, largest_bytes: float = LARGEST_REQUEST_BYTES) -> Reader:
     """Return who reads host memory, by the wire bytes received and sent.
 
     A copy of 4 KiB still has 211 bytes of data for each request, one of 64 KiB 252 (H200).
+
+    Args:
+        largest_bytes: data that a request of known copies asks for.
     """
     if rx_bytes <= 0:
         return Reader(says="nothing is read", request_bytes=None, sent_of_received=None)
     share = tx_bytes / rx_bytes
     size = REQUEST_BYTES / share - ANSWER_BYTES if tx_bytes > 0 else math.inf
-    if size > 1.1 * LARGEST_REQUEST_BYTES:
-        says = f"reads of more than {LARGEST_REQUEST_BYTES} bytes a request, or requests that were not counted"
-    elif size >= 0.75 * LARGEST_REQUEST_BYTES:
+    if size > 1.1 * largest_bytes:
+        says = f"reads of more than {largest_bytes:.0f} bytes a request, or requests that were not counted"
+    elif size >= 0.75 * largest_bytes:
         says = f"copies: {size:.0f} bytes a request"
     elif 118 <= size <= 138:
         says = f"kernels that read in place: {size:.0f} bytes a request"
@@ -203,4 +216,5 @@ def name_reader(rx_bytes: float, tx_bytes: float) -> Reader:
     else:
         says = "more is sent than requests: data go to the host"
     known = math.isfinite(size) and share <= _EXPLAINED
-    return Reader(says=says, request_bytes=size if known else None, sent_of_received=share)
+    in_place = known and size < 0.6 * largest_bytes
+    return Reader(says=says, request_bytes=size if known else None, sent_of_received=share, in_place=in_place)

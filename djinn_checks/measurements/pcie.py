@@ -36,6 +36,8 @@ class CalibrationFacts(TypedDict):
     ruler_rx_bytes: float | None
     """What one reading of the counters moves itself; `ruler_tx_bytes` the other way. None if it is not known."""
     ruler_tx_bytes: float | None
+    sent_of_received: float | None
+    """TX / RX of the known copies."""
 
 
 class LinkFacts(TypedDict):

@@ -13,8 +13,9 @@ from djinn_checks.engine.codecs import default_codec_name, open_codec
 from djinn_checks.engine.hooks import RingBufferHooks, install_ring_buffer_hooks
 from djinn_checks.engine.link import Link
 from djinn_checks.engine.pacing import Pace, plan_for_pace
+from djinn_checks.engine.plan import Plan
 from djinn_checks.engine.rehearsal import rehearse
-from djinn_checks.engine.residency import Plan, plan_residency
+from djinn_checks.engine.residency import plan_fewest_bytes, plan_residency
 from djinn_checks.engine.ring_buffer import WeightRingBuffer
 from djinn_checks.engine.segments import Cut, cut_model
 from djinn_checks.engine.timeline import Step, TimedCudaLink, TimedHostLink, join_timelines, open_timed_link
@@ -139,6 +140,8 @@ class EncodedRingSystem(RingSystem):
         def planner(cut: Cut, wire_bytes: Sequence[int] | None) -> Plan:
             if pace is not None:
                 return plan_for_pace(cut, self.budget_bytes, pace, wire_bytes=wire_bytes)
+            if self._resident_blocks is None:
+                return plan_fewest_bytes(cut, self.budget_bytes, wire_bytes=wire_bytes)
             return plan_residency(cut, self.budget_bytes, resident_blocks=self._resident_blocks, wire_bytes=wire_bytes)
 
         ring = WeightRingBuffer(

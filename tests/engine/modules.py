@@ -12,9 +12,12 @@ from transformers import AutoModelForCausalLM
 from tests.architectures import CONFIGS, VOCABULARY
 
 
-def build(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+def build(name: str, dtype: torch.dtype = torch.float32, *, layers: int | None = None) -> nn.Module:
     torch.manual_seed(7)
-    model: nn.Module = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[name]), dtype=dtype).eval()
+    config = copy.deepcopy(CONFIGS[name])
+    if layers is not None:
+        config.num_hidden_layers = layers
+    model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     return model
 
 

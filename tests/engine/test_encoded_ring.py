@@ -20,9 +20,10 @@ from djinn_checks.engine.codec import Decode
 from djinn_checks.engine.encoded_weights import EncodedWeights
 from djinn_checks.engine.hooks import RingBufferHooks, install_ring_buffer_hooks
 from djinn_checks.engine.link import HostLink
+from djinn_checks.engine.plan import Plan
 from djinn_checks.engine.planes import PlanesCodec
 from djinn_checks.engine.proof import CudaProof, HostProof
-from djinn_checks.engine.residency import Plan, plan_residency
+from djinn_checks.engine.residency import plan_residency
 from djinn_checks.engine.ring_buffer import WeightRingBuffer
 from djinn_checks.engine.segments import Cut, cut_model
 from djinn_checks.engine.weight_stream import WeightStream
@@ -87,6 +88,19 @@ def test_logits_are_bit_equal_and_removal_restores_the_module(name: str, dtype: 
         assert plan.landings
         assert plan.bytes_per_pass < (0.75 if dtype is torch.bfloat16 else 0.9) * plan.weight_bytes_per_pass
         assert all(same(results(model), expected) for _ in range(2))
+    assert snapshot(model) == before
+
+
+@pytest.mark.parametrize("share", [0.7, 0.9])
+def test_blocks_that_stay_encoded_are_decoded_where_they_are_used_and_given_back(share: float) -> None:
+    model = build("llama", torch.bfloat16, layers=12)
+    before, expected = snapshot(model), results(model)
+    with install_ring_buffer_hooks(model, ring := ring_for(model, share), "model"):
+        plan = stream_of(ring).plan
+        assert plan.stays_encoded
+        assert (plan.bytes_per_pass == 0) == (share == 0.9), "at 0.9 all of them fit"
+        assert all(same(results(model), expected) for _ in range(2))
+        assert (ring.get_stats()["bytes_transferred"] == 0) == (share == 0.9)
     assert snapshot(model) == before
 
 
@@ -275,7 +289,7 @@ def test_bits_that_flip_in_host_memory_are_an_error_of_every_forward_that_needs_
         for _ in range(2):
             with pytest.raises(CopyError, match=f"copy of '{name}'.*changed in host memory"):
                 run_twice()
-        with pytest.raises(CodecError, match=f"'{name}': its encoded bytes changed in host memory"):
+        with pytest.raises(CodecError, match=f"'{name}': its encoded bytes changed in memory"):
             stream_of(ring).plain(stream_of(ring).plan.loads[2].segment)
         flip(ring, 2)
 
@@ -421,7 +435,7 @@ def test_what_is_encoded_lies_in_exactly_the_host_memory_that_it_needs() -> None
     cut = cut_model(model)
     weights = EncodedWeights(cut, dict(model.named_parameters(remove_duplicate=False)), PlanesCodec(), CPU)
     plan = weights.plan(lambda cut, wire: plan_residency(cut, int(0.6 * cut.nbytes), wire_bytes=wire))
-    streamed = {load.segment for load in plan.loads}
+    streamed = {load.segment for load in plan.loads} - plan.stays_encoded
     assert sum(weights[segment].nbytes for segment in streamed) == plan.host_bytes
     for segment in streamed:
         kept = weights[segment]

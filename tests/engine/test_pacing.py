@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from djinn_checks.engine.pacing import Pace, plan_for_pace, predict_seconds_per_pass
-from djinn_checks.engine.residency import Plan, plan_residency
+from djinn_checks.engine.plan import Plan
+from djinn_checks.engine.residency import plan_residency
 from djinn_checks.engine.segments import ALIGNMENT, Cut
 from tests.engine.made_cuts import make_cut
 
@@ -112,6 +113,16 @@ def test_no_pass_is_predicted_to_be_faster_than_its_encoded_copies_its_decodes_o
 
 def test_the_plan_for_a_pace_uses_the_bytes_on_the_wire() -> None:
     wire = [6 * ALIGNMENT] * BLOCKS
-    plan = plan_for_pace(CUT, capacity(8), decoding(0.001, 0.001), wire_bytes=wire)
+    plan = plan_for_pace(CUT, capacity(8), decoding(0.001, 0.02), wire_bytes=wire)
     assert plan == plan_residency(CUT, capacity(8), wire_bytes=wire)
     assert plan.landings
+
+
+def test_blocks_stay_encoded_where_that_is_predicted_to_be_faster_and_nowhere_else() -> None:
+    wire = [6 * ALIGNMENT] * BLOCKS
+    plain = plan_residency(CUT, capacity(8), wire_bytes=wire)
+    fast, slow = decoding(0.001, 0.0005), decoding(0.001, 0.02)
+    assert not plan_for_pace(CUT, capacity(8), slow, wire_bytes=wire).stays_encoded
+    chosen = plan_for_pace(CUT, capacity(8), fast, wire_bytes=wire)
+    assert chosen.stays_encoded
+    assert predict_seconds_per_pass(chosen, CUT, fast) < 0.8 * predict_seconds_per_pass(plain, CUT, fast)

@@ -188,3 +188,24 @@ def test_a_calibration_of_its_own_time_finds_the_weight_of_a_reading_and_the_law
     assert found.counter(series).by_law
     with pytest.raises(InstrumentError, match="no reading for the time"):
         calibrate_by_spans(series, (49.0, 49.1), [(50.11, 50.21)], 10)
+
+
+@given(size=st.sampled_from([128, 256, 512]))
+def test_a_machine_whose_copies_ask_for_other_sizes_names_them_by_its_own(size: int) -> None:
+    series = with_rest_before(carry({size: 20e9}, ms=300))
+    counter = calibrate_by_spans(series, *SPANS).counter(series)
+    assert counter.by_law
+    assert counter.largest_request_bytes == pytest.approx(size, rel=0.01)
+    reader = counter.reader(series, 50.15, 50.35)
+    assert reader is not None
+    assert reader.says.startswith("copies")
+
+
+def test_by_the_ratio_alone_another_reader_than_copies_has_bounds() -> None:
+    by_ratio = replace(BY_LAW, by_law=False, reason="not proved", sent_of_copies=24 / 276)
+    copies = by_ratio.bounds(carry({256: 20e9}), 50.05, 50.35)
+    kernels = by_ratio.bounds(carry({128: 20e9}), 50.05, 50.35)
+    assert copies is not None
+    assert kernels is not None
+    assert copies.least == copies.most == pytest.approx(0.3 * 20e9, rel=1e-4)
+    assert kernels.least < 0.3 * 20e9 < kernels.most

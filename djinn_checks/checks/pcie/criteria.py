@@ -189,10 +189,13 @@ def _is_ambiguous(evidence: PcieEvidence, difference: float | None) -> str:
         return ""
     if not (1 - tolerance) * bounds.least <= evidence.claimed_bytes <= (1 + tolerance) * bounds.most:
         return ""
+    if evidence.counter is not None and not evidence.counter.by_law:
+        why = "it was not copies that read, and only their ratio is known"
+    else:
+        why = "more was sent than copies ask with, so either requests were small or data went to the host meanwhile"
     return (
         f"claimed {format_bytes(evidence.claimed_bytes)}, and {format_bytes(bounds.least)} to "
-        f"{format_bytes(bounds.most)} were read: more was sent than copies ask with, so either requests were small or "
-        "data went to the host meanwhile"
+        f"{format_bytes(bounds.most)} were read: {why}"
     )
 
 

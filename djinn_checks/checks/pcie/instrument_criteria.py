@@ -16,7 +16,7 @@ from djinn_checks.checks.pcie.link_trouble import explain_stalls, find_training
 from djinn_checks.instruments.counters import FROZEN_S
 from djinn_checks.instruments.impossible import Standstill, find_fastest_step, find_standstill
 from djinn_checks.instruments.link_health import most_replays
-from djinn_checks.instruments.payload import LARGEST_REQUEST_BYTES, REQUEST_BYTES, SENT_OF_RECEIVED
+from djinn_checks.instruments.payload import ANSWER_BYTES, LARGEST_REQUEST_BYTES, REQUEST_BYTES
 from djinn_checks.outcome import Criterion, Observed, Row, Status
 from djinn_checks.units import format_bytes, format_seconds
 
@@ -25,8 +25,8 @@ _RESIDUAL = 0.003
 _EVIDENCE_SHARE = 0.99
 _QUIET_SHARE = 0.01
 _CEILING_DRIFT = 0.05
-_LEAST_SENT = 0.95 * SENT_OF_RECEIVED
-"""Of what came: requests for 256 bytes each, less what readings that are not quite of one instant may take off."""
+_LEAST_SENT = 0.95
+"""Of what requests as large as those of known copies take; the rest is for readings not quite of one instant."""
 _MUCH_READ = 0.01
 """Of the link's capacity; of less than that commands and queries are a large part."""
 
@@ -251,12 +251,13 @@ def _requests_counted(evidence: PcieEvidence) -> Criterion:
     if counter is not None and (evidence.wire_of_ceiling or 0.0) < _MUCH_READ:
         return row.skip("next to nothing was received")
     sent = reader.sent_of_received if reader else None
+    largest = counter.largest_request_bytes if counter else LARGEST_REQUEST_BYTES
     return _judge_instrument(
         row,
         sent,
         ">=",
-        _LEAST_SENT,
-        evidence=f"over the whole run; requests ask for {LARGEST_REQUEST_BYTES} bytes at most, as known copies show",
+        _LEAST_SENT * REQUEST_BYTES / (largest + ANSWER_BYTES),
+        evidence=f"over the whole run; requests ask for {largest:.0f} bytes at most, as known copies show",
         missing=_why_no_counters(evidence) if evidence.series is None else "evidence was lost during the run",
         failed="TX counts only a part of what is sent",
     )

@@ -64,6 +64,8 @@ def summarize(evidence: PcieEvidence, criteria: Sequence[Criterion], status: Sta
     if evidence.run is not None and evidence.limit_s is not None:
         text += f"; {format_seconds(evidence.run.seconds_per_pass)} a pass, the limit is "
         text += f"{format_seconds(evidence.limit_s)}"
+    if evidence.encodes and evidence.weight_rate_of_ceiling is not None:
+        text += f"; weights came at {evidence.weight_rate_of_ceiling:.1%} of the ceiling, encoded"
     return text
 
 
@@ -109,6 +111,7 @@ def _calibration(found: Calibration) -> CalibrationFacts:
         "law_error": found.law_error,
         "ruler_rx_bytes": found.ruler_rx_bytes,
         "ruler_tx_bytes": found.ruler_tx_bytes,
+        "sent_of_received": found.sent_of_received,
     }
 
 

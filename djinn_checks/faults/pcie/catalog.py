@@ -13,7 +13,7 @@ from functools import partial
 import torch
 
 from djinn_checks.faults.base import Fault
-from djinn_checks.faults.pcie import defects, systems
+from djinn_checks.faults.pcie import defects, second_copies, systems
 from djinn_checks.faults.pcie.made import made
 from djinn_checks.faults.pcie.stream_catalog import STREAM_FAULTS
 from djinn_checks.faults.pcie.systems import run_pcie
@@ -335,6 +335,22 @@ _FAULTS = (
         modelled_on="a budget in elements, not bytes",
         caught_by="streams_the_model",
         system=systems.KeepsMore,
+        applies=_on_gpu,
+    ),
+    _real(
+        name="gpu_junk_beside_resident_copy",
+        breaks="The model is resident on a real GPU, and junk of the planned size is copied for each pass.",
+        modelled_on="traffic made for the counter's sake",
+        caught_by="device_memory",
+        system=second_copies.MovesJunk,
+        applies=_on_gpu,
+    ),
+    _real(
+        name="gpu_second_copy",
+        breaks="All that is streamed lies on the device a second time.",
+        modelled_on="a cache of weights that is not counted as weights",
+        caught_by="device_memory",
+        system=second_copies.KeepsSecondCopy,
         applies=_on_gpu,
     ),
     _real(
