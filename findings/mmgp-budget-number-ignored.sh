@@ -5,7 +5,7 @@
 # form that its documentation names first, the budget is not read: the whole model is loaded, with no word about it. The
 # same budget as a dictionary, `{"*": 64}`, is kept (about twice of it is used, as documented).
 #
-# Seen: @SEEN@
+# Seen: 64 MB as a number: a model of 512 MB peaks at 544 MB; 64 MB as a dictionary: it peaks at 96 MB
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

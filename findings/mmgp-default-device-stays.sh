@@ -5,7 +5,7 @@
 # back: a tensor that other code makes without naming a device, to hold on the host, is on the GPU, and what loads a
 # checkpoint next loads it there.
 #
-# Seen: @SEEN@
+# Seen: a tensor before: cpu; after offload.all: cuda:0; after release: cuda:0
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

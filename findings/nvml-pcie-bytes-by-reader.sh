@@ -7,7 +7,7 @@
 # reads pinned host memory in place for 128. So a ratio that was calibrated with a copy overstates the bytes that kernels
 # read by 7 %. Received bytes less 20/24 of the sent ones are the payload, in both cases.
 #
-# Seen: @SEEN@
+# Seen: copy engine: received 1.078, sent 0.094 per byte; kernel in place: 1.156, 0.188; received - 20/24 sent: 1.000 in both
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
