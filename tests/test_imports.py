@@ -14,7 +14,7 @@ from djinn_checks.report import drawings
 
 PACKAGE = Path(__file__).parents[1] / "djinn_checks"
 
-LEFT = {"errors", "units", "digest", "layers", "attention", "devices"}
+LEFT = {"errors", "units", "digest", "layers", "attention", "devices", "processes"}
 DATA = LEFT | {"outcome", "params", "measurements"}
 SYSTEMS = DATA | {"models", "engine", "systems"}
 CHECKS = SYSTEMS | {"server", "instruments", "checks"}
@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "devices": LEFT,
     "digest": LEFT,
     "layers": LEFT,
+    "processes": set(),
     "outcome": LEFT,
     "measurements": {"measurements"},
     "params": LEFT | {"outcome"},
@@ -37,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checks": CHECKS,
     "faults": CHECKS | {"faults"},
     "report": REPORT,
-    "suite": REPORT | {"params", "suite"},
+    "suite": REPORT | {"params", "processes", "suite"},
     "plausible": {"errors", "units"},
     "argument_types": {"devices"},
     "cli": REPORT

@@ -20,13 +20,12 @@ from pathlib import Path
 
 from djinn_checks.errors import OutcomeError, RunnerError
 from djinn_checks.outcome import Failure, Outcome, Status
+from djinn_checks.suite.doubts import only_params
 from djinn_checks.suite.execution import Job, execute, settle, settle_error, settle_not_started
 from djinn_checks.suite.folder import render_fault_notes, set_aside, write_index
 from djinn_checks.suite.params_folder import Limits
 from djinn_checks.suite.storage import add_provenance, clear, keep
 
-_OLD_ROUTE = "save_to"
-"""Outcomes once told among their params where they were saved, which says nothing about the run."""
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -149,8 +148,7 @@ def find_result(job: Job, out: Path) -> Result | None:
         outcome = Outcome.load(file)
     except OutcomeError:
         return None
-    params = {name: value for name, value in outcome.params.items() if name != _OLD_ROUTE}
-    if outcome.status is Status.ERROR or params != job.resolved:
+    if outcome.status is Status.ERROR or only_params(outcome.params) != job.resolved:
         return None
     html = out / f"{job.name}.html"
     return Result(

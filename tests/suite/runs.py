@@ -14,10 +14,13 @@ from djinn_checks.suite.runner import Result, run_job
 
 WRITE = """
 import os
+from datetime import UTC, datetime
 from pathlib import Path
-from djinn_checks.outcome import Outcome, Status
+from djinn_checks.outcome import Outcome, Status, judge
 Path({pid!r}).write_text(str(os.getpid()))
-outcome = Outcome(check="logits", status=Status.PASS, summary="fine")
+rows = (judge("round", "The disk is round", 1, "==", 1, unit="", evidence="seen"),)
+now = datetime.now(UTC).isoformat(timespec="seconds")
+outcome = Outcome(check="logits", status=Status.PASS, summary="fine", criteria=rows, started_at=now)
 """
 SAVE = "outcome.save(save_to)"
 TRACE = Path(__file__).parents[1] / "data" / "traces" / "ring.csv.gz"

@@ -20,6 +20,8 @@ from djinn_checks.suite.params_folder import Limits, read_suite
 from djinn_checks.suite.runner import Result, find_result, run_suite
 from tests.suite.runs import SAVE, TRACE, run, write_params
 
+STORED = {"logits.outcome.json", "logits.ipynb", "logits.log", "logits.samples.criteria.csv"}
+
 
 def files(result: Result) -> set[str]:
     return {path.name for path in result.outcome_file.parent.iterdir()}
@@ -28,7 +30,7 @@ def files(result: Result) -> set[str]:
 def test_a_finished_check_gives_its_outcome_notebook_and_report_and_no_scratch(tmp_path: Path) -> None:
     result = run(tmp_path, SAVE)
     assert (result.outcome.status, result.outcome.summary) == (Status.PASS, "fine")
-    assert files(result) == {"logits.outcome.json", "logits.ipynb", "logits.html", "logits.log"}
+    assert files(result) == {"logits.html", *STORED}
     assert Outcome.load(result.outcome_file) == result.outcome
     assert "PASS" in result.html_file.read_text()
     before = result.html_file.read_bytes()
@@ -59,7 +61,7 @@ def test_a_verdict_is_kept_when_its_report_cannot_be_made(tmp_path: Path, monkey
     assert result.outcome.status is Status.PASS
     assert result.html_file is None
     assert "no template" in result.report_problem
-    assert files(result) == {"logits.outcome.json", "logits.ipynb", "logits.log"}
+    assert files(result) == STORED
 
 
 def test_resume_runs_only_what_is_missing_was_an_error_or_has_other_params(tmp_path: Path) -> None:
