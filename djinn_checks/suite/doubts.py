@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,7 @@ _RECOUNT_S = 300.0
 _REMEDY = "the system under check, or what it started, may have written it: run it by itself, and look at its code"
 
 
-def find_doubt(
-    outcome: Outcome, *, asked: dict[str, Any], started: str, notebook: Path, outcome_file: Path
-) -> str:
+def find_doubt(outcome: Outcome, *, asked: dict[str, Any], started: str, notebook: Path, outcome_file: Path) -> str:
     """Return why the outcome that a run wrote is not believed; empty if nothing speaks against it.
 
     Args:

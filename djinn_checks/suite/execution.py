@@ -28,6 +28,7 @@ from djinn_checks.errors import OutcomeError, RunnerError
 from djinn_checks.outcome import Failure, Outcome, Status
 from djinn_checks.processes import adopting_orphans, end_all, find_family, is_living, start_code
 from djinn_checks.suite.doubts import find_doubt
+from djinn_checks.suite.limits import describe_limits
 from djinn_checks.suite.warden import GRACE_S, guarded
 
 _MARK, _SCRATCH = "DJINN_CHECKS_RUN", "DJINN_CHECKS_SCRATCH"
@@ -246,9 +247,11 @@ def _death(end: End) -> Failure:
         else ""
     )
     if end.code is not None and end.code < 0:
-        name = signal.Signals(-end.code).name
-        return Failure(type="Killed", message=f"papermill was ended by {name}{memory}", traceback=end.output)
-    message = f"the kernel died, or papermill failed (exit code {end.code}){memory}; see the last output"
+        said = f"papermill was ended by {signal.Signals(-end.code).name}{memory}{describe_limits()}"
+        return Failure(type="Killed", message=said, traceback=end.output)
+    message = (
+        f"the kernel died, or papermill failed (exit code {end.code}){memory}{describe_limits()}; see the last output"
+    )
     return Failure(type="OutOfMemory" if memory else "DeadKernel", message=message, traceback=end.output)
 
 

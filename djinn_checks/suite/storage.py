@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from djinn_checks.outcome import Failure, Outcome, Status, write_atomically
+from djinn_checks.processes import start_code
 from djinn_checks.report.frames import list_frames
 from djinn_checks.report.load import OUTCOME_MIME
 from djinn_checks.suite.execution import Job, is_notebook
@@ -58,7 +59,11 @@ def _probe_environment() -> Mapping[str, Any]:
     """
     try:
         probe = subprocess.run(
-            [sys.executable, "-c", _PROBE], capture_output=True, text=True, check=True, timeout=_PROBE_TIMEOUT_S
+            [sys.executable, "-c", start_code(f"exec({_PROBE!r})")],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_PROBE_TIMEOUT_S,
         )
         return {**json.loads(probe.stdout), "read": "after the run, by another process"}
     except (OSError, ValueError, subprocess.SubprocessError):
