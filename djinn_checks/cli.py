@@ -141,6 +141,10 @@ def _add_serve(commands: Any) -> None:
     serve = commands.add_parser("serve", help="serve a model to agents that sleep and wake")
     serve.add_argument("--model", help="smollm2, random:<shape>, a hub id or a folder")
     serve.add_argument("--host", type=host, help=f"address to listen at ({default.host}: this machine only)")
+    serve.add_argument(
+        "--allow-host", dest="allow_hosts", type=host, action="append", metavar="NAME", help="another name of it, if a "
+        "proxy on this machine passes on the name that was asked for (repeatable)"
+    )  # fmt: skip
     serve.add_argument("--port", type=port, help="0: a free one (%(default)s)")
     serve.add_argument("--device", type=device, help=DEVICE_NAMES)
     serve.add_argument("--dtype", choices=DTYPE_NAMES, help="float16, on a CPU float32")
