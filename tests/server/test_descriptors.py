@@ -16,15 +16,17 @@ from djinn_checks.server import descriptors
 from djinn_checks.server.descriptors import count_connections, raise_limit
 
 FILES = 64
-FEW = ("sh", "-c", f'ulimit -n {FILES} && exec "$@"', "sh", *OWN_SERVER)
+FEW = ("sh", "-c", f'ulimit -n {FILES} && cd "$0" && exec "$@"')
 SLEEPING = 90
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     spill = ["--host-swap-pool-gb", "0.0001", "--spill-folder", str(tmp_path_factory.mktemp("spill"))]
+    here = tmp_path_factory.mktemp("here")
+    (here / "torch.py").write_text("raise SystemExit('what lies in the working folder is no part of the server')")
     sizes = ["--model", "random:tiny", "--device", "cpu", "--port", "0", "--kv-device-gb", "0.1", "--idle-s", "300"]
-    with ServerProcess([*sizes, *spill], command=FEW) as running:
+    with ServerProcess([*sizes, *spill], command=[*FEW, str(here), *OWN_SERVER]) as running:
         yield running
 
 
