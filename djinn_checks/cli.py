@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from djinn_checks.argument_types import device, host, port, positive, seconds, whole, whole_seconds
-from djinn_checks.devices import DEVICE_NAMES, DTYPE_NAMES
+from djinn_checks.argument_types import seconds, whole_seconds
+from djinn_checks.devices import DEVICE_NAMES
 from djinn_checks.errors import DjinnChecksError, IncompleteError
 from djinn_checks.outcome import Status
+from djinn_checks.server.arguments import add_serve_arguments
 from djinn_checks.server.options import ServeOptions
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ EXIT_CODES = """exit codes:
   2  the command line or a params file is wrong; nothing ran
   3  a check is INCONCLUSIVE, under --strict
   4  a check is ERROR: it crashed, timed out or was killed
-  5  part of a folder could not be read or written (render, slim, results, compare); all else is done
+  5  part of a folder, or what is printed, could not be read or written; all else is done
   6  djinn-checks itself crashed, which says nothing about any check
 130  the suite was told to stop, by Ctrl-C or a signal; the check that this hit is ERROR, finished ones are kept
 preflight: 0 if nothing is missing, 1 otherwise
@@ -40,6 +43,8 @@ compare: 1 if a status differs or a suite lacks one
 plausible: 0 if the figure is possible, 1 if it is impossible, 3 if that is not decidable
 """
 _INCOMPLETE, _CRASHED = 5, 6
+_UNWRITTEN = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""Why nothing more can be printed: nobody reads it, or the disk that it goes to is full or broken."""
 _FILE_COLUMNS = 140
 """Width of a comparison that goes to a file or a pipe."""
 _STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "ERROR": "bold magenta", "SKIP": "dim"}
@@ -55,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if signal.getsignal(ending) is not signal.SIG_IGN:  # nohup means what it says
             signal.signal(ending, _interrupt)
     try:
-        return int(options.command(options))
+        return _flush(int(options.command(options)))
     except IncompleteError as error:
         for line in error.done:
             print(line)
@@ -67,10 +72,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("djinn-checks: interrupted; finished checks are kept", file=sys.stderr)
         return 130
+    except OSError as error:
+        if error.filename is not None or error.errno not in _UNWRITTEN:
+            return _crashed()
+        _let_go_of_output()
+        print(f"djinn-checks: {error.strerror}, where it writes or prints; not all is done", file=sys.stderr)
+        return _INCOMPLETE
     except Exception:
-        traceback.print_exc()
-        print("djinn-checks: crashed, which it should not; please report the lines above", file=sys.stderr)
-        return _CRASHED
+        return _crashed()
+
+
+def _crashed() -> int:
+    traceback.print_exc()
+    print("djinn-checks: crashed, which it should not; please report the lines above", file=sys.stderr)
+    return _CRASHED
+
+
+def _flush(code: int) -> int:
+    """Write out what was printed, and return the exit code: what it stands for has then been said."""
+    sys.stdout.flush()
+    return code
+
+
+def _let_go_of_output() -> None:
+    """Have what is printed from here on, and what the interpreter still writes at its end, go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -115,7 +141,9 @@ def _parser() -> argparse.ArgumentParser:
     faults.add_argument("--doses", action="store_true", help="smaller doses too, for the smallest that is caught")
     faults.add_argument("--device", default="auto", help=DEVICE_NAMES)
     faults.set_defaults(command=_faults)
-    _add_serve(commands)
+    serve = commands.add_parser("serve", help="serve a model to agents that sleep and wake")
+    add_serve_arguments(serve)
+    serve.set_defaults(command=_serve)
     compare = commands.add_parser("compare", help="lay two finished suites side by side")
     compare.add_argument("old", type=Path)
     compare.add_argument("new", type=Path)
@@ -134,35 +162,6 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("folder", type=Path)
     render.set_defaults(command=_render)
     return parser
-
-
-def _add_serve(commands: Any) -> None:
-    default = ServeOptions()
-    serve = commands.add_parser("serve", help="serve a model to agents that sleep and wake")
-    serve.add_argument("--model", help="smollm2, random:<shape>, a hub id or a folder")
-    serve.add_argument("--host", type=host, help=f"address to listen at ({default.host}: this machine only)")
-    serve.add_argument(
-        "--allow-host", dest="allow_hosts", type=host, action="append", metavar="NAME", help="another name of it, if a "
-        "proxy on this machine passes on the name that was asked for (repeatable)"
-    )  # fmt: skip
-    serve.add_argument("--port", type=port, help="0: a free one (%(default)s)")
-    serve.add_argument("--device", type=device, help=DEVICE_NAMES)
-    serve.add_argument("--dtype", choices=DTYPE_NAMES, help="float16, on a CPU float32")
-    serve.add_argument("--kv-device-gb", type=positive, metavar="GB", help="most KV on the device (%(default)g)")
-    serve.add_argument("--host-swap-pool-gb", type=positive, metavar="GB", help="most KV asleep (%(default)g)")
-    serve.add_argument("--spill-folder", type=Path, help="for sleeping KV that does not fit the pool")
-    serve.add_argument("--idle-s", type=positive, metavar="S", help="sleep after so much idleness (%(default)g)")
-    serve.add_argument("--ttl-s", type=positive, metavar="S", help="close unused sessions (%(default)g)")
-    serve.add_argument("--session-tokens", type=whole, metavar="N", help="most tokens of a session (%(default)s)")
-    serve.add_argument("--max-sessions", type=whole, metavar="N", help="most open sessions (%(default)s)")
-    serve.add_argument("--seed", type=int, help="of random weights (%(default)s)")
-    serve.add_argument(
-        "--no-recording",
-        dest="recording",
-        action="store_false",
-        help="decode without CUDA graphs, by the module itself",
-    )
-    serve.set_defaults(command=_serve, **vars(default))
 
 
 def _serve(options: argparse.Namespace) -> int:

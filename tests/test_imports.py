@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "instruments": DATA | {"instruments"},
     "engine": DATA | {"engine"},
     "systems": SYSTEMS,
-    "server": SYSTEMS | {"server"},
+    "server": SYSTEMS | {"argument_types", "server"},
     "checks": CHECKS,
     "faults": CHECKS | {"faults"},
     "report": REPORT,

@@ -51,6 +51,6 @@ class KnownHosts:
 
 def _host_of(scope: Scope) -> str:
     """Return the host that a request names, without its port; empty if it names none."""
-    said = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+    said = str(dict(scope["headers"]).get(b"host", b""), "latin-1")
     name, colon, port = said.rpartition(":")
     return name if colon and port.isdigit() else said

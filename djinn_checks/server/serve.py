@@ -17,7 +17,7 @@ from djinn_checks.engine.agent_engine import AgentEngine
 from djinn_checks.engine.decode_graphs import record_decode
 from djinn_checks.engine.kv_cache import probe_shape
 from djinn_checks.engine.kv_store import KvStore
-from djinn_checks.errors import ParamsError
+from djinn_checks.errors import EngineError, ParamsError
 from djinn_checks.models.open import Model, open_model
 from djinn_checks.server.app import create_app
 from djinn_checks.server.descriptors import count_connections, raise_limit
@@ -41,7 +41,7 @@ def serve(options: ServeOptions, *, make_store: MakeStore = KvStore, say: Callab
 
     Raises:
         ModelError: the model cannot be had.
-        EngineError: the host pool cannot be had, or hardly a file can be opened.
+        EngineError: the host pool cannot be had, hardly a file can be opened, or the server did not start.
         ParamsError: the address cannot be listened at, or a device or data type has no such name.
         SystemUnavailableError: a GPU was asked for by name and is not there.
     """
@@ -84,7 +84,10 @@ def serve(options: ServeOptions, *, make_store: MakeStore = KvStore, say: Callab
         limit_concurrency=count_connections(most_files),
     )
     address = listening.getsockname()
-    _Server(config, lambda: say(f"serving {options.model} at http://{address[0]}:{address[1]}")).run([listening])
+    server = _Server(config, lambda: say(f"serving {options.model} at http://{address[0]}:{address[1]}"))
+    server.run([listening])
+    if not server.started:
+        raise EngineError("the server could not be started; what stopped it stands above")
 
 
 class _Server(uvicorn.Server):

@@ -51,7 +51,7 @@ def main() -> NoReturn:
     _leave(code)
 
 
-def _become(command: Sequence[str], mask: set[signal.Signals | int], warden: int) -> NoReturn:
+def _become(command: list[str], mask: set[signal.Signals | int], warden: int) -> NoReturn:
     """Be the command: with signals as the runner gave them, and no longer than the warden."""
     try:
         end_with_parent(warden, signal.SIGKILL)
