@@ -38,6 +38,7 @@ def guarded(command: Sequence[str], scratch: Path) -> list[str]:
 def main() -> NoReturn:
     """Be the warden. Arguments: the runner's process id, the run's folder, the command."""
     runner, scratch, command = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)  # what is ignored by default may not be waited for
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)  # Ctrl-C is for the runner, which then tells this process
     adopt_orphans()
     end_with_parent(runner, signal.SIGTERM)
