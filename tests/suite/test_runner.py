@@ -18,6 +18,7 @@ from djinn_checks.suite import storage as evidence
 from djinn_checks.suite.folder import render_folder
 from djinn_checks.suite.params_folder import Limits, read_suite
 from djinn_checks.suite.runner import Result, find_result, run_suite
+from tests.whole import whole
 from tests.suite.runs import SAVE, TRACE, run, write_params
 
 
@@ -141,7 +142,7 @@ def test_a_suite_over_its_time_ends_the_check_it_hits_and_starts_no_other(tmp_pa
     suite = write_params(tmp_path / "suite", "model: random:tiny\nbudget_fraction: 0.5\npasses: 100000\ndevice: cpu\n")
     write_params(suite, f"trace: {TRACE}\ndevice: cpu\n", "pcie.yaml")
     out = tmp_path / "out"
-    Outcome(check="pcie", status=Status.PASS, summary="of an earlier run").save(out / "pcie.outcome.json")
+    whole("pcie", summary="of an earlier run").save(out / "pcie.outcome.json")
     hit, not_started = run_suite(read_suite(suite), out, limits=Limits(suite_timeout_s=6.0))
     for result, cause in ((hit, "Timeout"), (not_started, "NotStarted")):
         assert result.outcome.status is Status.ERROR
@@ -167,7 +168,7 @@ def test_a_time_limit_that_is_none_is_refused(limit: str, capsys: pytest.Capture
 
 def test_an_outcome_of_an_earlier_run_is_never_taken_for_this_one(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    Outcome(check="logits", status=Status.PASS, summary="old").save(out / "logits.outcome.json")
+    whole(summary="old").save(out / "logits.outcome.json")
     (out / "logits.ipynb").write_text("old")
     result = run(tmp_path, "pass")
     assert result.outcome.status is Status.ERROR

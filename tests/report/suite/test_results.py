@@ -14,6 +14,7 @@ from djinn_checks.outcome import Outcome, Status, judge
 from djinn_checks.report.suite.compare import compare_suites, summarize_changes
 from djinn_checks.report.suite.results import render_results, render_verdicts
 from djinn_checks.suite.folder import read_outcomes
+from tests.whole import whole
 
 ROOT = Path(__file__).parents[3]
 BLOCK = re.compile(r"<!-- results of (\S+) -->\n(.*?)<!-- end of results -->", re.DOTALL)
@@ -27,8 +28,8 @@ def blocks(file: Path) -> dict[str, str]:
 
 def outcome(**changed: object) -> Outcome:
     row = judge("wake_p99", "First token | soon", 0.158, "<=", 2.0, unit="s", evidence="a clock")
-    made = Outcome(check="agents", status=Status.PASS, summary="80 agents at once", criteria=(row,))
-    return replace(made, **changed)  # type: ignore[arg-type]
+    made = whole("agents", summary="80 agents at once")
+    return replace(made, **{"criteria": (row, *made.criteria)} | changed)  # type: ignore[arg-type]
 
 
 def test_a_figure_stands_beside_its_bar_and_its_report() -> None:
