@@ -34,6 +34,7 @@ def whole_rows(check: str, params: Any = (), measurements: Any = ()) -> tuple[Cr
         observed = threshold if "=" in comparison else threshold + 1 if comparison == ">" else threshold - 1  # type: ignore[operator]
         made = judge(name, name, observed, comparison, threshold, unit="", evidence="made up")
         rows.append(made)
+    rows = rows or [row("holds", 0)]
     assert settle(rows) is Status.PASS
     return tuple(rows)
 

@@ -80,15 +80,19 @@ def _names(kind: Any) -> dict[str, tuple[Any, bool]]:
 
 
 def _check_union(value: Any, kinds: tuple[Any, ...], path: str) -> None:
+    """Raise what the last kind says, null left out, unless the value is of one of them."""
     if value is None and type(None) in kinds:
         return
-    others = [kind for kind in kinds if kind is not type(None)]
-    for kind in others[:-1]:
+    wrong: ShapeError | None = None
+    for kind in (kind for kind in kinds if kind is not type(None)):
         try:
-            return check_shape(value, kind, path)
-        except ShapeError:
-            continue
-    check_shape(value, others[-1], path)
+            check_shape(value, kind, path)
+        except ShapeError as error:
+            wrong = error
+        else:
+            return
+    if wrong is not None:
+        raise wrong
 
 
 def _items(value: Any, kind: Any, path: str) -> list[Any]:

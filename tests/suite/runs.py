@@ -28,7 +28,9 @@ def run(
     tmp_path: Path, *cells: str, timeout_s: float = 60.0, cell_timeout_s: int | None = None, out: Path | None = None
 ) -> Result:
     first = nbformat.v4.new_code_cell("save_to = ''\n", metadata={"tags": ["parameters"]})
-    prepare = nbformat.v4.new_code_cell(WRITE.format(pid=str(tmp_path / "pid"), made=str(whole().save(tmp_path / "made.json"))))
+    prepare = nbformat.v4.new_code_cell(
+        WRITE.format(pid=str(tmp_path / "pid"), made=str(whole().save(tmp_path / "made.json")))
+    )
     code = [nbformat.v4.new_code_cell(cell) for cell in cells]
     notebook = nbformat.v4.new_notebook(cells=[first, prepare, *code])
     notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}

@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from djinn_checks.cli import main
 from djinn_checks.errors import IncompleteError, RunnerError
-from djinn_checks.outcome import Outcome, Status
+from djinn_checks.outcome import Outcome
 from djinn_checks.report.suite.crate import FILE_NAME
 from djinn_checks.suite import folder as folders
 from djinn_checks.suite.files import is_file_of, list_files

@@ -18,8 +18,8 @@ from djinn_checks.suite import storage as evidence
 from djinn_checks.suite.folder import render_folder
 from djinn_checks.suite.params_folder import Limits, read_suite
 from djinn_checks.suite.runner import Result, find_result, run_suite
-from tests.whole import whole
 from tests.suite.runs import SAVE, TRACE, run, write_params
+from tests.whole import whole
 
 
 def files(result: Result) -> set[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from djinn_checks.outcome import Outcome, Status
+from djinn_checks.outcome import Outcome
 from djinn_checks.report.faults.note import note_faults
 from djinn_checks.suite.folder import render_fault_notes, render_folder
 from tests.report.faults.samples import fault

@@ -10,7 +10,7 @@ import pytest
 
 from djinn_checks.cli import main
 from djinn_checks.errors import OutcomeError
-from djinn_checks.outcome import Outcome, Status, judge
+from djinn_checks.outcome import Outcome, judge
 from djinn_checks.report.suite.compare import compare_suites, summarize_changes
 from djinn_checks.report.suite.results import render_results, render_verdicts
 from djinn_checks.suite.folder import read_outcomes
