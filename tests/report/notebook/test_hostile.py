@@ -11,6 +11,7 @@ import nbformat
 import pytest
 from jinja2 import nodes
 
+from djinn_checks.report.notebook import preprocessor
 from djinn_checks.report.notebook.clean import clean_html
 from djinn_checks.report.notebook.export import render_html
 from djinn_checks.report.style import TEMPLATE, TEMPLATE_FOLDER
@@ -53,6 +54,13 @@ def test_a_hostile_notebook_does_not_reach_the_page_raw(cells: list[Any]) -> Non
     assert page.tags.count("main") == page.tags.count("body") == 1
 
 
+def test_without_the_cleaning_the_parser_sees_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preprocessor, "clean_html", lambda markup: markup)
+    page = Page(render_html(failed_notebook(NOTEBOOKS["output with a banner"])))
+    assert MARK in page.tags
+    assert "banner pass" in page.banners
+
+
 def test_there_are_twenty_and_their_markup_would_be_seen() -> None:
     assert len(NOTEBOOKS) == 20
     seen = Page("".join(str(cell) for cells in NOTEBOOKS.values() for cell in cells))
@@ -75,9 +83,9 @@ def _is_safe(part: nodes.Node) -> bool:
         return part.name in ESCAPES
     if isinstance(part, nodes.Call):
         return isinstance(part.node, nodes.Getattr) and part.node.attr == "clean"
-    return isinstance(part, nodes.CondExpr) and all(
-        isinstance(side, nodes.Const | nodes.CondExpr) for side in (part.expr1, part.expr2)
-    )
+    if isinstance(part, nodes.CondExpr):
+        return all(isinstance(side, nodes.Const | nodes.CondExpr) for side in (part.expr1, part.expr2))
+    return False
 
 
 def test_no_block_of_the_template_writes_what_comes_from_a_notebook_unescaped() -> None:
@@ -129,7 +137,6 @@ def test_a_frame_of_pandas_keeps_its_columns_and_nothing_else_keeps_a_class() ->
 def test_a_file_cannot_hold_what_is_taken_for_our_own_markup(tmp_path: Path) -> None:
     ours = Html('<p class="banner pass">x</p>')
     assert clean_html(ours) is ours
-    notebook = samples.executed_notebook(samples.failed())
-    notebook.cells.append(samples.html_cell("x", ours))
+    notebook = failed_notebook([samples.html_cell("x", ours)])
     nbformat.write(notebook, tmp_path / "x.ipynb")
     assert Page(render_html(tmp_path / "x.ipynb")).banners == ["banner fail"]
