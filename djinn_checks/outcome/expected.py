@@ -136,7 +136,8 @@ def expect(check: str, params: Mapping[str, Any], measurements: Mapping[str, Any
     if check == "faults":  # one for each fault that was planted
         rows = [row["name"] for row in measurements.get("faults") or ()]
         clean = [f"{name}_false_alarms" for name in measurements.get("clean") or ()]
-        return Expected(always=frozenset([*rows, *clean]), thresholds=dict.fromkeys(clean, ("==", 0)))
+        thresholds: dict[str, tuple[str, Observed]] = dict.fromkeys(rows, ("==", "caught"))
+        return Expected(always=frozenset([*rows, *clean]), thresholds=thresholds | dict.fromkeys(clean, ("==", 0)))
     return None
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 import yaml
 
+from djinn_checks.bounded import read_text
 from djinn_checks.errors import OutcomeError, RunnerError
 from djinn_checks.outcome import Failure, Outcome, Status
 
@@ -257,9 +258,10 @@ def _without_colours(text: str) -> str:
 
 def is_notebook(path: Path) -> bool:
     try:
-        return "cells" in json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError):
         return False
+    return isinstance(found, dict) and "cells" in found
 
 
 def find_notebook(check: str) -> Path:
