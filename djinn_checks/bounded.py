@@ -14,6 +14,7 @@ import json
 import math
 import os
 import stat
+import zlib
 from collections.abc import Sequence
 from typing import Any, BinaryIO, NoReturn
 
@@ -21,6 +22,10 @@ Path = str | os.PathLike[str]
 
 MOST_BYTES = 64 * 2**20
 """Of an outcome or a notebook. Those of the reference reports have less than 1 MB."""
+
+
+MOST_BYTES_OF_PARAMS = 10**6
+"""Of a file of names and values that somebody wrote."""
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -68,7 +73,10 @@ def read_gzip_text(path: Path, most: int) -> str:
         UnicodeDecodeError: it is not UTF-8.
     """
     with open_regular(path) as packed, gzip.GzipFile(fileobj=packed) as file:
-        content = file.read(most + 1)
+        try:
+            content = file.read(most + 1)
+        except zlib.error as error:
+            raise OSError(errno.EINVAL, f"it is no sound gzip ({error})", os.fspath(path)) from error
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it unpacks to more than {most:,} bytes", os.fspath(path))
     return content.decode("utf-8")
@@ -84,6 +92,18 @@ def parse_json(text: str) -> Any:
         return json.loads(text, parse_constant=_refuse, parse_float=_read_float, object_pairs_hook=_read_object)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def refuse_bulk(values: Any, most: int = 10**5) -> None:
+    """Raise a ValueError if data holds too many values; an alias of YAML counts as all that it stands for."""
+    count, left = 0, [values]
+    while left:
+        value = left.pop()
+        count += 1
+        if count + len(left) > most:
+            raise ValueError(f"it holds more than {most:,} values")
+        if isinstance(value, dict | list):
+            left += list(value.values()) if isinstance(value, dict) else value
 
 
 def _refuse(name: str) -> NoReturn:

@@ -14,16 +14,17 @@ from djinn_checks.report import drawings
 
 PACKAGE = Path(__file__).parents[1] / "djinn_checks"
 
-LEFT = {"errors", "units", "digest", "layers", "attention", "devices", "bounded"}
+LEFT = {"errors", "units", "digest", "layers", "attention", "devices", "bounded", "visible"}
 DATA = LEFT | {"outcome", "params", "measurements"}
 SYSTEMS = DATA | {"models", "engine", "systems"}
 CHECKS = SYSTEMS | {"server", "instruments", "checks"}
-REPORT = {"errors", "units", "bounded", "outcome", "measurements", "report"}
+REPORT = {"errors", "units", "bounded", "visible", "outcome", "measurements", "report"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "units": set(),
     "attention": set(),
     "bounded": set(),
+    "visible": set(),
     "devices": LEFT,
     "digest": LEFT,
     "layers": LEFT,

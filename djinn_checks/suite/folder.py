@@ -88,11 +88,7 @@ def _try_render(folder: Path, outcomes: Mapping[str, Outcome], name: str) -> Pat
     """Return the page of an outcome, or why there is none."""
     try:
         return _render(folder, outcomes, name)
-    except PermissionError:
-        raise
-    except OSError as error:
-        if error.filename is not None and Path(error.filename).name == f"{name}.ipynb":
-            return f"{name}.ipynb cannot be read ({error.strerror})"
+    except OSError:
         raise
     except Exception as error:
         return f"{name}{OUTCOME} cannot be shown ({type(error).__name__}: {error}); was it written by another version?"

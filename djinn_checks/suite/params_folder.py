@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar
 import yaml
 from pydantic import Field
 
-from djinn_checks.bounded import read_text
+from djinn_checks.bounded import MOST_BYTES_OF_PARAMS, read_text, refuse_bulk
 from djinn_checks.errors import ParamsError, RunnerError
 from djinn_checks.outcome.fields import make_encodable
 from djinn_checks.params import PARAMS, Params
@@ -24,8 +24,6 @@ LIMITS_FILE = "suite.yaml"
 _SUFFIXES = (".yaml", ".yml")
 _FINISHED = "outcome"
 """The parameter by which a notebook shows a finished outcome in place of measuring."""
-_MOST_BYTES, _MOST_VALUES = 10**6, 10**5
-"""Of a params file, and of what it holds once its aliases are written out."""
 
 Checked = TypeVar("Checked", bound=Params)
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -129,8 +127,8 @@ class _Loader(yaml.SafeLoader):
 
 def _read_values(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.load(read_text(file, _MOST_BYTES), Loader=_Loader)
-        _refuse_bulk(values)
+        values = yaml.load(read_text(file, MOST_BYTES_OF_PARAMS), Loader=_Loader)
+        refuse_bulk(values)
     except OSError as error:
         raise ParamsError(f"{file}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:
@@ -139,18 +137,6 @@ def _read_values(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ParamsError(f"{file}: expected `name: value` lines, got {type(values).__name__}")
     return values
-
-
-def _refuse_bulk(values: Any, most: int = _MOST_VALUES) -> None:
-    """Raise a ValueError if there are too many values, each alias counted as what it stands for."""
-    count, left = 0, [values]
-    while left:
-        value = left.pop()
-        count += 1
-        if count + len(left) > most:
-            raise ValueError(f"it holds more than {most:,} values")
-        if isinstance(value, dict | list):
-            left += list(value.values()) if isinstance(value, dict) else value
 
 
 def _validate(kind: type[Checked], file: Path, values: dict[str, Any]) -> Checked:
