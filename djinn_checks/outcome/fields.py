@@ -63,10 +63,10 @@ def read_fields(data: Mapping[str, Any]) -> dict[str, Any]:
         OutcomeError: a field is missing, unknown, too deep, too large or of a wrong type or value. It names the field.
     """
     _check_fields(data, _FIELDS, {}, "", others=True)
+    if len(data["criteria"]) > MOST_CRITERIA:
+        raise OutcomeError(f"criteria: expected at most {MOST_CRITERIA:,} rows, got {len(data['criteria']):,}")
     fields: dict[str, Any] = {name: read_plain(data[name], name) for name in _FIELDS}
     _check_word(fields["status"], Status, "status")
-    if len(fields["criteria"]) > MOST_CRITERIA:
-        raise OutcomeError(f"criteria: expected at most {MOST_CRITERIA:,} rows, got {len(fields['criteria']):,}")
     for number, row in enumerate(fields["criteria"]):
         _check_row(row, f"criteria[{number}]")
     if fields["failure"] is not None:
