@@ -55,6 +55,16 @@ def test_what_came_from_outside_breaks_no_table_and_is_no_markup() -> None:
     assert "a \\| b &lt;script>" in text
 
 
+def test_words_from_outside_are_no_link_no_emphasis_and_no_control_of_a_terminal() -> None:
+    hostile = "[x](y) **b** _c_ kv_left `d` ~~e~~ \\ &lt; http://a.b www.a.b a@b.c \x1b[2J\u202eSSAP"
+    text = render_verdicts("reports/a", {"agents": outcome(summary=hostile)})
+    assert (
+        "\\[x\\](y) \\*\\*b\\*\\* \\_c\\_ kv_left \\`d\\` \\~\\~e\\~\\~ \\\\ &amp;lt; http\\://a.b www\\.a.b a\\@b.c "
+        "\\\\x1b\\[2J\\\\u202eSSAP" in text
+    )
+    assert "| [a\\](x)](reports/a/a%5D%28x%29.html) |" in render_verdicts("reports/a", {"a](x)": outcome()})
+
+
 def test_a_folder_without_outcomes_is_refused_by_name() -> None:
     with pytest.raises(OutcomeError, match="reports/a: expected"):
         render_results("reports/a", {})
