@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         help="for all checks together (none); those that it leaves no time for are not started",
     )
     run.add_argument("--strict", action="store_true", help="exit 3 if a check is INCONCLUSIVE")
-    run.add_argument("--resume", action="store_true", help="run only what is missing, was an ERROR or has other params")
+    run.add_argument("--resume", action="store_true", help="run what is missing, an ERROR, or of other params")
     run.set_defaults(command=_run)
     preflight = commands.add_parser("preflight", help="look at what the PCIe check needs of this machine")
     preflight.set_defaults(command=_preflight)

@@ -163,9 +163,7 @@ def test_time_limits_under_another_ending_are_refused_and_not_forgotten(tmp_path
 
 def test_a_params_file_that_is_none_or_unpacks_to_too_much_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     bomb = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40))
-    with pytest.raises(
-        ParamsError, match=r"logits\.yaml: cannot be read as YAML \(it holds more than 100,000"
-    ):
+    with pytest.raises(ParamsError, match=r"logits\.yaml: cannot be read as YAML \(it holds more than 100,000"):
         read_suite(write_params(tmp_path / "bomb", bomb))
     with pytest.raises(ParamsError, match=r"logits\.yaml: cannot be read \(it is longer than 1,000,000 bytes\)"):
         read_suite(write_params(tmp_path / "long", "#" * 1_000_001))
