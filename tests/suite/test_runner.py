@@ -12,7 +12,7 @@ import pytest
 
 from djinn_checks.cli import main
 from djinn_checks.errors import ParamsError, RunnerError
-from djinn_checks.outcome import Outcome, Status
+from djinn_checks.outcome import Failure, Outcome, Status
 from djinn_checks.suite import folder as folders
 from djinn_checks.suite import storage as evidence
 from djinn_checks.suite.folder import render_folder
@@ -20,6 +20,8 @@ from djinn_checks.suite.params_folder import Limits, read_suite
 from djinn_checks.suite.runner import Result, find_result, run_suite
 from tests.suite.runs import SAVE, TRACE, run, write_params
 from tests.whole import whole
+
+SAMPLES = "logits.samples.criteria.csv"
 
 
 def files(result: Result) -> set[str]:
@@ -29,7 +31,7 @@ def files(result: Result) -> set[str]:
 def test_a_finished_check_gives_its_outcome_notebook_and_report_and_no_scratch(tmp_path: Path) -> None:
     result = run(tmp_path, SAVE)
     assert (result.outcome.status, result.outcome.summary) == (Status.PASS, "fine")
-    assert files(result) == {"logits.outcome.json", "logits.ipynb", "logits.html", "logits.log"}
+    assert files(result) == {"logits.outcome.json", "logits.ipynb", "logits.html", "logits.log", SAMPLES}
     assert Outcome.load(result.outcome_file) == result.outcome
     assert "PASS" in result.html_file.read_text()
     before = result.html_file.read_bytes()
@@ -60,7 +62,7 @@ def test_a_verdict_is_kept_when_its_report_cannot_be_made(tmp_path: Path, monkey
     assert result.outcome.status is Status.PASS
     assert result.html_file is None
     assert "no template" in result.report_problem
-    assert files(result) == {"logits.outcome.json", "logits.ipynb", "logits.log"}
+    assert files(result) == {"logits.outcome.json", "logits.ipynb", "logits.log", SAMPLES}
 
 
 def test_resume_runs_only_what_is_missing_was_an_error_or_has_other_params(tmp_path: Path) -> None:
@@ -78,7 +80,8 @@ def test_resume_runs_only_what_is_missing_was_an_error_or_has_other_params(tmp_p
     assert find_result(read_suite(tmp_path)[0], out), "as outcomes once said"
     (tmp_path / "pcie.yaml").write_text(f"trace: {TRACE}\ndevice: cpu\nwindow_ms: 25.0\n")
     assert find_result(read_suite(tmp_path)[0], out) is None
-    replace(first.outcome, status=Status.ERROR).save(first.outcome_file)
+    failure = Failure(type="X", message="y")
+    replace(first.outcome, status=Status.ERROR, failure=failure).save(first.outcome_file)
     (tmp_path / "pcie.yaml").write_text(f"trace: {TRACE}\ndevice: cpu\n")
     assert find_result(read_suite(tmp_path)[0], out) is None
 
