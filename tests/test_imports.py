@@ -14,20 +14,22 @@ from djinn_checks.report import drawings
 
 PACKAGE = Path(__file__).parents[1] / "djinn_checks"
 
-LEFT = {"errors", "units", "digest", "layers", "attention", "devices", "processes"}
+LEFT = {"errors", "units", "digest", "layers", "attention", "devices", "processes", "bounded", "visible"}
 DATA = LEFT | {"outcome", "params", "measurements"}
 SYSTEMS = DATA | {"models", "engine", "systems"}
 CHECKS = SYSTEMS | {"server", "instruments", "checks"}
-REPORT = {"errors", "units", "outcome", "measurements", "report"}
+REPORT = {"errors", "units", "bounded", "visible", "outcome", "measurements", "report"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "units": set(),
     "attention": set(),
+    "bounded": set(),
+    "visible": set(),
     "devices": LEFT,
     "digest": LEFT,
     "layers": LEFT,
     "processes": set(),
-    "outcome": LEFT,
+    "outcome": LEFT | {"measurements", "outcome"},
     "measurements": {"measurements"},
     "params": LEFT | {"outcome"},
     "models": DATA | {"models"},
@@ -39,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "faults": CHECKS | {"faults"},
     "report": REPORT,
     "suite": REPORT | {"params", "processes", "suite"},
-    "plausible": {"errors", "units"},
+    "plausible": {"errors", "units", "bounded"},
     "argument_types": {"devices"},
     "cli": REPORT
     | {"argument_types", "devices", "params", "suite", "instruments", "faults", "checks", "server", "plausible"},

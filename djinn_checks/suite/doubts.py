@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from djinn_checks.errors import OutcomeError
-from djinn_checks.outcome import Outcome, Status, settle
+from djinn_checks.outcome import Failure, Outcome, Status, settle
 from djinn_checks.processes import module_command, tied
 from djinn_checks.report.load import find_outcome
 
@@ -35,14 +35,19 @@ def find_doubt(outcome: Outcome, *, asked: dict[str, Any], started: str, noteboo
         notebook: as executed.
         outcome_file: where the outcome lies, with what the check keeps beside it.
     """
-    doubts = (
+    return (
         _of_params(outcome, asked)
         or _of_time(outcome.started_at, started)
         or _of_rows(outcome)
         or _of_notebook(outcome, notebook)
         or _of_readings(outcome, outcome_file)
     )
-    return f"the outcome that this run wrote is not believed: {doubts}; {_REMEDY}" if doubts else ""
+
+
+def refuse(doubt: str, output: str) -> Failure:
+    """Return what is said of an outcome against which that speaks, with the last output of its run."""
+    message = f"the outcome that this run wrote is not believed: {doubt}; {_REMEDY}"
+    return Failure(type="Contradiction", message=message, traceback=output)
 
 
 def only_params(params: Any) -> dict[str, Any]:

@@ -24,10 +24,11 @@ from typing import Any
 import psutil
 import yaml
 
+from djinn_checks.bounded import read_text
 from djinn_checks.errors import OutcomeError, RunnerError
 from djinn_checks.outcome import Failure, Outcome, Status
 from djinn_checks.processes import adopting_orphans, end_all, find_family, is_living, start_code
-from djinn_checks.suite.doubts import find_doubt
+from djinn_checks.suite.doubts import find_doubt, refuse
 from djinn_checks.suite.limits import describe_limits
 from djinn_checks.suite.warden import GRACE_S, guarded
 
@@ -180,6 +181,8 @@ def settle(job: Job, scratch: Path, end: End, started: str) -> Outcome:
     try:
         outcome = Outcome.load(file)
     except OutcomeError as error:
+        if end.code == 0 and file.is_file():
+            return settle_error(job, refuse(str(error), end.output), started)
         return settle_error(job, _cause(scratch, end, error), started)
     if end.code != 0 or outcome.check != job.check:
         cause = _cause(scratch, end, OutcomeError(f"the outcome is of check {outcome.check!r}"))
@@ -188,9 +191,7 @@ def settle(job: Job, scratch: Path, end: End, started: str) -> Outcome:
     if outcome.failure is not None:
         return outcome
     doubt = find_doubt(outcome, asked=job.resolved, started=started, notebook=notebook, outcome_file=file)
-    if doubt:
-        return settle_error(job, Failure(type="Contradiction", message=doubt, traceback=end.output), started)
-    return outcome
+    return settle_error(job, refuse(doubt, end.output), started) if doubt else outcome
 
 
 def settle_not_started(job: Job, started: str) -> Outcome:
@@ -279,9 +280,10 @@ def _without_colours(text: str) -> str:
 
 def is_notebook(path: Path) -> bool:
     try:
-        return "cells" in json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError):
         return False
+    return isinstance(found, dict) and "cells" in found
 
 
 def find_notebook(check: str) -> Path:

@@ -24,6 +24,7 @@ from djinn_checks.suite.execution import Job, execute, settle, settle_error, set
 from djinn_checks.suite.folder import render_fault_notes, set_aside, write_index
 from djinn_checks.suite.limits import describe_limits, owner_may
 from djinn_checks.suite.lock import alone_in
+from djinn_checks.suite.machine import find_other_machine
 from djinn_checks.suite.params_folder import Limits
 from djinn_checks.suite.scratch import scratch_folder
 from djinn_checks.suite.storage import add_provenance, clear, keep
@@ -72,8 +73,8 @@ def run_suite(
     Args:
         limits: of time; the defaults if there are none. A job that runs over one is ended; one that the suite's
             leaves no time for is not started. Both are ERROR, with a report.
-        resume: go on in the folder, and leave a job alone whose outcome is there, was made from the same params
-            and is no ERROR.
+        resume: go on in the folder, and leave a job alone whose outcome is there, was made here from the same
+            params, and is no ERROR.
 
     Raises:
         RunnerError: `out` cannot be written, or another run writes there.
@@ -131,13 +132,16 @@ def _hold_signals() -> Iterator[list[int]]:
 
 
 def find_result(job: Job, out: Path) -> Result | None:
-    """Return the result of an earlier run of the same params, or None if there is none or it was an ERROR."""
+    """Return the result of an earlier run of the same params on this machine, or None if there is none, it was an
+    ERROR, or it contradicts itself.
+    """
     file = out / f"{job.name}.outcome.json"
     try:
         outcome = Outcome.load(file)
     except OutcomeError:
         return None
-    if outcome.status is Status.ERROR or only_params(outcome.params) != job.resolved:
+    is_same = only_params(outcome.params) == job.resolved and not find_other_machine(outcome.environment)
+    if outcome.status is Status.ERROR or not is_same:
         return None
     html = out / f"{job.name}.html"
     return Result(

@@ -10,24 +10,19 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from djinn_checks.outcome import Outcome, Status, judge
+from djinn_checks.outcome import Outcome, Status
 from djinn_checks.report.load import OUTCOME_MIME
 from djinn_checks.suite.doubts import find_doubt
 from tests.suite.runs import SAVE, alive, run
+from tests.whole import row, whole
 
 PARAMS = {"seed": 1, "sleep_s": 30.0}
 STARTED = datetime.now(UTC).isoformat(timespec="seconds")
 YESTERDAY = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="seconds")
 
 
-def row(observed: float, name: str = "round") -> object:
-    return judge(name, "The disk is round", observed, "==", 1, unit="", evidence="seen")
-
-
-HONEST = Outcome(
-    check="logits", status=Status.PASS, summary="fine", criteria=(row(1),), params=PARAMS, started_at=STARTED
-)
-FAILED = replace(HONEST, status=Status.FAIL, summary="not fine", criteria=(row(0),))
+HONEST = whole(params=PARAMS, started_at=STARTED)
+FAILED = replace(whole(status=Status.FAIL, params=PARAMS, started_at=STARTED), summary="not fine")
 
 
 def doubt(folder: Path, outcome: Outcome, shown: Outcome | None = None) -> str:
@@ -37,10 +32,8 @@ def doubt(folder: Path, outcome: Outcome, shown: Outcome | None = None) -> str:
         data = {OUTCOME_MIME: shown.to_dict(), "text/plain": "shown"}
         notebook.cells[0].outputs = [nbformat.v4.new_output("display_data", data=data)]
     nbformat.write(notebook, folder / "executed.ipynb")
-    file = outcome.save(folder / "outcome.json")
-    return find_doubt(
-        Outcome.load(file), asked=PARAMS, started=STARTED, notebook=folder / "executed.ipynb", outcome_file=file
-    )
+    file = folder / "outcome.json"
+    return find_doubt(outcome, asked=PARAMS, started=STARTED, notebook=folder / "executed.ipynb", outcome_file=file)
 
 
 @pytest.mark.parametrize("outcome", [HONEST, FAILED], ids=["PASS", "FAIL"])
@@ -63,15 +56,13 @@ def test_nothing_speaks_against_what_an_honest_run_wrote(tmp_path: Path, outcome
         (replace(HONEST, started_at="2026-01-01T00:00:00"), "its check began at"),
         (replace(FAILED, status=Status.PASS), "its rows come to FAIL"),
         (replace(HONEST, criteria=()), "its rows come to INCONCLUSIVE"),
-        (replace(HONEST, criteria=(replace(HONEST.criteria[0], required=False),)), "its rows come to INCONCLUSIVE"),
+        (replace(HONEST, criteria=(replace(row("r", 0), required=False),)), "its rows come to INCONCLUSIVE"),
     ],
 )
 def test_an_outcome_that_is_not_this_runs_or_not_its_rows_is_not_believed(
     tmp_path: Path, forged: Outcome, says: str
 ) -> None:
-    said = doubt(tmp_path, forged)
-    assert "is not believed" in said
-    assert says in said
+    assert says in doubt(tmp_path, forged)
 
 
 def test_a_file_that_was_written_over_after_the_notebook_showed_it_is_not_believed(tmp_path: Path) -> None:
@@ -88,9 +79,9 @@ def test_a_notebook_that_cannot_be_read_is_not_passed_over(tmp_path: Path) -> No
 
 WRITE_AT_THE_END = """
 import atexit, threading, time
-from dataclasses import replace
 from djinn_checks import show
-failed = replace(outcome, status=Status.FAIL, criteria=(judge("round", "", 0, "==", 1, unit="", evidence=""),))
+decides = judge("decides", "It decides", 1, "==", 0, unit="", evidence="made up")
+failed = replace(outcome, status=Status.FAIL, criteria=(*outcome.criteria, decides))
 failed.save(save_to)
 show(failed)
 """
@@ -110,7 +101,7 @@ def test_a_verdict_that_is_written_over_behind_the_notebooks_back_is_an_error(tm
     assert outcome.status is Status.ERROR
     assert outcome.failure is not None
     assert outcome.failure.type == "Contradiction"
-    assert "the notebook showed FAIL" in outcome.summary
+    assert "is not believed: the notebook showed FAIL" in outcome.summary
     assert outcome.criteria == ()
 
 
