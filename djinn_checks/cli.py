@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from djinn_checks.argument_types import device, host, port, positive, seconds, whole, whole_seconds
-from djinn_checks.devices import DEVICE_NAMES, DTYPE_NAMES
+from djinn_checks.argument_types import seconds, whole_seconds
+from djinn_checks.devices import DEVICE_NAMES
 from djinn_checks.errors import DjinnChecksError, IncompleteError
 from djinn_checks.outcome import Status
+from djinn_checks.server.arguments import add_serve_arguments
 from djinn_checks.server.options import ServeOptions
+from djinn_checks.visible import make_visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,7 +35,7 @@ EXIT_CODES = """exit codes:
   2  the command line or a params file is wrong; nothing ran
   3  a check is INCONCLUSIVE, under --strict
   4  a check is ERROR: it crashed, timed out or was killed
-  5  part of a folder could not be read or written (render, slim, results, compare); all else is done
+  5  part of a folder, or what is printed, could not be read or written; all else is done
   6  djinn-checks itself crashed, which says nothing about any check
 130  the suite was told to stop, by Ctrl-C or a signal; the check that this hit is ERROR, finished ones are kept
 preflight: 0 if nothing is missing, 1 otherwise
@@ -40,6 +44,8 @@ compare: 1 if a status differs or a suite lacks one
 plausible: 0 if the figure is possible, 1 if it is impossible, 3 if that is not decidable
 """
 _INCOMPLETE, _CRASHED = 5, 6
+_UNWRITTEN = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""Why nothing more can be printed: nobody reads it, or the disk that it goes to is full or broken."""
 _FILE_COLUMNS = 140
 """Width of a comparison that goes to a file or a pipe."""
 _STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "ERROR": "bold magenta", "SKIP": "dim"}
@@ -55,22 +61,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if signal.getsignal(ending) is not signal.SIG_IGN:  # nohup means what it says
             signal.signal(ending, _interrupt)
     try:
-        return int(options.command(options))
+        code = int(options.command(options))
+        sys.stdout.flush()  # what the code stands for has been said by then
+        return code
     except IncompleteError as error:
         for line in error.done:
-            print(line)
-        print(f"djinn-checks: {error}; all else is done", file=sys.stderr)
+            print(make_visible(line))
+        print(make_visible(f"djinn-checks: {error}; all else is done"), file=sys.stderr)
         return _INCOMPLETE
     except DjinnChecksError as error:
-        print(f"djinn-checks: {error}", file=sys.stderr)
+        print(make_visible(f"djinn-checks: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("djinn-checks: interrupted; finished checks are kept", file=sys.stderr)
         return 130
+    except OSError as error:
+        if error.filename is not None or error.errno not in _UNWRITTEN:
+            return _crashed()
+        _let_go_of_output()
+        print(f"djinn-checks: {error.strerror}, where it writes or prints; not all is done", file=sys.stderr)
+        return _INCOMPLETE
     except Exception:
-        traceback.print_exc()
-        print("djinn-checks: crashed, which it should not; please report the lines above", file=sys.stderr)
-        return _CRASHED
+        return _crashed()
+
+
+def _crashed() -> int:
+    print(make_visible(traceback.format_exc()), end="", file=sys.stderr)
+    print("djinn-checks: crashed, which it should not; please report the lines above", file=sys.stderr)
+    return _CRASHED
+
+
+def _let_go_of_output() -> None:
+    """Have what is printed from here on, and what the interpreter still writes at its end, go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -104,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         help="for all checks together (none); those that it leaves no time for are not started",
     )
     run.add_argument("--strict", action="store_true", help="exit 3 if a check is INCONCLUSIVE")
-    run.add_argument("--resume", action="store_true", help="run only what is missing, was an ERROR or has other params")
+    run.add_argument("--resume", action="store_true", help="run what is missing, an ERROR, or of other params")
     run.set_defaults(command=_run)
     preflight = commands.add_parser("preflight", help="look at what the PCIe check needs of this machine")
     preflight.set_defaults(command=_preflight)
@@ -115,7 +138,9 @@ def _parser() -> argparse.ArgumentParser:
     faults.add_argument("--doses", action="store_true", help="smaller doses too, for the smallest that is caught")
     faults.add_argument("--device", default="auto", help=DEVICE_NAMES)
     faults.set_defaults(command=_faults)
-    _add_serve(commands)
+    serve = commands.add_parser("serve", help="serve a model to agents that sleep and wake")
+    add_serve_arguments(serve)
+    serve.set_defaults(command=_serve)
     compare = commands.add_parser("compare", help="lay two finished suites side by side")
     compare.add_argument("old", type=Path)
     compare.add_argument("new", type=Path)
@@ -134,31 +159,6 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("folder", type=Path)
     render.set_defaults(command=_render)
     return parser
-
-
-def _add_serve(commands: Any) -> None:
-    default = ServeOptions()
-    serve = commands.add_parser("serve", help="serve a model to agents that sleep and wake")
-    serve.add_argument("--model", help="smollm2, random:<shape>, a hub id or a folder")
-    serve.add_argument("--host", type=host, help=f"address to listen at ({default.host}: this machine only)")
-    serve.add_argument("--port", type=port, help="0: a free one (%(default)s)")
-    serve.add_argument("--device", type=device, help=DEVICE_NAMES)
-    serve.add_argument("--dtype", choices=DTYPE_NAMES, help="float16, on a CPU float32")
-    serve.add_argument("--kv-device-gb", type=positive, metavar="GB", help="most KV on the device (%(default)g)")
-    serve.add_argument("--host-swap-pool-gb", type=positive, metavar="GB", help="most KV asleep (%(default)g)")
-    serve.add_argument("--spill-folder", type=Path, help="for sleeping KV that does not fit the pool")
-    serve.add_argument("--idle-s", type=positive, metavar="S", help="sleep after so much idleness (%(default)g)")
-    serve.add_argument("--ttl-s", type=positive, metavar="S", help="close unused sessions (%(default)g)")
-    serve.add_argument("--session-tokens", type=whole, metavar="N", help="most tokens of a session (%(default)s)")
-    serve.add_argument("--max-sessions", type=whole, metavar="N", help="most open sessions (%(default)s)")
-    serve.add_argument("--seed", type=int, help="of random weights (%(default)s)")
-    serve.add_argument(
-        "--no-recording",
-        dest="recording",
-        action="store_false",
-        help="decode without CUDA graphs, by the module itself",
-    )
-    serve.set_defaults(command=_serve, **vars(default))
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -199,12 +199,13 @@ def _run(options: argparse.Namespace) -> int:
             bar.advance(task)
             bar.console.print(_line(result), highlight=False, markup=False)
     _print_table(console, results)
-    console.print(f"all on one page: {out / 'index.html'}", highlight=False, markup=False)
+    console.print(make_visible(f"all on one page: {out / 'index.html'}"), highlight=False, markup=False)
     return exit_code([result.outcome.status for result in results], strict=options.strict)
 
 
 def _line(result: Result) -> str:
-    return f"{result.outcome.status}  {result.job.name}  {result.seconds:.0f} s  {_report(result)}"
+    told = f"{result.outcome.status}  {result.job.name}  {result.seconds:.0f} s  {_report(result)}"
+    return make_visible(told)
 
 
 def _report(result: Result) -> str:
@@ -220,9 +221,9 @@ def _print_table(console: object, results: Sequence[Result]) -> None:
     for result in results:
         status = str(result.outcome.status)
         table.add_row(
-            result.job.name,
+            Text(make_visible(result.job.name)),
             Text(status, style=_STYLES[status]),
-            Text(result.outcome.summary),
+            Text(make_visible(result.outcome.summary)),
             f"{result.seconds:.0f} s",
         )
     if isinstance(console, Console):
@@ -249,7 +250,8 @@ def _preflight(options: argparse.Namespace) -> int:
     table = Table("", "what", "found", "wanted", "remedy", show_lines=True)
     for row in rows:
         word, style = {True: ("ok", "green"), False: ("missing", "bold red"), None: ("unknown", "yellow")}[row.ok]
-        table.add_row(Text(word, style=style), row.name, Text(row.found), Text(row.wanted), Text(row.remedy))
+        said = (Text(make_visible(text)) for text in (row.found, row.wanted, row.remedy))
+        table.add_row(Text(word, style=style), row.name, *said)
     Console().print(table)
     return 1 if any(row.ok is False for row in rows) else 0
 
@@ -278,11 +280,11 @@ def _faults(options: argparse.Namespace) -> int:
     table = _table_of_names("fault", "verdict", "caught by", "also alarmed")
     for row in list_faults(outcome):
         others = [name for name in row["alarms"] if name != row["caught_by"]]
-        table.add_row(row["name"], row["verdict"], row["caught_by"], ", ".join(others))
+        table.add_row(*map(make_visible, (row["name"], row["verdict"], row["caught_by"], ", ".join(others))))
     console.print(table, markup=False)
     if options.doses:
         console.print(_floors_table(outcome), markup=False)
-    console.print(f"{outcome.status}: {outcome.summary}", highlight=False, markup=False)
+    console.print(make_visible(f"{outcome.status}: {outcome.summary}"), highlight=False, markup=False)
     return exit_code([outcome.status], strict=True)
 
 
@@ -321,7 +323,8 @@ def _compare(options: argparse.Namespace) -> int:
             raise RunnerError(f"{folder}: expected <check>.outcome.json files of a finished suite, found none")
     unreadable = (old.unreadable, new.unreadable)
     rows = compare_suites(old.outcomes, new.outcomes, unreadable)
-    table = Table("check", "criterion", str(options.old), str(options.new), "new / old", show_lines=False)
+    folders = (make_visible(str(folder)) for folder in (options.old, options.new))
+    table = Table("check", "criterion", *folders, "new / old", show_lines=False)
     for column in table.columns:
         column.overflow = "fold"  # a name that is cut cannot be looked for
     for row in rows:
@@ -334,7 +337,8 @@ def _compare(options: argparse.Namespace) -> int:
         )
         ratio = "" if row.ratio is None else f"{row.ratio:.4g}"
         style = "bold" if row.differs else "yellow" if row.moved else "dim" if not row.required else ""
-        table.add_row(row.name, row.criterion or "the whole check", *sides, ratio, style=style)
+        told = map(make_visible, (row.name, row.criterion or "the whole check", *sides, ratio))
+        table.add_row(*told, style=style)
     console = Console(width=None if sys.stdout.isatty() else _FILE_COLUMNS)
     console.print(table, markup=False)
     if options.html:
@@ -362,7 +366,7 @@ def _render(options: argparse.Namespace) -> int:
     from djinn_checks.suite.folder import render_folder
 
     for path in render_folder(options.folder):
-        print(path)
+        print(make_visible(str(path)))
     return 0
 
 
@@ -370,7 +374,7 @@ def _slim(options: argparse.Namespace) -> int:
     from djinn_checks.suite.folder import slim_notebooks
     from djinn_checks.units import format_bytes
 
-    print(f"{options.folder}: {format_bytes(slim_notebooks(options.folder))} less")
+    print(make_visible(f"{options.folder}: {format_bytes(slim_notebooks(options.folder))} less"))
     return 0
 
 
@@ -379,7 +383,7 @@ def _results(options: argparse.Namespace) -> int:
     from djinn_checks.suite.files import read_finished
 
     suite = read_finished(options.folder)
-    print(render_results(options.folder.as_posix(), suite.outcomes, suite.unreadable), end="")
+    print(make_visible(render_results(options.folder.as_posix(), suite.outcomes, suite.unreadable)), end="")
     if suite.unreadable:
         raise IncompleteError([f"{options.folder}: {why}" for why in suite.unreadable.values()], ())
     return 0
@@ -389,5 +393,5 @@ def _plausible(options: argparse.Namespace) -> int:
     from djinn_checks.plausible import Answer, judge_figure, read_figure
 
     found = judge_figure(read_figure(options.file))
-    print("\n".join(found.lines))
+    print(make_visible("\n".join(found.lines)))
     return {Answer.POSSIBLE: 0, Answer.IMPOSSIBLE: 1, Answer.NOT_DECIDABLE: 3}[found.answer]

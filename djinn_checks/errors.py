@@ -22,6 +22,7 @@
     │   ├── UnknownSessionError      it names a session that is not there
     │   ├── SessionClosedError       its session was closed before it had ended
     │   └── BusyError                too many sessions or waiting requests; later it may be answered
+    ├── ServerKilledError        a server under check that a signal ended before it listened
     ├── AgentLostError           an agent that fell asleep could not go on
     ├── InstrumentError          a measurement that could not be taken
     │   └── NoRouteError             the server under check has no such route
@@ -132,6 +133,10 @@ class SystemUnavailableError(DjinnChecksError, RuntimeError):
 
 class SystemNotInstalledError(SystemUnavailableError, ImportError):
     """A system cannot run because its package is not installed."""
+
+
+class ServerKilledError(DjinnChecksError, RuntimeError):
+    """A server under check was ended by a signal before it listened: nothing is known of it."""
 
 
 class AgentLostError(DjinnChecksError):

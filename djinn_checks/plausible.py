@@ -26,6 +26,7 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from djinn_checks.bounded import MOST_BYTES_OF_PARAMS, read_text, refuse_bulk
 from djinn_checks.errors import ParamsError
 from djinn_checks.units import GB
 
@@ -162,8 +163,9 @@ def read_figure(path: Path) -> Figure:
         ParamsError: the file cannot be read, or says what cannot be; every offence is listed.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = yaml.safe_load(read_text(path, MOST_BYTES_OF_PARAMS))
+        refuse_bulk(values)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ParamsError(f"{path}: cannot be read as YAML ({error}); give a file of names and values") from error
     if not isinstance(values, dict):
         raise ParamsError(f"{path}: expected names and values (claim: ...), got {type(values).__name__}")

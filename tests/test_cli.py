@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,3 +48,28 @@ def test_a_crash_of_ours_has_an_exit_code_of_its_own(
     assert "ZeroDivisionError: a bug" in said
     assert "please report" in said
     assert "  6  djinn-checks itself crashed" in cli.EXIT_CODES
+
+
+FIGURE = Path(__file__).parent / "data" / "plausible" / "impossible-pocketllm-goal.yaml"
+COMMAND = [sys.executable, "-m", "djinn_checks", "plausible"]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_nobody_reads_was_not_said_and_is_no_verdict(unbuffered: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    assert_unsaid(writing, unbuffered, "Broken pipe")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_what_goes_to_a_full_disk_was_not_said_and_is_no_verdict(unbuffered: str) -> None:
+    assert_unsaid(os.open("/dev/full", os.O_WRONLY), unbuffered, "No space left on device")
+
+
+def assert_unsaid(output: int, unbuffered: str, says: str) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    run = subprocess.run([*COMMAND, str(FIGURE)], stdout=output, stderr=subprocess.PIPE, text=True, env=environment)
+    os.close(output)
+    assert run.returncode == 5
+    assert run.stderr == f"djinn-checks: {says}, where it writes or prints; not all is done\n"

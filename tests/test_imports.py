@@ -14,31 +14,34 @@ from djinn_checks.report import drawings
 
 PACKAGE = Path(__file__).parents[1] / "djinn_checks"
 
-LEFT = {"errors", "units", "digest", "layers", "attention", "devices"}
+LEFT = {"errors", "units", "digest", "layers", "attention", "devices", "processes", "bounded", "visible"}
 DATA = LEFT | {"outcome", "params", "measurements"}
 SYSTEMS = DATA | {"models", "engine", "systems"}
 CHECKS = SYSTEMS | {"server", "instruments", "checks"}
-REPORT = {"errors", "units", "outcome", "measurements", "report"}
+REPORT = {"errors", "units", "bounded", "visible", "outcome", "measurements", "report"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "units": set(),
     "attention": set(),
+    "bounded": set(),
+    "visible": set(),
     "devices": LEFT,
     "digest": LEFT,
     "layers": LEFT,
-    "outcome": LEFT,
+    "processes": set(),
+    "outcome": LEFT | {"measurements", "outcome"},
     "measurements": {"measurements"},
     "params": LEFT | {"outcome"},
     "models": DATA | {"models"},
     "instruments": DATA | {"instruments"},
     "engine": DATA | {"engine"},
     "systems": SYSTEMS,
-    "server": SYSTEMS | {"server"},
+    "server": SYSTEMS | {"argument_types", "server"},
     "checks": CHECKS,
     "faults": CHECKS | {"faults"},
     "report": REPORT,
-    "suite": REPORT | {"params", "suite"},
-    "plausible": {"errors", "units"},
+    "suite": REPORT | {"params", "processes", "suite"},
+    "plausible": {"errors", "units", "bounded"},
     "argument_types": {"devices"},
     "cli": REPORT
     | {"argument_types", "devices", "params", "suite", "instruments", "faults", "checks", "server", "plausible"},

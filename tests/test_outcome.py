@@ -62,12 +62,11 @@ def test_what_went_wrong_is_read_first() -> None:
 
 def sample(**changes: object) -> Outcome:
     values: dict[str, object] = {
-        "check": "logits",
+        "check": "other",
         "status": Status.FAIL,
         "summary": "it is not",
-        "criteria": (row(math.inf), row(None), row(3, "==", 3)),
+        "criteria": (row(math.inf), replace(row(None), name="d"), replace(row(3, "==", 3), name="e")),
         "measurements": {"series": [1.0, math.nan, -math.inf], "nested": {"a": None}},
-        "failure": Failure(type="X", message="y"),
         "started_at": "2026-01-01T00:00:00+00:00",
         **changes,
     }

@@ -7,8 +7,6 @@ leave the device and when they are back, and are given to nobody if the two diff
 
 from __future__ import annotations
 
-import io
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +20,8 @@ from djinn_checks.engine.host_pool import HostPool
 from djinn_checks.engine.kv_cache import KvBlock
 from djinn_checks.engine.kv_mover import KvMover, Later, Move, Moved
 from djinn_checks.engine.kv_shape import KvShape
-from djinn_checks.errors import KvCapacityError, KvDigestError
+from djinn_checks.engine.spill_file import Extent, SpillFile
+from djinn_checks.errors import KvDigestError
 
 
 @dataclass(kw_only=True)
@@ -34,8 +33,8 @@ class Parked:
     nbytes: int
     pages: list[Tensor] = field(default_factory=list)
     """Room on the host, in pieces; empty if the bytes are on disk."""
-    file: io.FileIO | None = None
-    """A file without a name: it ends with this process, however that ends."""
+    extent: Extent | None = None
+    """Its place in the spill file, if the bytes are on disk."""
     digests: tuple[int, ...] = ()
     """One per region, of the bytes as they left the device."""
 
@@ -65,12 +64,10 @@ class KvStore:
         Raises:
             EngineError: the pool cannot be had or cannot be locked, or the folder cannot be written to.
         """
-        if spill_folder is not None:
-            _new_file(spill_folder).close()
+        self._spill_file = SpillFile(spill_folder) if spill_folder is not None else None
         self.shape = shape
         self.memory = DeviceMemory(device, device_bytes)
         self.pool = HostPool(host_bytes, pinned=device.type == "cuda")
-        self._spill_folder = spill_folder
         self._out, self._back = KvMover(device), KvMover(device)
         # Moves to and from files are made by the threads that wait for them, so they have movers of their own.
         self._out_to_file = KvMover(device) if spill_folder else self._out
@@ -90,7 +87,7 @@ class KvStore:
 
     def can_park(self, tokens: int) -> bool:
         """Tell whether the KV of `tokens` tokens would find a place off the device now."""
-        return self._spill_folder is not None or self.pool.fits(tokens * self.shape.token_bytes)
+        return self._spill_file is not None or self.pool.fits(tokens * self.shape.token_bytes)
 
     def park(self, session_id: str, tokens: int) -> Parked:
         """Take a place off the device for the KV of `tokens` tokens.
@@ -100,10 +97,10 @@ class KvStore:
         """
         nbytes = tokens * self.shape.token_bytes
         parked = Parked(session_id=session_id, tokens=tokens, nbytes=nbytes)
-        if self.pool.fits(nbytes) or self._spill_folder is None:
+        if self.pool.fits(nbytes) or self._spill_file is None:
             parked.pages = self.pool.take(nbytes)
         else:
-            parked.file = _new_file(self._spill_folder)
+            parked.extent = self._spill_file.take(nbytes)
         return parked
 
     def move_out(self, block: KvBlock, parked: Parked) -> Move:
@@ -113,7 +110,7 @@ class KvStore:
         """
         groups = block.used_rows(parked.tokens)
         # To a file everything goes where it is waited for: both copies block.
-        spilled = parked.file is not None
+        spilled = parked.extent is not None
         move = Later(partial(self._spill, groups, parked)) if spilled else self._out.out(groups, parked.pages)
         return _Completed(move, partial(self.complete_out, block, parked))
 
@@ -125,7 +122,7 @@ class KvStore:
     def move_in(self, parked: Parked, block: KvBlock) -> Move:
         """Start to copy a session's KV back into a block. Waiting for the move ends with `complete_in`."""
         groups = block.used_rows(parked.tokens)
-        spilled = parked.file is not None
+        spilled = parked.extent is not None
         move = Later(partial(self._fetch, groups, parked)) if spilled else self._back.back(groups, parked.pages)
         return _Completed(move, partial(self.complete_in, parked, block))
 
@@ -152,22 +149,35 @@ class KvStore:
         """Give up a place off the device."""
         self.pool.give(parked.pages)
         parked.pages = []
-        if parked.file is not None:
-            parked.file.close()
+        if self._spill_file is not None and parked.extent is not None:
+            self._spill_file.give(parked.extent)
+            parked.extent = None
 
     def close(self) -> None:
         """Let go of all memory. Nothing may be moving any more."""
         self.memory.trim()
         self.pool.close()
+        if self._spill_file is not None:
+            self._spill_file.close()
 
     def _spill(self, groups: list[Tensor], parked: Parked) -> Moved:
         staging = torch.empty(parked.nbytes, dtype=torch.uint8)
         moved = self._out_to_file.out(groups, [staging]).wait()
-        _write(parked, staging)
+        if self._spill_file is not None and parked.extent is not None:
+            self._spill_file.write(parked.extent, _bytes_of(staging))
         return moved
 
     def _fetch(self, groups: list[Tensor], parked: Parked) -> Moved:
-        return self._back_from_file.back(groups, [_read(parked)]).wait()
+        staging, there = torch.empty(parked.nbytes, dtype=torch.uint8), 0
+        if self._spill_file is not None and parked.extent is not None:
+            there = self._spill_file.read(parked.extent, _bytes_of(staging))
+        if there < parked.nbytes:
+            raise KvDigestError(
+                parked.session_id,
+                f"session {parked.session_id!r}: its place in the spill file has {there:,} of {parked.nbytes:,} "
+                "bytes; the session is closed, start it again",
+            )
+        return self._back_from_file.back(groups, [staging]).wait()
 
 
 class _Completed(Move):
@@ -180,42 +190,5 @@ class _Completed(Move):
         return self._complete(self._move.wait())
 
 
-def _new_file(folder: Path) -> io.FileIO:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryFile(dir=folder, buffering=0)
-    except OSError as error:
-        raise KvCapacityError(f"spill folder {folder}: cannot be written to ({error.strerror})") from error
-
-
-def _write(parked: Parked, data: Tensor) -> None:
-    """Write all bytes: one call takes 2 GB at most."""
-    if parked.file is None:
-        return
-    rest = memoryview(data.numpy().data).cast("B")
-    try:
-        parked.file.seek(0)
-        while rest:
-            rest = rest[parked.file.write(rest) :]
-    except OSError as error:
-        raise KvCapacityError(
-            f"spill folder: {data.numel():,} bytes cannot be written ({error.strerror}); free disk space"
-        ) from error
-
-
-def _read(parked: Parked) -> Tensor:
-    data = torch.empty(parked.nbytes, dtype=torch.uint8)
-    if parked.file is None:
-        return data
-    rest = memoryview(data.numpy().data).cast("B")
-    parked.file.seek(0)
-    while rest:
-        count = parked.file.readinto(rest)
-        if not count:
-            raise KvDigestError(
-                parked.session_id,
-                f"session {parked.session_id!r}: its spill file has {parked.nbytes - len(rest):,} of "
-                f"{parked.nbytes:,} bytes; the session is closed, start it again",
-            )
-        rest = rest[count:]
-    return data
+def _bytes_of(data: Tensor) -> memoryview:
+    return memoryview(data.numpy().data).cast("B")

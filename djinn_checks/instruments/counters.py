@@ -30,6 +30,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from djinn_checks.bounded import read_gzip_text
 from djinn_checks.errors import InstrumentError
 from djinn_checks.instruments.blur import find_blurred
 from djinn_checks.instruments.link_health import LinkHealth, parse_health
@@ -42,6 +43,8 @@ _MOST_OF_WRAP = 0.9
 """On a link whose top rate was measured."""
 RATE_SOURCES = ("gpm", "throughput")
 """Sources that give rates: their readings are running sums of bytes, and do not wrap."""
+_MOST_TRACE_BYTES = 2**29
+"""Unpacked; two hours of readings at 1 kHz have less."""
 FROZEN_S = 0.05
 """Neither counter moves for so long: it does not count. At 1 kHz that is 50 queries without a byte."""
 _START_S = 20.0
@@ -373,14 +376,13 @@ def load_trace(path: str | os.PathLike[str], *, wraps: bool = True) -> CounterSe
     """
     name = f"trace {Path(path).name}"
     try:
-        with gzip.open(path, "rt", newline="") as file:
-            rows = list(csv.reader(file))
+        rows = list(csv.reader(read_gzip_text(path, _MOST_TRACE_BYTES).splitlines()))
         if tuple(rows[0]) != _COLUMNS:
             raise InstrumentError(f"trace {path}: expected the columns {', '.join(_COLUMNS)}, got {', '.join(rows[0])}")
         table = np.array(rows[1:], dtype=object)
         times = table[:, :2].astype(np.float64)
         raw = table[:, 3:].astype(np.int64)
-    except (OSError, ValueError, IndexError, EOFError) as error:
+    except (OSError, ValueError, IndexError, EOFError, csv.Error) as error:
         raise InstrumentError(f"trace {path}: cannot be read as a gzipped CSV of counters ({error})") from error
     except OverflowError as error:
         raise InstrumentError(

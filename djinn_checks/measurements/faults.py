@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 Verdict = Literal["caught", "MISSED", "not applicable"]
 
@@ -34,8 +34,8 @@ class FaultRow(TypedDict):
     alarms: list[str]
     """Every required criterion that did not pass."""
     attempts: int
-    dose_unit: str
-    doses: list[DoseRow]
+    dose_unit: NotRequired[str]
+    doses: NotRequired[list[DoseRow]]
     """From the easiest to catch to the hardest."""
 
 
@@ -49,8 +49,8 @@ class CleanRow(TypedDict):
     false_alarms: int
     alarms: list[str]
     """What it was accused of."""
-    undecided: int
-    doubts: list[str]
+    undecided: NotRequired[int]
+    doubts: NotRequired[list[str]]
     """Why runs have no verdict."""
 
 

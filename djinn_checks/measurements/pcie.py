@@ -80,8 +80,8 @@ class Windows(TypedDict):
     """The start by the clock of the readings: a replay finds the run in the raw samples by it."""
 
 
-class CopyRow(TypedDict):
-    """A layer's copy and computation, by the system's own account."""
+class CopyRow(TypedDict, total=False):
+    """A layer's copy and computation, by the system's own account, which may lack some of it."""
 
     layer: str
     bytes: int

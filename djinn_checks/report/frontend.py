@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_MODULE = "djinn_checks.outcome"
+_OUTCOME, _CRITERION = "djinn_checks.outcome.record", "djinn_checks.outcome.criterion"
 
 
 def register(shell: Any) -> None:
@@ -18,9 +18,9 @@ def register(shell: Any) -> None:
         shell: what `IPython.get_ipython()` returns in a kernel or a terminal.
     """
     formatters = shell.display_formatter.formatters
-    formatters["text/html"].for_type_by_name(_MODULE, "Outcome", _render_outcome)
-    formatters["text/html"].for_type_by_name(_MODULE, "Criterion", _render_criterion)
-    formatters["text/plain"].for_type_by_name(_MODULE, "Outcome", _print_outcome)
+    formatters["text/html"].for_type_by_name(_OUTCOME, "Outcome", _render_outcome)
+    formatters["text/html"].for_type_by_name(_CRITERION, "Criterion", _render_criterion)
+    formatters["text/plain"].for_type_by_name(_OUTCOME, "Outcome", _print_outcome)
 
 
 def _render_outcome(outcome: Any) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from djinn_checks.bounded import parse_json, read_text
 from djinn_checks.errors import OutcomeError
 from djinn_checks.outcome import Outcome
 
@@ -39,21 +39,27 @@ def find_outcome(notebook: Mapping[str, Any]) -> Outcome | None:
         OutcomeError: an output claims to be an outcome and cannot be read as one.
     """
     found: Outcome | None = None
-    for cell in notebook.get("cells", ()):
-        for output in cell.get("outputs", ()):
+    for cell in _list_mappings(notebook.get("cells")):
+        for output in _list_mappings(cell.get("outputs")):
             if carries_outcome(output):
                 found = Outcome.from_dict(_decode(output["data"][OUTCOME_MIME]))
     return found
 
 
+def _list_mappings(value: Any) -> list[Mapping[str, Any]]:
+    """Return what is a mapping in a list: a notebook from elsewhere may hold anything."""
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+
+
 def carries_outcome(output: Mapping[str, Any]) -> bool:
     """Tell whether a notebook output embeds an outcome."""
-    return OUTCOME_MIME in (output.get("data") or {})
+    data = output.get("data")
+    return isinstance(data, Mapping) and OUTCOME_MIME in data
 
 
 def _read_notebook(path: Path) -> Mapping[str, Any]:
     try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
+        notebook = parse_json(read_text(path))
     except OSError as error:
         raise OutcomeError(f"notebook {path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
@@ -65,10 +71,10 @@ def _read_notebook(path: Path) -> Mapping[str, Any]:
 
 def _decode(value: Any) -> Any:
     """A JSON output is stored as data, or by some tools as text or lines of text."""
-    text = "".join(value) if isinstance(value, list) else value
+    text = "".join(map(str, value)) if isinstance(value, list) else value
     if not isinstance(text, str):
         return text
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
         raise OutcomeError(f"outcome in a notebook: is not JSON ({error})") from error

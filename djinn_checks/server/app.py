@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from djinn_checks.server.body_limit import BodyLimit
 from djinn_checks.server.completions import Completions
 from djinn_checks.server.error_answers import ERRORS, add_errors, describe
 from djinn_checks.server.fields import SessionId
+from djinn_checks.server.hosts import KnownHosts
 from djinn_checks.server.metrics import Metrics
 from djinn_checks.server.schema import (
     Completion,
@@ -37,9 +38,19 @@ MOST_BODY_BYTES = 4_000_000
 
 
 def create_app(
-    model: Model, engine: AgentEngine, *, metrics: Metrics, session_tokens: int, end_ids: frozenset[int]
+    model: Model,
+    engine: AgentEngine,
+    *,
+    metrics: Metrics,
+    session_tokens: int,
+    end_ids: frozenset[int],
+    hosts: Iterable[str] = (),
 ) -> FastAPI:
-    """Return the application; it starts the engine when it starts and stops it when it ends."""
+    """Return the application; it starts the engine when it starts and stops it when it ends.
+
+    Args:
+        hosts: names that it is asked by over loopback, beside loopback's own.
+    """
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -50,6 +61,7 @@ def create_app(
     app = FastAPI(title="djinn-checks agent server", lifespan=life, responses=ERRORS)
     app.add_middleware(BodyLimit, most_bytes=MOST_BODY_BYTES)
     add_errors(app)
+    app.add_middleware(KnownHosts, also=frozenset(hosts))
     sessions = Sessions(engine)
     app.include_router(route_completions(Completions(model, sessions, end_ids=end_ids, session_tokens=session_tokens)))
     app.include_router(route_sessions(sessions))

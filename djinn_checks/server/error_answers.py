@@ -48,6 +48,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         (404, "no such session"),
         (409, "another request closed the session in the middle of this one"),
         (413, "the body is too large"),
+        (421, "over loopback, a Host header that is neither loopback's nor one of --allow-host"),
         (422, "never given; bad requests are 400"),
         (429, "too many sessions or requests, or the session is busy"),
         (500, "a session's KV cache came back changed, or a defect"),

@@ -50,9 +50,29 @@ def _one_prompt(value: object) -> object:
     return value[0]
 
 
+def _check_stops(value: object) -> object:
+    stops = value if isinstance(value, list) else [value]
+    longest = max((len(stop) for stop in stops if isinstance(stop, str)), default=0)
+    if len(stops) > MOST_STOPS or longest > LONGEST_STOP:
+        got = f"{len(stops):,}" if len(stops) > MOST_STOPS else f"one of {longest:,}"
+        expected = f"at most {MOST_STOPS} texts of at most {LONGEST_STOP:,} characters each"
+        raise refusal(expected, got, "each of them is looked for at every token; give the first words of it alone")
+    return value
+
+
 def _kind_of_prompt(value: object) -> str:
     return "text" if isinstance(value, str) else "ids"
 
+
+MOST_STOPS = 4
+"""As OpenAI has it."""
+LONGEST_STOP = 1000
+"""Characters. A stop text is a mark or a line; before the first token a step is taken for each of its characters."""
+Stops = Annotated[
+    Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
+    | Annotated[list[Annotated[str, Field(max_length=LONGEST_STOP)]], Field(max_length=MOST_STOPS)],
+    BeforeValidator(_check_stops),
+]
 
 SessionId = Annotated[str, Field(pattern=_SESSION_ID, max_length=128), BeforeValidator(_check_session_id)]
 TokenId = Annotated[int, Field(ge=0, strict=True)]

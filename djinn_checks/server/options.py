@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -16,6 +17,8 @@ class ServeOptions:
     device: str = "auto"
     """auto (the first GPU, else the CPU), cpu, cuda or cuda:<index>."""
     host: str = "127.0.0.1"
+    allow_hosts: Sequence[str] = field(default_factory=list)
+    """Names that it is asked by over loopback, as by a proxy on this machine, beside localhost and `host`."""
     port: int = 5556
     """0: a free one."""
     kv_device_gb: float = 1.0

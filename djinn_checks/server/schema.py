@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from djinn_checks.engine.kv_shape import KvShape
 from djinn_checks.engine.session import Session
-from djinn_checks.server.fields import Body, Prompt, SessionId, only
+from djinn_checks.server.fields import Body, Prompt, SessionId, Stops, only
 
 
 class AgentHint(Body):
@@ -50,8 +50,8 @@ class CompletionRequest(Body):
     """Makes sampling repeatable."""
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     """Report each token's log-probability, and that many of the most likely ones."""
-    stop: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(max_length=4)] | None = None
-    """Texts that end the completion and are not part of it."""
+    stop: Stops | None = None
+    """Texts that end the completion and are not part of it: at most 4 of at most 1,000 characters each."""
     stream: bool = False
     """Send each token as a server-sent event."""
     stream_options: StreamOptions | None = None

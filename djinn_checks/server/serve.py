@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import sys
@@ -16,9 +17,11 @@ from djinn_checks.engine.agent_engine import AgentEngine
 from djinn_checks.engine.decode_graphs import record_decode
 from djinn_checks.engine.kv_cache import probe_shape
 from djinn_checks.engine.kv_store import KvStore
-from djinn_checks.errors import ParamsError
+from djinn_checks.errors import EngineError, ParamsError
 from djinn_checks.models.open import Model, open_model
 from djinn_checks.server.app import create_app
+from djinn_checks.server.descriptors import count_connections, raise_limit
+from djinn_checks.server.hosts import is_loopback
 from djinn_checks.server.metrics import Metrics
 from djinn_checks.server.options import ServeOptions
 from djinn_checks.units import GB
@@ -38,11 +41,11 @@ def serve(options: ServeOptions, *, make_store: MakeStore = KvStore, say: Callab
 
     Raises:
         ModelError: the model cannot be had.
-        EngineError: the host pool cannot be had.
+        EngineError: the host pool cannot be had, hardly a file can be opened, or the server did not start.
         ParamsError: the address cannot be listened at, or a device or data type has no such name.
         SystemUnavailableError: a GPU was asked for by name and is not there.
     """
-    device = choose_device(options.device)
+    device, most_files = choose_device(options.device), raise_limit()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     sys.setswitchinterval(_SWITCH_S)
     listening = _listen(options)
@@ -71,10 +74,20 @@ def serve(options: ServeOptions, *, make_store: MakeStore = KvStore, say: Callab
         observer=metrics,
     )
     longest = min(options.session_tokens, int(getattr(model.config, "max_position_embeddings", options.session_tokens)))
-    app = create_app(model, engine, metrics=metrics, session_tokens=longest, end_ids=end_ids)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE_S)
+    hosts = (options.host, *options.allow_hosts)
+    app = create_app(model, engine, metrics=metrics, session_tokens=longest, end_ids=end_ids, hosts=hosts)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=_GRACE_S,
+        limit_concurrency=count_connections(most_files),
+    )
     address = listening.getsockname()
-    _Server(config, lambda: say(f"serving {options.model} at http://{address[0]}:{address[1]}")).run([listening])
+    server = _Server(config, lambda: say(f"serving {options.model} at http://{address[0]}:{address[1]}"))
+    server.run([listening])
+    if not server.started:
+        raise EngineError("the server could not be started; what stopped it stands above")
 
 
 class _Server(uvicorn.Server):
@@ -103,11 +116,21 @@ def _listen(options: ServeOptions) -> socket.socket:
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
+        _see_loopback(options.host)
         listening.bind((options.host, options.port))
     except OSError as error:
         listening.close()
+        remedy = "choose another, or --port 0 for a free one"
+        if error.errno in (errno.ENETUNREACH, errno.EADDRNOTAVAIL) and is_loopback(options.host):
+            remedy = "this machine, or this container, has no loopback interface that is up: `ip link set lo up`"
         raise ParamsError(
-            f"--host {options.host} --port {options.port}: cannot be listened at ({error.strerror}); "
-            "choose another, or --port 0 for a free one"
+            f"--host {options.host} --port {options.port}: cannot be listened at ({error.strerror}); {remedy}"
         ) from error
     return listening
+
+
+def _see_loopback(host: str) -> None:
+    """See that who asks over loopback can be heard: one may listen at an interface that is down. Nothing is sent."""
+    if is_loopback(host):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+            asking.connect((host, 1))

@@ -2,6 +2,8 @@
 
 Each token costs the decoding of a few: a window that begins with the piece before the last complete one. The
 piece before it is decoded along because tokenizers treat the first token of a text specially (a leading space).
+And each of its characters costs a step or two for each stop text, however long that is: what of it has come so far
+is remembered, and never looked for again (Knuth, Morris and Pratt).
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ class TextStream:
 
     def __init__(self, decode: Decode, stops: Sequence[str] = ()) -> None:
         self._decode = decode
-        self._stops = [stop for stop in stops if stop]
+        self._stops = [_StopText(stop) for stop in stops if stop]
         self._window: list[int] = []
         self._complete = 0
         """Tokens at the window's start whose text is complete and has been taken."""
@@ -56,17 +58,49 @@ class TextStream:
 
     def _take(self, new: str, *, is_last: bool) -> str:
         """Return what of the complete text may be sent, now that there is more of it."""
-        text = self._held + new
-        found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
+        before, text = len(self._held), self._held + new
+        found = [before + at for at in (stop.find(new) for stop in self._stops) if at is not None]
         self.is_stopped = bool(found)
-        end = min(found) if found else len(text) if is_last else len(text) - self._beginning(text)
+        begun = max((stop.begun for stop in self._stops), default=0)
+        end = min(found) if found else len(text) if is_last else len(text) - begun
         self._held = "" if found else text[end:]
         return text[:end]
 
-    def _beginning(self, text: str) -> int:
-        """Return how many characters at the end may be the beginning of a stop text."""
-        lengths = (length for stop in self._stops for length in range(1, len(stop)) if text.endswith(stop[:length]))
-        return max(lengths, default=0)
+
+class _StopText:
+    """A stop text that is looked for in a text that comes bit by bit.
+
+    Attributes:
+        begun: how many of its characters stand at the end of the text so far.
+    """
+
+    def __init__(self, stop: str) -> None:
+        self._stop = stop
+        self._shorter = _beginnings(stop)
+        self.begun = 0
+
+    def find(self, new: str) -> int | None:
+        """Return where it begins, counted from the start of the text that is new, so perhaps below 0; None if it has
+        not come as a whole. It is found once.
+        """
+        for place, letter in enumerate(new):
+            while self.begun and self._stop[self.begun] != letter:
+                self.begun = self._shorter[self.begun - 1]
+            self.begun += self._stop[self.begun] == letter
+            if self.begun == len(self._stop):
+                return place + 1 - len(self._stop)
+        return None
+
+
+def _beginnings(stop: str) -> list[int]:
+    """Return for each character how long a beginning of the text ends there, short of all up to it."""
+    lengths, length = [0], 0
+    for letter in stop[1:]:
+        while length and stop[length] != letter:
+            length = lengths[length - 1]
+        length += stop[length] == letter
+        lengths.append(length)
+    return lengths
 
 
 def text_of(decode: Decode, ids: Sequence[int]) -> str:

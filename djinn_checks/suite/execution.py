@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,17 @@ from typing import Any
 import psutil
 import yaml
 
+from djinn_checks.bounded import read_text
 from djinn_checks.errors import OutcomeError, RunnerError
 from djinn_checks.outcome import Failure, Outcome, Status
+from djinn_checks.processes import adopting_orphans, end_all, find_family, is_living, start_code
+from djinn_checks.suite.doubts import find_doubt, refuse
+from djinn_checks.suite.limits import describe_limits
+from djinn_checks.suite.warden import GRACE_S, guarded
 
-_GRACE_S = 5.0
-_MARK = "DJINN_CHECKS_RUN"
+_MARK, _SCRATCH = "DJINN_CHECKS_RUN", "DJINN_CHECKS_SCRATCH"
+_USERS_OWN = {"PYTHONSTARTUP"}
+"""Variables that have a kernel run a file of the user's before anything else."""
 _KEPT_OUTPUT = 12_000
 _NO_ROOM = os.strerror(errno.ENOSPC)
 _LITTLE_ROOM = 64 * 1024
@@ -88,22 +94,21 @@ def execute(
     """
     values = {**job.values, "save_to": str(scratch / "outcome.json")}
     (scratch / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    command = [sys.executable, "-c", _start_papermill(), str(job.notebook), str(scratch / "executed.ipynb")]
-    command += ["--engine", "djinn-checks", "--no-progress-bar", "--log-output", "--cwd", os.getcwd()]
-    command += ["-f", str(scratch / "params.yaml")]
+    command = [sys.executable, "-c", start_code("from djinn_checks.suite.kernel import main; main()")]
+    command += [str(job.notebook), str(scratch / "executed.ipynb"), "--engine", "djinn-checks", "--no-progress-bar"]
+    command += ["--log-output", "--cwd", os.getcwd(), "-f", str(scratch / "params.yaml")]
     command += [] if cell_timeout_s is None else ["--execution-timeout", str(cell_timeout_s)]
-    environment = os.environ | {_MARK: str(uuid.uuid4()), "DJINN_CHECKS_SCRATCH": str(scratch)}
-    environment["IPYTHONDIR"] = str(scratch / "ipython")  # what the user starts in every notebook has no part in ours
+    environment = _environment(scratch)
     killed_before = _count_memory_kills()
-    with (scratch / "log.txt").open("w+b") as log:
+    with (scratch / "log.txt").open("w+b") as log, adopting_orphans():
+        before = psutil.Process().children()
+        process = subprocess.Popen(
+            guarded(command, scratch), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
+        )
         try:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
-            )
             code = _wait(process, timeout_s, stop)
         finally:
-            _end_marked(environment[_MARK])
-        process.wait()
+            _end(process, environment[_MARK], before)
         log.seek(0)
         return End(
             code=code,
@@ -114,10 +119,15 @@ def execute(
         )
 
 
-def _start_papermill() -> str:
-    """Return code that runs papermill from where this process finds modules, whatever lies in the working folder."""
-    paths = [os.path.abspath(path) for path in sys.path]
-    return f"import sys; sys.path[:] = {paths!r}; from djinn_checks.suite.kernel import main; main()"
+def _environment(scratch: Path) -> dict[str, str]:
+    """Return the environment of a run: what the user starts in every notebook has no part in ours, and what a run
+    puts into the temporary folder lies in its own.
+    """
+    own = {_MARK: str(uuid.uuid4()), _SCRATCH: str(scratch), "IPYTHONDIR": str(scratch / "ipython")}
+    temporary = scratch / "tmp"
+    temporary.mkdir()
+    others = {name: value for name, value in os.environ.items() if name not in _USERS_OWN}
+    return {**others, **own, "TMPDIR": str(temporary)}
 
 
 def _wait(process: subprocess.Popen[bytes], timeout_s: float, stop: Callable[[], bool]) -> int | None:
@@ -137,40 +147,51 @@ def _count_memory_kills() -> int:
     return 0
 
 
-def _end_marked(mark: str) -> None:
-    """End every process that this run started: politely, then not.
+def _end(warden: subprocess.Popen[bytes], mark: str, before: Sequence[psutil.Process]) -> None:
+    """End the warden, which ends every process that this run started; and what it could not, if it was ended itself."""
+    warden.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        warden.wait(4 * GRACE_S)
+    warden.kill()
+    warden.wait()
+    if warden.returncode < 0:  # by its own command's signal, or by what it was to look after
+        end_all(lambda: [child for child in find_family() if _began_here(child, before)], GRACE_S)
+    end_all(lambda: _marked(mark), GRACE_S)
 
-    A kernel is in a session of its own, and an orphan once papermill is gone; but it has inherited the
-    mark in its environment, as has whatever it started itself.
-    """
-    for end in (psutil.Process.terminate, psutil.Process.kill, psutil.Process.kill):  # one may have forked meanwhile
-        found = _marked(mark)
-        for process in found:
-            with contextlib.suppress(psutil.Error):
-                end(process)
-        psutil.wait_procs(found, timeout=_GRACE_S)
+
+def _began_here(process: psutil.Process, before: Sequence[psutil.Process]) -> bool:
+    """Tell whether a process descends from none of those."""
+    with contextlib.suppress(psutil.Error):
+        return not {process, *process.parents()} & set(before)
+    return False
 
 
 def _marked(mark: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get(_MARK) == mark:
+            if process.environ().get(_MARK) == mark and is_living(process):
                 found.append(process)
     return found
 
 
 def settle(job: Job, scratch: Path, end: End, started: str) -> Outcome:
     """Return the outcome that this run wrote, or an ERROR with the cause."""
+    file, notebook = scratch / "outcome.json", scratch / "executed.ipynb"
     try:
-        outcome = Outcome.load(scratch / "outcome.json")
+        outcome = Outcome.load(file)
     except OutcomeError as error:
+        if end.code == 0 and file.is_file():
+            return settle_error(job, refuse(str(error), end.output), started)
         return settle_error(job, _cause(scratch, end, error), started)
-    if end.code == 0 and outcome.check == job.check:
+    if end.code != 0 or outcome.check != job.check:
+        cause = _cause(scratch, end, OutcomeError(f"the outcome is of check {outcome.check!r}"))
+        kept = {name: getattr(outcome, name) for name in ("criteria", "measurements", "environment", "timings")}
+        return replace(settle_error(job, cause, started), **kept)
+    if outcome.failure is not None:
         return outcome
-    cause = _cause(scratch, end, OutcomeError(f"the outcome is of check {outcome.check!r}"))
-    kept = {name: getattr(outcome, name) for name in ("criteria", "measurements", "environment", "timings")}
-    return replace(settle_error(job, cause, started), **kept)
+    doubt = find_doubt(outcome, asked=job.resolved, started=started, notebook=notebook, outcome_file=file)
+    return settle_error(job, refuse(doubt, end.output), started) if doubt else outcome
 
 
 def settle_not_started(job: Job, started: str) -> Outcome:
@@ -227,9 +248,11 @@ def _death(end: End) -> Failure:
         else ""
     )
     if end.code is not None and end.code < 0:
-        name = signal.Signals(-end.code).name
-        return Failure(type="Killed", message=f"papermill was ended by {name}{memory}", traceback=end.output)
-    message = f"the kernel died, or papermill failed (exit code {end.code}){memory}; see the last output"
+        said = f"papermill was ended by {signal.Signals(-end.code).name}{memory}{describe_limits()}"
+        return Failure(type="Killed", message=said, traceback=end.output)
+    message = (
+        f"the kernel died, or papermill failed (exit code {end.code}){memory}{describe_limits()}; see the last output"
+    )
     return Failure(type="OutOfMemory" if memory else "DeadKernel", message=message, traceback=end.output)
 
 
@@ -257,9 +280,10 @@ def _without_colours(text: str) -> str:
 
 def is_notebook(path: Path) -> bool:
     try:
-        return "cells" in json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError):
         return False
+    return isinstance(found, dict) and "cells" in found
 
 
 def find_notebook(check: str) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from djinn_checks.errors import OutcomeError
 from djinn_checks.outcome import Outcome
+from djinn_checks.outcome.fields import make_encodable
 
 OUTCOME = ".outcome.json"
 _ENDINGS = (OUTCOME, ".html", ".ipynb", ".params.yaml", ".log", ".samples.csv.gz")
@@ -38,9 +39,14 @@ def read_finished(folder: Path) -> FinishedSuite:
             continue
         try:
             outcomes[name] = Outcome.load(file)
-        except (OutcomeError, RecursionError) as error:
-            unreadable[name] = f"{file.name} cannot be read: {error}"
+        except OutcomeError as error:
+            unreadable[name] = f"{file.name} cannot be read: {_without(str(file), str(error))}"
     return FinishedSuite(outcomes=outcomes, unreadable=unreadable)
+
+
+def _without(path: str, said: str) -> str:
+    """Return what was said of a file without its path: whoever tells it has named the folder."""
+    return said.removeprefix(f"{path}: ")
 
 
 def list_names(folder: Path) -> list[str]:
@@ -57,8 +63,3 @@ def is_file_of(name: str, file: str) -> bool:
     """Tell whether a file of this name is one that a run leaves."""
     ending = file.removeprefix(name)
     return file.startswith(name) and (ending in _ENDINGS or _FRAME.fullmatch(ending) is not None)
-
-
-def make_encodable(text: str) -> str:
-    """Return text that UTF-8 can hold: what it cannot, as of a file name in another encoding, is spelled out."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import nbformat
 
+from djinn_checks.bounded import read_text
 from djinn_checks.errors import IncompleteError, RunnerError
 from djinn_checks.outcome import Outcome, write_atomically
 from djinn_checks.report.faults.note import note_faults
@@ -133,8 +134,17 @@ def slim_notebooks(folder: Path) -> int:
     saved, problems = 0, list(finished.unreadable.values())
     for file in (folder / f"{name}.ipynb" for name in finished.outcomes):
         try:
+            text = read_text(file)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            problems.append(f"{file.name} cannot be read ({error.strerror})")
+            continue
+        except ValueError:
+            text = ""  # no UTF-8, and no notebook
+        try:
             with _saying_what_cannot_be_written(folder):
-                saved += _slim(file) if file.exists() else 0
+                saved += _slim(file, text)
         except (ValueError, KeyError, AttributeError, TypeError) as error:  # what nbformat makes of a file cut short
             told = str(error).partition("\n")[0][:_BRIEF]
             problems.append(f"{file.name} is no whole notebook ({type(error).__name__}: {told})")
@@ -144,8 +154,8 @@ def slim_notebooks(folder: Path) -> int:
     return saved
 
 
-def _slim(file: Path) -> int:
-    before, node = file.stat().st_size, nbformat.read(file, as_version=4)
+def _slim(file: Path, text: str) -> int:
+    before, node = len(text.encode()), nbformat.reads(text, as_version=4)
     for output in (output for cell in node.cells for output in cell.get("outputs", ())):
         data = output.get("data", {})
         if "text/plain" in data and len(data.get("text/html", "")) > _BULKY:
@@ -162,13 +172,36 @@ def write_index(folder: Path) -> Path:
     """Write `index.html` from the outcomes in a folder, and the description of all its files as an RO-Crate."""
     finished, title = read_finished(folder), folder.resolve().name
     names = [*finished.outcomes, *finished.unreadable]
-    files = {name: {file.name: file.stat().st_size for file in list_files(folder, name)} for name in names}
-    index = write_atomically(folder / _INDEX, render_index(title, finished.outcomes, files, finished.unreadable))
+    files = {
+        name: {file.name: file.stat().st_size for file in list_files(folder, name) if file.is_file()} for name in names
+    }
+    try:
+        pages = _summarize(title, finished, files)
+    except Exception:  # one of them is of a shape that this version does not know; the others have their line
+        pages = _summarize(title, _leave_out(title, finished, files), files)
+    for name, page in pages.items():
+        write_atomically(folder / name, page)
+    return folder / _INDEX
+
+
+def _summarize(title: str, finished: FinishedSuite, files: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
+    """Return what is written of the folder as a whole, by the names of the files."""
+    rows = (finished.outcomes, files, finished.unreadable)
+    pages = {_INDEX: render_index(title, *rows), FILE_NAME: describe_folder(title, *rows)}
     league = render_league(title, finished.outcomes)
-    if league is not None:
-        write_atomically(folder / PAGE, league)
-    write_atomically(folder / FILE_NAME, describe_folder(title, finished.outcomes, files, finished.unreadable))
-    return index
+    return pages if league is None else {**pages, PAGE: league}
+
+
+def _leave_out(title: str, finished: FinishedSuite, files: Mapping[str, Mapping[str, int]]) -> FinishedSuite:
+    """Return a suite in which those outcomes that have no line on a front page count as unreadable."""
+    shown, unreadable = {}, dict(finished.unreadable)
+    for name, outcome in finished.outcomes.items():
+        try:
+            _summarize(title, FinishedSuite(outcomes={name: outcome}, unreadable={}), files)
+            shown[name] = outcome
+        except Exception as error:
+            unreadable[name] = f"{name}{OUTCOME} cannot be shown ({type(error).__name__}: {error})"
+    return FinishedSuite(outcomes=shown, unreadable=unreadable)
 
 
 def set_aside(folder: Path) -> Path | None:

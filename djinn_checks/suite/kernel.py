@@ -2,8 +2,9 @@
 
 A kernelspec is looked up by its name in folders of the user's; `python3` there may start another interpreter, whose
 packages then run in silence. Nothing is looked up here. The kernel is started by the interpreter that runs this,
-finds modules where this one does, and listens at sockets in the run's own folder, which nobody else can enter: no
-ports, which another process may take meanwhile. Where a socket's path would be too long, it is ports after all.
+finds modules where this one does and none in the working folder, and ends with it. It listens at sockets in the run's
+own folder, which nobody else can enter: no ports, which another process may take meanwhile. Where a socket's path
+would be too long, it is ports after all.
 """
 
 from __future__ import annotations
@@ -19,16 +20,12 @@ from papermill.cli import papermill
 from papermill.engines import NBClientEngine, papermill_engines
 from traitlets import default
 
+from djinn_checks.processes import start_code, tied
+
 ENGINE = "djinn-checks"
 SCRATCH = "DJINN_CHECKS_SCRATCH"
 _LONGEST_SOCKET = 100
 """Bytes. The operating systems' limits are 104 and 108, with what stands behind the path."""
-
-
-def start_code(module: str, call: str) -> str:
-    """Return code for `python -c` that finds modules where this process does, whatever lies in the working folder."""
-    paths = [os.path.abspath(path) for path in sys.path]
-    return f"import sys; sys.path[:] = {paths!r}; import djinn_checks; import {module} as m; {call}"
 
 
 class OwnKernelManager(AsyncKernelManager):
@@ -36,9 +33,9 @@ class OwnKernelManager(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        code = start_code("ipykernel.kernelapp", "m.launch_new_instance()")
-        argv = [sys.executable, "-c", code, "-f", "{connection_file}"]
-        return KernelSpec(argv=argv, display_name="Python 3", language="python")
+        code = start_code("from ipykernel.kernelapp import launch_new_instance as start; start()")
+        argv = [sys.executable, "-c", code, "-f", "{connection_file}", "--InteractiveShellApp.ignore_cwd=True"]
+        return KernelSpec(argv=tied(argv), display_name="Python 3", language="python")
 
     @default("connection_file")
     def _place_connection_file(self) -> str:

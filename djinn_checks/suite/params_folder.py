@@ -14,13 +14,16 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar
 import yaml
 from pydantic import Field
 
+from djinn_checks.bounded import MOST_BYTES_OF_PARAMS, read_text, refuse_bulk
 from djinn_checks.errors import ParamsError, RunnerError
+from djinn_checks.outcome.fields import make_encodable
 from djinn_checks.params import PARAMS, Params
 from djinn_checks.suite.execution import Job, find_notebook
-from djinn_checks.suite.files import make_encodable
 
 LIMITS_FILE = "suite.yaml"
 _SUFFIXES = (".yaml", ".yml")
+_FINISHED = "outcome"
+"""The parameter by which a notebook shows a finished outcome in place of measuring."""
 
 Checked = TypeVar("Checked", bound=Params)
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -99,6 +102,11 @@ def _read_job(file: Path) -> Job:
         raise RunnerError(f"{file}: there is no check of that name; known: {', '.join(PARAMS)}")
     values = _read_values(file)
     resolved = _validate(PARAMS[check], file, values).model_dump(mode="json")
+    if resolved.get(_FINISHED):
+        raise ParamsError(
+            f"{file}: {_FINISHED}: a suite measures, and does not show what was measured some other day or elsewhere; "
+            f"got {resolved[_FINISHED]!r}; leave it out, and explore a finished outcome in the notebook by hand"
+        )
     notebook = find_notebook(check)
     return Job(name=file.stem, check=check, params_file=file, notebook=notebook, values=values, resolved=resolved)
 
@@ -119,8 +127,11 @@ class _Loader(yaml.SafeLoader):
 
 def _read_values(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        values = yaml.load(read_text(file, MOST_BYTES_OF_PARAMS), Loader=_Loader)
+        refuse_bulk(values)
+    except OSError as error:
+        raise ParamsError(f"{file}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ParamsError(f"{file}: cannot be read as YAML ({error})") from error
     values = {} if values is None else values
     if not isinstance(values, dict):

@@ -6,9 +6,8 @@ Every job gets an outcome, a report and a line on the front page, whatever becam
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import math
-import os
 import signal
 import tempfile
 import threading
@@ -20,13 +19,23 @@ from pathlib import Path
 
 from djinn_checks.errors import OutcomeError, RunnerError
 from djinn_checks.outcome import Failure, Outcome, Status
+from djinn_checks.suite.doubts import only_params
 from djinn_checks.suite.execution import Job, execute, settle, settle_error, settle_not_started
 from djinn_checks.suite.folder import render_fault_notes, set_aside, write_index
+from djinn_checks.suite.limits import describe_limits, owner_may
+from djinn_checks.suite.lock import alone_in
+from djinn_checks.suite.machine import find_other_machine
 from djinn_checks.suite.params_folder import Limits
+from djinn_checks.suite.scratch import scratch_folder
 from djinn_checks.suite.storage import add_provenance, clear, keep
 
-_OLD_ROUTE = "save_to"
-"""Outcomes once told among their params where they were saved, which says nothing about the run."""
+_SHORT = {
+    errno.EMFILE: "the files that this process may open",
+    errno.ENFILE: "the files that this machine may open",
+    errno.EAGAIN: "the processes that this user may have",
+    errno.ENOMEM: "this machine's memory or addresses",
+}
+"""What there is too little of to start a process."""
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -64,15 +73,15 @@ def run_suite(
     Args:
         limits: of time; the defaults if there are none. A job that runs over one is ended; one that the suite's
             leaves no time for is not started. Both are ERROR, with a report.
-        resume: go on in the folder, and leave a job alone whose outcome is there, was made from the same params
-            and is no ERROR.
+        resume: go on in the folder, and leave a job alone whose outcome is there, was made here from the same
+            params, and is no ERROR.
 
     Raises:
         RunnerError: `out` cannot be written, or another run writes there.
     """
     limits = limits or Limits()
     end = time.monotonic() + (limits.suite_timeout_s or math.inf)
-    with _alone_in(out):
+    with alone_in(out):
         if not resume:
             _set_aside(out)
         for job in jobs:
@@ -94,26 +103,6 @@ def run_suite(
         # Faults that ran after a check are mentioned in its report. It has one already, so nothing is lost without.
         with contextlib.suppress(Exception):
             render_fault_notes(out)
-
-
-@contextlib.contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """Make the output folder, see that it can be written, and keep other runs out of it until the block ends."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
-        folder = os.open(out, os.O_RDONLY)
-    except OSError as error:
-        message = f"output folder {out}: cannot be written ({error.strerror}); choose another with --out"
-        raise RunnerError(message) from error
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        message = f"output folder {out}: another run writes there; wait for it, or choose another with --out"
-        raise RunnerError(message) from error
-    finally:
-        os.close(folder)
 
 
 def _set_aside(out: Path) -> None:
@@ -143,14 +132,16 @@ def _hold_signals() -> Iterator[list[int]]:
 
 
 def find_result(job: Job, out: Path) -> Result | None:
-    """Return the result of an earlier run of the same params, or None if there is none or it was an ERROR."""
+    """Return the result of an earlier run of the same params on this machine, or None if there is none, it was an
+    ERROR, or it contradicts itself.
+    """
     file = out / f"{job.name}.outcome.json"
     try:
         outcome = Outcome.load(file)
     except OutcomeError:
         return None
-    params = {name: value for name, value in outcome.params.items() if name != _OLD_ROUTE}
-    if outcome.status is Status.ERROR or params != job.resolved:
+    is_same = only_params(outcome.params) == job.resolved and not find_other_machine(outcome.environment)
+    if outcome.status is Status.ERROR or not is_same:
         return None
     html = out / f"{job.name}.html"
     return Result(
@@ -166,11 +157,11 @@ def find_result(job: Job, out: Path) -> Result | None:
 def run_job(job: Job, out: Path, *, timeout_s: float = Limits().timeout_s, cell_timeout_s: int | None = None) -> Result:
     """Run one job and settle its outcome, whatever happens; without time it is not started. See `run_suite`."""
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-    with _hold_signals() as held, contextlib.ExitStack() as stack:
+    with _hold_signals() as held, owner_may(), contextlib.ExitStack() as stack:
         scratch: Path | None = None
         try:
             clear(job.name, out)
-            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="djinn-checks-run-")))
+            scratch = stack.enter_context(scratch_folder())
             outcome = _run(job, scratch, timeout_s, cell_timeout_s, started, held)
         except OSError as error:  # not even a place to run in
             outcome = settle_error(job, _describe(error), started)
@@ -205,6 +196,7 @@ def _temporary_folder() -> str:
 
 
 def _describe(error: OSError) -> Failure:
-    place = error.filename or _temporary_folder()
-    message = f"{place}: {error.strerror or error}; make room, or name other places by --out and TMPDIR"
-    return Failure(type=type(error).__name__, message=message)
+    place, remedy = error.filename or _temporary_folder(), "make room, or name other places by --out and TMPDIR"
+    if error.errno in _SHORT:
+        place, remedy = "a run could not be started", f"{_SHORT[error.errno]} are used up{describe_limits()}"
+    return Failure(type=type(error).__name__, message=f"{place}: {error.strerror or error}; {remedy}")

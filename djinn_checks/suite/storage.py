@@ -10,13 +10,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from djinn_checks.bounded import read_text
 from djinn_checks.outcome import Failure, Outcome, Status, write_atomically
+from djinn_checks.processes import start_code
 from djinn_checks.report.frames import list_frames
 from djinn_checks.report.load import OUTCOME_MIME
 from djinn_checks.suite.execution import Job, is_notebook
@@ -58,7 +60,11 @@ def _probe_environment() -> Mapping[str, Any]:
     """
     try:
         probe = subprocess.run(
-            [sys.executable, "-c", _PROBE], capture_output=True, text=True, check=True, timeout=_PROBE_TIMEOUT_S
+            [sys.executable, "-c", start_code(f"exec({_PROBE!r})")],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_PROBE_TIMEOUT_S,
         )
         return {**json.loads(probe.stdout), "read": "after the run, by another process"}
     except (OSError, ValueError, subprocess.SubprocessError):
@@ -77,11 +83,12 @@ def keep(scratch: Path | None, outcome: Outcome, job: Job, out: Path) -> tuple[O
     outcome, whole = fit_outcome(outcome)
     if scratch is not None:
         _tidy(scratch, whole)
-    page, problem = _try_render(scratch, outcome, read_outcomes(out).values())
     try:
         out.mkdir(parents=True, exist_ok=True)
         clear(job.name, out)
-        _store(scratch, outcome, page, job, out)
+        outcome.save(out / f"{job.name}.outcome.json")  # the verdict first: nothing that follows can lose it
+        page, problem = _try_render(scratch, outcome, out)
+        problem = _store(scratch, outcome, page, job, out) or problem
     except (OSError, UnicodeError) as error:
         return _not_stored(outcome, job.name, out, error), "the results could not be written"
     return outcome, problem
@@ -93,19 +100,27 @@ def clear(name: str, out: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _store(scratch: Path | None, outcome: Outcome, page: str | None, job: Job, out: Path) -> None:
-    """Write everything to its final place, the verdict first."""
-    outcome.save(out / f"{job.name}.outcome.json")
+def _store(scratch: Path | None, outcome: Outcome, page: str | None, job: Job, out: Path) -> str:
+    """Write everything but the verdict to its final place; return why there are no samples, or nothing."""
     if page is not None:
         write_atomically(out / f"{job.name}.html", page)
-    for frame, data in list_frames(outcome).items():
-        if data.empty:
-            continue
-        write_atomically(out / f"{job.name}.samples.{frame}.csv", data.to_csv(index=False))
     if job.params_file.is_file():
         _put(job.params_file, out / f"{job.name}.params.yaml")
     if scratch is not None:
         _store_scratch(scratch, job.name, out)
+    frames, problem = _try_frames(outcome)
+    for frame, text in frames.items():
+        write_atomically(out / f"{job.name}.samples.{frame}.csv", text)
+    return problem
+
+
+def _try_frames(outcome: Outcome) -> tuple[dict[str, str], str]:
+    """Return the samples as CSV by name, or none and why: a system's own account may be of another shape."""
+    try:
+        frames = list_frames(outcome)
+        return {name: data.to_csv(index=False) for name, data in frames.items() if not data.empty}, ""
+    except Exception as error:
+        return {}, f"no samples could be written ({type(error).__name__}: {error})"
 
 
 def _store_scratch(scratch: Path, name: str, out: Path) -> None:
@@ -123,8 +138,9 @@ def _tidy(scratch: Path, whole: str) -> None:
     in every run. What was cut of the outcome is added to the log.
     """
     notebook = scratch / "executed.ipynb"
-    with contextlib.suppress(OSError, ValueError):  # none there, or no room for another
-        text = notebook.read_text(encoding="utf-8").replace(f"{scratch}/", "")
+    # None there, no room for another, or one that a kernel has written over.
+    with contextlib.suppress(OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        text = read_text(notebook).replace(f"{scratch}/", "")
         before = json.loads(text)
         fit = fit_notebook(before, OUTCOME_MIME)
         write_atomically(notebook, text if fit == before else json.dumps(fit, indent=1, ensure_ascii=False) + "\n")
@@ -160,10 +176,14 @@ def _not_stored(outcome: Outcome, name: str, out: Path, error: OSError | Unicode
     return settled
 
 
-def _try_render(scratch: Path | None, outcome: Outcome, beside: Iterable[Outcome]) -> tuple[str | None, str]:
-    """Return the report, or None and why there is none: a verdict is not lost for the sake of its page."""
+def _try_render(scratch: Path | None, outcome: Outcome, out: Path) -> tuple[str | None, str]:
+    """Return the report, or None and why there is none: a verdict is not lost for the sake of its page.
+
+    Args:
+        out: where the outcomes lie that a report may mention. Some of them may be from elsewhere.
+    """
     notebook = scratch / "executed.ipynb" if scratch else None
     try:
-        return render_report(notebook, outcome, beside), ""
+        return render_report(notebook, outcome, read_outcomes(out).values()), ""
     except Exception as error:
         return None, f"no report could be written ({type(error).__name__}: {error}); `djinn-checks render` tries again"

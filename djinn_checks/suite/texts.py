@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from djinn_checks.errors import OutcomeError
 from djinn_checks.outcome import Outcome
-from djinn_checks.suite.files import make_encodable
+from djinn_checks.outcome.fields import make_encodable
 
 _LONGEST_SUMMARY, _LONGEST_MESSAGE, _LONGEST_TRACEBACK = 600, 4_000, 16_000
 """Characters; what is longer is cut, and stands in the log as a whole."""
@@ -35,12 +36,21 @@ def fit_notebook(notebook: dict[str, Any], mime: str) -> dict[str, Any]:
             output["traceback"] = [cut(line, _LONGEST_TRACEBACK) for line in output["traceback"]]
         data = output.get("data", {})
         if isinstance(data.get(mime), Mapping) and data[mime].get("failure"):
-            outcome, whole = fit_outcome(Outcome.from_dict(data[mime]))
-            if whole:
-                data.pop("text/html", None)  # the page draws it anew
-                data["text/plain"] = cut(_join(data.get("text/plain", "")), _LONGEST_MESSAGE)
-                data[mime] = outcome.to_dict()
+            _fit_shown(data, mime)
     return fit
+
+
+def _fit_shown(data: dict[str, Any], mime: str) -> None:
+    """Cut what is too long in an output that shows an outcome; one that cannot be read is no outcome."""
+    try:
+        outcome, whole = fit_outcome(Outcome.from_dict(data[mime]))
+    except OutcomeError:
+        del data[mime]
+        return
+    if whole:
+        data.pop("text/html", None)  # the page draws it anew
+        data["text/plain"] = cut(_join(data.get("text/plain", "")), _LONGEST_MESSAGE)
+        data[mime] = outcome.to_dict()
 
 
 def cut(text: str, longest: int) -> str:

@@ -104,17 +104,36 @@ def test_what_spilled_comes_back_whole_and_a_cut_file_is_refused(tmp_path: Path)
     block = store.allocate(500)
     before = fill(block, 3)
     parked = sleep(store, block)
-    assert parked.file is not None
-    assert os.fstat(parked.file.fileno()).st_size == parked.nbytes
+    file = store._spill_file
+    assert parked.extent is not None
+    assert file.nbytes == parked.nbytes
     assert not list((tmp_path / "new").iterdir()), "it has a name, and would outlive a server that is killed"
     back = store.allocate(500)
     store.move_in(parked, back).wait()
     assert torch.equal(torch.cat(back.used(500)), before)
-    parked.file.truncate(parked.nbytes - 1)
+    file._file.truncate(parked.nbytes - 1)
     with pytest.raises(KvDigestError, match="spill file has"):
         store.move_in(parked, back).wait()
     store.discard(parked)
-    assert parked.file.closed
+    assert file.nbytes == 0
+
+
+def test_sessions_on_disk_take_no_descriptor_each_and_keep_out_of_each_others_places(tmp_path: Path) -> None:
+    store = make_store(host_mib=0, spill=tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
+    blocks = [store.allocate(500) for _ in range(3)]
+    held = [fill(block, seed) for seed, block in enumerate(blocks)]
+    parked = [sleep(store, block) for block in blocks]
+    assert len(os.listdir("/proc/self/fd")) == before
+    store.discard(parked[1])
+    reused = store.park("d", 300)
+    assert reused.extent.end < parked[2].extent.offset, "the gap is used before the file grows"
+    for number in (0, 2):
+        back = store.allocate(500)
+        store.move_in(parked[number], back).wait()
+        assert torch.equal(torch.cat(back.used(500)), held[number])
+        store.discard(parked[number])
+    assert store._spill_file.nbytes <= reused.extent.end, "what is free at the end is the disk's again"
 
 
 def test_a_spill_folder_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import pytest
 
 from djinn_checks.report.notebook.export import render_html
 from tests.report import samples
+from tests.report.chromium import Browser
+from tests.report.notebook import hostile
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)")
@@ -72,6 +74,32 @@ def test_the_policy_stops_what_might_come_onto_a_page_all_the_same(
     (tmp_path / "open.html").write_text(_without_policy(page))
     assert "<title>ran</title>" in _open(tmp_path / "open.html", tmp_path / "profile")
     assert {"/image", "/style", "/frame", "/fetch", "/css"} <= set(seen)
+
+
+def test_no_hostile_notebook_leaves_the_page_or_hides_its_verdict(tmp_path: Path) -> None:
+    every = [cell for cells in hostile.NOTEBOOKS.values() for cell in cells]
+    for name, page in (("whole", render_html(hostile.failed_notebook(every))),):
+        (tmp_path / f"{name}.html").write_text(_without_policy(page))
+        with Browser(tmp_path / "profile") as browser:
+            browser.open((tmp_path / f"{name}.html").as_uri())
+            shown = browser.evaluate(_VISIBLE)
+    assert shown["address"].endswith("whole.html")
+    assert shown["banners"] == ["FAIL"]
+    assert shown["forged"] == 0
+    assert shown["top"], "the verdict is what is seen first"
+
+
+_VISIBLE = f"""(() => {{
+  const banners = [...document.querySelectorAll(".banner")];
+  const box = banners[0].getBoundingClientRect();
+  const seen = document.elementFromPoint(box.left + box.width / 2, box.top + 20);
+  return {{
+    address: location.href,
+    banners: banners.map((banner) => banner.querySelector("strong").innerText),
+    forged: document.querySelectorAll("{hostile.MARK}, main style, main meta").length,
+    top: box.height > 40 && banners[0].contains(seen),
+  }};
+}})()"""
 
 
 def _without_policy(page: str) -> str:

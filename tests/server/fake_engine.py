@@ -51,9 +51,13 @@ def tiny() -> Model:
     return open_model("random:tiny", dtype=torch.float32, device=CPU)
 
 
-def application(engine: FakeEngine, model: Model | None = None, session_tokens: int = 200) -> FastAPI:
+def application(
+    engine: FakeEngine, model: Model | None = None, session_tokens: int = 200, hosts: Sequence[str] = ()
+) -> FastAPI:
     used: Any = engine
-    return create_app(model or tiny(), used, metrics=Metrics(), session_tokens=session_tokens, end_ids=frozenset())
+    return create_app(
+        model or tiny(), used, metrics=Metrics(), session_tokens=session_tokens, end_ids=frozenset(), hosts=hosts
+    )
 
 
 def call(app: FastAPI) -> httpx.AsyncClient:

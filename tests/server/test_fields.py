@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -102,3 +103,21 @@ def test_very_many_wrong_token_ids_are_one_complaint() -> None:
     status, body, _ = ask({"prompt": [-1] * 900_000})
     assert status == 400
     assert body["error"]["message"].count("prompt") == 1
+
+
+@pytest.mark.parametrize("stop", ["x" * 300_000, ["x" * 75_000] * 4, ["x"] * 100_000, ["x"] * 5, "x" * 1001])
+def test_stop_texts_that_would_hold_everybody_up_are_refused_at_once(stop: Any) -> None:
+    started = time.process_time()
+    status, answer, _ = ask(PLAIN | {"stop": stop})
+    spent, said = time.process_time() - started, answer["error"]["message"]
+    assert status == 400
+    assert "stop: Input should be at most 4 texts of at most 1,000 characters each" in said
+    assert len(said) < 500
+    started = time.process_time()
+    ask(PLAIN | {"stop": ["x"]})
+    assert spent - (time.process_time() - started) < 0.05
+
+
+@pytest.mark.parametrize("stop", ["x" * 1000, ["x" * 1000] * 4, ["x", ""], []])
+def test_as_many_and_as_long_stop_texts_as_are_looked_for_are_taken(stop: Any) -> None:
+    assert ask(PLAIN | {"stop": stop})[0] == 200

@@ -15,10 +15,10 @@ def test_the_command_line_has_every_option_with_its_default(monkeypatch: pytest.
     monkeypatch.setattr("djinn_checks.server.serve.serve", told.append)
     assert cli.main(["serve"]) == 0
     assert told == [ServeOptions()]
-    changed = ["--port", "7", "--kv-device-gb", "0.5", "--device", "cpu", "--no-recording"]
+    changed = ["--port", "7", "--kv-device-gb", "0.5", "--device", "cpu", "--no-recording", "--allow-host", "a.example"]
     assert cli.main(["serve", *changed]) == 0
     expected = dataclasses.replace(ServeOptions(), port=7, kv_device_gb=0.5, device="cpu", recording=False)
-    assert told[1:] == [expected]
+    assert told[1:] == [dataclasses.replace(expected, allow_hosts=["a.example"])]
 
 
 def test_a_device_that_cannot_be_is_refused_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:

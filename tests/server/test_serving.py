@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -16,6 +18,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from djinn_checks.checks.agents.server_process import ServerProcess
+from djinn_checks.errors import ParamsError
+from djinn_checks.server.options import ServeOptions
+from djinn_checks.server.serve import _listen
 
 TINY = ("--model", "random:tiny", "--device", "cpu", "--port", "0", "--idle-s", "0.2", "--session-tokens", "1020")
 SESSION_IDS = st.from_regex(r"[A-Za-z0-9._:\-]{1,128}", fullmatch=True) | st.text("._:-aZ0", min_size=1, max_size=5)
@@ -125,3 +130,29 @@ def test_every_session_that_is_accepted_can_be_listed_told_and_deleted(http: htt
     assert http.post(f"/v1/sessions/{name}/phase", json={"phase": "COMPUTE"}).json()["id"] == name
     assert http.delete(f"/v1/sessions/{name}").json()["id"] == name
     assert name not in states(http)
+
+
+CLONE_NEWNET = 0x40000000
+
+
+def test_a_machine_without_a_loopback_interface_is_told_that_and_nothing_is_listened_at() -> None:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:  # in a network of its own, whose loopback interface is down
+        said = "no right to make a network"
+        try:
+            if ctypes.CDLL(None).unshare(CLONE_NEWNET) == 0:
+                said = "it listens"
+                _listen(ServeOptions(port=0))
+        except ParamsError as error:
+            said = str(error)
+        finally:
+            os.write(writing, said.encode())
+            os._exit(0)
+    os.waitpid(child, 0)
+    said = os.read(reading, 10_000).decode()
+    os.close(reading)
+    os.close(writing)
+    if said.startswith("no right"):
+        pytest.skip(said)
+    assert "no loopback interface that is up" in said

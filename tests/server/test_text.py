@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from djinn_checks.server.fields import LONGEST_STOP, MOST_STOPS
 from djinn_checks.server.text import Decode, TextStream
 from tests.server.tokenizers import LLAMA_LIKE, SMOLLM2
 
@@ -94,6 +96,30 @@ def test_so_do_they_with_a_tokenizer_that_drops_a_leading_space_and_falls_back_t
 ) -> None:
     ids = LLAMA_LIKE(text)["input_ids"]
     assert stream(decode_llama_like, ids, stops) == expected(decode_llama_like, ids, stops)
+
+
+@settings(max_examples=300)
+@given(st.lists(st.text("ab", min_size=1, max_size=3), max_size=12), st.lists(st.text("ab", max_size=5), max_size=3))
+@example(["a", "ab", "aa", "b"], ["aaab", "abaa"])
+def test_stop_texts_that_begin_like_themselves_are_found_where_they_are(pieces: list[str], stops: list[str]) -> None:
+    def decode(ids: Sequence[int]) -> str:
+        return "".join(pieces[number] for number in ids)
+
+    ids, stops = range(len(pieces)), [stop for stop in stops if stop]
+    assert stream(decode, ids, stops) == expected(decode, ids, stops)
+
+
+def test_the_longest_stop_texts_cost_an_answer_less_than_50_ms() -> None:
+    """Of a processor's time: texts that begin like what is said, over and over, are the worst there are."""
+    stops = ["a" * (LONGEST_STOP - 1) + letter for letter in "bcde"]
+    assert len(stops) == MOST_STOPS
+
+    def cost(stops: Sequence[str]) -> float:
+        started = time.process_time()
+        assert stream(lambda ids: "aaaa" * len(ids), range(500), stops) == ("aaaa" * 500, False)
+        return time.process_time() - started
+
+    assert min(cost(stops) for _ in range(5)) - min(cost([]) for _ in range(5)) < 0.05
 
 
 def test_a_model_without_a_tokenizer_streams_its_tokens_numbers() -> None:

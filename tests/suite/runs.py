@@ -7,17 +7,21 @@ from pathlib import Path
 import nbformat
 import psutil
 
-from djinn_checks.outcome import Failure, Outcome, Status
+from djinn_checks.outcome import Status
 from djinn_checks.suite.execution import Job
 from djinn_checks.suite.params_folder import read_suite
 from djinn_checks.suite.runner import Result, run_job
+from tests.whole import whole
 
 WRITE = """
 import os
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from djinn_checks.outcome import Outcome, Status
+from djinn_checks.outcome import Outcome, Status, judge
 Path({pid!r}).write_text(str(os.getpid()))
-outcome = Outcome(check="logits", status=Status.PASS, summary="fine")
+now = datetime.now(UTC).isoformat(timespec="seconds")
+outcome = replace(Outcome.load({made!r}), started_at=now)
 """
 SAVE = "outcome.save(save_to)"
 TRACE = Path(__file__).parents[1] / "data" / "traces" / "ring.csv.gz"
@@ -27,7 +31,9 @@ def run(
     tmp_path: Path, *cells: str, timeout_s: float = 60.0, cell_timeout_s: int | None = None, out: Path | None = None
 ) -> Result:
     first = nbformat.v4.new_code_cell("save_to = ''\n", metadata={"tags": ["parameters"]})
-    prepare = nbformat.v4.new_code_cell(WRITE.format(pid=str(tmp_path / "pid")))
+    prepare = nbformat.v4.new_code_cell(
+        WRITE.format(pid=str(tmp_path / "pid"), made=str(whole().save(tmp_path / "made.json")))
+    )
     code = [nbformat.v4.new_code_cell(cell) for cell in cells]
     notebook = nbformat.v4.new_notebook(cells=[first, prepare, *code])
     notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -58,8 +64,6 @@ def finished(tmp_path: Path, **statuses: Status) -> tuple[Path, Path]:
     for name, status in statuses.items():
         write_params(suite, "seed: 1\n", f"logits-{name}.yaml")
         params = read_suite(suite, [f"logits-{name}"])[0].resolved
-        failure = Failure(type="X", message="y") if status is Status.ERROR else None
-        outcome = Outcome(check="logits", status=status, summary=name, params=params, failure=failure)
-        outcome.save(out / f"logits-{name}.outcome.json")
+        whole(status=status, summary=name, params=params).save(out / f"logits-{name}.outcome.json")
         (out / f"logits-{name}.html").write_text("page")
     return suite, out

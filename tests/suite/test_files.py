@@ -15,13 +15,14 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from djinn_checks.cli import main
 from djinn_checks.errors import IncompleteError, RunnerError
-from djinn_checks.outcome import Outcome, Status
+from djinn_checks.outcome import Outcome
 from djinn_checks.report.suite.crate import FILE_NAME
 from djinn_checks.suite import folder as folders
 from djinn_checks.suite.files import is_file_of, list_files
 from djinn_checks.suite.folder import render_folder, set_aside, slim_notebooks, write_index
 from djinn_checks.suite.storage import clear
 from tests.report import samples
+from tests.whole import whole
 
 ENDINGS = ("outcome.json", "html", "ipynb", "params.yaml", "log", "samples.csv.gz", "samples.windows.csv")
 NAMES = ("pcie-v1", "pcie-v1.2", "pcie-a", "pcie-[ab]", "pcie-*", "pcie-?", "pcie", "pcie.samples", "pcie.outcome.json")
@@ -152,7 +153,7 @@ def test_an_outcome_that_has_no_page_is_named_and_all_others_have_theirs(
             raise KeyError("windows")
         return render(notebook, outcome, note)
 
-    Outcome(check="pcie", status=Status.PASS, summary="odd").save(out / "pcie-odd.outcome.json")
+    whole("pcie", summary="odd").save(out / "pcie-odd.outcome.json")
     (out / "pcie.html").unlink()
     monkeypatch.setattr(folders, "render_html", picky)
     with pytest.raises(IncompleteError, match=r"pcie-odd\.outcome\.json cannot be shown \(KeyError: 'windows'\)"):

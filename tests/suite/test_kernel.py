@@ -14,7 +14,7 @@ from djinn_checks.suite.kernel import SCRATCH, OwnKernelManager
 from tests.suite.runs import SAVE, run
 
 TELL = """
-import sys, djinn_checks
+import sys, torch, djinn_checks
 from ipykernel.kernelapp import IPKernelApp
 app = IPKernelApp.instance()
 print(f"told: {sys.executable} {djinn_checks.__file__} {app.transport} {'INTRUDER' in globals()}")
@@ -32,11 +32,15 @@ def test_a_kernelspec_of_the_users_and_what_lies_in_the_working_folder_have_no_p
     argv = ["/bin/false", "{connection_file}"]
     (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "x", "language": "python"}))
     (startup / "00.py").write_text("INTRUDER = 1")
+    (tmp_path / "startup.py").write_text("INTRUDER = 1")
     (work / "djinn_checks" / "__init__.py").write_text("raise SystemExit('another package')")
     (work / "papermill" / "__init__.py").write_text("raise SystemExit('another package')")
+    (work / "torch.py").write_text("raise SystemExit('another torch')")
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("PYTHONSTARTUP", str(tmp_path / "startup.py"))
     monkeypatch.chdir(work)
+    monkeypatch.syspath_prepend("")  # as `python -m` has it
     result = run(tmp_path, SAVE, TELL)
     log = (tmp_path / "out" / "logits.log").read_text()
     assert result.outcome.status is Status.PASS, log

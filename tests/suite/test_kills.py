@@ -20,6 +20,7 @@ from djinn_checks.suite.runner import Result
 from tests.suite.runs import SAVE, alive, finished, run, write_params
 
 TINY = "model: random:tiny\nbudget_fraction: 0.5\nprompts: 2\ndecode_tokens: 2\ndevice: cpu\n"
+_WARDEN_PAPERMILL_KERNEL = 3
 ENDLESS = TINY + "passes: 1000000\n"
 
 
@@ -138,14 +139,16 @@ def test_a_read_only_output_folder_is_refused_before_anything_runs(
     assert "Read-only file system" in capsys.readouterr().err
 
 
-def start(suite: Path, out: Path, *options: str) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
+def start(
+    suite: Path, out: Path, *options: str, **variables: str
+) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
     """Start a suite whose second check does not end; wait for its kernel, and return both."""
     command = [sys.executable, "-m", "djinn_checks", "run", str(suite), "--out", str(out), *options]
-    process = subprocess.Popen(command, preexec_fn=hear_signals)
+    process = subprocess.Popen(command, preexec_fn=hear_signals, env={**os.environ, **variables})
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         started = psutil.Process(process.pid).children(recursive=True)
-        if (out / "logits-a.html").is_file() and len(started) >= 2:
+        if (out / "logits-a.html").is_file() and len(started) >= _WARDEN_PAPERMILL_KERNEL:
             return process, started
         time.sleep(0.2)
     process.kill()
@@ -191,3 +194,42 @@ def test_sigterm_ends_the_suite_as_ctrl_c_does(tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGTERM)
     assert_ended(process, started, out)
     assert Outcome.load(out / "logits-a.outcome.json").status is Status.PASS
+
+
+def runs_left(folder: Path) -> list[str]:
+    return [place.name for place in folder.iterdir() if place.name.startswith("djinn-checks-run-")]
+
+
+def test_a_runner_that_is_killed_leaves_no_kernel_and_no_folder(tmp_path: Path) -> None:
+    suite, out = finished(tmp_path, a=Status.PASS)
+    write_params(suite, ENDLESS, "logits-b.yaml")
+    temporary = tmp_path / "t"
+    temporary.mkdir()
+    process, started = start(suite, out, "--resume", TMPDIR=str(temporary))
+    assert len(runs_left(temporary)) == 1
+    process.kill()
+    process.wait()
+    psutil.wait_procs(started, timeout=30)
+    assert not [child for child in started if alive(child.pid)]
+    assert runs_left(temporary) == []
+
+
+def test_a_runner_that_is_killed_with_its_warden_leaves_no_kernel_and_the_next_one_sweeps_its_folder(
+    tmp_path: Path,
+) -> None:
+    suite, out = finished(tmp_path, a=Status.PASS)
+    write_params(suite, ENDLESS, "logits-b.yaml")
+    temporary = tmp_path / "t"
+    temporary.mkdir()
+    process, started = start(suite, out, "--resume", TMPDIR=str(temporary))
+    (warden,) = psutil.Process(process.pid).children()
+    warden.suspend()
+    process.kill()
+    warden.kill()
+    process.wait()
+    psutil.wait_procs(started, timeout=30)
+    assert not [child for child in started if alive(child.pid)]
+    assert len(runs_left(temporary)) == 1
+    subprocess.run([sys.executable, "-c", "from djinn_checks.suite.scratch import sweep; sweep()"],
+                   env={**os.environ, "TMPDIR": str(temporary)}, check=True)  # fmt: skip
+    assert runs_left(temporary) == []

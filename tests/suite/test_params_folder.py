@@ -11,10 +11,13 @@ import pytest
 from djinn_checks.cli import exit_code, main
 from djinn_checks.errors import ParamsError, RunnerError
 from djinn_checks.outcome import Outcome, Status
+from djinn_checks.suite import storage
 from djinn_checks.suite.folder import set_aside, write_index
 from djinn_checks.suite.params_folder import Limits, read_limits, read_suite
-from djinn_checks.suite.runner import run_suite
+from djinn_checks.suite.runner import find_result, run_suite
+from djinn_checks.suite.storage import keep
 from tests.suite.runs import finished, write_params
+from tests.whole import whole
 
 
 @pytest.mark.parametrize(
@@ -156,3 +159,57 @@ def test_time_limits_under_another_ending_are_refused_and_not_forgotten(tmp_path
     write_params(write_params(tmp_path, ""), "timeout_s: 1", "suite.yml")
     with pytest.raises(RunnerError, match=r"time limits stand in suite\.yaml"):
         read_suite(tmp_path)
+
+
+def test_a_params_file_that_is_none_or_unpacks_to_too_much_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    bomb = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40))
+    with pytest.raises(ParamsError, match=r"logits\.yaml: cannot be read as YAML \(it holds more than 100,000"):
+        read_suite(write_params(tmp_path / "bomb", bomb))
+    with pytest.raises(ParamsError, match=r"logits\.yaml: cannot be read \(it is longer than 1,000,000 bytes\)"):
+        read_suite(write_params(tmp_path / "long", "#" * 1_000_001))
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / "logits.yaml")
+    with pytest.raises(ParamsError, match="it is no regular file"):
+        read_suite(tmp_path / "pipe")
+
+
+def test_resume_takes_no_outcome_that_was_edited(tmp_path: Path) -> None:
+    suite, out = finished(tmp_path, a=Status.FAIL)
+    (job,) = read_suite(suite)
+    taken = find_result(job, out)
+    assert taken is not None
+    assert taken.outcome.status is Status.FAIL
+    file = out / "logits-a.outcome.json"
+    file.write_text(file.read_text().replace('"FAIL"', '"PASS"'))
+    assert find_result(job, out) is None
+
+
+def test_a_finished_result_is_stored_before_its_neighbours_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite, out = finished(tmp_path, a=Status.PASS)
+    (job,) = read_suite(suite)
+    (out / "pcie.outcome.json").write_text(100_000 * "[")
+    stored, problem = keep(None, whole(params=job.resolved, summary="kept"), job, out)
+    assert (stored.summary, problem) == ("kept", "")
+
+    def fails(folder: Path) -> None:
+        raise RuntimeError("a neighbour")
+
+    monkeypatch.setattr(storage, "read_outcomes", fails)
+    stored, problem = keep(None, whole(params=job.resolved, summary="kept"), job, out)
+    assert "no report could be written (RuntimeError: a neighbour)" in problem
+    assert Outcome.load(out / "logits-a.outcome.json").summary == stored.summary == "kept"
+
+
+def test_samples_that_cannot_be_made_lose_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite, out = finished(tmp_path, a=Status.PASS)
+    (job,) = read_suite(suite)
+
+    def fails(outcome: Outcome) -> None:
+        raise ValueError("series of two lengths")
+
+    monkeypatch.setattr(storage, "list_frames", fails)
+    stored, problem = keep(None, whole(params=job.resolved), job, out)
+    assert stored.status is Status.PASS
+    assert problem == "no samples could be written (ValueError: series of two lengths)"

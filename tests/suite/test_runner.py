@@ -12,13 +12,17 @@ import pytest
 
 from djinn_checks.cli import main
 from djinn_checks.errors import ParamsError, RunnerError
-from djinn_checks.outcome import Outcome, Status
+from djinn_checks.outcome import Failure, Outcome, Status
 from djinn_checks.suite import folder as folders
 from djinn_checks.suite import storage as evidence
 from djinn_checks.suite.folder import render_folder
 from djinn_checks.suite.params_folder import Limits, read_suite
 from djinn_checks.suite.runner import Result, find_result, run_suite
 from tests.suite.runs import SAVE, TRACE, run, write_params
+from tests.whole import whole
+
+SAMPLES = "logits.samples.criteria.csv"
+STORED = {"logits.outcome.json", "logits.ipynb", "logits.log", SAMPLES}
 
 
 def files(result: Result) -> set[str]:
@@ -28,7 +32,7 @@ def files(result: Result) -> set[str]:
 def test_a_finished_check_gives_its_outcome_notebook_and_report_and_no_scratch(tmp_path: Path) -> None:
     result = run(tmp_path, SAVE)
     assert (result.outcome.status, result.outcome.summary) == (Status.PASS, "fine")
-    assert files(result) == {"logits.outcome.json", "logits.ipynb", "logits.html", "logits.log"}
+    assert files(result) == {"logits.html", *STORED}
     assert Outcome.load(result.outcome_file) == result.outcome
     assert "PASS" in result.html_file.read_text()
     before = result.html_file.read_bytes()
@@ -59,7 +63,7 @@ def test_a_verdict_is_kept_when_its_report_cannot_be_made(tmp_path: Path, monkey
     assert result.outcome.status is Status.PASS
     assert result.html_file is None
     assert "no template" in result.report_problem
-    assert files(result) == {"logits.outcome.json", "logits.ipynb", "logits.log"}
+    assert files(result) == STORED
 
 
 def test_resume_runs_only_what_is_missing_was_an_error_or_has_other_params(tmp_path: Path) -> None:
@@ -77,7 +81,8 @@ def test_resume_runs_only_what_is_missing_was_an_error_or_has_other_params(tmp_p
     assert find_result(read_suite(tmp_path)[0], out), "as outcomes once said"
     (tmp_path / "pcie.yaml").write_text(f"trace: {TRACE}\ndevice: cpu\nwindow_ms: 25.0\n")
     assert find_result(read_suite(tmp_path)[0], out) is None
-    replace(first.outcome, status=Status.ERROR).save(first.outcome_file)
+    failure = Failure(type="X", message="y")
+    replace(first.outcome, status=Status.ERROR, failure=failure).save(first.outcome_file)
     (tmp_path / "pcie.yaml").write_text(f"trace: {TRACE}\ndevice: cpu\n")
     assert find_result(read_suite(tmp_path)[0], out) is None
 
@@ -141,7 +146,7 @@ def test_a_suite_over_its_time_ends_the_check_it_hits_and_starts_no_other(tmp_pa
     suite = write_params(tmp_path / "suite", "model: random:tiny\nbudget_fraction: 0.5\npasses: 100000\ndevice: cpu\n")
     write_params(suite, f"trace: {TRACE}\ndevice: cpu\n", "pcie.yaml")
     out = tmp_path / "out"
-    Outcome(check="pcie", status=Status.PASS, summary="of an earlier run").save(out / "pcie.outcome.json")
+    whole("pcie", summary="of an earlier run").save(out / "pcie.outcome.json")
     hit, not_started = run_suite(read_suite(suite), out, limits=Limits(suite_timeout_s=6.0))
     for result, cause in ((hit, "Timeout"), (not_started, "NotStarted")):
         assert result.outcome.status is Status.ERROR
@@ -167,7 +172,7 @@ def test_a_time_limit_that_is_none_is_refused(limit: str, capsys: pytest.Capture
 
 def test_an_outcome_of_an_earlier_run_is_never_taken_for_this_one(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    Outcome(check="logits", status=Status.PASS, summary="old").save(out / "logits.outcome.json")
+    whole(summary="old").save(out / "logits.outcome.json")
     (out / "logits.ipynb").write_text("old")
     result = run(tmp_path, "pass")
     assert result.outcome.status is Status.ERROR

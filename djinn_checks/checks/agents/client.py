@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 
 from djinn_checks.errors import InstrumentError, NoRouteError, ParamsError, WrongAdapterError
+from djinn_checks.server.hosts import is_loopback
 
 _TIMEOUT = httpx.Timeout(300.0, connect=10.0)
 _LOGPROBS = 2
@@ -121,7 +122,8 @@ class AgentClient:
         self.address = address
         # A connection for each request: a server may close an idle one just as it is used again.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        self._http = httpx.AsyncClient(base_url=address, timeout=_TIMEOUT, limits=limits)
+        proxies = not is_loopback(httpx.URL(address).host)  # no proxy's loopback is this machine's
+        self._http = httpx.AsyncClient(base_url=address, timeout=_TIMEOUT, limits=limits, trust_env=proxies)
 
     async def find_routes(self) -> None:
         """See that the server has the routes of its kind.

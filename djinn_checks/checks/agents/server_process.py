@@ -1,22 +1,26 @@
-"""A server under check, as a process of its own: started, waited for, ended, and its last words kept."""
+"""A server under check, as a process of its own: started, waited for, ended, and its last words kept.
+
+It is killed with whoever started it, however that ends.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from typing import Self
 
-from djinn_checks.errors import SystemUnavailableError
+from djinn_checks.errors import ServerKilledError, SystemUnavailableError
+from djinn_checks.processes import module_command, tied
 
 _READY = re.compile(r"serving .* at (http://\S+)")
-OWN_SERVER = (sys.executable, "-m", "djinn_checks", "serve")
+OWN_SERVER = (*module_command("djinn_checks"), "serve")
 
 
 class ServerProcess:
@@ -32,11 +36,16 @@ class ServerProcess:
         """Start it and wait until it listens.
 
         Raises:
-            SystemUnavailableError: it ended, or did not listen in time.
+            ServerKilledError: it was ended by a signal that did not come from here, as for want of memory.
+            SystemUnavailableError: it ended by itself, or did not listen in time.
         """
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [*command, *arguments], stdout=subprocess.PIPE, stderr=self._errors, text=True, start_new_session=True
+            tied([*command, *arguments]),
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            start_new_session=True,
         )
         self.address = self._wait_for_address(timeout_s)
 
@@ -88,10 +97,15 @@ class ServerProcess:
         finally:
             watch.cancel()
         self._process.wait()
-        waited, said = time.monotonic() - started, self.last_output().strip()
+        waited, said = time.monotonic() - started, self.last_output().strip() or "it said nothing"
+        code = self._process.returncode
         with contextlib.suppress(OSError):
             os.killpg(self._process.pid, 9)
+        if code < 0 and waited < timeout_s:
+            raise ServerKilledError(
+                f"the agent server was ended by {signal.Signals(-code).name} after {waited:.0f} s, before it listened; "
+                f"somebody killed it, or the operating system did, for want of memory perhaps: {said}"
+            )
         raise SystemUnavailableError(
-            f"the agent server ended or was ended after {waited:.0f} s without listening (exit status "
-            f"{self._process.returncode}): {said or 'it said nothing'}"
+            f"the agent server ended or was ended after {waited:.0f} s without listening (exit status {code}): {said}"
         )

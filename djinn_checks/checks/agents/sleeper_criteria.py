@@ -19,7 +19,7 @@ from djinn_checks.checks.agents.evidence import AgentsEvidence, differing_tokens
 from djinn_checks.checks.agents.memory import UNREAD
 from djinn_checks.checks.agents.promptness_criteria import judge_promptness
 from djinn_checks.checks.agents.speed_criteria import judge_decode, judge_moves
-from djinn_checks.outcome import Criterion, Row, Status
+from djinn_checks.outcome import Criterion, Row
 from djinn_checks.units import format_bytes
 
 _NLL_MARGIN = 0.1
@@ -64,15 +64,14 @@ def judge_lost(sleeps: int, reason: str) -> Criterion:
 
 def _survived(evidence: AgentsEvidence) -> Criterion:
     sleep_s = min(sleep.woken_s - sleep.told_s for sleep in evidence.sleeper.sleeps)
-    criterion = _SURVIVES.judge(
-        len(evidence.sleeper.sleeps),
+    is_lost = evidence.is_alive is False
+    return _SURVIVES.judge(
+        0 if is_lost else len(evidence.sleeper.sleeps),
         "==",
         evidence.params.sleeps,
         evidence=f"sleeps of {sleep_s:.1f} s and more, an answer after each",
+        failed="the server's process has ended" if is_lost else "",
     )
-    if evidence.is_alive is False:
-        return replace(criterion, status=Status.FAIL, reason="the server's process has ended")
-    return criterion
 
 
 def _speaks_for_model(evidence: AgentsEvidence) -> Criterion:

@@ -7,7 +7,6 @@ and never a claim that is false.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -64,9 +63,9 @@ def _judge_instrument(
     failed: str,
 ) -> Criterion:
     """Judge a row about an instrument: what does not hold is missing evidence, not a claim that is false."""
-    criterion = row.judge(observed, comparison, threshold, evidence=evidence, missing=missing, failed=failed)
-    is_failed = criterion.status is Status.FAIL
-    return replace(criterion, status=Status.INCONCLUSIVE) if is_failed else criterion
+    return row.judge(
+        observed, comparison, threshold, evidence=evidence, missing=missing, failed=failed, instrument=True
+    )
 
 
 def _counters_complete(evidence: PcieEvidence) -> Criterion:

@@ -16,6 +16,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from djinn_checks.bounded import read_text
 from djinn_checks.checks.pcie.evidence import REPLAY, LinkFacts, PcieEvidence
 from djinn_checks.errors import InstrumentError, OutcomeError, ParamsError
 from djinn_checks.instruments.counters import RATE_SOURCES, check_span, load_trace
@@ -130,10 +131,10 @@ def _replay_samples(params: PcieParams, path: Path, kept: Path) -> PcieEvidence:
 
 def _read_truth(path: Path) -> dict[str, Any]:
     try:
-        truth = json.loads(path.read_text(encoding="utf-8"))
+        truth = json.loads(read_text(path))
     except OSError as error:
         raise ParamsError(f"trace: {path} must lie beside the trace and cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ParamsError(f"trace: {path} is not JSON ({error})") from error
     if not isinstance(truth, dict):
         raise ParamsError(f"trace: {path} is not a table of traces")

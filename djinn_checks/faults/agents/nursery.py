@@ -13,6 +13,7 @@ import contextlib
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from djinn_checks.engine.agent_engine import AgentEngine
 from djinn_checks.engine.kv_store import KvStore
 from djinn_checks.engine.session_moves import SessionMoves
 from djinn_checks.errors import SystemUnavailableError
+from djinn_checks.processes import end_with_parent, module_command
 
 _START_S, _STOP_S = 120.0, 10.0
 _POLL_S = 0.01
@@ -53,7 +55,7 @@ class Nursery:
         self._folder = tempfile.TemporaryDirectory(prefix="djinn-checks-nursery-")
         self._log = (self.folder / "log").open("w")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "djinn_checks.faults.agents.nursery", self._folder.name],
+            [*module_command("djinn_checks.faults.agents.nursery"), self._folder.name],
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
@@ -161,16 +163,20 @@ def main(folder: Path) -> None:
     importlib.import_module("djinn_checks.server.serve")
     importlib.import_module("transformers.models.llama.modeling_llama")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them here
-    children = []
+    children: list[int] = []
+    parent, mine = os.getppid(), os.getpid()
     for line in sys.stdin:
         order = _Order(**json.loads(line))
         pid = os.fork()
         if pid == 0:
+            end_with_parent(mine, signal.SIGKILL)
             _become(order, folder)
         children.append(pid)
     for pid in children:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
+    if os.getppid() != parent:  # it was killed, and removes nothing any more
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _become(order: _Order, folder: Path) -> None:

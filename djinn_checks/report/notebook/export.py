@@ -14,6 +14,7 @@ from typing import Any
 import nbformat
 from nbconvert import HTMLExporter
 
+from djinn_checks.bounded import read_text
 from djinn_checks.outcome import Outcome
 from djinn_checks.report.notebook.preprocessor import NOTE, RESOURCE
 from djinn_checks.report.style import TEMPLATE, TEMPLATE_FOLDER
@@ -32,10 +33,11 @@ def render_html(
         note: stands below the verdict.
 
     Raises:
+        OSError: the notebook cannot be read, or is no regular file.
         OutcomeError: the notebook embeds an outcome that cannot be read, and none was given.
     """
     is_path = isinstance(notebook, str | os.PathLike)
-    node = nbformat.read(notebook, as_version=4) if is_path else notebook
+    node = nbformat.reads(read_text(notebook), as_version=4) if is_path else notebook
     name = Path(notebook).stem if is_path else "notebook"
     exporter = HTMLExporter(template_name=TEMPLATE, extra_template_basedirs=[str(TEMPLATE_FOLDER)])
     page, _ = exporter.from_notebook_node(node, {"metadata": {"name": name}, RESOURCE: outcome, NOTE: note or ""})

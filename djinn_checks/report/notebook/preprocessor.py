@@ -15,6 +15,7 @@ from djinn_checks.outcome import Outcome
 from djinn_checks.report.load import carries_outcome, find_outcome
 from djinn_checks.report.notebook.cells import redraw
 from djinn_checks.report.notebook.clean import clean_html
+from djinn_checks.report.tables import Html
 from djinn_checks.report.verdict import render_context, render_no_verdict, render_verdict
 
 RESOURCE = "djinn_checks_outcome"
@@ -24,7 +25,7 @@ NOTE = "djinn_checks_note"
 """The resource for HTML that stands below the verdict and comes from elsewhere than the outcome."""
 
 _POINTER = new_output(
-    "display_data", {"text/html": "<p><small>The verdict stands at the top of this page.</small></p>"}
+    "display_data", {"text/html": Html("<p><small>The verdict stands at the top of this page.</small></p>")}
 )
 
 RUN_TAG = "djinn-checks-run"
@@ -50,12 +51,18 @@ class VerdictPreprocessor(Preprocessor):  # type: ignore[misc]  # nbconvert has 
         }
         if outcome is not None and outcome.failure:
             _fold_what_was_not_run(nb)
-        for cell in nb.cells:
-            if _PAPERMILL_TAG in cell.metadata.get("tags", ()):
-                cell.source = _restate_marker(cell.source)
-            elif cell.cell_type == "code":
-                cell.outputs = _restate_outputs(cell, outcome)
+        nb.cells = [_restate(cell, outcome) for cell in nb.cells]
         return nb, resources
+
+
+def _restate(cell: Any, outcome: Outcome | None) -> Any:
+    """Return a cell with what it shows of the outcome made anew. All else is cleaned where the template writes it."""
+    if cell.cell_type == "code":
+        cell.outputs = _restate_outputs(cell, outcome)
+    elif cell.cell_type == "markdown" and _PAPERMILL_TAG in (cell.metadata.get("tags") or ()):
+        said = new_output("display_data", {"text/html": _restate_marker(cell.source)})
+        return new_code_cell("", outputs=[said])
+    return cell
 
 
 def _fold_what_was_not_run(nb: Any) -> None:
@@ -78,19 +85,13 @@ def _restate_outputs(cell: Any, outcome: Outcome | None) -> list[Any]:
     if outcome is not None and (cell.outputs or not outcome.failure):
         made = redraw(cell, outcome)
         if made is not None:
-            return [new_output("display_data", {"text/html": f'<div class="djinn-checks">{made}</div>'})]
-    return [_POINTER if carries_outcome(output) else _clean_output(output) for output in cell.outputs]
+            return [new_output("display_data", {"text/html": Html(f'<div class="djinn-checks">{made}</div>')})]
+    return [_POINTER if carries_outcome(output) else output for output in cell.outputs]
 
 
-def _clean_output(output: Any) -> Any:
-    data = output.get("data", {})
-    if "text/html" in data:
-        data["text/html"] = clean_html(data["text/html"])
-    return output
-
-
-def _restate_marker(source: str) -> str:
+def _restate_marker(source: str) -> Html:
     if f'id="{_PAPERMILL_ANCHOR}"' in source:
         words = "The notebook stopped in the next cell."
-        return f'<p class="stopped" id="{_PAPERMILL_ANCHOR}">{words}</p>'
-    return f'<p class="stopped">This notebook did not come to its end: <a href="#{_PAPERMILL_ANCHOR}">where</a>.</p>'
+        return Html(f'<p class="stopped" id="{_PAPERMILL_ANCHOR}">{words}</p>')
+    place = f'<a href="#{_PAPERMILL_ANCHOR}">where</a>'
+    return Html(f'<p class="stopped">This notebook did not come to its end: {place}.</p>')

@@ -7,13 +7,16 @@ holds both against the outcomes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
+from urllib.parse import quote
 
 from djinn_checks.errors import OutcomeError
 from djinn_checks.outcome import Criterion, Outcome, Status, format_quantity
 from djinn_checks.report.suite.league import League, league_columns, list_league, rank_systems
 from djinn_checks.units import GB
+from djinn_checks.visible import make_visible
 
 _FIGURES: Mapping[str, Sequence[str]] = {
     "logits": ("prefill_bit_equal", "decode_bit_equal", "weights_streamed", "peak_device_memory"),
@@ -32,6 +35,11 @@ _FIGURES: Mapping[str, Sequence[str]] = {
     ),
 }
 """What is quoted of each check, by the criterion's name; of the faults, their summary says all."""
+
+_SPECIAL = re.compile(r"[\\`*\[\]|~]|(?<!\w)_|_(?!\w)")
+"""What Markdown reads as markup wherever it stands; an underscore within a word is none."""
+_ADDRESS = re.compile(r"(?<=\w)(?=://|@)|(?<=www)(?=\.)")
+"""What becomes a link by itself."""
 
 _WORDS = {"<": "less than", "<=": "at most", ">": "more than", ">=": "at least", "==": ""}
 
@@ -98,6 +106,7 @@ def _machine(outcomes: Mapping[str, Outcome]) -> str:
     gpus = _distinct((machine.get("gpu") or {}).get("name") for machine in known)
     drivers = _distinct((machine.get("gpu") or {}).get("driver") for machine in known)
     torch = _distinct((machine.get("packages") or {}).get("torch") for machine in known)
+    gpus, drivers, torch = (_plain(words) for words in (gpus, drivers, torch))
     return f"Measured on {gpus or 'no GPU'}, driver {drivers or 'none'}, PyTorch {torch or 'unknown'}."
 
 
@@ -105,7 +114,7 @@ def _commit(outcome: Outcome) -> str:
     """Return the commit that a report was made from; reports of one folder may be of several."""
     source = (outcome.environment or {}).get("source") or {}
     changed = " and changes" if source.get("dirty") else ""
-    return f"{str(source.get('commit') or 'unknown')[:10]}{changed}"
+    return f"{_plain(str(source.get('commit') or 'unknown')[:10])}{changed}"
 
 
 def _distinct(values: Iterator[str | None]) -> str:
@@ -118,12 +127,13 @@ def _verdict(status: Status) -> str:
 
 def _link(folder: str, name: str) -> str:
     file = f"{name}.html" if folder == "." else f"{folder}/{name}.html"
-    return f"[{name}]({file})"
+    return f"[{_plain(name)}]({quote(file)})"
 
 
 def _plain(text: str) -> str:
-    """Return text that a table cell shows as it is."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    """Return text that a table cell shows as it is: no link, no emphasis, no markup, its letters in their order."""
+    line = make_visible(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;")
+    return _ADDRESS.sub(r"\\", _SPECIAL.sub(r"\\\g<0>", line))
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from djinn_checks.outcome import Outcome, Status
+from djinn_checks.outcome import Outcome
 from djinn_checks.report.faults.note import note_faults
 from djinn_checks.suite.folder import render_fault_notes, render_folder
+from tests.report.faults.samples import fault
+from tests.whole import whole
 
 PLACE: dict[str, Any] = {
     "device": "cpu", "platform": "Linux", "cpu": {"model": "a cpu", "cores": 2, "threads": 2, "torch_threads": 1},
@@ -19,7 +21,7 @@ PLACE: dict[str, Any] = {
 
 
 def of(check: str, **changed: Any) -> Outcome:
-    return Outcome(check=check, status=Status.PASS, summary="", environment=PLACE | changed, started_at="2026-01-01")
+    return whole(check, environment=PLACE | changed, started_at="2026-01-01")
 
 
 def planted(*verdicts: str, **changed: Any) -> Outcome:
@@ -64,7 +66,10 @@ def test_a_report_that_is_older_than_the_faults_gets_the_line_and_rendering_give
     render_folder(tmp_path)
     assert "planted faults" not in (tmp_path / "logits.html").read_text()
     assert render_fault_notes(tmp_path) == []
-    planted("caught").save(tmp_path / "faults.outcome.json")
+    found: Any = {**planted("caught").measurements}
+    found["faults"] = [fault("a_fault")]
+    found["clean"]["logits"] |= {"says": "ring", "alarms": [], "undecided": 0, "doubts": []}
+    whole("faults", environment=PLACE, measurements=found).save(tmp_path / "faults.outcome.json")
     assert render_fault_notes(tmp_path) == [tmp_path / "logits.html"]
     page = (tmp_path / "logits.html").read_bytes()
     assert b"caught 1 of 1 planted faults on this machine" in page

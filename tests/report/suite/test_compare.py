@@ -85,7 +85,7 @@ def test_a_suite_that_lacks_a_check_is_not_the_same_suite(tmp_path: Path, capsys
     for folder, checks in (("old", ("pcie", "logits")), ("new", ("pcie",))):
         (tmp_path / folder).mkdir()
         for check in checks:
-            outcome(0.99, check).save(tmp_path / folder / f"{check}.outcome.json")
+            outcome(0.99, f"other-{check}").save(tmp_path / folder / f"{check}.outcome.json")
     page = tmp_path / "page.html"
     assert main(["compare", str(tmp_path / "old"), str(tmp_path / "new"), "--html", str(page)]) == 1
     assert "0 of 3 statuses differ; lacking in one suite: 1." in capsys.readouterr().out
@@ -100,7 +100,7 @@ def test_a_suite_that_lacks_a_check_is_not_the_same_suite(tmp_path: Path, capsys
 def test_the_command_exits_by_whether_a_status_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, value in (("a", 0.99), ("b", 0.97), ("c", 0.5)):
         (tmp_path / name).mkdir()
-        outcome(value).save(tmp_path / name / "pcie.outcome.json")
+        outcome(value, "other").save(tmp_path / name / "pcie.outcome.json")
     (tmp_path / "empty").mkdir()
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     assert "0 of 3 statuses differ. Of the figures, 1 of 1 ratios" in capsys.readouterr().out

@@ -17,6 +17,7 @@ from djinn_checks.outcome import Outcome, Status
 from djinn_checks.report.suite.crate import FILE_NAME, describe_folder
 from djinn_checks.suite.folder import write_index
 from tests.report import samples
+from tests.whole import whole
 
 ATTACK = "<script>alert(1)</script>\"'"
 
@@ -79,7 +80,7 @@ def test_the_validator_sees_a_crate_without_its_workflow(tmp_path: Path, offline
 
 
 def test_a_suite_without_any_notebook_is_a_process_run_crate(tmp_path: Path, offline: None) -> None:
-    Outcome(check="pcie", status=Status.ERROR, summary="not started").save(tmp_path / "pcie.outcome.json")
+    whole("pcie", Status.ERROR, summary="not started").save(tmp_path / "pcie.outcome.json")
     write_index(tmp_path)
     assert _problems(tmp_path, "process-run-crate-0.5") == []
 

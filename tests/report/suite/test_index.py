@@ -9,6 +9,7 @@ from pathlib import Path
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.report.suite.index import render_index
 from djinn_checks.suite.folder import write_index
+from tests.whole import whole
 
 
 def outcome(status: Status = Status.PASS, *, check: str = "logits", system: str = "ring") -> Outcome:
@@ -62,7 +63,7 @@ def test_an_environment_that_differs_is_said_to_differ() -> None:
 
 
 def test_the_folder_is_read_and_an_outcome_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    outcome().save(tmp_path / "logits.outcome.json")
+    whole().save(tmp_path / "logits.outcome.json")
     (tmp_path / "pcie.outcome.json").write_text("{}")
     (tmp_path / "logits.html").write_text("")
     page = write_index(tmp_path).read_text()

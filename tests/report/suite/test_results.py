@@ -10,10 +10,11 @@ import pytest
 
 from djinn_checks.cli import main
 from djinn_checks.errors import OutcomeError
-from djinn_checks.outcome import Outcome, Status, judge
+from djinn_checks.outcome import Outcome, judge
 from djinn_checks.report.suite.compare import compare_suites, summarize_changes
 from djinn_checks.report.suite.results import render_results, render_verdicts
 from djinn_checks.suite.folder import read_outcomes
+from tests.whole import whole
 
 ROOT = Path(__file__).parents[3]
 BLOCK = re.compile(r"<!-- results of (\S+) -->\n(.*?)<!-- end of results -->", re.DOTALL)
@@ -27,8 +28,8 @@ def blocks(file: Path) -> dict[str, str]:
 
 def outcome(**changed: object) -> Outcome:
     row = judge("wake_p99", "First token | soon", 0.158, "<=", 2.0, unit="s", evidence="a clock")
-    made = Outcome(check="agents", status=Status.PASS, summary="80 agents at once", criteria=(row,))
-    return replace(made, **changed)  # type: ignore[arg-type]
+    made = whole("agents", summary="80 agents at once")
+    return replace(made, **{"criteria": (row, *made.criteria)} | changed)  # type: ignore[arg-type]
 
 
 def test_a_figure_stands_beside_its_bar_and_its_report() -> None:
@@ -52,6 +53,16 @@ def test_each_report_names_its_own_commit() -> None:
 def test_what_came_from_outside_breaks_no_table_and_is_no_markup() -> None:
     text = render_results("reports/a", {"agents": outcome(summary="a | b\n<script>")})
     assert "a \\| b &lt;script>" in text
+
+
+def test_words_from_outside_are_no_link_no_emphasis_and_no_control_of_a_terminal() -> None:
+    hostile = "[x](y) **b** _c_ kv_left `d` ~~e~~ \\ &lt; http://a.b www.a.b a@b.c \x1b[2J\u202eSSAP"
+    text = render_verdicts("reports/a", {"agents": outcome(summary=hostile)})
+    assert (
+        "\\[x\\](y) \\*\\*b\\*\\* \\_c\\_ kv_left \\`d\\` \\~\\~e\\~\\~ \\\\ &amp;lt; http\\://a.b www\\.a.b a\\@b.c "
+        "\\\\x1b\\[2J\\\\u202eSSAP" in text
+    )
+    assert "| [a\\](x)](reports/a/a%5D%28x%29.html) |" in render_verdicts("reports/a", {"a](x)": outcome()})
 
 
 def test_a_folder_without_outcomes_is_refused_by_name() -> None:
