@@ -15,7 +15,8 @@
     │       ├── KvDigestError            its bytes came back changed
     │       └── TransitionError          a session was asked to go from one state to one that does not follow
     ├── SystemUnavailableError   a system that cannot run here
-    │   └── SystemNotInstalledError  its package is missing
+    │   ├── SystemNotInstalledError  its package is missing
+    │   └── SystemRefusedError       it would not open, and says why
     ├── ServerError              a request that the agent server does not answer
     │   ├── RequestError             it cannot be right: unknown field, prompt too long
     │   ├── UnknownSessionError      it names a session that is not there
@@ -127,6 +128,10 @@ class SystemUnavailableError(DjinnChecksError, RuntimeError):
 
 class SystemNotInstalledError(SystemUnavailableError, ImportError):
     """A system cannot run because its package is not installed."""
+
+
+class SystemRefusedError(SystemUnavailableError):
+    """A system would not open. The message has its own words."""
 
 
 class AgentLostError(DjinnChecksError):

@@ -18,9 +18,11 @@ from djinn_checks.checks.conclude import Anatomy, Facts, conclude
 from djinn_checks.checks.logits.bench import LogitsBench
 from djinn_checks.checks.logits.criteria import judge_evidence
 from djinn_checks.checks.logits.evidence import LogitsEvidence
+from djinn_checks.checks.logits.link import LinkWatch
 from djinn_checks.checks.logits.measurements import gather_measurements, summarize
 from djinn_checks.checks.logits.prompt_run import Prompt
 from djinn_checks.checks.logits.spool import LogitSpool
+from djinn_checks.checks.logits.watch import draw_watch
 from djinn_checks.checks.prompts import select_prompts
 from djinn_checks.checks.run import (
     Clock,
@@ -79,26 +81,47 @@ def _run(
     model = open_model(params.model, dtype=choose_dtype(params.dtype, device), device=device, seed=params.seed)
     system, budget_bytes = build_system(factory, params, model, device)
     prompts = _encode(params, model, device)
+    plan = draw_watch(
+        prompts,
+        passes=params.passes,
+        decode_tokens=params.decode_tokens,
+        encode=model.encode,
+        count=params.watched_forwards,
+        seed=params.watch_seed,
+    )
+    link = LinkWatch(device)
     with tempfile.TemporaryDirectory(prefix="djinn-checks-") as folder:
         bench = LogitsBench(
             params=params,
             prompts=prompts,
+            plan=plan,
             spool=LogitSpool(Path(folder)),
             clock=clock,
             progress=progress,
+            now=time.monotonic,
+            after_forward=link.look,
         )
         loaded = clock()
         reference = bench.measure_reference(lambda: model.resident(device), device)
         release_memory(device)
         measured = clock()
-        run = bench.measure_system(system, reference)
+        with link.watching():
+            run = bench.measure_system(system, reference)
         timings = {
             "reference_s": measured - loaded,
             "system_s": clock() - measured,
             "passes_s": [run_pass.seconds for run_pass in run.passes],
+            "watch_seed": plan.seed,
+            "watched": [str(found.place) for found in run.watched],
         }
     evidence = LogitsEvidence(
-        params=params, prompts=prompts, budget_bytes=budget_bytes, reference=reference, system=run
+        params=params,
+        prompts=prompts,
+        plan=plan,
+        budget_bytes=budget_bytes,
+        reference=reference,
+        system=run,
+        link=link.evidence(),
     )
     return conclude(ANATOMY, evidence, facts, timings=timings)
 
