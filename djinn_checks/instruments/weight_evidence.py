@@ -101,9 +101,7 @@ class _Seen:
     place: Place
 
 
-def gather_evidence(
-    uses: Sequence[Use], reference: WeightEvidence | None, held: HeldMemory
-) -> WeightEvidence | None:
+def gather_evidence(uses: Sequence[Use], reference: WeightEvidence | None, held: HeldMemory) -> WeightEvidence | None:
     """Return what the uses amount to; None if none of them was a weight.
 
     Args:
@@ -166,9 +164,7 @@ class _Known:
 
     def unseen(self, exact: set[int], different: Collection[str]) -> tuple[str, ...]:
         """Return the names whose bytes were not seen in use, neither right nor wrong."""
-        missing = (
-            name for name, (value, _) in self._contents.items() if value not in exact and name not in different
-        )
+        missing = (name for name, (value, _) in self._contents.items() if value not in exact and name not in different)
         return tuple(sorted(missing))
 
     def _known_as(self, name: str) -> str | None:

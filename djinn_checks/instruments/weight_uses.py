@@ -7,7 +7,7 @@ answer `data_ptr` as it likes, so methods are torch's own, called past any overr
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -49,6 +49,8 @@ CONSUMES = _words(
 _MOST_RANGES = 24
 """Of a fused weight's rows, each read once: three of three sizes have 15."""
 
+_PLAIN = frozenset((int, float, bool, str, list, tuple, type(None), torch.dtype, torch.device, torch.Size))
+
 Digests = MutableMapping[tuple[Any, ...], Tensor]
 """Digests by where they were taken, of weights that do not change."""
 
@@ -73,6 +75,7 @@ class UseLog:
         self._place_of = place_of
         self._digests = digests
         self._shapes = set(reference.shapes.values()) if reference else set()
+        self._dimensions = {len(shape) for shape in self._shapes}
         self._held = HeldMemory()
         self._numbers = itertools.count()
         self._uses: list[Use] = []
@@ -85,7 +88,9 @@ class UseLog:
 
     def note_if_known(self, tensor: Tensor, frame: Frame) -> None:
         """Note a tensor that no running module owns, if it has the shape of a weight of the reference, or of several."""
-        plain = bare(tensor) if self._shapes else None
+        if tensor.ndim not in self._dimensions:
+            return
+        plain = bare(tensor)
         if plain is None or not plain.is_floating_point():
             return
         if plain.ndim == 2 and not plain.is_contiguous() and plain.t().is_contiguous():
@@ -149,15 +154,21 @@ def bare(tensor: Tensor) -> Tensor | None:
     return plain
 
 
-def tensors_in(value: Any, kind: type[Tensor] = Tensor) -> Iterator[Tensor]:
-    """Yield the tensors of a kind among a function's arguments."""
-    if isinstance(value, kind):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from tensors_in(item, kind)
-    elif isinstance(value, dict):
-        yield from tensors_in(list(value.values()), kind)
+def tensors_in(args: Iterable[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """Return the tensors among a function's arguments, those in lists and tuples included."""
+    found: list[Tensor] = []
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        kind = type(value)
+        if kind is Tensor or (kind not in _PLAIN and isinstance(value, Tensor)):
+            found.append(value)
+        elif kind is list or kind is tuple:
+            found += tensors_in(value, {})
+    return found
+
+
+def is_parameter(tensor: Tensor) -> bool:
+    """Tell a parameter; most tensors are none, and are told at once."""
+    return type(tensor) is not Tensor and isinstance(tensor, nn.Parameter)
 
 
 def function_name(func: Callable[..., Any]) -> str:

@@ -55,6 +55,7 @@ from djinn_checks.instruments.weight_uses import (
     Frame,
     UseLog,
     function_name,
+    is_parameter,
     owned_name,
     tensors_in,
 )
@@ -179,12 +180,12 @@ class WeightWitness:
             return func(*args, **kwargs)
         if name in CONVERTS:
             result = func(*args, **kwargs)
-            parameter = next(tensors_in((args, kwargs), nn.Parameter), None)
+            parameter = next(filter(is_parameter, tensors_in(args, kwargs)), None)
             if parameter is not None and isinstance(result, Tensor) and result.dtype != parameter.dtype:
                 self._note(parameter, name)  # into another dtype is arithmetic; else it is a move
             return result
-        for tensor in tensors_in((args, kwargs)):
-            if name in CONSUMES or isinstance(tensor, nn.Parameter):
+        for tensor in tensors_in(args, kwargs):
+            if is_parameter(tensor) or (name in CONSUMES):
                 self._note(tensor, name)
         return func(*args, **kwargs)
 
@@ -192,7 +193,7 @@ class WeightWitness:
         """Note a use, once per module call."""
         thread = self._thread
         name = None
-        if isinstance(tensor, nn.Parameter) and thread.running:
+        if is_parameter(tensor) and thread.running:
             module = thread.running[-1][0]
             name = owned_name(module, tensor, direct_only=function in VIEWS)
             prefix = thread.names.get(id(module), "")
@@ -229,9 +230,11 @@ class QuietWitness:
         return self._log.evidence()
 
     def _look(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if func._schema.name.rpartition("::")[2] not in CONSUMES:
+        name = func._schema.name.rpartition("::")[2]
+        converts = name == "_to_copy" and kwargs.get("dtype") not in (None, args[0].dtype)  # arithmetic, else a move
+        if name not in CONSUMES and not converts:
             return
-        for tensor in tensors_in((args, kwargs)):
+        for tensor in tensors_in(args, kwargs):
             self._log.note_if_known(tensor, self._frame)
         self._log.close(self._frame)
 

@@ -26,7 +26,6 @@ _same_top_k: Statistic = itemgetter("top_k_identical_share")
 _same_top_token: Statistic = itemgetter("same_top_token_share")
 
 
-
 def judge_evidence(evidence: LogitsEvidence) -> tuple[Criterion, ...]:
     """Return all criteria of the logits check, required ones first."""
     return (
@@ -95,9 +94,13 @@ def _judge_count(
     """Hold a count against none; what was not answered, or had no cache to speak for, is no evidence of equality."""
     observed, missing = evidence.count(phase, statistic), ""
     if lost := evidence.missing(phase):
-        missing = f"the system gave no logits for {lost} {phase} positions of a pass; those that it gave have {observed}"
+        missing = (
+            f"the system gave no logits for {lost} {phase} positions of a pass; those that it gave have {observed}"
+        )
     elif phase == "decode" and not evidence.reference.keeps_cache:
-        missing = "the resident model answers a decode step as if it had no past: it has no cache, so none was shown to work"
+        missing = (
+            "the resident model answers a decode step as if it had no past: it has no cache, so none was shown to work"
+        )
     return row.judge(
         None if missing and observed == 0 else observed,
         "==",

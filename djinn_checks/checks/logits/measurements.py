@@ -36,7 +36,9 @@ def _how_it_streamed(evidence: LogitsEvidence, criteria: Sequence[Criterion]) ->
     moved = format_bytes(row.observed if isinstance(row.observed, int) else None)
     verb = "were read in place" if any(f.weights and f.weights.host_bytes for f in evidence.watched) else "moved"
     every = ", and in every other by the link's counters," if counted.status is Status.PASS else ""
-    return f"at least {moved} of weights {verb} in each of {len(evidence.system.watched)} forwards drawn at random{every}"
+    return (
+        f"at least {moved} of weights {verb} in each of {len(evidence.system.watched)} forwards drawn at random{every}"
+    )
 
 
 def gather_measurements(evidence: LogitsEvidence) -> LogitsMeasurements:

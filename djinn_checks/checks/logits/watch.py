@@ -81,7 +81,8 @@ def draw_watch(
 
     Args:
         encode: gives the first so many token ids of a text.
-        count: forwards to watch in each pass at least; four are the fewest: a prefill and a decode step for each witness.
+        count: forwards to watch in each pass, at least four: one of the new prompt, a prefill and a decode step of the
+            others, and one, in turn a prefill or a decode step, for the witness that shows nothing.
         seed: of the draw; None: from the operating system.
     """
     chosen = int.from_bytes(os.urandom(6), "big") if seed is None else seed
@@ -89,19 +90,19 @@ def draw_watch(
     unforeseen = tuple(_draw_prompt(draw, len(prompts) + n, prompts, encode) for n in range(passes))
     seen: set[Place] = set()
     quiet: set[Place] = set()
-    each = max(1, -(-count // 4))
+    turn = draw.randrange(2)
     for number in range(1, passes + 1):
+        kinds = ((0,), tuple(range(1, decode_tokens + 1)))
+        free = [[Place(number, prompt.index, step) for prompt in prompts for step in steps] for steps in kinds]
+        for places in free:
+            draw.shuffle(places)
         new = unforeseen[number - 1].index
-        indices = [prompt.index for prompt in prompts]
-        seen |= {Place(number, new, 0), Place(number, new, draw.randint(1, decode_tokens))}
-        for steps in ((0,), tuple(range(1, decode_tokens + 1))):
-            free = [Place(number, index, step) for index in indices for step in steps]
-            drawn = draw.sample(free, min(2 * each, len(free)))
-            if len(drawn) > 1:
-                seen |= set(drawn[: len(drawn) // 2])
-                quiet |= set(drawn[len(drawn) // 2 :])
-            else:
-                (seen if draw.random() < 0.5 else quiet).add(drawn[0])
+        seen.add(Place(number, new, draw.choice(kinds[(number + turn) % 2])))
+        seen |= {places.pop() for places in free}
+        for more in range(count - 3):
+            places = free[(number + turn + more) % 2] or free[0] or free[1]
+            if places:
+                (seen if more % 4 else quiet).add(places.pop())
     return WatchPlan(seed=chosen, unforeseen=unforeseen, open=frozenset(seen), quiet=frozenset(quiet))
 
 

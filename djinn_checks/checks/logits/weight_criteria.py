@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from djinn_checks.checks.logits.evidence import LogitsEvidence
@@ -72,7 +72,9 @@ def _weights_streamed(evidence: LogitsEvidence) -> Criterion:
     open_still = [found for found in moved if found.observed is None and not found.found.quiet]
     shown = [found for found in moved if found.observed is not None]
     chosen = min(short or shown, key=lambda found: found.margin, default=None)
-    text = _describe_watch(evidence) + "; a lower bound: exact weights used minus the most memory that held them at once"
+    text = (
+        _describe_watch(evidence) + "; a lower bound: exact weights used minus the most memory that held them at once"
+    )
     if any(found.by_link for found in moved):
         text += "; for weights that are used where they lie in host memory: the link's counters, in forwards that no "
         text += "witness watched"
@@ -101,7 +103,9 @@ def _judge_forward(found: Watched, evidence: LogitsEvidence) -> _Moved:
     if by_link:
         read = count_read_in_place(evidence)
         if observed < needed and read is None:
-            reason = f"{format_bytes(seen.host_bytes)} of weights are used where they lie in host memory, and how often "
+            reason = (
+                f"{format_bytes(seen.host_bytes)} of weights are used where they lie in host memory, and how often "
+            )
             return _Moved(found, None, needed, f"{reason}they are read is not counted: {evidence.link.reason}", True)
         observed = max(observed, min(int(read or 0), observed + seen.host_bytes))
     if observed >= needed or _most_moved(found, seen) < needed:
@@ -169,7 +173,9 @@ def _weights_at_use(evidence: LogitsEvidence) -> Criterion:
     )
     seen = [found.weights for found in evidence.watched]
     different = sorted({name for weights in seen if weights for name in weights.different})
-    gap = next((_gaps(weights) for weights in seen if weights is None or not weights.complete), "" if seen else _NO_WITNESS)
+    gap = next(
+        (_gaps(weights) for weights in seen if weights is None or not weights.complete), "" if seen else _NO_WITNESS
+    )
     owners: dict[str, str] = {}
     for weights in seen:
         owners |= dict(weights.bytes_of) if weights else {}
@@ -198,7 +204,7 @@ def _used_every_time(evidence: LogitsEvidence) -> Criterion:
     if excuse:
         missing = f"in {without[0].place} no weight was seen in use, as in others of its kind: {excuse}"
     return row.judge(
-        None if excuse or len(kinds) < len(PHASES) and not without else len(without),
+        None if excuse or (len(kinds) < len(PHASES) and not without) else len(without),
         "==",
         0,
         evidence=_describe_watch(evidence),
@@ -252,9 +258,7 @@ def _claimed_vs_witnessed(evidence: LogitsEvidence) -> Criterion:
         why = "that is more than two copies of every weight for every time that it is used"
         return row.judge(mean, "<=", most, evidence=text, failed=f"claimed for a forward, on average: {why}")
     claim, least, place = min(pairs, key=lambda pair: pair[0] - pair[1])
-    return row.judge(
-        claim, ">=", least, evidence=text, failed=f"in {place} more was written than the system counted"
-    )
+    return row.judge(claim, ">=", least, evidence=text, failed=f"in {place} more was written than the system counted")
 
 
 def _first_forward(evidence: LogitsEvidence) -> object:
@@ -312,5 +316,3 @@ def _gaps(seen: WeightEvidence | None) -> str:
 def _names(names: Sequence[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
-
-

@@ -178,10 +178,19 @@ class LoopsOverBlocks(_Quiet):
         start = cache.get_seq_length()
         positions = torch.arange(start, start + ids.shape[1])[None]
         mask = create_causal_mask(
-            config=whole.config, inputs_embeds=hidden, attention_mask=None, past_key_values=cache, position_ids=positions
+            config=whole.config,
+            inputs_embeds=hidden,
+            attention_mask=None,
+            past_key_values=cache,
+            position_ids=positions,
         )
         angles = whole.model.rotary_emb(hidden, position_ids=positions)
-        options = {"position_embeddings": angles, "past_key_values": cache, "use_cache": True, "position_ids": positions}
+        options = {
+            "position_embeddings": angles,
+            "past_key_values": cache,
+            "use_cache": True,
+            "position_ids": positions,
+        }
         for block, weights in zip(self.blocks, self.host, strict=True):
             for name, value in weights.items():
                 block.get_parameter(name).data = value.clone()
