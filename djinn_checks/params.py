@@ -175,7 +175,7 @@ class LogitsParams(StreamingParams):
     top_k: Annotated[int, Field(ge=1, le=100)] = 5
     """How many of the most likely next tokens must agree where the L2 norm does not (the paper's 5), in tokens."""
     watched_forwards: Annotated[int, Field(ge=4)] = 4
-    """Forwards in each pass whose weights are watched: prefills and decode steps drawn at random, one of a new prompt."""
+    """Forwards of each pass whose weights are watched, drawn at random from prefills and decode steps."""
     watch_seed: Annotated[int, Field(ge=0)] | None = None
     """Seed of that draw; empty: the operating system's randomness, which no system can foresee."""
     require_bit_equality: bool = True

@@ -1,7 +1,7 @@
 """Whether code may have run that no witness can see into: CUDA graphs that are replayed, and compiled functions.
 
 A forward in which no weight was seen in use is a lie, or it is such code. PyTorch's compiler counts the frames that it
-compiled. A replayed graph leaves no trace in Python, so on a GPU nothing is excluded, and there the link's counters tell.
+compiled. A replayed graph leaves no trace in Python, so on a GPU nothing is excluded, and the link's counters tell.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class WeightEvidence:
     """Most bytes of device memory that held used weights at one moment (`held_memory`). Only the weights' own bytes
     count, so padding that an engine puts between them adds nothing."""
     distinct_bytes_at_least: int
-    """The same if all memory was given back that may have been; less than `distinct_bytes` only where nobody can tell."""
+    """The same if all memory was given back that may have been; less only where nobody can tell."""
     host_bytes: int = 0
     """The part of `exact_bytes` that was used where it lies in host memory, and from nowhere else."""
     different: tuple[str, ...]

@@ -87,7 +87,7 @@ class UseLog:
             self._note(plain, name, name, frame)
 
     def note_if_known(self, tensor: Tensor, frame: Frame) -> None:
-        """Note a tensor that no running module owns, if it has the shape of a weight of the reference, or of several."""
+        """Note a tensor that no running module owns, if it has the shape of a weight that is known, or of several."""
         if tensor.ndim not in self._dimensions:
             return
         plain = bare(tensor)

@@ -1,7 +1,7 @@
 """A system's answer beside the reference's, where the two can be compared: position by position, in one data type.
 
-A system may answer in a wider data type than its weights have, or give the logits of the last positions alone, as servers
-do. What it gives is compared; what it does not give is counted, and is no evidence.
+A system may answer in a wider data type than its weights have, or give the logits of the last positions alone, as
+servers do. What it gives is compared; what it does not give is counted, and is no evidence.
 """
 
 from __future__ import annotations

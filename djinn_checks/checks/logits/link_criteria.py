@@ -19,7 +19,7 @@ _TOLERANCE = 0.01
 """Of the counters against known copies (`docs/pcie.md`)."""
 _CLAIM_TOLERANCE = 0.03
 _COARSE = 20
-"""A forward has to need so many times what can cross in the margins; else a neighbour's bytes could stand for its own."""
+"""A forward has to need so many times what can cross in the margins, or a neighbour's bytes could stand for its own."""
 _COUNTED_SHARE = 0.95
 """Of all forwards: readings may be lost now and then, and what is lost is no evidence."""
 _CONTEXT_BYTES = GB
@@ -96,8 +96,8 @@ def _streamed_in_every_forward(evidence: LogitsEvidence) -> Criterion:
         len(short) if short or enough else None,
         "==",
         0,
-        evidence=f"PCIe counters, read by a process of their own: {len(pairs)} of {len(spans)} forwards counted, each held "
-        f"against {format_bytes(needed)}" + (", those that a witness reads in left out" if in_place else ""),
+        evidence=f"PCIe counters, read by a process of their own: {len(pairs)} of {len(spans)} forwards counted, "
+        f"each held against {format_bytes(needed)}" + (", those that a witness reads in left out" if in_place else ""),
         missing=f"readings of the counters were lost in {lost} of {len(spans)} forwards",
         failed=failed,
     )
@@ -144,10 +144,11 @@ def _memory_of_all(evidence: LogitsEvidence) -> Criterion:
     link, reference = evidence.link, evidence.reference
     if link.beside_bytes is None:
         return row.skip("there is no device memory to measure: the device is a CPU")
-    if reference.weight_bytes - evidence.budget_bytes < 2 * _CONTEXT_BYTES:
+    beyond = reference.weight_bytes - evidence.budget_bytes
+    if beyond < 2 * _CONTEXT_BYTES:
         return row.skip(
-            f"what the budget cannot hold ({format_bytes(reference.weight_bytes - evidence.budget_bytes)}) is too little to "
-            f"be told from a process's context ({format_bytes(_CONTEXT_BYTES)})"
+            f"what the budget cannot hold ({format_bytes(beyond)}) is too little to be told from a process's context "
+            f"({format_bytes(_CONTEXT_BYTES)})"
         )
     taken = link.beside_bytes if link.ours_bytes is None else link.ours_bytes
     unknown = link.ours_bytes is None and taken > _CONTEXT_BYTES
@@ -155,8 +156,9 @@ def _memory_of_all(evidence: LogitsEvidence) -> Criterion:
         None if unknown else taken,
         "<=",
         _CONTEXT_BYTES,
-        evidence="the driver's count of the whole device, less what was in use before and what PyTorch's allocator has, "
-        "after every forward" + ("" if link.ours_bytes is None else "; this process's and its children's, by NVML"),
+        evidence="the driver's count of the whole device, less what was in use before and what PyTorch's allocator "
+        "has, after every forward"
+        + ("" if link.ours_bytes is None else "; this process's and its children's, by NVML"),
         missing=f"{format_bytes(taken)} more are in use, and the driver does not say whose they are",
         failed="the budget and the allocator's peak know nothing of it",
     )

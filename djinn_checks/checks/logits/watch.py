@@ -5,7 +5,7 @@ function mode and hooks) and one that shows neither. Beside the prompts that eve
 own, of random words, that never came before; its forwards are among those that are watched, and its logits among
 those that are compared. The draw comes from the operating system's randomness unless `watch_seed` fixes it.
 
-What it proves. Of n forwards a system may treat some in another way. If it does so in a share s of those of a kind, each
+What it proves. A system may treat some forwards in another way. If it does so in a share s of those of a kind, each
 watched forward of that kind sees it with probability s, and k of them with 1 - (1 - s)^k.
 """
 

@@ -24,8 +24,8 @@ _NO_WITNESS = (
     "in which it calls no nn.Module"
 )
 _HOW_TO_BE_SEEN = (
-    "a weight is seen if a torch function gets it whole, or as rows of two or three that are joined, in the checkpoint's "
-    "data type and layout"
+    "a weight is seen if a torch function gets it whole, or as rows of two or three that are joined, in the "
+    "checkpoint's data type and layout"
 )
 _MOST_COPIES = 2
 """A system may fetch a weight once for nothing for each time that it uses it; what is claimed beyond was not moved."""
@@ -78,10 +78,9 @@ def _weights_streamed(evidence: LogitsEvidence) -> Criterion:
     if any(found.by_link for found in moved):
         text += "; for weights that are used where they lie in host memory: the link's counters, in forwards that no "
         text += "witness watched"
-    if not short and (open_still or chosen is None):
+    if chosen is None or (open_still and not short):
         reason = open_still[0].missing if open_still else _NO_WITNESS
         return row.judge(None, ">=", max(1, _least_needed(moved)), evidence=text, missing=reason)
-    assert chosen is not None
     wrong = any(found.weights and found.weights.different for found in evidence.watched)
     failed = f"in {chosen.found.place} the weights were used from memory that held them all the time; " + (
         "see weights_at_use: bytes that were wrong prove no movement" if wrong else "did anything stream?"

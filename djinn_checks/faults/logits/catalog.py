@@ -114,7 +114,7 @@ def _fault(
 
 
 def _on_cpu(device: torch.device) -> bool:
-    """On a GPU a replayed graph looks the same to a witness; there the link's counters tell, on a model of some size."""
+    """On a GPU a replayed graph looks the same to a witness, and the link's counters tell, of a model of some size."""
     return device.type == "cpu"
 
 

@@ -1,4 +1,4 @@
-"""Systems that stream while they are looked at, or in the forwards that somebody may look at, and answer otherwise else.
+"""Systems that stream while they are looked at, or where somebody may look, and answer in another way else.
 
 Each has a streamed model and a whole one on the device, and chooses between them. All logits are right to the last bit.
 """

@@ -264,6 +264,6 @@ class FusesGates(StreamingFake):
 
 
 HONEST = (
-    LoadsAndDrops, EverNewBuffers, NewMappings, OneMapping, ResizesStorages, CopiesForEachCall, OneLogitsBuffer, Unowned,
-    LoopsOverBlocks, WorkerThread, FusesGates,
+    LoadsAndDrops, EverNewBuffers, NewMappings, OneMapping, ResizesStorages, CopiesForEachCall, OneLogitsBuffer,
+    Unowned, LoopsOverBlocks, WorkerThread, FusesGates,
 )  # fmt: skip
