@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -35,6 +36,7 @@ from djinn_checks.checks.run import (
 )
 from djinn_checks.devices import choose_dtype
 from djinn_checks.errors import ParamsError
+from djinn_checks.instruments.memory_place import PlaceOf
 from djinn_checks.models.open import Model, open_model
 from djinn_checks.outcome import Outcome
 from djinn_checks.params import LogitsParams
@@ -51,6 +53,8 @@ def check_logits(
     system_factory: SystemFactory | None = None,
     clock: Clock = time.monotonic,
     progress: Progress | None = None,
+    link: LinkWatch | None = None,
+    place_of: PlaceOf | None = None,
 ) -> Outcome:
     """Decide whether a system's logits equal the resident model's while it streams the weights.
 
@@ -61,6 +65,8 @@ def check_logits(
         system_factory: makes the system in place of the one registered under `params.system`.
         clock: gives seconds; for the timings only.
         progress: called with (stage, done, total) as prompts finish.
+        link: counts from outside the process; None: the counters and the driver of this machine's GPU.
+        place_of: tells where memory lies; None: asks the driver.
 
     Raises:
         ParamsError: the system is not registered, or the budget cannot hold what it needs; raised before
@@ -70,13 +76,28 @@ def check_logits(
 
     def work(device: torch.device, facts: Facts) -> Outcome:
         with reproducible_attention():
-            return _run(params, factory, device, clock, progress or no_progress, facts)
+            outside = _Outside(link or LinkWatch(device), place_of)
+            return _run(params, factory, device, clock, progress or no_progress, facts, outside)
 
     return run_check(ANATOMY.check, params, work, clock=clock)
 
 
+@dataclass(frozen=True)
+class _Outside:
+    """Instruments that a test may put in the place of this machine's."""
+
+    link: LinkWatch
+    place_of: PlaceOf | None
+
+
 def _run(
-    params: LogitsParams, factory: SystemFactory, device: torch.device, clock: Clock, progress: Progress, facts: Facts
+    params: LogitsParams,
+    factory: SystemFactory,
+    device: torch.device,
+    clock: Clock,
+    progress: Progress,
+    facts: Facts,
+    outside: _Outside,
 ) -> Outcome:
     model = open_model(params.model, dtype=choose_dtype(params.dtype, device), device=device, seed=params.seed)
     system, budget_bytes = build_system(factory, params, model, device)
@@ -89,7 +110,6 @@ def _run(
         count=params.watched_forwards,
         seed=params.watch_seed,
     )
-    link = LinkWatch(device)
     with tempfile.TemporaryDirectory(prefix="djinn-checks-") as folder:
         bench = LogitsBench(
             params=params,
@@ -99,13 +119,14 @@ def _run(
             clock=clock,
             progress=progress,
             now=time.monotonic,
-            after_forward=link.look,
+            place_of=outside.place_of,
+            after_forward=outside.link.look,
         )
         loaded = clock()
         reference = bench.measure_reference(lambda: model.resident(device), device)
         release_memory(device)
         measured = clock()
-        with link.watching():
+        with outside.link.watching():
             run = bench.measure_system(system, reference)
         timings = {
             "reference_s": measured - loaded,
@@ -121,7 +142,7 @@ def _run(
         budget_bytes=budget_bytes,
         reference=reference,
         system=run,
-        link=link.evidence(),
+        link=outside.link.evidence(),
     )
     return conclude(ANATOMY, evidence, facts, timings=timings)
 

@@ -32,6 +32,8 @@ class LinkEvidence:
     payload_between: PayloadBetween | None = None
     """None: nothing was counted, for the reason that is given."""
     reason: str = ""
+    margin_s: float = 0.002
+    """Added to a forward on both sides: counters are read about once in a millisecond, and clocks differ a little."""
     beside_bytes: int | None = None
     """Most device memory that was taken beside PyTorch's allocator of this process, by whomever; None: not measured."""
     ours_bytes: int | None = None
@@ -69,7 +71,10 @@ class LinkWatch:
             stack.push(sampler.__exit__)
             yield
             self._reason = "; ".join(f"{source}: {why}" for source, why in sampler.reasons.items())
-            self._series = sampler.read()
+            try:
+                self._series = sampler.read()
+            except InstrumentError as error:
+                self._reason = str(error)
 
     def look(self) -> None:
         """Count the device's memory now."""

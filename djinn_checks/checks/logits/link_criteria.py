@@ -7,14 +7,14 @@ have been used. So what the budget cannot hold crosses the link between the two,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from djinn_checks.checks.logits.evidence import LogitsEvidence
+from djinn_checks.checks.logits.link import PayloadBetween
 from djinn_checks.checks.logits.watch import Span
 from djinn_checks.outcome import Criterion, Row
 from djinn_checks.units import GB, format_bytes
 
-_MARGIN_S = 0.002
-"""Added to a forward on both sides: the counters are read about once in a millisecond, and clocks differ a little."""
 _TOLERANCE = 0.01
 """Of the counters against known copies (`docs/pcie.md`)."""
 _CLAIM_TOLERANCE = 0.03
@@ -31,12 +31,17 @@ def judge_link(evidence: LogitsEvidence) -> tuple[Criterion, ...]:
     return (_streamed_in_every_forward(evidence), _claimed_vs_counted(evidence), _memory_of_all(evidence))
 
 
-def count_read_in_place(evidence: LogitsEvidence) -> int | None:
-    """Return the fewest bytes that crossed in a forward that no witness watched, whose own reads would count."""
+def count_read_in_place(evidence: LogitsEvidence) -> tuple[int | None, str]:
+    """Return the fewest bytes that crossed in a forward that no witness watched, or why that is not known.
+
+    A witness reads what it watches, so its own reads would count.
+    """
     spans = [span for span in evidence.system.spans if not span.watched]
     counted = [count for count in _count(evidence, spans) if count is not None]
-    enough = spans and len(counted) >= _COUNTED_SHARE * len(spans)
-    return int(min(counted)) if enough and not _too_coarse(evidence, counted) else None
+    if not counted or len(counted) < _COUNTED_SHARE * len(spans):
+        return None, evidence.link.reason or "readings of the counters were lost"
+    coarse = _too_coarse(evidence)
+    return (None, coarse) if coarse else (int(min(counted)), "")
 
 
 def _needed(evidence: LogitsEvidence) -> int:
@@ -46,25 +51,28 @@ def _needed(evidence: LogitsEvidence) -> int:
 
 
 def _count(evidence: LogitsEvidence, spans: Sequence[Span]) -> list[float | None]:
-    payload = evidence.link.payload_between
+    payload, margin = evidence.link.payload_between, evidence.link.margin_s
     if payload is None:
         return [None] * len(spans)
-    return [payload(span.start_s - _MARGIN_S, span.end_s + _MARGIN_S) for span in spans]
+    return [payload(span.start_s - margin, span.end_s + margin) for span in spans]
 
 
-def _too_coarse(evidence: LogitsEvidence, counted: Sequence[float]) -> str:
+def _fastest(evidence: LogitsEvidence) -> float:
+    """Return the most bytes per second that crossed in a forward."""
+    spans, margin = evidence.system.spans, evidence.link.margin_s
+    pairs = zip(spans, _count(evidence, spans), strict=True)
+    rates = [count / (span.end_s - span.start_s + 2 * margin) for span, count in pairs if count is not None]
+    return max(rates, default=0.0)
+
+
+def _too_coarse(evidence: LogitsEvidence) -> str:
     """Return why the counters cannot tell one forward from the next; empty if they can."""
-    spans = evidence.system.spans
-    longest = max((span.end_s - span.start_s for span in spans), default=0.0)
-    if not counted or longest <= 0:
-        return ""
-    fastest = max(counted) / (longest + 2 * _MARGIN_S)
-    needed, margin = _needed(evidence), 2 * _MARGIN_S * max(fastest, _needed(evidence) / longest)
-    if needed >= _COARSE * margin:
+    needed, in_margins = _needed(evidence), 2 * evidence.link.margin_s * _fastest(evidence)
+    if needed >= _COARSE * in_margins:
         return ""
     return (
-        f"a forward has to move {format_bytes(needed)} and takes {1e3 * longest:.3g} ms at most: the counters, read "
-        "about once in a millisecond, cannot tell one forward from the next"
+        f"a forward has to move {format_bytes(needed)}, and the counters, read about once in a millisecond, cannot "
+        f"tell it from the next one's: {format_bytes(int(in_margins))} cross in that time"
     )
 
 
@@ -80,8 +88,7 @@ def _streamed_in_every_forward(evidence: LogitsEvidence) -> Criterion:
     if evidence.link.payload_between is None:
         return row.skip(f"the link was not counted: {evidence.link.reason}")
     pairs = [(span, count) for span, count in zip(spans, _count(evidence, spans), strict=True) if count is not None]
-    coarse = _too_coarse(evidence, [count for _, count in pairs])
-    if coarse:
+    if coarse := _too_coarse(evidence):
         return row.skip(coarse)
     needed = _needed(evidence)
     short = [(span, count) for span, count in pairs if count < (1 - _TOLERANCE) * needed]
@@ -113,52 +120,64 @@ def _claimed_vs_counted(evidence: LogitsEvidence) -> Criterion:
         return row.skip("the system keeps no count of the bytes it moves")
     if payload is None:
         return row.skip(f"the link was not counted: {evidence.link.reason}")
-    coarse = _too_coarse(evidence, [count for count in _count(evidence, spans) if count is not None])
-    if coarse:
+    if coarse := _too_coarse(evidence):
         return row.skip(coarse)
-    within = [payload(span.start_s, span.end_s) for span in spans if not span.watched]
-    claimed = [claim for span, claim in zip(spans, known, strict=True) if not span.watched]
-    counted = [(count, claim) for count, claim in zip(within, claimed, strict=True) if count is not None]
-    least = (1 - _CLAIM_TOLERANCE) * sum(count for count, _ in counted) - evidence.budget_bytes
     text = "PCIe counters within each forward and from the first to the last, and the system's own count"
-    total = payload(spans[0].start_s - _MARGIN_S, spans[-1].end_s + _MARGIN_S)
-    if sum(claim for _, claim in counted) < least:
-        return row.judge(
-            sum(claim for _, claim in counted), ">=", int(least), evidence=text, failed="more crossed than was claimed"
-        )
-    most = None if total is None else int((1 + _CLAIM_TOLERANCE) * total) + evidence.budget_bytes
+    within = [(payload(span.start_s, span.end_s), claim) for span, claim in zip(spans, known, strict=True)]
+    counted = [
+        (count, claim)
+        for span, (count, claim) in zip(spans, within, strict=True)
+        if count is not None and not span.watched
+    ]
+    least = int((1 - _CLAIM_TOLERANCE) * sum(count for count, _ in counted)) - evidence.budget_bytes
+    claimed = sum(claim for _, claim in counted)
+    if claimed < least:
+        return row.judge(claimed, ">=", least, evidence=text, failed="more crossed than was claimed")
+    most = _most_crossed(evidence, payload)
     return row.judge(
-        sum(known) if most is not None else None,
+        None if most is None else sum(known),
         "<=",
-        most,
+        0 if most is None else int((1 + _CLAIM_TOLERANCE) * most) + evidence.budget_bytes,
         evidence=text,
-        missing="readings of the counters were lost between the first forward and the last",
+        missing="too many readings of the counters were lost",
         failed="the system claims bytes that never crossed the link",
     )
 
 
+def _most_crossed(evidence: LogitsEvidence, payload: PayloadBetween) -> float | None:
+    """Return the most that can have crossed between first and last forward; at full rate where readings were lost."""
+    spans = evidence.system.spans
+    edges = [*(span.start_s for span in spans), spans[-1].end_s + evidence.link.margin_s]
+    windows = [(start, end) for start, end in pairwise(edges) if end > start]
+    counts = [payload(start, end) for start, end in windows]
+    lost_s = sum(end - start for (start, end), count in zip(windows, counts, strict=True) if count is None)
+    if lost_s > (1 - _COUNTED_SHARE) * (edges[-1] - edges[0]):
+        return None
+    return sum(count for count in counts if count is not None) + lost_s * _fastest(evidence)
+
+
 def _memory_of_all(evidence: LogitsEvidence) -> Criterion:
     """What children and a system's own calls took. Whose it is has to be known before anybody is accused."""
-    title = "No device memory for weights was taken beside PyTorch's allocator, by the system or its children"
+    title = "Device memory of the system, its own calls and its children included, stayed within budget and working set"
     row = Row("device_memory_of_all", title, unit="bytes")
-    link, reference = evidence.link, evidence.reference
-    if link.beside_bytes is None:
+    link, working_set, peak = evidence.link, evidence.reference.working_set_bytes, evidence.system.peak_bytes
+    if link.beside_bytes is None or working_set is None or peak is None:
         return row.skip("there is no device memory to measure: the device is a CPU")
-    beyond = reference.weight_bytes - evidence.budget_bytes
+    beyond = evidence.reference.weight_bytes - evidence.budget_bytes
     if beyond < 2 * _CONTEXT_BYTES:
         return row.skip(
             f"what the budget cannot hold ({format_bytes(beyond)}) is too little to be told from a process's context "
             f"({format_bytes(_CONTEXT_BYTES)})"
         )
-    taken = link.beside_bytes if link.ours_bytes is None else link.ours_bytes
-    unknown = link.ours_bytes is None and taken > _CONTEXT_BYTES
+    limit = int((1 + evidence.params.memory_tolerance) * (evidence.budget_bytes + working_set)) + _CONTEXT_BYTES
+    taken = peak + (link.beside_bytes if link.ours_bytes is None else link.ours_bytes)
+    is_unknown = link.ours_bytes is None and taken > limit >= peak
     return row.judge(
-        None if unknown else taken,
+        None if is_unknown else taken,
         "<=",
-        _CONTEXT_BYTES,
-        evidence="the driver's count of the whole device, less what was in use before and what PyTorch's allocator "
-        "has, after every forward"
-        + ("" if link.ours_bytes is None else "; this process's and its children's, by NVML"),
-        missing=f"{format_bytes(taken)} more are in use, and the driver does not say whose they are",
-        failed="the budget and the allocator's peak know nothing of it",
+        limit,
+        evidence="PyTorch's allocator at its peak, and what the driver counts beside it after every forward, less what "
+        "was in use before" + ("" if link.ours_bytes is None else "; this process's and its children's, by NVML"),
+        missing=f"{format_bytes(link.beside_bytes)} more are in use, and the driver does not say whose they are",
+        failed="the budget does not know of it",
     )

@@ -97,22 +97,20 @@ def _judge_forward(found: Watched, evidence: LogitsEvidence) -> _Moved:
     if seen is None:
         return _Moved(found, None, max(1, found.reference.used_bytes - budget), _NO_WITNESS)
     needed = max(1, found.reference.bytes_without(seen.different) - budget)
-    observed = seen.moved_bytes_lower_bound
-    by_link = seen.host_bytes > 0
-    if by_link:
-        read = count_read_in_place(evidence)
-        if observed < needed and read is None:
-            reason = (
-                f"{format_bytes(seen.host_bytes)} of weights are used where they lie in host memory, and how often "
-            )
-            return _Moved(found, None, needed, f"{reason}they are read is not counted: {evidence.link.reason}", True)
-        observed = max(observed, min(int(read or 0), observed + seen.host_bytes))
-    if observed >= needed or _most_moved(found, seen) < needed:
+    observed, most, by_link = seen.moved_bytes_lower_bound, _most_moved(found, seen), seen.host_bytes > 0
+    if by_link and observed < needed:
+        read, why = count_read_in_place(evidence)
+        if read is None:
+            where = f"{format_bytes(seen.host_bytes)} of weights are used where they lie in host memory"
+            return _Moved(found, None, needed, f"{where}, and how often they are read is not known: {why}", True)
+        in_place = min(max(0, read - observed), seen.host_bytes)
+        observed, most = observed + in_place, most + in_place
+    if observed >= needed or most < needed:
         return _Moved(found, observed, needed, by_link=by_link)
     if not seen.complete:
         return _Moved(found, None, needed, _gaps(seen), by_link)
     reason = "memory that weights were used from was let go, and may be held still: it is not PyTorch's own"
-    return _Moved(found, observed if by_link else None, needed, "" if by_link else reason, by_link)
+    return _Moved(found, None, needed, reason, by_link)
 
 
 def _most_moved(found: Watched, seen: WeightEvidence) -> int:
