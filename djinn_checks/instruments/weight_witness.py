@@ -129,11 +129,11 @@ class WeightWitness:
         ]
         self._eyes = _Eyes(self._look)
         self._thread.eyes = self._eyes
-        self._eyes.__enter__()
+        self._eyes.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._eyes.__exit__(*exc)
+        self._eyes.__exit__(*exc)  # type: ignore[no-untyped-call]
         for hook in self._hooks:
             hook.remove()
         for thread in self._threads:
@@ -160,7 +160,7 @@ class WeightWitness:
         thread.running.append((module, {}))
         if thread.eyes is None:
             thread.eyes = _Eyes(self._look)
-            thread.eyes.__enter__()
+            thread.eyes.__enter__()  # type: ignore[no-untyped-call]
 
     def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
         thread = self._thread
@@ -170,7 +170,7 @@ class WeightWitness:
             if left is module:
                 break
         if not thread.running and thread.eyes is not self._eyes and thread.eyes is not None:
-            thread.eyes.__exit__(None, None, None)
+            thread.eyes.__exit__(None, None, None)  # type: ignore[no-untyped-call]
             thread.eyes = None
             self._log.close(thread.beside)
 
@@ -219,11 +219,11 @@ class QuietWitness:
         self._mode = _Operators(self._look)
 
     def __enter__(self) -> Self:
-        self._mode.__enter__()
+        self._mode.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._mode.__exit__(*exc)  # type: ignore[arg-type]
+        self._mode.__exit__(*exc)  # type: ignore[no-untyped-call]
 
     def evidence(self) -> WeightEvidence | None:
         """Return what was seen; None if no weight was seen in use."""
@@ -243,7 +243,7 @@ class _Operators(TorchDispatchMode):
     """Shows the witness one thread's operators."""
 
     def __init__(self, look: Callable[..., None]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._look = look
 
     def __torch_dispatch__(

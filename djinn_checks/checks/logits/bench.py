@@ -279,8 +279,9 @@ class LogitsBench:
                 missing[phase] += answer.missing
                 rounded_from = rounded_from or answer.rounded_from
                 if first is None and answer.first_position is not None:
-                    place = {"prompt": prompt.index, "phase": phase, "position": answer.first_position}
-                    first = FirstDifference(pass_number=0, **place)
+                    first = FirstDifference(
+                        pass_number=0, prompt=prompt.index, phase=phase, position=answer.first_position
+                    )
             del found
         return Compared(
             statistics={phase: own[phase].summary() for phase in PHASES},

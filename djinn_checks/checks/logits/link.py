@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ class LinkWatch:
     _sampler: CounterSampler | None = None
     _tenants: DeviceTenants | None = None
     _reason: str = "this machine has no PCIe GPU, so there are no counters to read"
-    _series: CounterSeries | None = field(default=None)
+    _series: CounterSeries | None = None
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -85,15 +86,12 @@ class LinkWatch:
         """Return what was counted."""
         tenants: Any = self._tenants
         beside, ours = (tenants.beside_bytes, tenants.ours_bytes) if tenants is not None else (None, None)
-        series, reason = self._series, self._reason
+        series, reason = self._series, self._reason or "no counters"
         if series is not None and series.source in RATE_SOURCES:
-            series, reason = None, f"{series.source} gives rates over 20 ms, too coarse for a forward"
-        if series is None:
-            return LinkEvidence(reason=reason or "no counters", beside_bytes=beside, ours_bytes=ours)
-        counted = series
-        return LinkEvidence(
-            payload_between=lambda start, end: payload_of(counted, start, end), beside_bytes=beside, ours_bytes=ours
-        )
+            reason = f"{series.source} gives rates over 20 ms, too coarse for a forward"
+        if series is None or series.source in RATE_SOURCES:
+            return LinkEvidence(reason=reason, beside_bytes=beside, ours_bytes=ours)
+        return LinkEvidence(payload_between=partial(payload_of, series), beside_bytes=beside, ours_bytes=ours)
 
 
 def payload_of(series: CounterSeries, start_s: float, end_s: float) -> float | None:

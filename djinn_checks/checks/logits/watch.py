@@ -103,14 +103,10 @@ def draw_watch(
             places = free[(number + turn + more) % 2] or free[0] or free[1]
             if places:
                 (seen if more % 4 else quiet).add(places.pop())
-    seen -= _left_alone(draw, seen, passes)
+    if len(prompts) == 1:  # memory is measured where nobody watches, and that has to be in one prefill at least
+        prefills = sorted(place for place in seen if place[1:] == (prompts[0].index, 0))
+        seen -= {draw.choice(prefills)} if len(prefills) == passes else set()
     return WatchPlan(seed=chosen, unforeseen=unforeseen, open=frozenset(seen), quiet=frozenset(quiet))
-
-
-def _left_alone(draw: random.Random, seen: set[Place], passes: int) -> set[Place]:
-    """Return a prefill that is not watched after all, if all of the first prompt would be: memory is measured there."""
-    prefills = sorted(place for place in seen if place.prompt == 0 and place.step == 0)
-    return {draw.choice(prefills)} if len(prefills) == passes else set()
 
 
 def _draw_prompt(

@@ -5,7 +5,6 @@ Each has a streamed model and a whole one on the device, and chooses between the
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -210,8 +209,8 @@ class LaterLayersOverEarlier(RingSystem):
     """The weights of the last layers are in the place of the first ones, in every forward."""
 
     def open(self) -> nn.Module:
-        module = super().open()
-        layers: Any = module.model.layers
+        module: Any = super().open()
+        layers = module.model.layers
         last = len(layers) - 1
 
         def overwrite(layer: nn.Module, _: Any) -> None:
@@ -219,6 +218,6 @@ class LaterLayersOverEarlier(RingSystem):
                 value = self.model.weights[f"model.layers.{last}.{name}"].to(parameter.device)
                 parameter.data = value
 
-        for number in itertools.takewhile(lambda number: number < last, range(2)):
+        for number in range(min(2, last)):
             layers[number].register_forward_pre_hook(overwrite)
-        return module
+        return module  # type: ignore[no-any-return]

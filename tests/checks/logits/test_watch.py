@@ -184,7 +184,7 @@ def test_the_link_holds_every_forward_and_every_claim(system: Any, caught: set[s
     assert failed == caught, outcome.summary
     if system is SkipsOne:
         assert outcome.criterion("streamed_in_every_forward").observed == 1
-        assert "pass 2, prompt 1, prefill" in outcome.criterion("streamed_in_every_forward").reason
+        assert "pass 2, prompt 1, decode step 0: 0 B" in outcome.criterion("streamed_in_every_forward").reason
 
 
 def test_half_precision_with_wide_logits_and_the_last_position_alone_are_compared_where_they_can_be() -> None:
@@ -197,7 +197,7 @@ def test_half_precision_with_wide_logits_and_the_last_position_alone_are_compare
     class LastOnly(StreamingFake):
         def open(self) -> Any:
             module = super().open()
-            module.lm_head.register_forward_pre_hook(lambda _, args: (args[0][:, -1:],))
+            module.lm_head.register_forward_hook(lambda _, __, output: output[:, -1:])
             return module
 
     class LastOnlyWrong(LastOnly):
