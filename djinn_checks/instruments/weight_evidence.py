@@ -113,11 +113,14 @@ def gather_evidence(uses: Sequence[Use], reference: WeightEvidence | None, held:
     if not seen:
         return None
     named: dict[str, dict[str, _Seen]] = {"exact": {}, "different": {}, "unknown": {}}
+    exact: set[int] = set()
     for use in seen:
         verdict, name = known.verdict(use)
+        if verdict == "exact":  # blocks that are called one by one call their weights by the same names
+            exact.add(use.value)
+            name = name if named[verdict].get(name, use).value == use.value else f"{name} ({use.number})"
         named[verdict][name] = use
     sizes = {use.value: use.nbytes for use in seen}
-    exact = {use.value for use in named["exact"].values()}
     most, least = held.bytes_of({use.number for use in seen})
     on_device = {use.value for use in seen if use.place == "device"}
     return WeightEvidence(

@@ -23,6 +23,8 @@ class System(ABC):
     """
 
     name: ClassVar[str]
+    encodes: ClassVar[bool] = False
+    """Weights travel in fewer bytes than they have, so plan and claim speak of bytes on the wire."""
 
     def __init__(self, model: Model, *, device: torch.device, budget_bytes: int) -> None:
         """Plan for `model` with at most `budget_bytes` of its weights on `device` at any time.

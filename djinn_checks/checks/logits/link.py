@@ -1,8 +1,8 @@
 """What the logits check asks of the link's counters and of the driver's memory count: figures from outside the process.
 
 A sampler in a process of its own reads the GPU's counters while all passes run, so that a system has no part in them.
-Payload is RX - 20/24 TX, what `docs/logits.md` calls the bytes read: a request of 24 bytes goes out for each answer
-with its 20 bytes of header, for whatever reads.
+Bytes read are RX - 20/24 TX, for whatever reads (`instruments/payload.py`). Data on their way to the host make that too
+little, and never too much; what the largest requests would have got out of RX is too much, and never too little.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import torch
 from djinn_checks.errors import InstrumentError
 from djinn_checks.instruments.counters import RATE_SOURCES, CounterSampler, CounterSeries
 from djinn_checks.instruments.device_tenants import DeviceTenants
+from djinn_checks.instruments.payload import ANSWER_BYTES, LARGEST_REQUEST_BYTES, REQUEST_BYTES
 
-_HEADER_PER_REQUEST = 20 / 24
+_COPY_WIRE_PER_PAYLOAD = 1 + ANSWER_BYTES / LARGEST_REQUEST_BYTES
 
 PayloadBetween = Callable[[float, float], float | None]
 """From a span on CLOCK_MONOTONIC, in seconds, to the bytes that the device read; None is lost evidence."""
@@ -31,7 +32,9 @@ class LinkEvidence:
     """What was counted while the passes ran."""
 
     payload_between: PayloadBetween | None = None
-    """None: nothing was counted, for the reason that is given."""
+    """At least so many bytes. None: nothing was counted, for the reason that is given."""
+    most_between: PayloadBetween | None = None
+    """At most so many; None: the same."""
     reason: str = ""
     margin_s: float = 0.002
     """Added to a forward on both sides: counters are read about once in a millisecond, and clocks differ a little."""
@@ -91,11 +94,22 @@ class LinkWatch:
             reason = f"{series.source} gives rates over 20 ms, too coarse for a forward"
         if series is None or series.source in RATE_SOURCES:
             return LinkEvidence(reason=reason, beside_bytes=beside, ours_bytes=ours)
-        return LinkEvidence(payload_between=partial(payload_of, series), beside_bytes=beside, ours_bytes=ours)
+        return LinkEvidence(
+            payload_between=partial(payload_of, series),
+            most_between=partial(most_payload_of, series),
+            beside_bytes=beside,
+            ours_bytes=ours,
+        )
 
 
 def payload_of(series: CounterSeries, start_s: float, end_s: float) -> float | None:
-    """Return the bytes that the device read in a span; None if a hole or the series' end touches it."""
+    """Return the bytes that the device read in a span, if it sent nothing but requests; None if a hole or the series' end touches it."""
     received = series.bytes_between(start_s, end_s, "rx")
     sent = series.bytes_between(start_s, end_s, "tx")
-    return None if received is None or sent is None else max(0.0, received - _HEADER_PER_REQUEST * sent)
+    return None if received is None or sent is None else max(0.0, received - ANSWER_BYTES / REQUEST_BYTES * sent)
+
+
+def most_payload_of(series: CounterSeries, start_s: float, end_s: float) -> float | None:
+    """Return the most that it can have read in a span, whatever else was sent."""
+    received = series.bytes_between(start_s, end_s, "rx")
+    return None if received is None else received / _COPY_WIRE_PER_PAYLOAD
