@@ -103,7 +103,7 @@ class LinkWatch:
 
 
 def payload_of(series: CounterSeries, start_s: float, end_s: float) -> float | None:
-    """Return the bytes that the device read in a span, if it sent nothing but requests; None if a hole or the series' end touches it."""
+    """Return the bytes that the device read in a span, if it sent but requests; None if readings of it were lost."""
     received = series.bytes_between(start_s, end_s, "rx")
     sent = series.bytes_between(start_s, end_s, "tx")
     return None if received is None or sent is None else max(0.0, received - ANSWER_BYTES / REQUEST_BYTES * sent)

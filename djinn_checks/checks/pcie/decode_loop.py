@@ -119,7 +119,7 @@ def _witness(loop: _Loop) -> WeightEvidence | None:
 
 
 def _certainly_moved(seen: WeightEvidence, system: System) -> int | None:
-    """Return the bytes that were certainly written; None if weights that were not seen may have been, and it matters."""
+    """Return the bytes that were certainly written; None if what was not seen would decide, for it may have been."""
     moved, needed = seen.moved_bytes_lower_bound, system.model.weight_bytes - system.budget_bytes
     unseen = system.model.weight_bytes - seen.used_bytes
     return None if moved < needed <= moved + unseen else moved
