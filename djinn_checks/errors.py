@@ -16,7 +16,8 @@
     │       ├── KvDigestError            its bytes came back changed
     │       └── TransitionError          a session was asked to go from one state to one that does not follow
     ├── SystemUnavailableError   a system that cannot run here
-    │   └── SystemNotInstalledError  its package is missing
+    │   ├── SystemNotInstalledError  its package is missing
+    │   └── SystemRefusedError       it would not open, and says why
     ├── ServerError              a request that the agent server does not answer
     │   ├── RequestError             it cannot be right: unknown field, prompt too long
     │   ├── UnknownSessionError      it names a session that is not there
@@ -137,6 +138,10 @@ class SystemNotInstalledError(SystemUnavailableError, ImportError):
 
 class ServerKilledError(DjinnChecksError, RuntimeError):
     """A server under check was ended by a signal before it listened: nothing is known of it."""
+
+
+class SystemRefusedError(SystemUnavailableError):
+    """A system would not open. The message has its own words."""
 
 
 class AgentLostError(DjinnChecksError):

@@ -174,6 +174,10 @@ class LogitsParams(StreamingParams):
     """L2 norm of a logit difference that still counts as equal (the paper's 0.1), in logits."""
     top_k: Annotated[int, Field(ge=1, le=100)] = 5
     """How many of the most likely next tokens must agree where the L2 norm does not (the paper's 5), in tokens."""
+    watched_forwards: Annotated[int, Field(ge=4)] = 4
+    """Forwards of each pass whose weights are watched, drawn at random from prefills and decode steps."""
+    watch_seed: Annotated[int, Field(ge=0)] | None = None
+    """Seed of that draw; empty: the operating system's randomness, which no system can foresee."""
     require_bit_equality: bool = True
     """Streaming changes no arithmetic, so bit-equal logits are required; false makes that criterion informative."""
     memory_tolerance: Annotated[float, Field(ge=0)] = 0.05

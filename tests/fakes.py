@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import time
 import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from djinn_checks.checks.logits.link import LinkEvidence
+from djinn_checks.instruments.memory_place import Place
 from djinn_checks.systems.base import System
 
 LLAMA = {
@@ -49,6 +55,39 @@ class TinyModel:
 
     def encode(self, text: str, max_tokens: int) -> list[int]:
         return [1 + zlib.crc32(word.encode()) % 96 for word in text.split()][:max_tokens]
+
+
+class CountedForwards:
+    """A link whose counters tell to the byte what was read when, and host memory at known addresses."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.reads: list[tuple[float, float]] = []
+        self.host: set[int] = set()
+
+    def read(self, nbytes: float) -> None:
+        self.reads.append((time.monotonic(), nbytes))
+
+    def place_of(self, device: torch.device, address: int) -> Place:
+        return "host" if address in self.host else "device"
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        yield
+
+    def look(self) -> None:
+        """Measure no memory."""
+
+    def evidence(self) -> LinkEvidence:
+        return LinkEvidence(payload_between=self._between, margin_s=0.0)
+
+    def _between(self, start_s: float, end_s: float) -> float | None:
+        return sum(nbytes for when, nbytes in self.reads if start_s <= when <= end_s)
+
+
+FORWARDS: Any = CountedForwards()
 
 
 class ResidentFake(System):
@@ -181,17 +220,21 @@ class NotANumber(StreamingFake):
 
 
 class Unseen(StreamingFake):
-    """Computes beside `nn.Module`: what it does with weights cannot be seen."""
+    """Computes in a thread in which nothing tells of functions: what it does with weights cannot be seen."""
 
     def open(self) -> Any:
-        module = super().open()
-        hidden = self.model.resident(self.device)
-        for inner in hidden.modules():
-            for name in [name for name, value in inner._parameters.items() if value is not None]:
-                value = inner._parameters.pop(name)
-                object.__setattr__(inner, name, value.data)
-        del module
-        return hidden
+        module, self.pool = super().open(), ThreadPoolExecutor(1)
+
+        @torch.no_grad()
+        def run(*args: Any, **options: Any) -> Any:
+            with torch._C.DisableTorchFunction():
+                return module(*args, **options)
+
+        return lambda *args, **options: self.pool.submit(run, *args, **options).result()
+
+    def close(self) -> None:
+        self.pool.shutdown()
+        super().close()
 
 
 class Crashes(StreamingFake):

@@ -233,6 +233,12 @@ def _driver() -> str:
     return str(pynvml.nvmlSystemGetDriverVersion())
 
 
+def read_process_memory(handle: Any) -> dict[int, int]:
+    """Return the device memory of each process that NVML lists, in bytes by its number."""
+    processes = _ask(pynvml.nvmlDeviceGetComputeRunningProcesses, handle) or []
+    return {int(found.pid): int(found.usedGpuMemory) for found in processes if found.usedGpuMemory is not None}
+
+
 def process_memory_bytes(handle: Any, pid: int) -> int | None:
     """Return the device memory of a process in bytes, context included; None if NVML does not list it."""
     processes = _ask(pynvml.nvmlDeviceGetComputeRunningProcesses, handle) or []

@@ -3,19 +3,25 @@
 A `TorchFunctionMode` is shown every torch function (linear, embedding, addmm, mul, an index into an
 expert tensor ...) before it runs, and global module hooks say which modules are running. When a function
 gets an `nn.Parameter` that belongs to the innermost running module, the witness notes its name, where its
-bytes lie and a digest of them, computed where they lie.
+bytes lie and a digest of them, computed where they lie. Where the resident model's weights are known, a tensor that no
+module owns is noted too if it has the shape of one of them, or of several end to end: a copy made for one call, a
+weight in a wrapper's own module, gate and up as one. Its bytes then say which weight it is.
 
 Why this is valid. The digest is enqueued right before the function that uses the weight, on the same
 stream and reading the same address, so it sees what the function sees: a copy that had not arrived, or one
-that was overwritten too early, changes it. And the pigeonhole argument needs no word from the system: if M
-bytes of weights were each present, bit for bit, when they were used, and all of them together were found
-in only R < M distinct bytes of memory, then at least M - R bytes were written during the pass.
+that was overwritten too early, changes it. And the pigeonhole argument needs no word from the system: if U
+bytes of weights were each present, bit for bit, when they were used, and no more than H < U bytes of device memory held
+such weights at any moment (`held_memory`), then at least U - H bytes are written from one forward to the next.
+Weights that lie in host memory (`memory_place`) are in neither figure: the device reads them over the link, which
+shows in the link's counters and not in any address.
 
 Where it is blind.
-- It sees calls from Python to torch. A compiled graph, a replayed CUDA graph, a kernel of the system's own
-  or a system without `nn.Module`: no use is seen, and the evidence is None, never a zero.
+- It sees calls from Python to torch, in the thread that enters it and in every thread that calls a module. A compiled
+  graph, a replayed CUDA graph or a kernel of the system's own: no use is seen, and the evidence is None, never a zero.
 - It proves that bytes were written, not where they came from: a system that keeps a second copy of the
   model on the device passes here, and is for the peak device memory to find.
+- Memory that was given back to an allocator and comes back with its old bytes in it counts as written anew.
+- A system can see that it is watched, as it sees any mode and any hook; `QuietWitness` shows neither.
 - Weights with equal bytes (tied embeddings, norms that are all ones) count once: one copy could serve
   all of them. So do not look for the sum of all parameters in `used_bytes`.
 - A parameter that is used counts with all of its bytes, since all of them were there: of an expert tensor
@@ -27,89 +33,67 @@ Where it is blind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from djinn_checks.digest import digest
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_MOVES = _words(
-    "copy_ clone detach detach_ cpu cuda pin_memory contiguous set_ resize_ __setitem__ __set__ __deepcopy__ "
-    "share_memory_ requires_grad_ record_stream __reduce_ex__ __setstate__"
-)
-_DESCRIBES = _words(
-    "size dim ndimension numel nelement element_size stride storage_offset data_ptr get_device storage "
-    "untyped_storage is_contiguous is_pinned is_shared is_floating_point is_complex is_signed is_inference "
-    "is_conj is_neg is_same_size is_set_to __len__ __hash__ __repr__ __format__ __dir__ __delete__ "
-    "view_as reshape_as expand_as type_as empty_like zeros_like ones_like full_like rand_like randn_like "
-    "new new_empty new_zeros new_ones new_full new_tensor register_hook retain_grad"
-)
-_CONVERTS = _words("to type float half bfloat16 double")
-_VIEWS = _words(
-    "view reshape flatten ravel t T mT H mH transpose permute unsqueeze squeeze expand narrow select chunk split "
-    "unbind __getitem__ __iter__"
+from djinn_checks.instruments.memory_place import PlaceOf, find_place
+from djinn_checks.instruments.weight_evidence import WeightEvidence
+from djinn_checks.instruments.weight_uses import (
+    CONSUMES,
+    CONVERTS,
+    DESCRIBES,
+    MOVES,
+    VIEWS,
+    Digests,
+    Frame,
+    UseLog,
+    function_name,
+    is_parameter,
+    owned_name,
+    tensors_in,
 )
 
+__all__ = ["QuietWitness", "WeightEvidence", "WeightWitness"]
 
-@dataclass(frozen=True, kw_only=True)
-class WeightEvidence:
-    """What was seen of the weights in one pass."""
 
-    weights: tuple[str, ...]
-    """Qualified names of the parameters that were used, sorted."""
-    used_bytes: int
-    """Bytes of the weights that were used; weights with equal bytes count once."""
-    exact_bytes: int
-    """The part of `used_bytes` that equals a weight of the reference bit for bit."""
-    distinct_bytes: int
-    """Bytes of memory that the used weights were found in: the union of their (device, address) intervals.
-    Only the weights' own bytes count, so padding that an engine puts between them adds nothing."""
-    different: tuple[str, ...]
-    """Names whose bytes at a point of use were not those of the reference, sorted."""
-    unknown: tuple[str, ...]
-    """Names that the reference does not have, with bytes that it does not have either, sorted."""
-    unseen: tuple[str, ...]
-    """Names that the reference used and whose bytes were never seen in use here, sorted."""
-    contents: Mapping[str, tuple[int, int]]
-    """Name to (digest, bytes); of a weight that was found both right and wrong, the wrong digest."""
+@dataclass
+class _Thread:
+    """What is running in one thread, innermost last."""
+
+    running: list[tuple[nn.Module, Frame]] = field(default_factory=list)
+    names: dict[int, str] = field(default_factory=dict)
+    beside: Frame = field(default_factory=dict)
+    """What is used while no module runs."""
+    eyes: _Eyes | None = None
+    """Opened by the outermost module, in a thread other than the one that entered the witness."""
 
     @property
-    def moved_bytes_lower_bound(self) -> int:
-        """Bytes that were certainly written during the pass (see the module's text)."""
-        return max(0, self.exact_bytes - self.distinct_bytes)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every weight that the reference used was seen here, right or wrong."""
-        return not self.unseen and not self.unknown
-
-    def bytes_without(self, names: Collection[str]) -> int:
-        """Return `used_bytes` as it would be without the weights of these names."""
-        return sum(dict(content for name, content in self.contents.items() if name not in names).values())
+    def frame(self) -> Frame:
+        return self.running[-1][1] if self.running else self.beside
 
 
-@dataclass(frozen=True)
-class _Use:
-    name: str
-    device: torch.device
-    address: int
-    version: int | None
-    nbytes: int
-    digest: Tensor
+class _Eyes(TorchFunctionMode):
+    """Shows the witness one thread's functions."""
+
+    def __init__(self, look: Callable[..., Any]) -> None:
+        super().__init__()
+        self._look = look
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return self._look(func, args, kwargs or {})
 
 
-class WeightWitness(TorchFunctionMode):
-    """Watches the weights of one pass.
+class WeightWitness:
+    """Watches the weights of one forward.
 
     >>> with WeightWitness() as witness:
     ...     model(ids)
@@ -119,184 +103,151 @@ class WeightWitness(TorchFunctionMode):
     every weight, and synchronizes with the device only in `evidence`.
     """
 
-    def __init__(self, reference: WeightEvidence | None = None) -> None:
-        """Watch, and hold the weights against those of `reference`, a pass of the resident model.
+    def __init__(
+        self,
+        reference: WeightEvidence | None = None,
+        *,
+        place_of: PlaceOf = find_place,
+        digests: Digests | None = None,
+    ) -> None:
+        """Watch, and hold the weights against those of `reference`, the same forward of the resident model.
 
         Without a reference every weight counts as exact.
+
+        Args:
+            place_of: tells where memory lies; its default asks the driver.
+            digests: keeps digests from one witness to the next, of a model whose weights do not change.
         """
-        super().__init__()
-        self._reference = reference
-        self._running: list[tuple[nn.Module, dict[str, _Use]]] = []
-        self._names: dict[int, str] = {}
-        self._uses: list[_Use] = []
+        self._log = UseLog(reference, place_of=place_of, digests=digests)
+        self._here = threading.local()
+        self._threads: list[_Thread] = []
 
     def __enter__(self) -> Self:
         self._hooks = [
             module_hooks.register_module_forward_pre_hook(self._enter_module),
             module_hooks.register_module_forward_hook(self._leave_module, always_call=True),
         ]
-        super().__enter__()  # type: ignore[no-untyped-call]
+        self._eyes = _Eyes(self._look)
+        self._thread.eyes = self._eyes
+        self._eyes.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *exc: object) -> None:
-        super().__exit__(*exc)  # type: ignore[no-untyped-call]
+        self._eyes.__exit__(*exc)  # type: ignore[no-untyped-call]
         for hook in self._hooks:
             hook.remove()
-        while self._running:
-            self._uses.extend(self._running.pop()[1].values())
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        parameters = list(_parameters((args, kwargs))) if self._running else []
-        name = _function_name(func)
-        if not parameters or name in _MOVES or name in _DESCRIBES:
-            return func(*args, **kwargs)
-        if name not in _CONVERTS:
-            for parameter in parameters:
-                self._note(parameter, direct_only=name in _VIEWS)
-            return func(*args, **kwargs)
-        result = func(*args, **kwargs)
-        if isinstance(result, Tensor) and result.dtype != parameters[0].dtype:
-            self._note(parameters[0], direct_only=False)  # into another dtype is arithmetic; else it is a move
-        return result
-
-    def _enter_module(self, module: nn.Module, args: Any) -> None:
-        if not self._running:
-            self._names = {id(inner): name for name, inner in module.named_modules()}
-        self._running.append((module, {}))
-
-    def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
-        while self._running:
-            left, uses = self._running.pop()
-            self._uses.extend(uses.values())
-            if left is module:
-                return
-
-    def _note(self, parameter: nn.Parameter, *, direct_only: bool) -> None:
-        """Note a use, once per module call; of a weight that was moved or written meanwhile, the later one."""
-        if parameter.is_meta:
-            return
-        module, uses = self._running[-1]
-        name = self._find_name(module, parameter, direct_only)
-        if name is None:
-            return
-        address, version = parameter.data_ptr(), _version(parameter)
-        if name in uses and (uses[name].address, uses[name].version) == (address, version):
-            return
-        uses[name] = _Use(name, parameter.device, address, version, _extent_bytes(parameter), digest(parameter))
-
-    def _find_name(self, module: nn.Module, parameter: nn.Parameter, direct_only: bool) -> str | None:
-        """Look the name up now: hooks may have put another parameter in place after the call began."""
-        for name, owned in module.named_parameters(recurse=not direct_only):
-            if owned is parameter:
-                prefix = self._names.get(id(module), "")
-                return f"{prefix}.{name}" if prefix else name
-        return None
+        for thread in self._threads:
+            while thread.running:
+                self._log.close(thread.running.pop()[1])
+            self._log.close(thread.beside)
 
     def evidence(self) -> WeightEvidence | None:
         """Return what was seen since the witness was made; None if no weight was seen in use."""
-        if not self._uses:
-            return None
-        known = _Known(self._reference)
-        values = _to_host([use.digest for use in self._uses])
-        sizes = {value: use.nbytes for use, value in zip(self._uses, values, strict=True)}
-        named: dict[str, dict[str, int]] = {"exact": {}, "different": {}, "unknown": {}}
-        for use, value in zip(self._uses, values, strict=True):
-            verdict, name = known.verdict(use.name, value)
-            named[verdict][name] = value
-        exact = set(named["exact"].values())
-        return WeightEvidence(
-            weights=tuple(sorted(named["exact"] | named["different"] | named["unknown"])),
-            used_bytes=sum(sizes.values()),
-            exact_bytes=sum(sizes[value] for value in exact),
-            distinct_bytes=_union_bytes(self._uses),
-            different=tuple(sorted(named["different"])),
-            unknown=tuple(sorted(named["unknown"])),
-            unseen=known.unseen(exact, named["different"]),
-            contents={name: (value, sizes[value]) for found in named.values() for name, value in found.items()},
-        )
+        return self._log.evidence()
+
+    @property
+    def _thread(self) -> _Thread:
+        if not hasattr(self._here, "thread"):
+            self._here.thread = _Thread()
+            self._threads.append(self._here.thread)
+        found: _Thread = self._here.thread
+        return found
+
+    def _enter_module(self, module: nn.Module, args: Any) -> None:
+        thread = self._thread
+        if not thread.running:
+            thread.names = {id(inner): name for name, inner in module.named_modules()}
+        thread.running.append((module, {}))
+        if thread.eyes is None:
+            thread.eyes = _Eyes(self._look)
+            thread.eyes.__enter__()  # type: ignore[no-untyped-call]
+
+    def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
+        thread = self._thread
+        while thread.running:
+            left, frame = thread.running.pop()
+            self._log.close(frame)
+            if left is module:
+                break
+        if not thread.running and thread.eyes is not self._eyes and thread.eyes is not None:
+            thread.eyes.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            thread.eyes = None
+            self._log.close(thread.beside)
+
+    def _look(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name = function_name(func)
+        if name in MOVES or name in DESCRIBES:
+            return func(*args, **kwargs)
+        if name in CONVERTS:
+            result = func(*args, **kwargs)
+            parameter = next(filter(is_parameter, tensors_in(args, kwargs)), None)
+            if parameter is not None and isinstance(result, Tensor) and result.dtype != parameter.dtype:
+                self._note(parameter, name)  # into another dtype is arithmetic; else it is a move
+            return result
+        for tensor in tensors_in(args, kwargs):
+            if is_parameter(tensor) or (name in CONSUMES):
+                self._note(tensor, name)
+        return func(*args, **kwargs)
+
+    def _note(self, tensor: Tensor, function: str) -> None:
+        """Note a use, once per module call."""
+        thread = self._thread
+        name = None
+        if is_parameter(tensor) and thread.running:
+            module = thread.running[-1][0]
+            name = owned_name(module, tensor, direct_only=function in VIEWS)
+            prefix = thread.names.get(id(module), "")
+            name = f"{prefix}.{name}" if prefix and name is not None else name
+        if name is not None:
+            self._log.note_weight(tensor, name, thread.frame)
+        elif function in CONSUMES:
+            self._log.note_if_known(tensor, thread.frame)
 
 
-class _Known:
-    """The reference's weights, by name and by content. Without a reference every weight is exact."""
+class QuietWitness:
+    """Watches one forward with neither a function mode nor a module hook: a system that looks for these sees none.
 
-    def __init__(self, reference: WeightEvidence | None) -> None:
-        contents = reference.contents if reference else {}
-        self._digests = {name: value for name, (value, _) in contents.items()}
-        self._values = set(self._digests.values())
-        self._anything = reference is None
+    A `TorchDispatchMode` is shown the operators below the functions, with the tensors that they read, and knows a
+    weight of the reference by its bytes alone. So it can accuse and cannot name: what is wrong, or used in a shape of
+    its own, is `unseen` here. It sees the thread that enters it.
+    """
 
-    def verdict(self, name: str, value: int) -> tuple[str, str]:
-        """Return exact, different or unknown, and the reference's name of the weight if it has one."""
-        known_as = self._known_as(name)
-        if known_as is not None:
-            return ("exact" if self._digests[known_as] == value else "different"), known_as
-        return ("exact" if self._anything or value in self._values else "unknown"), name
+    def __init__(self, reference: WeightEvidence, *, place_of: PlaceOf = find_place) -> None:
+        """Watch, and look for the weights of `reference`, the same forward of the resident model."""
+        self._log = UseLog(reference, place_of=place_of)
+        self._frame: Frame = {}
+        self._mode = _Operators(self._look)
 
-    def unseen(self, exact: set[int], different: Collection[str]) -> tuple[str, ...]:
-        """Return the names whose bytes were not seen in use, neither right nor wrong."""
-        missing = (name for name, value in self._digests.items() if value not in exact and name not in different)
-        return tuple(sorted(missing))
+    def __enter__(self) -> Self:
+        self._mode.__enter__()  # type: ignore[no-untyped-call]
+        return self
 
-    def _known_as(self, name: str) -> str | None:
-        """Return the reference's name of a weight; a wrapper may have put a prefix before it."""
-        while name not in self._digests:
-            _, dot, name = name.partition(".")
-            if not dot:
-                return None
-        return name
+    def __exit__(self, *exc: object) -> None:
+        self._mode.__exit__(*exc)  # type: ignore[no-untyped-call]
 
+    def evidence(self) -> WeightEvidence | None:
+        """Return what was seen; None if no weight was seen in use."""
+        return self._log.evidence()
 
-def _parameters(value: Any) -> Iterator[nn.Parameter]:
-    if isinstance(value, nn.Parameter):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _parameters(item)
-    elif isinstance(value, dict):
-        yield from _parameters(list(value.values()))
+    def _look(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        name = func._schema.name.rpartition("::")[2]
+        converts = name == "_to_copy" and kwargs.get("dtype") not in (None, args[0].dtype)  # arithmetic, else a move
+        if name not in CONSUMES and not converts:
+            return
+        for tensor in tensors_in(args, kwargs):
+            self._log.note_if_known(tensor, self._frame)
+        self._log.close(self._frame)
 
 
-def _function_name(func: Callable[..., Any]) -> str:
-    """Return a function's name. `weight.T` is a property: what counts is its name; all others describe."""
-    name = getattr(func, "__name__", "")
-    if name != "__get__":
-        return name
-    property_name = getattr(getattr(func, "__self__", None), "__name__", "")
-    return property_name if property_name in _VIEWS else "size"
+class _Operators(TorchDispatchMode):
+    """Shows the witness one thread's operators."""
 
+    def __init__(self, look: Callable[..., None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._look = look
 
-def _version(parameter: nn.Parameter) -> int | None:
-    """Return PyTorch's count of writes to a tensor's memory; tensors of inference mode have none."""
-    return None if parameter.is_inference() else parameter._version
-
-
-def _extent_bytes(tensor: Tensor) -> int:
-    """Return the bytes from a tensor's first element to its last; its own bytes if it has no gaps."""
-    if tensor.numel() == 0:
-        return 0
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return int(last + 1) * tensor.element_size()
-
-
-def _to_host(digests: list[Tensor]) -> list[int]:
-    """Read 0-d digests with one transfer a device."""
-    values: dict[int, int] = {}
-    for device in {value.device for value in digests}:
-        places = [place for place, value in enumerate(digests) if value.device == device]
-        read = torch.stack([digests[place] for place in places]).tolist()
-        values.update(zip(places, read, strict=True))
-    return [values[place] for place in range(len(digests))]
-
-
-def _union_bytes(uses: Iterable[_Use]) -> int:
-    """Return the size of the union of the uses' intervals of memory."""
-    total = 0
-    for device in {use.device for use in uses}:
-        reached = 0
-        for start, end in sorted((use.address, use.address + use.nbytes) for use in uses if use.device == device):
-            total += max(0, end - max(start, reached))
-            reached = max(reached, end)
-    return total
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self._look(func, args, kwargs or {})
+        return func(*args, **(kwargs or {}))

@@ -125,15 +125,26 @@ PassRow = TypedDict(
 
 
 class Witness(TypedDict):
-    """What the weight witness saw in one forward."""
+    """What the weight witness saw in the watched forward in which least moved."""
 
     weights: int
     used_bytes: int
     distinct_bytes: int
+    host_bytes: int
+    """Of the weights used, those that were read where they lie in host memory."""
     moved_bytes_lower_bound: int
     budget_bytes: int
     different: list[str]
-    """Names of the weights whose bytes were not the reference's."""
+    """Names of the weights whose bytes were not the reference's, in any watched forward."""
+    bytes_of: dict[str, str]
+    """Of those, whose bytes they had."""
+    prefills: int
+    """Watched; so are decode_steps."""
+    decode_steps: int
+    quiet: int
+    """Of both, those without a sign that they were watched."""
+    forwards: int
+    """Of all passes, watched or not."""
 
 
 FirstDifferenceFacts = TypedDict(
@@ -180,6 +191,10 @@ class LogitsTimings(TypedDict, total=False):
     reference_s: float
     system_s: float
     passes_s: list[float]
+    watch_seed: int
+    """Of the draw of the watched forwards."""
+    watched: list[str]
+    """The forwards that were drawn, in the order they ran."""
 
 
 def read(measurements: Mapping[str, Any]) -> LogitsMeasurements:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.overrides import _get_current_function_mode_stack
 from transformers import (
     GemmaConfig,
     GemmaForCausalLM,
@@ -22,7 +23,7 @@ from transformers import (
 )
 
 from djinn_checks.digest import digest
-from djinn_checks.instruments.weight_witness import WeightEvidence, WeightWitness
+from djinn_checks.instruments.weight_witness import QuietWitness, WeightEvidence, WeightWitness
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 97,
@@ -239,11 +240,91 @@ def test_a_weight_that_is_used_unseen_makes_the_evidence_incomplete() -> None:
     model = make("llama")
     reference = watch(model)
     norm = model.model.norm
-    hidden = norm._parameters.pop("weight").data  # a plain tensor is not seen
-    object.__setattr__(norm, "weight", hidden)
+    hidden = norm._parameters.pop("weight").data
+    object.__setattr__(norm, "weight", hidden[None])  # a plain tensor in another shape is not seen
     seen = watch(model, reference)
     assert seen.unseen == ("model.norm.weight",)
     assert not seen.complete
+
+
+def test_a_weight_that_no_module_owns_is_known_by_its_bytes() -> None:
+    model = make("llama")
+    reference = watch(model)
+    for name, leaf in list(model.named_modules()):
+        if name.endswith("_proj"):
+            hidden = leaf._parameters.pop("weight").data
+            object.__setattr__(leaf, "weight", hidden)
+    seen = watch(model, reference)
+    assert (seen.different, seen.unknown, seen.unseen) == ((), (), ())
+    assert seen.distinct_bytes == seen.exact_bytes == reference.exact_bytes
+
+
+def test_weights_of_one_layer_in_another_are_named_with_whose_they_are() -> None:
+    model = make("llama")
+    reference = watch(model)
+    for name, value in model.model.layers[2].named_parameters():
+        model.model.layers[0].get_parameter(name).data = value.data.clone()
+    seen = watch(model, reference)
+    assert len(seen.different) == 9
+    assert seen.bytes_of["model.layers.0.mlp.up_proj.weight"] == "model.layers.2.mlp.up_proj.weight"
+
+
+class Disguised(nn.Parameter):
+    """A parameter that gives a false address, device and content."""
+
+    def data_ptr(self) -> int:
+        return 12345
+
+    def detach(self) -> torch.Tensor:
+        return torch.zeros(4)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in ("data_ptr", "untyped_storage", "contiguous", "flatten"):
+            return 12345
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_a_parameter_cannot_speak_for_itself() -> None:
+    model = make("llama")
+    reference = watch(model)
+    for module in model.modules():
+        for name, value in list(module._parameters.items()):
+            if value is not None:
+                module._parameters[name] = Disguised(value.data, requires_grad=False)
+    seen = watch(model, reference)
+    assert seen == reference
+    assert seen.distinct_bytes == parameter_bytes(model)
+
+
+@torch.no_grad()
+def watch_quietly(model: nn.Module, reference: WeightEvidence) -> WeightEvidence | None:
+    with QuietWitness(reference) as witness:
+        model(IDS, use_cache=True)
+    return witness.evidence()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["llama", "llama-tied", "gpt2", "gemma", "opt"])
+def test_the_quiet_witness_sees_the_same_memory_and_shows_nothing(kind: str, dtype: torch.dtype) -> None:
+    model = make(kind, dtype)
+    reference = watch(model)
+    found = []
+    hook = model.get_output_embeddings().register_forward_pre_hook(
+        lambda *_: found.append(
+            (len(_get_current_function_mode_stack()), bool(nn.modules.module._global_forward_pre_hooks))
+        )
+    )
+    with torch.no_grad():
+        before = model(IDS).logits
+    seen = watch_quietly(model, reference)
+    assert seen is not None
+    assert (seen.different, seen.unknown, seen.unseen) == ((), (), ())
+    assert seen.distinct_bytes == reference.distinct_bytes
+    assert found == [(0, False)] * 2
+    with torch.no_grad(), QuietWitness(reference):
+        assert torch.equal(model(IDS).logits, before)
+    hook.remove()
 
 
 def test_no_modules_is_no_evidence() -> None:

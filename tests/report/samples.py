@@ -15,7 +15,7 @@ from djinn_checks.report.tables import render_environment, render_params
 from djinn_checks.report.verdict import render_figure, render_verdict
 
 LAYERS = ["embeddings", *(f"model.layers.{n}" for n in range(30)), "logits"]
-WITNESS = "weight witness: every use of a parameter in one forward of the shortest prompt"
+WITNESS = "weight witness: 6 of 18 prefills and 6 of 144 decode steps, drawn at random"
 PASSES = "3 passes of 6 prompts, each against the resident model"
 PARAMS = {"model": "smollm2", "system": "ring", "dtype": "float32", "budget_fraction": 0.25, "prompts": 6, "top_k": 5}
 TABLES = (tabulate_statistics, tabulate_bytes, tabulate_witness, tabulate_prompts, render_params, render_environment)
@@ -147,8 +147,10 @@ def measurements(differing: bool = False) -> dict[str, Any]:
         ],
         "witness": {
             "weights": 272, "used_bytes": 538_060_032, "distinct_bytes": 133_936_576,
-            "moved_bytes_lower_bound": 404_123_456, "budget_bytes": 134_515_008,
+            "host_bytes": 0, "moved_bytes_lower_bound": 404_123_456, "budget_bytes": 134_515_008,
             "different": ["model.layers.7.mlp.up_proj.weight"] if differing else [],
+            "bytes_of": {"model.layers.7.mlp.up_proj.weight": "model.layers.8.mlp.up_proj.weight"} if differing else {},
+            "prefills": 6, "decode_steps": 6, "quiet": 3, "forwards": 162,
         },
         "localisation": None,
     }  # fmt: skip

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from djinn_checks.checks.logits.answers import compare_answers
 from djinn_checks.checks.logits.localise import BlockCapture, FirstDifference, Localisation, localise
 from djinn_checks.checks.logits.prompt_run import PHASES, Prompt, PromptLogits, run_prompt
 from djinn_checks.checks.logits.spool import LogitSpool
 from djinn_checks.checks.logits.statistics import LogitStatistics, ReferencePositions, describe_reference
+from djinn_checks.checks.logits.watch import ReferenceWatch, Span, SystemWatch, Watched, WatchPlan
 from djinn_checks.checks.run import Progress
+from djinn_checks.errors import CapacityError, DjinnChecksError, SystemRefusedError
 from djinn_checks.instruments.memory import PeakMemory
-from djinn_checks.instruments.weight_witness import WeightEvidence, WeightWitness
+from djinn_checks.instruments.memory_place import PlaceOf, find_place_beside
+from djinn_checks.instruments.weight_witness import WeightEvidence
 from djinn_checks.layers import decoder_blocks
 from djinn_checks.measurements.logits import LogitsStatistics
 from djinn_checks.params import LogitsParams
@@ -30,8 +34,8 @@ Statistics = dict[str, LogitsStatistics]
 PromptPositions = dict[str, ReferencePositions]
 """Phase to what a comparison needs of the reference, for one prompt."""
 
-Around = Callable[[], AbstractContextManager[Any]]
-"""Makes the context that one forward runs in."""
+Around = Callable[[int], Callable[[], AbstractContextManager[Any]]]
+"""From a prompt's number to what makes the context that each of its forwards runs in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +45,16 @@ class ReferenceRun:
     weight_bytes: int
     parameters: int
     layers: tuple[str, ...]
-    positions: tuple[PromptPositions, ...]
-    """One for each prompt."""
-    floor: Statistics
+    positions: Mapping[int, PromptPositions]
+    """By prompt."""
+    floor: Compared
     """The reference against itself, run a second time."""
-    weights: WeightEvidence | None
+    weights: Mapping[tuple[int, int], WeightEvidence]
+    """By prompt and step: what it used in the forwards that are watched."""
     peak_bytes: int | None
     """Peak device memory of its forwards; None on a CPU."""
+    keeps_cache: bool
+    """Whether a decode step answers otherwise than the same token without the cache."""
 
     @property
     def working_set_bytes(self) -> int | None:
@@ -56,16 +63,38 @@ class ReferenceRun:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compared:
+    """A pass over all prompts, held against the reference."""
+
+    statistics: Statistics
+    """Of the prompts that every pass has."""
+    unforeseen: Statistics
+    """Of those that never came before; empty phases are left out."""
+    first: FirstDifference | None
+    missing: Mapping[str, int]
+    """By phase: positions of the prompts that it gave no logits for."""
+    rounded_from: str
+    """The wider data type of its logits, which were rounded to the reference's for the comparison; empty: its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SystemPass:
     """All prompts once through the system."""
 
     number: int
     """From 1."""
-    statistics: Statistics
+    compared: Compared
     claims: tuple[int | None, ...]
     """Bytes that the system claims to have moved, for each forward."""
-    first: FirstDifference | None
     seconds: float
+
+    @property
+    def statistics(self) -> Statistics:
+        return self.compared.statistics
+
+    @property
+    def first(self) -> FirstDifference | None:
+        return self.compared.first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,35 +104,15 @@ class SystemRun:
     passes: tuple[SystemPass, ...]
     predicted_bytes: int | None
     """Bytes per forward, by the system's plan."""
-    weights: WeightEvidence | None
-    witnessed_claim: int | None
-    """Bytes that the system claims for the forward that the witness watched."""
+    watched: tuple[Watched, ...]
+    """What the witnesses saw, forward by forward."""
+    spans: tuple[Span, ...]
+    """When each forward ran."""
     peak_bytes: int | None
-    """Peak device memory of its forwards; None on a CPU."""
+    """Peak device memory of the forwards that no witness watched; None on a CPU."""
     opening_peak_bytes: int | None
     """The same while it opened. Random weights that are made on the device are in it, one tensor at a time."""
     localisation: Localisation | None
-
-
-@dataclass
-class _Forwards:
-    """Wraps each forward of a system: peak memory, and what it claims to have moved."""
-
-    system: System
-    memory: PeakMemory
-    claims: list[int | None] = field(default_factory=list)
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        before = self.system.claimed_bytes()
-        with self.memory:
-            yield
-        after = self.system.claimed_bytes()
-        self.claims.append(None if before is None or after is None else after - before)
-
-    def take_claims(self) -> tuple[int | None, ...]:
-        taken, self.claims = tuple(self.claims), []
-        return taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +121,15 @@ class LogitsBench:
 
     params: LogitsParams
     prompts: tuple[Prompt, ...]
+    plan: WatchPlan
     spool: LogitSpool
     clock: Callable[[], float]
     progress: Progress
+    now: Callable[[], float]
+    """CLOCK_MONOTONIC, by which the link is counted."""
+    place_of: PlaceOf | None = None
+    """Tells where memory lies; None: asks the driver."""
+    after_forward: Callable[[], None] = lambda: None
 
     def measure_reference(self, load: Callable[[], nn.Module], device: torch.device) -> ReferenceRun:
         """Run the resident model over all prompts, twice, and let go of it.
@@ -125,49 +140,73 @@ class LogitsBench:
         model = load()
         self._warm_up(model)
         weights = {id(parameter): parameter for parameter in model.parameters()}.values()
-        positions = []
+        every = (*self.prompts, *self.plan.unforeseen)
+        watch = ReferenceWatch(self.plan, self.place_of or find_place_beside(device))
+        positions = {}
         with BlockCapture(model) as capture:
-            for done, prompt in enumerate(self.prompts):
-                self.progress("reference", done, len(self.prompts))
-                logits = run_prompt(model, prompt.token_ids, self.params.decode_tokens)
+            for done, prompt in enumerate(every):
+                self.progress("reference", done, len(every))
+                logits = run_prompt(
+                    model, prompt.token_ids, self.params.decode_tokens, around=watch.around(prompt.index)
+                )
                 self.spool.write(prompt.index, logits, capture.take())
-                positions.append(_describe(prompt, logits, self.params.top_k))
+                positions[prompt.index] = _describe(prompt, logits, self.params.top_k)
                 del logits
+        watch.digests.clear()
         memory = PeakMemory(device)
-        floor, _ = self._compare(model, positions, "noise floor", lambda: memory)
+        floor = self._compare(model, positions, "noise floor", lambda _: lambda: memory, every)
         return ReferenceRun(
             weight_bytes=sum(parameter.numel() * parameter.element_size() for parameter in weights),
             parameters=sum(parameter.numel() for parameter in weights),
             layers=tuple(name for name, _ in decoder_blocks(model)),
-            positions=tuple(positions),
+            positions=positions,
             floor=floor,
-            weights=self._watch_weights(model, None, nullcontext),
+            weights=watch.found,
             peak_bytes=memory.peak_bytes,
+            keeps_cache=self._keeps_cache(model),
         )
 
     def measure_system(self, system: System, reference: ReferenceRun) -> SystemRun:
-        """Open the system, run its passes, watch its weights, look where it differs, and close it."""
-        forwards, opening = _Forwards(system, PeakMemory(system.device)), PeakMemory(system.device)
+        """Open the system, run its passes, watch its weights, look where it differs, and close it.
+
+        Raises:
+            SystemRefusedError: it would not open.
+        """
+        watch = SystemWatch(
+            system=system,
+            plan=self.plan,
+            reference=reference.weights,
+            memory=PeakMemory(system.device),
+            clock=self.now,
+            place_of=self.place_of,
+            after_forward=self.after_forward,
+        )
+        opening = PeakMemory(system.device)
         with system:
             with opening:
-                model = system.open()
-            passes = tuple(self._run_pass(model, reference, forwards, n + 1) for n in range(self.params.passes))
-            watched = _Forwards(system, PeakMemory(system.device))  # the witness takes memory of its own
-            weights = self._watch_weights(model, reference.weights, watched)
+                model = _open(system)
+            passes = tuple(self._run_pass(model, reference, watch, n + 1) for n in range(self.params.passes))
             first = next((run_pass.first for run_pass in passes if run_pass.first), None)
-            different = weights.different if weights else ()
+            seen = [found.weights for found in watch.watched if found.weights is not None]
+            different = tuple(sorted({name for weights in seen for name in weights.different}))
             localisation = None
             if first or different:
                 self.progress("localisation", 0, len(self.prompts))
+                own = [prompt for prompt in self.plan.unforeseen if first and prompt.index == first.prompt]
                 localisation = localise(
-                    model, self.prompts, self.spool, self.params.decode_tokens, first=first, weights=different
+                    model,
+                    (*self.prompts, *own),
+                    self.spool,
+                    self.params.decode_tokens,
+                    first=first,
+                    weights=different,
                 )
             return SystemRun(
                 passes=passes,
                 predicted_bytes=system.predicted_bytes_per_pass(),
-                weights=weights,
-                witnessed_claim=watched.claims[0],
-                peak_bytes=forwards.memory.peak_bytes,
+                watched=tuple(watch.watched),
+                spans=tuple(watch.spans),
+                peak_bytes=watch.memory.peak_bytes,
                 opening_peak_bytes=opening.peak_bytes,
                 localisation=localisation,
             )
@@ -184,47 +223,88 @@ class LogitsBench:
         positions = _describe(some, logits, self.params.top_k)["prefill"]
         LogitStatistics(l2_threshold=self.params.l2_threshold).add(logits.prefill, logits.prefill + 1, positions)
 
-    def _run_pass(self, model: Any, reference: ReferenceRun, forwards: _Forwards, number: int) -> SystemPass:
+    @torch.no_grad()
+    def _keeps_cache(self, model: Any) -> bool:
+        """Feed the first decoded token of a prompt without its past: a model without a cache answers the same."""
+        longest = max(self.prompts, key=lambda prompt: prompt.token_ids.shape[1])
+        expected, _ = self.spool.read(longest.index)
+        fed = expected.tokens[0].view(1, 1).to(longest.token_ids.device)
+        alone = model(fed, use_cache=True).logits[0, -1].cpu()
+        return not torch.equal(alone, expected.decode[0])
+
+    def _run_pass(self, model: Any, reference: ReferenceRun, watch: SystemWatch, number: int) -> SystemPass:
         started = self.clock()
         stage = f"pass {number} of {self.params.passes}"
-        statistics, first = self._compare(model, reference.positions, stage, forwards)
+        prompts = (*self.prompts, self.plan.unforeseen[number - 1])
+        compared = self._compare(
+            model, reference.positions, stage, lambda prompt: watch.around(number, prompt), prompts
+        )
+        first = replace(compared.first, pass_number=number) if compared.first else None
         return SystemPass(
             number=number,
-            statistics=statistics,
-            claims=forwards.take_claims(),
-            first=replace(first, pass_number=number) if first else None,
+            compared=replace(compared, first=first),
+            claims=watch.take_claims(),
             seconds=self.clock() - started,
         )
 
     def _compare(
-        self, model: Any, positions: Sequence[PromptPositions], stage: str, around: Around
-    ) -> tuple[Statistics, FirstDifference | None]:
-        """Hold one pass over all prompts against the spool, prompt by prompt."""
-        statistics = {phase: LogitStatistics(l2_threshold=self.params.l2_threshold) for phase in PHASES}
+        self,
+        model: Any,
+        positions: Mapping[int, PromptPositions],
+        stage: str,
+        around: Around,
+        prompts: Sequence[Prompt],
+    ) -> Compared:
+        """Hold one pass over prompts against the spool, prompt by prompt."""
+        limit = self.params.l2_threshold
+        own, new = ({phase: LogitStatistics(l2_threshold=limit) for phase in PHASES} for _ in range(2))
         first: FirstDifference | None = None
-        for done, prompt in enumerate(self.prompts):
-            self.progress(stage, done, len(self.prompts))
+        missing = dict.fromkeys(PHASES, 0)
+        rounded_from = ""
+        for done, prompt in enumerate(prompts):
+            self.progress(stage, done, len(prompts))
             expected, _ = self.spool.read(prompt.index)
             found = run_prompt(
-                model, prompt.token_ids, self.params.decode_tokens, forced=expected.tokens, around=around
+                model,
+                prompt.token_ids,
+                self.params.decode_tokens,
+                forced=expected.tokens,
+                around=around(prompt.index),
             )
             for phase in PHASES:
-                compared = statistics[phase].add(expected.phase(phase), found.phase(phase), positions[done][phase])
-                position = compared.first_position
-                if first is None and position is not None:
-                    first = FirstDifference(pass_number=0, prompt=prompt.index, phase=phase, position=position)
+                statistics = own if prompt.index < len(self.prompts) else new
+                answer = compare_answers(
+                    statistics[phase], expected.phase(phase), found.phase(phase), positions[prompt.index][phase]
+                )
+                missing[phase] += answer.missing
+                rounded_from = rounded_from or answer.rounded_from
+                if first is None and answer.first_position is not None:
+                    first = FirstDifference(
+                        pass_number=0, prompt=prompt.index, phase=phase, position=answer.first_position
+                    )
             del found
-        return {phase: statistics[phase].summary() for phase in PHASES}, first
+        return Compared(
+            statistics={phase: own[phase].summary() for phase in PHASES},
+            unforeseen={phase: new[phase].summary() for phase in PHASES},
+            first=first,
+            missing=missing,
+            rounded_from=rounded_from,
+        )
 
-    @torch.no_grad()
-    def _watch_weights(self, model: Any, reference: WeightEvidence | None, around: Around) -> WeightEvidence | None:
-        """Watch the prefill of the shortest prompt; the same one for the reference and the system."""
-        self.progress("weight witness", 0, 1)
-        shortest = min(self.prompts, key=lambda prompt: prompt.token_ids.shape[1])
-        witness = WeightWitness(reference)
-        with around(), witness:
-            model(shortest.token_ids, use_cache=True)
-        return witness.evidence()
+
+def _open(system: System) -> Any:
+    """Open a system; one that will not is heard in its own words, and one that breaks is not taken for it."""
+    try:
+        return system.open()
+    except (torch.OutOfMemoryError, NotImplementedError):
+        raise
+    except CapacityError as error:
+        raise SystemRefusedError(f"it would not open: {error}") from error
+    except DjinnChecksError:
+        raise
+    except (RuntimeError, ValueError, MemoryError, AssertionError) as error:
+        said = str(error).strip() or "it gives no reason"
+        raise SystemRefusedError(f"it would not open: {type(error).__name__}: {said}") from error
 
 
 def _describe(prompt: Prompt, logits: PromptLogits, top_k: int) -> PromptPositions:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,9 +19,11 @@ from djinn_checks.checks.conclude import Anatomy, Facts, conclude
 from djinn_checks.checks.logits.bench import LogitsBench
 from djinn_checks.checks.logits.criteria import judge_evidence
 from djinn_checks.checks.logits.evidence import LogitsEvidence
+from djinn_checks.checks.logits.link import LinkWatch
 from djinn_checks.checks.logits.measurements import gather_measurements, summarize
 from djinn_checks.checks.logits.prompt_run import Prompt
 from djinn_checks.checks.logits.spool import LogitSpool
+from djinn_checks.checks.logits.watch import draw_watch
 from djinn_checks.checks.prompts import select_prompts
 from djinn_checks.checks.run import (
     Clock,
@@ -33,6 +36,7 @@ from djinn_checks.checks.run import (
 )
 from djinn_checks.devices import choose_dtype
 from djinn_checks.errors import ParamsError
+from djinn_checks.instruments.memory_place import PlaceOf
 from djinn_checks.models.open import Model, open_model
 from djinn_checks.outcome import Outcome
 from djinn_checks.params import LogitsParams
@@ -49,6 +53,8 @@ def check_logits(
     system_factory: SystemFactory | None = None,
     clock: Clock = time.monotonic,
     progress: Progress | None = None,
+    link: LinkWatch | None = None,
+    place_of: PlaceOf | None = None,
 ) -> Outcome:
     """Decide whether a system's logits equal the resident model's while it streams the weights.
 
@@ -59,6 +65,8 @@ def check_logits(
         system_factory: makes the system in place of the one registered under `params.system`.
         clock: gives seconds; for the timings only.
         progress: called with (stage, done, total) as prompts finish.
+        link: counts from outside the process; None: the counters and the driver of this machine's GPU.
+        place_of: tells where memory lies; None: asks the driver.
 
     Raises:
         ParamsError: the system is not registered, or the budget cannot hold what it needs; raised before
@@ -68,37 +76,73 @@ def check_logits(
 
     def work(device: torch.device, facts: Facts) -> Outcome:
         with reproducible_attention():
-            return _run(params, factory, device, clock, progress or no_progress, facts)
+            outside = _Outside(link or LinkWatch(device), place_of)
+            return _run(params, factory, device, clock, progress or no_progress, facts, outside)
 
     return run_check(ANATOMY.check, params, work, clock=clock)
 
 
+@dataclass(frozen=True)
+class _Outside:
+    """Instruments that a test may put in the place of this machine's."""
+
+    link: LinkWatch
+    place_of: PlaceOf | None
+
+
 def _run(
-    params: LogitsParams, factory: SystemFactory, device: torch.device, clock: Clock, progress: Progress, facts: Facts
+    params: LogitsParams,
+    factory: SystemFactory,
+    device: torch.device,
+    clock: Clock,
+    progress: Progress,
+    facts: Facts,
+    outside: _Outside,
 ) -> Outcome:
     model = open_model(params.model, dtype=choose_dtype(params.dtype, device), device=device, seed=params.seed)
     system, budget_bytes = build_system(factory, params, model, device)
     prompts = _encode(params, model, device)
+    plan = draw_watch(
+        prompts,
+        passes=params.passes,
+        decode_tokens=params.decode_tokens,
+        encode=model.encode,
+        count=params.watched_forwards,
+        seed=params.watch_seed,
+    )
     with tempfile.TemporaryDirectory(prefix="djinn-checks-") as folder:
         bench = LogitsBench(
             params=params,
             prompts=prompts,
+            plan=plan,
             spool=LogitSpool(Path(folder)),
             clock=clock,
             progress=progress,
+            now=time.monotonic,
+            place_of=outside.place_of,
+            after_forward=outside.link.look,
         )
         loaded = clock()
         reference = bench.measure_reference(lambda: model.resident(device), device)
         release_memory(device)
         measured = clock()
-        run = bench.measure_system(system, reference)
+        with outside.link.watching():
+            run = bench.measure_system(system, reference)
         timings = {
             "reference_s": measured - loaded,
             "system_s": clock() - measured,
             "passes_s": [run_pass.seconds for run_pass in run.passes],
+            "watch_seed": plan.seed,
+            "watched": [str(found.place) for found in run.watched],
         }
     evidence = LogitsEvidence(
-        params=params, prompts=prompts, budget_bytes=budget_bytes, reference=reference, system=run
+        params=params,
+        prompts=prompts,
+        plan=plan,
+        budget_bytes=budget_bytes,
+        reference=reference,
+        system=run,
+        link=outside.link.evidence(),
     )
     return conclude(ANATOMY, evidence, facts, timings=timings)
 

@@ -10,8 +10,9 @@ import math
 from operator import itemgetter
 
 from djinn_checks.checks.logits.evidence import LogitsEvidence, Statistic
+from djinn_checks.checks.logits.link_criteria import judge_link
 from djinn_checks.checks.logits.prompt_run import PHASES
-from djinn_checks.instruments.weight_witness import WeightEvidence
+from djinn_checks.checks.logits.weight_criteria import judge_weights
 from djinn_checks.measurements.logits import LogitsStatistics
 from djinn_checks.outcome import Criterion, Row
 from djinn_checks.units import format_bytes
@@ -24,115 +25,18 @@ _l2_whole: Statistic = itemgetter("l2_whole_max")
 _same_top_k: Statistic = itemgetter("top_k_identical_share")
 _same_top_token: Statistic = itemgetter("same_top_token_share")
 
-_WITNESS = "weight witness: every use of a parameter in one forward of the shortest prompt"
-_NO_COUNT = "the system keeps no count of the bytes it moves"
-_NO_WITNESS = "no weight was seen in use: the system runs compiled, in a CUDA graph or without nn.Module"
-
 
 def judge_evidence(evidence: LogitsEvidence) -> tuple[Criterion, ...]:
     """Return all criteria of the logits check, required ones first."""
     return (
-        _weights_streamed(evidence),
-        _weights_within_budget(evidence),
-        _weights_at_use(evidence),
-        _claimed_vs_planned(evidence),
-        _claimed_vs_witnessed(evidence),
+        *judge_weights(evidence),
+        *judge_link(evidence),
         _peak_device_memory(evidence),
         *(_bit_equal(evidence, phase) for phase in PHASES),
         *(_l2_or_top_k(evidence, phase) for phase in PHASES),
         _finite_logits(evidence),
         _peak_while_opening(evidence),
         *_informative(evidence),
-    )
-
-
-def _weights_streamed(evidence: LogitsEvidence) -> Criterion:
-    """The pigeonhole proof. Weights that were wrong prove nothing and are left out on both sides."""
-    seen, reference = evidence.system.weights, evidence.reference.weights
-    observed: int | None = None
-    needed = 1
-    if seen and reference:
-        needed = max(1, reference.bytes_without(seen.different) - evidence.budget_bytes)
-        observed = seen.moved_bytes_lower_bound
-        if observed < needed and not seen.complete:
-            observed = None
-    row = Row(
-        "weights_streamed", "At least the weights that the budget cannot hold were written in every pass", unit="bytes"
-    )
-    return row.judge(
-        observed,
-        ">=",
-        needed,
-        evidence=_WITNESS + "; a lower bound: exact weights used minus distinct bytes of memory they were found in",
-        missing=_gaps(seen),
-        failed="the weights were used from memory that held them all the time; did anything stream?",
-    )
-
-
-def _weights_within_budget(evidence: LogitsEvidence) -> Criterion:
-    seen = evidence.system.weights
-    observed = seen.distinct_bytes if seen else None
-    if seen and not seen.complete and seen.distinct_bytes <= evidence.budget_bytes:
-        observed = None
-    row = Row("weights_within_budget", "The weights were used from no more memory than the budget", unit="bytes")
-    return row.judge(
-        observed,
-        "<=",
-        evidence.budget_bytes,
-        evidence=_WITNESS + "; distinct bytes of memory, in which padding for alignment does not count",
-        missing=_gaps(seen),
-    )
-
-
-def _weights_at_use(evidence: LogitsEvidence) -> Criterion:
-    seen = evidence.system.weights
-    different = seen.different if seen else ()
-    row = Row("weights_at_use", "Every weight had the reference's bytes when it was used", unit="weights")
-    return row.judge(
-        len(different) if seen and (different or seen.complete) else None,
-        "==",
-        0,
-        evidence=_WITNESS + "; 64-bit digests taken on the device right before the use",
-        missing=_gaps(seen),
-        failed=_names(different),
-    )
-
-
-def _claimed_vs_planned(evidence: LogitsEvidence) -> Criterion:
-    row = Row(
-        "bytes_claimed_vs_planned",
-        "The system claims to have moved what it planned, in every forward",
-        unit="forwards",
-    )
-    planned = evidence.system.predicted_bytes
-    claims = [(run_pass.number, claim) for run_pass in evidence.system.passes for claim in run_pass.claims]
-    if planned is None:
-        return row.skip("the system has no plan")
-    if any(claim is None for _, claim in claims):
-        return row.skip(_NO_COUNT)
-    wrong = [(number, claim) for number, claim in claims if claim != planned]
-    example = f"in pass {wrong[0][0]} a forward claims {wrong[0][1]:,} bytes, the plan is {planned:,}" if wrong else ""
-    return row.judge(
-        len(wrong),
-        "==",
-        0,
-        evidence=f"the system's own count before and after each of {len(claims)} forwards",
-        failed=example,
-    )
-
-
-def _claimed_vs_witnessed(evidence: LogitsEvidence) -> Criterion:
-    row = Row("bytes_claimed_vs_witnessed", "The system claims no less than was certainly written", unit="bytes")
-    seen, claim = evidence.system.weights, evidence.system.witnessed_claim
-    if claim is None:
-        return row.skip(_NO_COUNT)
-    return row.judge(
-        claim if seen else None,
-        ">=",
-        seen.moved_bytes_lower_bound if seen else 0,
-        evidence=_WITNESS + ", and the system's own count before and after it",
-        missing=_NO_WITNESS,
-        failed="more was written than the system counted",
     )
 
 
@@ -170,14 +74,7 @@ def _bit_equal(evidence: LogitsEvidence, phase: str) -> Criterion:
         unit="elements",
         required=evidence.params.require_bit_equality,
     )
-    return row.judge(
-        evidence.worst(phase, _unequal),
-        "==",
-        0,
-        evidence=evidence.sample,
-        floor=evidence.floor(phase, _unequal),
-        failed=str(found.first) if found and found.first else "",
-    )
+    return _judge_count(evidence, row, phase, _unequal, failed=str(found.first) if found and found.first else "")
 
 
 def _l2_or_top_k(evidence: LogitsEvidence, phase: str) -> Criterion:
@@ -188,23 +85,39 @@ def _l2_or_top_k(evidence: LogitsEvidence, phase: str) -> Criterion:
         f"or the {params.top_k} most likely tokens are the same",
         unit="positions",
     )
+    return _judge_count(evidence, row, phase, _neither)
+
+
+def _judge_count(
+    evidence: LogitsEvidence, row: Row, phase: str, statistic: Statistic, *, failed: str = ""
+) -> Criterion:
+    """Hold a count against none; what was not answered, or had no cache to speak for, is no evidence of equality."""
+    observed, missing = evidence.count(phase, statistic), ""
+    if lost := evidence.missing(phase):
+        missing = f"the system gave no logits for {lost} {phase} positions of a pass, and the rest is right"
+    elif phase == "decode" and not evidence.reference.keeps_cache:
+        missing = (
+            "the resident model answers a decode step as if it had no past: it has no cache, so none was shown to work"
+        )
     return row.judge(
-        evidence.worst(phase, _neither),
+        None if missing and observed == 0 else observed,
         "==",
         0,
         evidence=evidence.sample,
-        floor=evidence.floor(phase, _neither),
+        floor=evidence.count_floor(phase, statistic),
+        missing=missing,
+        failed=failed,
     )
 
 
 def _finite_logits(evidence: LogitsEvidence) -> Criterion:
     row = Row("finite_logits", "All logits are finite", unit="elements")
     return row.judge(
-        sum(evidence.worst(phase, _nonfinite) for phase in PHASES),
+        sum(evidence.count(phase, _nonfinite) for phase in PHASES),
         "==",
         0,
         evidence=evidence.sample,
-        floor=sum(evidence.floor(phase, _nonfinite) for phase in PHASES),
+        floor=sum(evidence.count_floor(phase, _nonfinite) for phase in PHASES),
     )
 
 
@@ -239,7 +152,7 @@ def _judge_worst(
 ) -> Criterion:
     """Hold the worst of passes and phases against `limit` or, without one, against the noise floor."""
     worst = min if comparison == ">=" else max
-    floor = worst(statistic(evidence.reference.floor[phase]) for phase in PHASES)
+    floor = worst(evidence.floor(phase, statistic) for phase in PHASES)
     observed = worst(statistic(run_pass.statistics[phase]) for run_pass in evidence.system.passes for phase in PHASES)
     source = "" if limit is not None else ", held against the reference run a second time"
     return row.judge(
@@ -254,17 +167,3 @@ def _judge_worst(
 def _perplexity_change(statistics: LogitsStatistics) -> float:
     change = abs(statistics["perplexity_ratio"] - 1)
     return math.inf if math.isnan(change) else float(change)
-
-
-def _gaps(seen: WeightEvidence | None) -> str:
-    """Return what is missing for a verdict on the weights."""
-    if seen is None:
-        return _NO_WITNESS
-    unseen, unknown = _names(seen.unseen), _names(seen.unknown)
-    parts = [f"weights never seen in use: {unseen}"] if unseen else []
-    return "; ".join(parts + ([f"weights that the reference does not have: {unknown}"] if unknown else []))
-
-
-def _names(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from djinn_checks.checks.logits.bench import SystemPass, SystemRun
 from djinn_checks.checks.logits.evidence import LogitsEvidence
 from djinn_checks.checks.logits.prompt_run import PHASES
-from djinn_checks.instruments.weight_witness import WeightEvidence
 from djinn_checks.measurements.logits import LogitsMeasurements, LogitsStatistics, PassRow, Witness
 from djinn_checks.outcome import Criterion, Status
 from djinn_checks.units import format_bytes
@@ -15,7 +15,7 @@ from djinn_checks.units import format_bytes
 
 def summarize(evidence: LogitsEvidence, criteria: Sequence[Criterion], status: Status) -> str:
     """Return one sentence with the figure that decides."""
-    params, seen = evidence.params, evidence.system.weights
+    params = evidence.params
     what = f"{params.system} on {params.model} ({params.dtype})"
     if status is not Status.PASS:
         decisive = next(criterion for criterion in criteria if criterion.required and criterion.status is status)
@@ -25,8 +25,19 @@ def summarize(evidence: LogitsEvidence, criteria: Sequence[Criterion], status: S
     equality = "all bit-equal" if unequal == 0 else f"{unequal:,} not bit-equal"
     return (
         f"{what}: {elements:,} logits, {equality} in {params.passes} passes; "
-        f"at least {format_bytes(seen.moved_bytes_lower_bound if seen else None)} of weights moved in every forward "
-        f"through {format_bytes(evidence.budget_bytes)}"
+        f"{_how_it_streamed(evidence, criteria)} through {format_bytes(evidence.budget_bytes)}"
+    )
+
+
+def _how_it_streamed(evidence: LogitsEvidence, criteria: Sequence[Criterion]) -> str:
+    """Say how much moved, of which forwards that is known, and who says so."""
+    row = next(criterion for criterion in criteria if criterion.name == "weights_streamed")
+    counted = next(criterion for criterion in criteria if criterion.name == "streamed_in_every_forward")
+    moved = format_bytes(row.observed if isinstance(row.observed, int) else None)
+    verb = "were read in place" if any(f.weights and f.weights.host_bytes for f in evidence.watched) else "moved"
+    every = ", and in every other by the link's counters," if counted.status is Status.PASS else ""
+    return (
+        f"at least {moved} of weights {verb} in each of {len(evidence.system.watched)} forwards drawn at random{every}"
     )
 
 
@@ -39,9 +50,9 @@ def gather_measurements(evidence: LogitsEvidence) -> LogitsMeasurements:
             for prompt in evidence.prompts
         ],
         "statistics": {phase: _worst_pass(run, phase) for phase in PHASES},
-        "floor": reference.floor,
+        "floor": reference.floor.statistics,
         "passes": [_pass_row(run_pass, run.predicted_bytes) for run_pass in run.passes],
-        "witness": _witness_row(run.weights, evidence.budget_bytes),
+        "witness": _witness_row(evidence),
         "localisation": run.localisation.to_dict() if run.localisation else None,
     }
 
@@ -56,9 +67,10 @@ def _pass_row(run_pass: SystemPass, predicted_bytes: int | None) -> PassRow:
     """Bytes are those of the whole pass, all its forwards together."""
     claims = [claim for claim in run_pass.claims if claim is not None]
     phases = run_pass.statistics.values()
+    new = run_pass.compared.unforeseen.values()
     return {
         "pass": run_pass.number,
-        "unequal_elements": sum(statistics["unequal_elements"] for statistics in phases),
+        "unequal_elements": sum(statistics["unequal_elements"] for statistics in (*phases, *new)),
         "l2_position_max": max(statistics["l2_position_max"] for statistics in phases),
         "forwards": len(run_pass.claims),
         "claimed_bytes": sum(claims) if len(claims) == len(run_pass.claims) else None,
@@ -66,14 +78,27 @@ def _pass_row(run_pass: SystemPass, predicted_bytes: int | None) -> PassRow:
     }
 
 
-def _witness_row(seen: WeightEvidence | None, budget_bytes: int) -> Witness | None:
-    if seen is None:
+def _witness_row(evidence: LogitsEvidence) -> Witness | None:
+    """Of the watched forwards, the one in which least moved; names of all of them."""
+    seen = [found.weights for found in evidence.watched if found.weights is not None]
+    if not seen:
         return None
+    worst = min(seen, key=lambda weights: (weights.moved_bytes_lower_bound, -weights.distinct_bytes))
+    owners: dict[str, str] = {}
+    for weights in seen:
+        owners |= dict(weights.bytes_of)
+    phases = Counter(found.place.phase for found in evidence.system.watched)
     return {
-        "weights": len(seen.weights),
-        "used_bytes": seen.used_bytes,
-        "distinct_bytes": seen.distinct_bytes,
-        "moved_bytes_lower_bound": seen.moved_bytes_lower_bound,
-        "budget_bytes": budget_bytes,
-        "different": list(seen.different),
+        "weights": len(worst.weights),
+        "used_bytes": worst.used_bytes,
+        "distinct_bytes": worst.distinct_bytes,
+        "host_bytes": worst.host_bytes,
+        "moved_bytes_lower_bound": worst.moved_bytes_lower_bound,
+        "budget_bytes": evidence.budget_bytes,
+        "different": sorted({name for weights in seen for name in weights.different}),
+        "bytes_of": dict(sorted(owners.items())),
+        "prefills": phases["prefill"],
+        "decode_steps": phases["decode"],
+        "quiet": sum(found.quiet for found in evidence.system.watched),
+        "forwards": len(evidence.system.spans),
     }

@@ -64,14 +64,14 @@ def run_prompt(
     """
     with around():
         output = model(token_ids, use_cache=True)
-    prefill = output.logits[0]
+    prefill = output.logits[0].clone()  # a model may write every call's logits to the same place
     tokens = [_next_token(prefill[-1], forced, 0)]
     decode = []
     for step in range(decode_tokens):
         fed = tokens[-1].view(1, 1).to(token_ids.device)
         with around():
             output = model(fed, past_key_values=output.past_key_values, use_cache=True)
-        decode.append(output.logits[0, -1].clone())  # a model may write every step's logits to the same place
+        decode.append(output.logits[0, -1].clone())
         tokens.append(_next_token(decode[-1], forced, step + 1))
     return PromptLogits(prefill, torch.stack(decode), torch.stack(tokens).cpu())
 

@@ -101,7 +101,7 @@ def run_decode_loop(
         pass_ends_s=tuple(ends),
         predicted_bytes=system.predicted_bytes_per_pass(),
         claimed_bytes=None if claimed is None or claimed_after is None else claimed_after - claimed,
-        witnessed_bytes=witnessed.moved_bytes_lower_bound if witnessed and device.type == "cpu" else None,
+        witnessed_bytes=_certainly_moved(witnessed, system) if witnessed and device.type == "cpu" else None,
         peak_device_bytes=memory.peak_bytes,
         host_growth_bytes=host.growth_bytes,
         open_s=opened - began,
@@ -116,6 +116,13 @@ def _witness(loop: _Loop) -> WeightEvidence | None:
     with WeightWitness() as witness:
         loop.step()
     return witness.evidence()
+
+
+def _certainly_moved(seen: WeightEvidence, system: System) -> int | None:
+    """Return the bytes that were certainly written; None if what was not seen would decide, for it may have been."""
+    moved, needed = seen.moved_bytes_lower_bound, system.model.weight_bytes - system.budget_bytes
+    unseen = system.model.weight_bytes - seen.used_bytes
+    return None if moved < needed <= moved + unseen else moved
 
 
 class _Loop:

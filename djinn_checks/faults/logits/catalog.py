@@ -13,7 +13,7 @@ import torch
 
 from djinn_checks.checks.logits.check import check_logits
 from djinn_checks.faults.base import Doses, Fault
-from djinn_checks.faults.logits import systems
+from djinn_checks.faults.logits import liars, systems
 from djinn_checks.faults.logits.copies import (
     MANTISSA_BITS,
     drop_end,
@@ -78,6 +78,8 @@ def _fault(
     tied: bool = False,
     dtype: Dtype = "float32",
     attempts: int = 1,
+    says: str = "",
+    applies: Callable[[torch.device], bool] = lambda device: True,
     unit: str = "",
     smaller: tuple[float, ...] = (),
     sized: Callable[[float], Factory] | None = None,
@@ -87,6 +89,8 @@ def _fault(
     Args:
         system: has the defect.
         tied: the model's head is its embedding.
+        says: the criterion's reason mentions it.
+        applies: tells whether it can be planted on a device.
         unit: what a dose counts.
         smaller: doses that are smaller than that of `system`.
         sized: gives the system with a dose.
@@ -102,9 +106,16 @@ def _fault(
         modelled_on=modelled_on,
         caught_by=caught_by,
         attempts=attempts,
+        says=says,
+        applies=applies,
         run=run_logits(system, tied=tied, dtype=dtype),
         doses=Doses(unit=unit, sizes=smaller, run=run_size) if sized else None,
     )
+
+
+def _on_cpu(device: torch.device) -> bool:
+    """On a GPU a replayed graph looks the same to a witness, and the link's counters tell, of a model of some size."""
+    return device.type == "cpu"
 
 
 _NO_ECC = "memory without error correction"
@@ -262,6 +273,72 @@ _FAULTS = (
         unit="forwards, of which one is wrong",
         smaller=(11, 23),
         sized=lambda dose: partial(systems.RepeatsItself, every=int(dose)),
+    ),
+    _fault(
+        name="layers_of_others",
+        breaks="The last layer's weights lie in the place of the first two layers', in every forward.",
+        modelled_on="parameters of kept layers that are bound to views into a ring, which later layers pass through",
+        caught_by="weights_at_use",
+        says="model.layers.0 had the bytes of model.layers.5",
+        system=liars.LaterLayersOverEarlier,
+    ),
+    _fault(
+        name="decodes_from_resident",
+        breaks="Prefills stream; decode steps use a second copy of the model, which lies on the device.",
+        modelled_on="a system made for a check that watches one prefill",
+        caught_by="weights_streamed",
+        says="decode step",
+        system=liars.stream_when(liars.in_prefill),
+    ),
+    _fault(
+        name="streams_now_and_then",
+        breaks="One forward in 37 streams; all others use a second copy of the model.",
+        modelled_on="an offloader that keeps the model after its first use",
+        caught_by="weights_streamed",
+        system=liars.stream_when(liars.in_one_of(37)),
+        unit="forwards, of which one streams",
+        smaller=(9, 3, 2),
+        sized=lambda dose: liars.stream_when(liars.in_one_of(dose)),
+    ),
+    _fault(
+        name="streams_while_watched",
+        breaks="It streams only while a function mode or hooks on all modules are seen.",
+        modelled_on="an engine that takes another path under a profiler",
+        caught_by="weights_streamed",
+        system=liars.stream_when(liars.while_watched),
+    ),
+    _fault(
+        name="answers_from_memory",
+        breaks="What was asked before is answered from a dictionary, without the model.",
+        modelled_on="a cache of answers before the engine",
+        caught_by="weights_used_every_time",
+        system=liars.AnswersFromMemory,
+        applies=_on_cpu,
+    ),
+    _fault(
+        name="answers_from_child",
+        breaks="After the first pass a child process, which holds the whole model, gives the answers.",
+        modelled_on="a front end that hands requests on to a second server",
+        caught_by="weights_used_every_time",
+        system=liars.AsksChild,
+        applies=_on_cpu,
+    ),
+    _fault(
+        name="false_address",
+        breaks="The model lies on the device, in a class of parameters that gives a false address.",
+        modelled_on="subclasses of tensors that override what they say of their memory",
+        caught_by="weights_streamed",
+        system=liars.FalseAddress,
+    ),
+    _fault(
+        name="claims_hundredfold",
+        breaks="Without a plan, a hundred times the bytes that move are claimed.",
+        modelled_on="a count in bits, or of pages, that is taken for one of bytes",
+        caught_by="bytes_claimed_vs_witnessed",
+        system=liars.ClaimsHundredfold,
+        unit="times what was moved",
+        smaller=(10, 3, 1.5),
+        sized=lambda dose: partial(liars.ClaimsHundredfold, factor=dose),
     ),
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from djinn_checks.measurements.logits import read
+from djinn_checks.measurements.logits import Witness, read
 from djinn_checks.outcome import Outcome, format_value
 from djinn_checks.report.logits.plots import measured_phases
 from djinn_checks.report.tables import Html, as_number, format_share, name_some, render_table
@@ -42,20 +42,33 @@ def tabulate_bytes(outcome: Outcome) -> Html:
 
 
 def tabulate_witness(outcome: Outcome) -> Html:
-    """Return what the weight witness saw in one forward, beside the budget."""
+    """Return what the weight witness saw in the forward in which least moved, beside the budget."""
     seen = read(outcome.measurements).get("witness")
     if not seen:
         return Html("<p>The weight witness saw no weight in use.</p>")
+    owners = seen.get("bytes_of") or {}
     rows = [
         ("Budget for weights on the device", _exact_bytes(seen["budget_bytes"])),
         ("Weights used", _exact_bytes(seen["used_bytes"])),
-        ("Distinct memory they were used from", _exact_bytes(seen["distinct_bytes"])),
-        ("Certainly written during the forward (lower bound)", _exact_bytes(seen["moved_bytes_lower_bound"])),
+        ("Of these, read where they lie in host memory", _exact_bytes(seen.get("host_bytes", 0))),
+        ("Most device memory that held them at one moment", _exact_bytes(seen["distinct_bytes"])),
+        ("Certainly written for the forward (lower bound)", _exact_bytes(seen["moved_bytes_lower_bound"])),
         ("Weights seen", f"{seen['weights']:,}"),
         ("Weights whose bytes differed", name_some(seen["different"])),
+        ("Whose bytes these had", name_some([f"{name}: {owner}" for name, owner in owners.items()])),
+        ("Forwards watched", _count_watched(seen)),
     ]
-    note = "One forward, watched from outside. More used than memory to hold it: the rest was written meanwhile."
+    if not owners:
+        del rows[-2]
+    note = "The watched forward in which least moved. More used than memory to hold it: the rest was written meanwhile."
     return render_table("Weight witness", ("What", "Value"), rows, note=note)
+
+
+def _count_watched(seen: Witness) -> str:
+    if "forwards" not in seen:
+        return "1"
+    drawn = f"{seen['prefills']:,} prefills and {seen['decode_steps']:,} decode steps of {seen['forwards']:,} forwards"
+    return f"{drawn}, drawn at random; {seen['quiet']:,} of them without a sign of it"
 
 
 def tabulate_prompts(outcome: Outcome) -> Html:

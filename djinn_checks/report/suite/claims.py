@@ -102,8 +102,8 @@ LIMITS = (
     "its report names. Nothing is said about others, nor about tomorrow's run of the same.",
     "PASS means that a claim was measured and holds here. It is no proof that the system has no other fault, and "
     "no statement about speed beyond the criteria.",
-    "The weight witness sees weights that modules use from Python, in one forward. A compiled or graph-replayed "
-    "system is INCONCLUSIVE there; a defect in other forwards alone must show in the logits of the passes.",
+    "The weight witness sees weights that are used from Python, in forwards that are drawn at random. A compiled or "
+    "graph-replayed system is INCONCLUSIVE there; a defect in few other forwards must show in logits or counters.",
     "A bit flipped in a weight below what the logits resolve changes no logit: only the witness sees it.",
     "PCIe counters see the link and not its purpose. The link was quiet before a run; other traffic of the same size "
     "and time as the claim, during it, would pass for the claim.",

@@ -1,0 +1,148 @@
+"""How much memory held weights at one moment: a place counts from its first use until it is given back.
+
+A system may load one module at a time and drop it. Its weights then come to lie at ever other addresses, and all of
+these together are many bytes that it never held at once. So a place counts only while it is held:
+
+- A storage that PyTorch's own allocator made is given back when nobody refers to it any more, or when it is resized.
+- A storage over memory of somebody else's (a mapping, NumPy's) may die while that memory stays. If the kernel does
+  not list the address any more (`/proc/self/maps`), it was given back. If it does, nobody can tell from outside, and
+  both answers are kept: as held to the end, and as given back.
+
+Why a bound that rests on it is right. What was given back has to be written again before the next forward can use it.
+So of U bytes that a forward used, at least U - H are written from one forward to the next, H being the most that
+was held at one moment: no more than H can be there when the next one starts.
+"""
+
+from __future__ import annotations
+
+import weakref
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_WATCHED = 64
+"""So many places that were used last are looked at again: whether they were resized to nothing."""
+
+Mapped = Callable[[int], bool]
+
+
+@dataclass(frozen=True)
+class _Interval:
+    device: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class _Event:
+    key: int
+    used: _Interval | None = None
+    """None: the storage is gone."""
+    number: int = 0
+    """Of the use."""
+    certain: bool = True
+    """Of a storage that is gone: so is its memory."""
+
+
+class HeldMemory:
+    """Follows the storages that weights were used from."""
+
+    def __init__(self, mapped: Mapped | None = None) -> None:
+        """Start empty.
+
+        Args:
+            mapped: tells whether the process has memory at an address; None: asks the kernel.
+        """
+        self._mapped = mapped or is_mapped
+        self._events: list[_Event] = []
+        self._keys: dict[int, int] = {}
+        self._refs: list[weakref.ref[torch.UntypedStorage]] = []
+        self._recent: deque[tuple[int, int, weakref.ref[torch.UntypedStorage]]] = deque(maxlen=_WATCHED)
+        self._doubtful: list[tuple[int, int]] = []
+
+    def note(self, tensor: Tensor, start: int, nbytes: int, number: int) -> None:
+        """Note that `nbytes` from address `start`, in the storage of `tensor`, were used; the use has a number."""
+        self._look_again()
+        storage = tensor.untyped_storage()
+        key = self._keys.get(storage._cdata)
+        if key is None:
+            key = self._follow(storage, start)
+        self._events.append(_Event(key, _Interval(str(tensor.device), start, start + nbytes), number))
+
+    def _follow(self, storage: torch.UntypedStorage, address: int) -> int:
+        key, handle = len(self._refs), storage._cdata
+        is_own, on_cpu = storage.resizable(), storage.device.type == "cpu"
+
+        def gone(_: object) -> None:
+            self._keys.pop(handle, None)
+            if is_own or not on_cpu:
+                self._events.append(_Event(key, certain=is_own))
+            else:
+                self._doubtful.append((key, address))
+
+        ref = weakref.ref(storage, gone)
+        self._keys[handle] = key
+        self._refs.append(ref)
+        self._recent.append((key, storage.data_ptr(), ref))
+        return key
+
+    def _look_again(self) -> None:
+        """See what became of the places that were used last."""
+        while self._doubtful:
+            key, address = self._doubtful.pop()
+            self._events.append(_Event(key, certain=not self._mapped(address)))
+        for key, start, ref in list(self._recent):
+            storage = ref()
+            if storage is not None and (storage.nbytes() == 0 or storage.data_ptr() != start):
+                self._events.append(_Event(key))
+                self._keys.pop(storage._cdata, None)
+                self._recent.remove((key, start, ref))
+
+    def bytes_of(self, numbers: Collection[int]) -> tuple[int, int]:
+        """Return the most bytes that the uses of these numbers held at one moment.
+
+        The first figure counts what may still be held, the second counts it as given back.
+        """
+        self._look_again()
+        return self._peak(numbers, lambda event: event.certain), self._peak(numbers, lambda event: True)
+
+    def _peak(self, numbers: Collection[int], is_gone: Callable[[_Event], bool]) -> int:
+        held: dict[int, set[_Interval]] = {}
+        peak, grown = 0, False
+        for event in list(self._events):
+            if event.used is not None and event.number in numbers:
+                held.setdefault(event.key, set()).add(event.used)
+                grown = True
+            elif event.used is None and event.key in held and is_gone(event):
+                peak = max(peak, _union_bytes(held.values()) if grown else 0)
+                grown = False
+                held.pop(event.key)
+        return max(peak, _union_bytes(held.values()) if grown else 0)
+
+
+def is_mapped(address: int) -> bool:
+    """Tell whether this process has memory at an address; True where the kernel does not say."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return True
+    spans = sorted(tuple(int(end, 16) for end in line.split(" ", 1)[0].split("-")) for line in lines)
+    place = bisect_right(spans, (address, 1 << 64)) - 1
+    return place >= 0 and address < spans[place][1]
+
+
+def _union_bytes(places: Iterable[Iterable[_Interval]]) -> int:
+    """Return the size of the union of intervals of memory."""
+    intervals = [interval for place in places for interval in place]
+    total = 0
+    for device in {interval.device for interval in intervals}:
+        reached = 0
+        for start, end in sorted((found.start, found.end) for found in intervals if found.device == device):
+            total += max(0, end - max(start, reached))
+            reached = max(reached, end)
+    return total

@@ -1,0 +1,218 @@
+"""What a watched forward shows of the weights: which were used, right or wrong, and how much memory held them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from djinn_checks.instruments.held_memory import HeldMemory
+from djinn_checks.instruments.memory_place import Place
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightEvidence:
+    """What was seen of the weights in one forward."""
+
+    weights: tuple[str, ...]
+    """Qualified names of the parameters that were used, sorted."""
+    used_bytes: int
+    """Bytes of the weights that were used; weights with equal bytes count once."""
+    exact_bytes: int
+    """The part of `used_bytes` that equals a weight of the reference bit for bit."""
+    distinct_bytes: int
+    """Most bytes of device memory that held used weights at one moment (`held_memory`). Only the weights' own bytes
+    count, so padding that an engine puts between them adds nothing."""
+    distinct_bytes_at_least: int
+    """The same if all memory was given back that may have been; less only where nobody can tell."""
+    host_bytes: int = 0
+    """The part of `exact_bytes` that was used where it lies in host memory, and from nowhere else."""
+    different: tuple[str, ...]
+    """Names whose bytes at a point of use were not those of the reference, sorted."""
+    bytes_of: Mapping[str, str] = field(default_factory=dict)
+    """Of those, the name of the reference's weight whose bytes they were, where there is one."""
+    unknown: tuple[str, ...]
+    """Names that the reference does not have, with bytes that it does not have either, sorted."""
+    unseen: tuple[str, ...]
+    """Names that the reference used and whose bytes were never seen in use here, sorted."""
+    every_use_bytes: int
+    """Bytes of the weights, each use counted for itself: what was moved anew for every use is at most this."""
+    contents: Mapping[str, tuple[int, int]]
+    """Name to (digest, bytes); of a weight that was found both right and wrong, the wrong digest."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """Name to shape."""
+
+    @property
+    def moved_bytes_lower_bound(self) -> int:
+        """Bytes that were certainly written from one forward to the next (see `weight_witness`)."""
+        return max(0, self.exact_bytes - self.host_bytes - self.distinct_bytes)
+
+    @property
+    def moved_bytes_if_given_back(self) -> int:
+        """The same if all memory was given back that may have been."""
+        return max(0, self.exact_bytes - self.host_bytes - self.distinct_bytes_at_least)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every weight that the reference used was seen here, right or wrong."""
+        return not self.unseen and not self.unknown
+
+    def bytes_without(self, names: Collection[str]) -> int:
+        """Return `used_bytes` as it would be without the weights of these names."""
+        return sum(dict(content for name, content in self.contents.items() if name not in names).values())
+
+
+@dataclass(frozen=True)
+class Part:
+    """A range of rows of a fused weight."""
+
+    start: int
+    rows: int
+    nbytes: int
+    digest: Tensor
+
+
+@dataclass(frozen=True)
+class Use:
+    """A weight, or what may be one, at the moment it was used."""
+
+    number: int
+    name: str
+    """As the running module calls it; empty: no running module has it, and its content has to speak."""
+    place: Place
+    nbytes: int
+    shape: tuple[int, ...]
+    digest: Tensor
+    parts: tuple[Part, ...] = ()
+    """Ranges that may be weights of the reference, if several are fused in one."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A use whose digest was read."""
+
+    number: int
+    name: str
+    value: int
+    nbytes: int
+    shape: tuple[int, ...]
+    place: Place
+
+
+def gather_evidence(uses: Sequence[Use], reference: WeightEvidence | None, held: HeldMemory) -> WeightEvidence | None:
+    """Return what the uses amount to; None if none of them was a weight.
+
+    Args:
+        reference: the same forward of the resident model; without it, every weight counts as exact.
+        held: followed the memory of these uses.
+    """
+    known = _Known(reference)
+    seen = known.choose(_read(uses, known.values))
+    if not seen:
+        return None
+    named: dict[str, dict[str, _Seen]] = {"exact": {}, "different": {}, "unknown": {}}
+    exact: set[int] = set()
+    for use in seen:
+        verdict, name = known.verdict(use)
+        if verdict == "exact":  # blocks that are called one by one call their weights by the same names
+            exact.add(use.value)
+            name = name if named[verdict].get(name, use).value == use.value else f"{name} ({use.number})"
+        named[verdict][name] = use
+    sizes = {use.value: use.nbytes for use in seen}
+    most, least = held.bytes_of({use.number for use in seen})
+    on_device = {use.value for use in seen if use.place == "device"}
+    return WeightEvidence(
+        weights=tuple(sorted(named["exact"] | named["different"] | named["unknown"])),
+        used_bytes=sum(sizes.values()),
+        exact_bytes=sum(sizes[value] for value in exact),
+        distinct_bytes=most,
+        distinct_bytes_at_least=least,
+        host_bytes=sum(sizes[value] for value in exact - on_device),
+        different=tuple(sorted(named["different"])),
+        bytes_of={name: known.names[use.value] for name, use in named["different"].items() if use.value in known.names},
+        unknown=tuple(sorted(named["unknown"])),
+        unseen=known.unseen(exact, named["different"]),
+        every_use_bytes=sum(use.nbytes for use in seen),
+        contents={name: (use.value, use.nbytes) for found in named.values() for name, use in found.items()},
+        shapes={name: use.shape for found in named.values() for name, use in found.items()},
+    )
+
+
+class _Known:
+    """The reference's weights, by name and by content. Without a reference every named weight is exact."""
+
+    def __init__(self, reference: WeightEvidence | None) -> None:
+        self._contents = reference.contents if reference else {}
+        self._anything = reference is None
+        self.values = {value for value, _ in self._contents.values()}
+        self.names: dict[int, str] = {}
+        for name, (value, _) in self._contents.items():
+            self.names.setdefault(value, name)
+
+    def choose(self, seen: Iterable[_Seen]) -> list[_Seen]:
+        """Leave out what no module has for a weight of its own and what is no weight of the reference either."""
+        return [use for use in seen if use.name or use.value in self.values]
+
+    def verdict(self, use: _Seen) -> tuple[str, str]:
+        """Return exact, different or unknown, and the reference's name of the weight if it has one."""
+        known_as = self._known_as(use.name)
+        if known_as is not None:
+            return ("exact" if self._contents[known_as][0] == use.value else "different"), known_as
+        if use.value not in self.values:
+            return ("exact" if self._anything else "unknown"), use.name
+        is_part_of_a_name = not use.name or any(name.endswith(f".{use.name}") for name in self._contents)
+        return "exact", self.names[use.value] if is_part_of_a_name else use.name
+
+    def unseen(self, exact: set[int], different: Collection[str]) -> tuple[str, ...]:
+        """Return the names whose bytes were not seen in use, neither right nor wrong."""
+        missing = (name for name, (value, _) in self._contents.items() if value not in exact and name not in different)
+        return tuple(sorted(missing))
+
+    def _known_as(self, name: str) -> str | None:
+        """Return the reference's name of a weight; a wrapper may have put a prefix before it."""
+        while name not in self._contents:
+            _, dot, name = name.partition(".")
+            if not dot:
+                return None
+        return name
+
+
+def _read(uses: Sequence[Use], known: Collection[int]) -> list[_Seen]:
+    """Read the digests with one transfer a device; a fused weight becomes its parts, if they are known."""
+    parts = [part for use in uses for part in use.parts]
+    values = _to_host([use.digest for use in uses] + [part.digest for part in parts])
+    of_parts = iter(values[len(uses) :])
+    seen = []
+    for use, value in zip(uses, values, strict=False):
+        found = {(part.start, part.rows): (part, next(of_parts)) for part in use.parts}
+        fitting = {place: pair for place, pair in found.items() if pair[1] in known}
+        cover = [] if value in known else _cover(fitting, use.shape[0] if use.shape else 0)
+        pairs = [fitting[place] for place in cover]
+        seen += [_Seen(use.number, "", at, part.nbytes, (part.rows, *use.shape[1:]), use.place) for part, at in pairs]
+        if not cover:
+            seen.append(_Seen(use.number, use.name, value, use.nbytes, use.shape, use.place))
+    return seen
+
+
+def _cover(places: Collection[tuple[int, int]], rows: int, start: int = 0) -> list[tuple[int, int]]:
+    """Return ranges (start, rows) that lie end to end from `start` to `rows`; empty if there are none such."""
+    for place in places:
+        if place[0] != start:
+            continue
+        end = start + place[1]
+        rest = [] if end == rows else _cover(places, rows, end)
+        if end == rows or rest:
+            return [place, *rest]
+    return []
+
+
+def _to_host(digests: list[Tensor]) -> list[int]:
+    """Read 0-d digests with one transfer a device."""
+    values: dict[int, int] = {}
+    for device in {value.device for value in digests}:
+        places = [place for place, value in enumerate(digests) if value.device == device]
+        read = torch.stack([digests[place] for place in places]).tolist()
+        values.update(zip(places, read, strict=True))
+    return [values[place] for place in range(len(digests))]
