@@ -1,0 +1,138 @@
+"""A forward before any weight is read: does the module run on token ids, and does it leave its weights alone?
+
+Weights can be streamed only if a forward reads them: what it writes into one is lost when the next copy arrives, or
+is done a second time. So the module runs once with all its tensors on `meta`, where a model of any size computes
+nothing and takes no memory, under a dispatch mode that sees the arguments of each operation: in-place operations and
+`out=` on a weight or on a view of one, whatever the view is called (`.data`, `.detach()`). Afterwards it is looked at
+which parameters were exchanged for others.
+
+Where a forward asks for a value, which `meta` has none of, it gets a made one: an expert that is chosen, a mask that
+is set. Where that is not enough it runs a second time, on the device, with every weight one zero seen in the shape of
+the weight: values are real then, and weights still take no memory.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_log = logging.getLogger(__name__)
+
+_TOKENS = 4
+_META = torch.device("meta")
+_MOST_COMPUTED = 4_000_000_000
+"""Parameters of a module that is run with values: what a CPU multiplies through in a minute."""
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What one forward without weights showed."""
+
+    written: tuple[str, ...]
+    """Weights that it wrote, by name, in the module's order: parameters and persistent buffers."""
+    failure: str = ""
+    """Why the module does not run on token ids alone, in its own words; empty if it runs, or if that is not known."""
+
+
+def run_dry(module: nn.Module, device: torch.device) -> DryRun:
+    """Run a module once without its weights. The module itself is left as it is.
+
+    Args:
+        module: a causal language model with its parameters on `meta`.
+        device: where it runs if it asks for values that cannot be made up.
+    """
+    written, failure = _try(copy.deepcopy(module).to(_META, torch.bfloat16), _META)
+    if written or not failure:
+        return DryRun(written)
+    _log.info("%s does not run without values (%s)", type(module).__name__, failure)
+    if sum(parameter.numel() for parameter in module.parameters()) > _MOST_COMPUTED:
+        return DryRun(())
+    return DryRun(*_try(_with_one_zero_each(copy.deepcopy(module), device), device))
+
+
+def _try(trial: nn.Module, device: torch.device) -> tuple[tuple[str, ...], str]:
+    """Return the weights that a forward wrote, and why it ended early."""
+    before = _storages(trial)
+    watch = _WriteWatch(set(before.values()))
+    ids = torch.zeros(1, _TOKENS, dtype=torch.int64, device=device)
+    failure = ""
+    try:
+        with torch.no_grad(), watch, device:
+            trial(ids, use_cache=True)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever the forward of a foreign class may raise
+        failure = (str(error).splitlines() or [""])[0] or type(error).__name__
+    after = _storages(trial)
+    changed = (name for name, storage in before.items() if storage in watch.written or after.get(name) != storage)
+    return tuple(changed), failure
+
+
+def _with_one_zero_each(trial: nn.Module, device: torch.device) -> nn.Module:
+    """Give each parameter the values of a single zero, and buffers a place on the device."""
+    for holder in trial.modules():
+        for name, parameter in holder._parameters.items():
+            if parameter is not None:
+                zero = torch.zeros((), dtype=parameter.dtype, device=device).expand(parameter.shape)
+                holder._parameters[name] = nn.Parameter(zero, requires_grad=False)
+    return trial.to(device)
+
+
+def _storages(module: nn.Module) -> dict[str, int]:
+    return {name: _storage(tensor) for name, tensor in module.state_dict(keep_vars=True).items()}
+
+
+def _storage(tensor: Tensor) -> int:
+    """Return what identifies a tensor's memory, on `meta` too."""
+    return tensor.untyped_storage()._cdata
+
+
+class _WriteWatch(TorchDispatchMode):
+    """Notes which storages operations write to, and answers in place of values that are not there."""
+
+    def __init__(self, watched: set[int]) -> None:
+        super().__init__()
+        self._watched = watched
+        self.written: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self.written |= {_storage(tensor) for tensor in _written_arguments(func, args, kwargs)} & self._watched
+        if args and isinstance(args[0], Tensor) and args[0].is_meta:
+            made = _make_value(func, args[0], kwargs)
+            if made is not None:
+                return made
+        return func(*args, **kwargs)
+
+
+def _written_arguments(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is None or not argument.alias_info.is_write:
+            continue
+        value = args[place] if place < len(args) else kwargs.get(argument.name)
+        for tensor in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(tensor, Tensor):
+                yield tensor
+
+
+def _make_value(func: Any, tensor: Tensor, kwargs: Mapping[str, Any]) -> Any:
+    """Return what stands for a value that is asked of a tensor on `meta`, or None if none is asked for."""
+    aten = torch.ops.aten
+    if func is aten._local_scalar_dense.default:
+        return torch.ones((), dtype=tensor.dtype).item()
+    if func is aten.nonzero.default:
+        return torch.zeros(1, tensor.dim(), dtype=torch.int64, device=_META)
+    if func is aten.equal.default:
+        return True
+    if func is aten._to_copy.default and kwargs.get("device", _META) not in (None, _META):
+        return torch.ones(tensor.shape, dtype=kwargs.get("dtype") or tensor.dtype, device=kwargs["device"])
+    return None
