@@ -14,7 +14,7 @@ from djinn_checks.report import drawings
 
 PACKAGE = Path(__file__).parents[1] / "djinn_checks"
 
-LEFT = {"errors", "units", "digest", "layers", "attention", "devices"}
+LEFT = {"errors", "units", "digest", "layers", "attention", "devices", "decode_cache"}
 DATA = LEFT | {"outcome", "params", "measurements"}
 SYSTEMS = DATA | {"models", "engine", "systems"}
 CHECKS = SYSTEMS | {"server", "instruments", "checks"}
@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "units": set(),
     "attention": set(),
+    "decode_cache": set(),
     "devices": LEFT,
     "digest": LEFT,
     "layers": LEFT,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from djinn_checks.errors import ModelCorruptError, ModelUnsupportedError
-from djinn_checks.models.dry_run import run_dry
+from djinn_checks.models.dry_run import describe_written, run_dry
 
 
 def build_module(config: Any, dtype: torch.dtype, untied: Collection[str] = ()) -> nn.Module:
@@ -50,11 +50,7 @@ def vet_module(spec: str, config: Any, dtype: torch.dtype, device: torch.device)
     dry = run_dry(module, device)
     kind = type(module).__name__
     if dry.written:
-        raise ModelUnsupportedError(
-            f"model {spec!r}: a forward of {kind} writes its own weights ({len(dry.written)} of them, the first is "
-            f"{dry.written[0]}), and what it writes into a streamed weight is lost or done twice; choose a model whose "
-            "forward reads its weights only"
-        )
+        raise ModelUnsupportedError(f"model {spec!r}: {describe_written(kind, dry.written)}")
     if dry.failure:
         raise ModelUnsupportedError(
             f"model {spec!r}: a forward of {kind} on token ids alone fails, whatever its weights ({dry.failure}); "

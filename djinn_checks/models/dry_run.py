@@ -7,21 +7,27 @@ nothing and takes no memory, under a dispatch mode that sees the arguments of ea
 which parameters were exchanged for others.
 
 Where a forward asks for a value, which `meta` has none of, it gets a made one: an expert that is chosen, a mask that
-is set. Where that is not enough it runs a second time, on the device, with every weight one zero seen in the shape of
+is set. Where that is not enough it runs once more, on the device, with every weight one zero seen in the shape of
 the weight: values are real then, and weights still take no memory.
+
+Decoder blocks that are made like one before them are left out, since eighty of a kind do what one does.
+`marked_versions` sees the rest when the whole model has run with its weights.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from djinn_checks.errors import ModelUnsupportedError
+from djinn_checks.layers import decoder_blocks
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +54,9 @@ def run_dry(module: nn.Module, device: torch.device) -> DryRun:
         module: a causal language model with its parameters on `meta`.
         device: where it runs if it asks for values that cannot be made up.
     """
-    written, failure = _try(copy.deepcopy(module).to(_META, torch.bfloat16), _META)
+    trial = copy.deepcopy(module).to(_META, torch.bfloat16)
+    _leave_out_repeated_blocks(trial)
+    written, failure = _try(trial, _META)
     if written or not failure:
         return DryRun(written)
     _log.info("%s does not run without values (%s)", type(module).__name__, failure)
@@ -73,6 +81,48 @@ def _try(trial: nn.Module, device: torch.device) -> tuple[tuple[str, ...], str]:
     after = _storages(trial)
     changed = (name for name, storage in before.items() if storage in watch.written or after.get(name) != storage)
     return tuple(changed), failure
+
+
+def marked_versions(module: nn.Module) -> dict[str, tuple[int, int]]:
+    """Return for each weight which tensor it is and how often that was written; what differs later was written."""
+    return {name: (id(tensor), tensor._version) for name, tensor in module.state_dict(keep_vars=True).items()}
+
+
+def refuse_written(versions: Mapping[str, tuple[int, int]], module: nn.Module) -> None:
+    """Refuse a module whose forwards have written its weights since `versions` were marked.
+
+    Raises:
+        ModelUnsupportedError: they have.
+    """
+    after = marked_versions(module)
+    written = [name for name, version in versions.items() if after.get(name) != version]
+    if written:
+        raise ModelUnsupportedError(describe_written(type(module).__name__, written))
+
+
+def describe_written(kind: str, written: Sequence[str]) -> str:
+    """Say what is wrong with a class of modules that writes its own weights."""
+    return (
+        f"a forward of {kind} writes its own weights ({len(written)} of them, the first is {written[0]}), and what it "
+        "writes into a streamed weight is lost or done twice; choose a model whose forward reads its weights only"
+    )
+
+
+def _leave_out_repeated_blocks(trial: nn.Module) -> None:
+    """Keep the decoder blocks up to the last one that differs from all before it."""
+    blocks = decoder_blocks(trial)
+    kinds = [
+        tuple(
+            (name, type(inner), *map(str, (p.shape for p in inner.parameters(recurse=False))))
+            for name, inner in block.named_modules()
+        )
+        for _, block in blocks
+    ]
+    kept = max((kinds.index(kind) for kind in kinds), default=-1) + 1
+    if 0 < kept < len(blocks):
+        owner, _, leaf = blocks[0][0].rpartition(".")[0].rpartition(".")
+        holder = trial.get_submodule(owner)
+        setattr(holder, leaf, getattr(holder, leaf)[:kept])
 
 
 def _with_one_zero_each(trial: nn.Module, device: torch.device) -> nn.Module:

@@ -118,8 +118,8 @@ class Model:
         ids = list(self.tokenizer(text)["input_ids"][:max_tokens])
         if ids and max(ids) >= self.vocabulary:
             raise ModelCorruptError(
-                f"model {self.name!r}: its tokenizer makes token {max(ids)} of {text[:20]!r}, its weights have rows for "
-                f"tokens 0 to {self.vocabulary - 1}; tokenizer and weights are of different models"
+                f"model {self.name!r}: its tokenizer makes token {max(ids)} of {text[:20]!r}, its weights have rows "
+                f"for tokens 0 to {self.vocabulary - 1}; tokenizer and weights are of different models"
             )
         return ids
 

@@ -14,11 +14,14 @@ from djinn_checks.checks.logits.localise import BlockCapture, FirstDifference, L
 from djinn_checks.checks.logits.prompt_run import PHASES, Prompt, PromptLogits, run_prompt
 from djinn_checks.checks.logits.spool import LogitSpool
 from djinn_checks.checks.logits.statistics import LogitStatistics, ReferencePositions, describe_reference
+from djinn_checks.checks.refusals import open_system
 from djinn_checks.checks.run import Progress
+from djinn_checks.decode_cache import explain_no_cache
 from djinn_checks.instruments.memory import PeakMemory
 from djinn_checks.instruments.weight_witness import WeightEvidence, WeightWitness
 from djinn_checks.layers import decoder_blocks
 from djinn_checks.measurements.logits import LogitsStatistics
+from djinn_checks.models.dry_run import marked_versions, refuse_written
 from djinn_checks.params import LogitsParams
 from djinn_checks.systems.base import System
 
@@ -48,6 +51,8 @@ class ReferenceRun:
     weights: WeightEvidence | None
     peak_bytes: int | None
     """Peak device memory of its forwards; None on a CPU."""
+    no_cache: str = ""
+    """Why its decoding proves nothing about a cache; empty if it uses one."""
 
     @property
     def working_set_bytes(self) -> int | None:
@@ -123,7 +128,8 @@ class LogitsBench:
             load: gives the model with all weights on `device`; the caller keeps no reference to it.
         """
         model = load()
-        self._warm_up(model)
+        versions = marked_versions(model)
+        no_cache = self._warm_up(model)
         weights = {id(parameter): parameter for parameter in model.parameters()}.values()
         positions = []
         with BlockCapture(model) as capture:
@@ -135,6 +141,7 @@ class LogitsBench:
                 del logits
         memory = PeakMemory(device)
         floor, _ = self._compare(model, positions, "noise floor", lambda: memory)
+        refuse_written(versions, model)
         return ReferenceRun(
             weight_bytes=sum(parameter.numel() * parameter.element_size() for parameter in weights),
             parameters=sum(parameter.numel() for parameter in weights),
@@ -143,6 +150,7 @@ class LogitsBench:
             floor=floor,
             weights=self._watch_weights(model, None, nullcontext),
             peak_bytes=memory.peak_bytes,
+            no_cache=no_cache,
         )
 
     def measure_system(self, system: System, reference: ReferenceRun) -> SystemRun:
@@ -150,7 +158,7 @@ class LogitsBench:
         forwards, opening = _Forwards(system, PeakMemory(system.device)), PeakMemory(system.device)
         with system:
             with opening:
-                model = system.open()
+                model = open_system(system)
             passes = tuple(self._run_pass(model, reference, forwards, n + 1) for n in range(self.params.passes))
             watched = _Forwards(system, PeakMemory(system.device))  # the witness takes memory of its own
             weights = self._watch_weights(model, reference.weights, watched)
@@ -172,8 +180,8 @@ class LogitsBench:
                 localisation=localisation,
             )
 
-    def _warm_up(self, model: nn.Module) -> None:
-        """Run the longest prompt and its arithmetic once, unrecorded.
+    def _warm_up(self, model: nn.Module) -> str:
+        """Run the longest prompt and its arithmetic once, unrecorded, and tell why decoding proves nothing, if so.
 
         The first call into a vector library may round otherwise: in 1 of 100 processes, MKL computed one
         thread's share of the first `exp` to 5e-7 in float64. That is no property of a system.
@@ -183,6 +191,8 @@ class LogitsBench:
         logits = run_prompt(model, some.token_ids, 1)
         positions = _describe(some, logits, self.params.top_k)["prefill"]
         LogitStatistics(l2_threshold=self.params.l2_threshold).add(logits.prefill, logits.prefill + 1, positions)
+        with torch.no_grad():
+            return explain_no_cache(model, some.token_ids)
 
     def _run_pass(self, model: Any, reference: ReferenceRun, forwards: _Forwards, number: int) -> SystemPass:
         started = self.clock()

@@ -171,13 +171,24 @@ def _bit_equal(evidence: LogitsEvidence, phase: str) -> Criterion:
         required=evidence.params.require_bit_equality,
     )
     return row.judge(
-        evidence.worst(phase, _unequal),
+        _decided(evidence, phase, _unequal),
         "==",
         0,
         evidence=evidence.sample,
         floor=evidence.floor(phase, _unequal),
+        missing=_no_cache(evidence, phase),
         failed=str(found.first) if found and found.first else "",
     )
+
+
+def _no_cache(evidence: LogitsEvidence, phase: str) -> str:
+    return evidence.reference.no_cache if phase == "decode" else ""
+
+
+def _decided(evidence: LogitsEvidence, phase: str, statistic: Statistic) -> float | None:
+    """Return the worst, or None for decoded logits that are equal because neither side keeps a cache."""
+    worst = evidence.worst(phase, statistic)
+    return None if worst == 0 and _no_cache(evidence, phase) else worst
 
 
 def _l2_or_top_k(evidence: LogitsEvidence, phase: str) -> Criterion:
@@ -189,11 +200,12 @@ def _l2_or_top_k(evidence: LogitsEvidence, phase: str) -> Criterion:
         unit="positions",
     )
     return row.judge(
-        evidence.worst(phase, _neither),
+        _decided(evidence, phase, _neither),
         "==",
         0,
         evidence=evidence.sample,
         floor=evidence.floor(phase, _neither),
+        missing=_no_cache(evidence, phase),
     )
 
 

@@ -25,6 +25,7 @@ from djinn_checks.checks.pcie.decode_loop import DecodeRun, run_decode_loop
 from djinn_checks.checks.pcie.evidence import HOST_MEMORY, PCIE, LinkFacts, PcieEvidence
 from djinn_checks.checks.pcie.measurements import gather_measurements, summarize
 from djinn_checks.checks.pcie.replay import replay_trace
+from djinn_checks.checks.prompts import check_room
 from djinn_checks.checks.run import (
     Clock,
     Progress,
@@ -98,6 +99,7 @@ def _run(
     save_to: str | os.PathLike[str],
 ) -> Outcome:
     model = open_model(params.model, dtype=choose_dtype(params.dtype, device), device=device, seed=params.seed)
+    check_room(model, params.context_tokens, f"give context_tokens: {model.positions} or less")
     system, budget_bytes = _plan(params, factory, model, device)
     measure = _measure_on_gpu if device.type == "cuda" else _measure_on_host
     try:
