@@ -34,7 +34,8 @@ def count_positions(module: Any) -> int | None:
     tokens = module.get_input_embeddings()
     tables = [inner for inner in module.modules() if isinstance(inner, nn.Embedding) and inner is not tokens]
     for table in tables:
-        if positions <= table.num_embeddings <= positions + _MOST_OFFSET:
+        named = positions <= table.num_embeddings <= positions + _MOST_OFFSET
+        if named and table.num_embeddings != count_tokens(module):
             # RoBERTa counts its positions from behind the padding's.
             before = 0 if table.padding_idx is None else table.padding_idx + 1
             return min(positions, table.num_embeddings - before)

@@ -10,15 +10,16 @@ from typing import Any
 
 from djinn_checks.errors import ModelNotFoundError
 
-POSITIONS = 128
+POSITIONS = 96
 _WIDTH, _LAYERS, _HEADS, _HEAD = 32, 4, 4, 8
 
 _SIZES: dict[str, Any] = {
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), 128),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx"), POSITIONS),
     **dict.fromkeys(
-        ("hidden_size", "n_embd", "d_model", "emb_dim", "word_embed_proj_dim", "embedding_size", "attention_hidden_size",
-         "lru_width", "input_embedding_size", "output_embedding_size", "index_head_dim", "cross_attention_hidden_size"),
+        ("hidden_size", "n_embd", "d_model", "emb_dim", "word_embed_proj_dim", "embedding_size",
+         "attention_hidden_size", "lru_width", "input_embedding_size", "output_embedding_size", "index_head_dim",
+         "cross_attention_hidden_size"),
         _WIDTH,
     ),
     **dict.fromkeys(
@@ -41,7 +42,7 @@ _SIZES: dict[str, Any] = {
     **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "hidden_size_per_layer_input"), _HEAD),
     **dict.fromkeys(("ssm_state_size", "state_size", "mamba_d_state", "patch_size"), 8),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
-    **dict.fromkeys(("num_experts_per_tok", "moe_k", "moe_topk", "first_k_dense_replace_of"), 2),
+    **dict.fromkeys(("num_experts_per_tok", "moe_k", "moe_topk"), 2),
     **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "q_lora_rank", "kv_lora_rank"), 16),
     **dict.fromkeys(("qk_head_dim", "mamba_head_dim", "mamba_d_head", "image_size", "sliding_window"), 16),
     **dict.fromkeys(("mamba_num_heads", "mamba_n_heads", "linear_num_value_heads", "rotary_dim"), 4),
@@ -52,6 +53,9 @@ _SIZES: dict[str, Any] = {
 }  # fmt: skip
 """Names that configurations give to their sizes, and what they get."""
 
+_DERIVED = ("head_dim", "num_key_value_heads")
+"""Sizes that a class computes from others where they are empty, and some classes only from their own defaults."""
+
 _LATENT = {"num_key_value_heads": _HEADS}
 """Attention with latent keys and values has as many of them as queries."""
 
@@ -61,6 +65,18 @@ _OWN: dict[str, dict[str, Any]] = {
          "longcat_flash", "minicpm3", "youtu"),
         _LATENT,
     ),
+    "bailing_hybrid": _LATENT | {"layer_group_size": 2},
+    "bamba": {"attn_layer_indices": [1]},
+    "deepseek_v2": _LATENT | {"topk_method": "greedy", "num_experts_per_tok": 2},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "kimi_linear": _LATENT | {"layer_types": ["linear_attention", "full_attention"] * 2},
+    "mamba2": {"num_heads": 4, "head_dim": 16, "n_groups": 2},
+    "reformer": {"is_decoder": True},
+    "xlstm": {"num_heads": 4},
+    "zamba2": {"layer_types": ["mamba", "hybrid"] * 2},
+    "zaya": {"num_experts_per_tok": 1},
 }  # fmt: skip
 
 
@@ -91,9 +107,12 @@ def _shrink(kind: type[Any], own: dict[str, Any]) -> Any:
 
     usual = kind()
     plain = {name: value for name, value in vars(usual).items() if not name.startswith("_")}
-    changed = {
-        name: size for name, size in _SIZES.items() if isinstance(plain.get(usual.attribute_map.get(name, name), 0), int)
-        and (name in plain or usual.attribute_map.get(name) in plain)
+    changed = {}
+    for name, size in _SIZES.items():
+        value = plain.get(usual.attribute_map.get(name, name), "absent")
+        if isinstance(value, int) or (value is None and name in _DERIVED):
+            changed[name] = size
+    parts = {
+        name: _shrink(type(part), {}).to_dict() for name, part in plain.items() if isinstance(part, PretrainedConfig)
     }
-    parts = {name: _shrink(type(part), {}).to_dict() for name, part in plain.items() if isinstance(part, PretrainedConfig)}
     return kind(**changed | parts | own)
