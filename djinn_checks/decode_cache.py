@@ -19,25 +19,3 @@ def carried_over(output: Any) -> dict[str, Any]:
         if value is not None:
             return {name: value}
     return {}
-
-
-def explain_no_cache(model: Any, token_ids: Any) -> str:
-    """Tell why decoding with `model` would prove nothing about a cache; empty if a cache is used.
-
-    A token is decoded after `token_ids`, and the same token alone. It differs from the last one before it, so that the
-    answers are the same only if what was carried over does not count.
-
-    Args:
-        token_ids: [1, T] int64 tokens.
-    """
-    first = model(token_ids, use_cache=True)
-    carried = carried_over(first)
-    if not carried:
-        return f"the model keeps no cache: its output has none of {', '.join(CACHE_NAMES)}"
-    token = (token_ids[:, -1:] + 1) % first.logits.shape[-1]
-    after, alone = (model(token, **context, use_cache=True).logits for context in (carried, {}))
-    if bool((after[0, -1] == alone[0, -1]).all()):
-        return (
-            f"the model gives {next(iter(carried))} back and does not use it: a token with it says what it says alone"
-        )
-    return ""

@@ -16,7 +16,6 @@ from djinn_checks.checks.logits.spool import LogitSpool
 from djinn_checks.checks.logits.statistics import LogitStatistics, ReferencePositions, describe_reference
 from djinn_checks.checks.refusals import open_system
 from djinn_checks.checks.run import Progress
-from djinn_checks.decode_cache import explain_no_cache
 from djinn_checks.instruments.memory import PeakMemory
 from djinn_checks.instruments.weight_witness import WeightEvidence, WeightWitness
 from djinn_checks.layers import decoder_blocks
@@ -51,8 +50,8 @@ class ReferenceRun:
     weights: WeightEvidence | None
     peak_bytes: int | None
     """Peak device memory of its forwards; None on a CPU."""
-    no_cache: str = ""
-    """Why its decoding proves nothing about a cache; empty if it uses one."""
+    keeps_cache: bool
+    """Whether a decode step answers otherwise than the same token without the cache."""
 
     @property
     def working_set_bytes(self) -> int | None:
@@ -129,7 +128,7 @@ class LogitsBench:
         """
         model = load()
         versions = marked_versions(model)
-        no_cache = self._warm_up(model)
+        self._warm_up(model)
         weights = {id(parameter): parameter for parameter in model.parameters()}.values()
         positions = []
         with BlockCapture(model) as capture:
@@ -150,7 +149,7 @@ class LogitsBench:
             floor=floor,
             weights=self._watch_weights(model, None, nullcontext),
             peak_bytes=memory.peak_bytes,
-            no_cache=no_cache,
+            keeps_cache=self._keeps_cache(model),
         )
 
     def measure_system(self, system: System, reference: ReferenceRun) -> SystemRun:
@@ -180,8 +179,8 @@ class LogitsBench:
                 localisation=localisation,
             )
 
-    def _warm_up(self, model: nn.Module) -> str:
-        """Run the longest prompt and its arithmetic once, unrecorded, and tell why decoding proves nothing, if so.
+    def _warm_up(self, model: nn.Module) -> None:
+        """Run the longest prompt and its arithmetic once, unrecorded.
 
         The first call into a vector library may round otherwise: in 1 of 100 processes, MKL computed one
         thread's share of the first `exp` to 5e-7 in float64. That is no property of a system.
@@ -191,8 +190,15 @@ class LogitsBench:
         logits = run_prompt(model, some.token_ids, 1)
         positions = _describe(some, logits, self.params.top_k)["prefill"]
         LogitStatistics(l2_threshold=self.params.l2_threshold).add(logits.prefill, logits.prefill + 1, positions)
-        with torch.no_grad():
-            return explain_no_cache(model, some.token_ids)
+
+    @torch.no_grad()
+    def _keeps_cache(self, model: Any) -> bool:
+        """Feed the first decoded token of a prompt without its past: a model without a cache answers the same."""
+        longest = max(self.prompts, key=lambda prompt: prompt.token_ids.shape[1])
+        expected, _ = self.spool.read(longest.index)
+        fed = expected.tokens[0].view(1, 1).to(longest.token_ids.device)
+        alone = model(fed, use_cache=True).logits[0, -1].cpu()
+        return not torch.equal(alone, expected.decode[0])
 
     def _run_pass(self, model: Any, reference: ReferenceRun, forwards: _Forwards, number: int) -> SystemPass:
         started = self.clock()

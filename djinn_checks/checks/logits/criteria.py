@@ -31,10 +31,11 @@ _NO_WITNESS = "no weight was seen in use: the system runs compiled, in a CUDA gr
 
 def judge_evidence(evidence: LogitsEvidence) -> tuple[Criterion, ...]:
     """Return all criteria of the logits check, required ones first."""
+    at_use, streamed = _weights_at_use(evidence), _weights_streamed(evidence)
+    within = _weights_within_budget(evidence)
+    wrong = evidence.system.weights is not None and evidence.system.weights.different
     return (
-        _weights_streamed(evidence),
-        _weights_within_budget(evidence),
-        _weights_at_use(evidence),
+        *((at_use, streamed, within) if wrong else (streamed, within, at_use)),
         _claimed_vs_planned(evidence),
         _claimed_vs_witnessed(evidence),
         _peak_device_memory(evidence),
@@ -182,7 +183,9 @@ def _bit_equal(evidence: LogitsEvidence, phase: str) -> Criterion:
 
 
 def _no_cache(evidence: LogitsEvidence, phase: str) -> str:
-    return evidence.reference.no_cache if phase == "decode" else ""
+    if phase != "decode" or evidence.reference.keeps_cache:
+        return ""
+    return "the resident model answers a decode step as if it had no past: it has no cache, so none was shown to work"
 
 
 def _decided(evidence: LogitsEvidence, phase: str, statistic: Statistic) -> float | None:
