@@ -37,7 +37,7 @@ TIMEOUT_S = 240.0
 
 _BUDGETS = (0.5, 0.75, 0.9)
 """Shares of the weights, tried in turn: a tiny model is mostly its embedding, which a ring has to hold."""
-_PROMPTS = ["Hello, ring buffer.", "The harbour was quiet."]
+_PROMPTS = ["Hello, ring buffer."]
 _CPU = torch.device("cpu")
 
 
@@ -122,7 +122,7 @@ def _check(spec: str, folder: Path) -> tuple[str, str]:
     """Return the status of a logits check of the reference engine, and what kept it from PASS."""
     for share in _BUDGETS:
         params = LogitsParams(
-            model=spec, system="ring", device="cpu", prompts=_PROMPTS, max_prompt_tokens=16, decode_tokens=3,
+            model=spec, system="ring", device="cpu", prompts=_PROMPTS, max_prompt_tokens=16, decode_tokens=2,
             budget_fraction=share,
         )  # fmt: skip
         try:

@@ -56,6 +56,8 @@ class Model:
     """Lazy: the persistent buffers that the checkpoint stores, by name. Those of a random model are its class's."""
     untied: frozenset[str] = frozenset()
     """Parameters that the configuration would tie and whose stored values differ from those they would be tied to."""
+    outline: nn.Module | None = field(default=None, repr=False, compare=False)
+    """A skeleton to ask, and never to run; None: made when something is asked."""
     tokenizer: Any | None = None
     """`transformers.PreTrainedTokenizerBase`; None for random models."""
 
@@ -101,8 +103,7 @@ class Model:
 
     @cached_property
     def _outline(self) -> nn.Module:
-        """A skeleton to ask, and never to run."""
-        return build_module(self.config, self.dtype, self.untied)
+        return self.outline or build_module(self.config, self.dtype, self.untied)
 
     def encode(self, text: str, max_tokens: int) -> list[int]:
         """Return the first `max_tokens` token ids of a text.
@@ -145,10 +146,10 @@ def open_model(spec: str, *, dtype: torch.dtype, device: torch.device, seed: int
         config = _shape_config(spec)
         module = vet_module(spec, config, dtype, device)
         made = RandomWeights(dict(module.named_parameters()), device=device, seed=seed)
-        return Model(name=spec, config=config, dtype=dtype, weights=made)
+        return Model(name=spec, config=config, dtype=dtype, weights=made, outline=module)
     source = str(smollm2_folder()) if spec == "smollm2" else spec
     config, tokenizer = _read_config(spec, source), _read_tokenizer(spec, source)
-    vet_module(spec, config, dtype, device)
+    module = vet_module(spec, config, dtype, device)
     stored = open_checkpoint(spec, source, build=partial(build_module, config, dtype), dtype=dtype)
     return Model(
         name=spec,
@@ -157,6 +158,7 @@ def open_model(spec: str, *, dtype: torch.dtype, device: torch.device, seed: int
         weights=stored.weights,
         buffers=stored.buffers,
         untied=stored.untied,
+        outline=None if stored.untied else module,
         tokenizer=tokenizer,
     )
 
