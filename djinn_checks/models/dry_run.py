@@ -1,7 +1,7 @@
-"""A forward before any weight is read: does the module run on token ids, and does it leave its weights alone?
+"""A prompt and one token before any weight is read: does the module run on them, and leave its weights alone?
 
 Weights can be streamed only if a forward reads them: what it writes into one is lost when the next copy arrives, or
-is done a second time. So the module runs once with all its tensors on `meta`, where a model of any size computes
+is done a second time. So the module runs with all its tensors on `meta`, where a model of any size computes
 nothing and takes no memory, under a dispatch mode that sees the arguments of each operation: in-place operations and
 `out=` on a weight or on a view of one, whatever the view is called (`.data`, `.detach()`). Afterwards it is looked at
 which parameters were exchanged for others.
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from djinn_checks.decode_cache import carried_over
 from djinn_checks.errors import ModelUnsupportedError
 from djinn_checks.layers import decoder_blocks
 
@@ -39,7 +40,7 @@ _MOST_COMPUTED = 4_000_000_000
 
 @dataclass(frozen=True)
 class DryRun:
-    """What one forward without weights showed."""
+    """What a prompt and a decode step without weights showed."""
 
     written: tuple[str, ...]
     """Weights that it wrote, by name, in the module's order: parameters and persistent buffers."""
@@ -48,7 +49,7 @@ class DryRun:
 
 
 def run_dry(module: nn.Module, device: torch.device) -> DryRun:
-    """Run a module once without its weights. The module itself is left as it is.
+    """Run a module without its weights: a prompt, and one token after it. The module itself is left as it is.
 
     Args:
         module: a causal language model with its parameters on `meta`.
@@ -69,15 +70,17 @@ def _try(trial: nn.Module, device: torch.device) -> tuple[tuple[str, ...], str]:
     """Return the weights that a forward wrote, and why it ended early."""
     before = _storages(trial)
     watch = _WriteWatch(set(before.values()))
-    ids = torch.zeros(1, _TOKENS, dtype=torch.int64, device=device)
-    failure = ""
+    ids = torch.ones(1, _TOKENS, dtype=torch.int64, device=device)
+    failure = step = ""
     try:
         with torch.no_grad(), watch, device:
-            trial(ids, use_cache=True)
+            carried = carried_over(trial(ids, use_cache=True))
+            step = f"decoding one token with {', '.join(carried) or 'no cache'}: "
+            trial(ids[:, :1], **carried, use_cache=True)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever the forward of a foreign class may raise
-        failure = (str(error).splitlines() or [""])[0] or type(error).__name__
+        failure = step + ((str(error).splitlines() or [""])[0] or type(error).__name__)
     after = _storages(trial)
     changed = (name for name, storage in before.items() if storage in watch.written or after.get(name) != storage)
     return tuple(changed), failure
@@ -103,8 +106,8 @@ def refuse_written(versions: Mapping[str, tuple[int, int]], module: nn.Module) -
 def describe_written(kind: str, written: Sequence[str]) -> str:
     """Say what is wrong with a class of modules that writes its own weights."""
     return (
-        f"a forward of {kind} writes its own weights ({len(written)} of them, the first is {written[0]}), and what it "
-        "writes into a streamed weight is lost or done twice; choose a model whose forward reads its weights only"
+        f"a forward of {kind} writes its own weights ({written[0]} is one), and what it writes into a streamed weight "
+        "is lost or done twice; choose a model whose forward reads its weights only"
     )
 
 

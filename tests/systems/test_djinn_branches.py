@@ -1,4 +1,4 @@
-"""Djinn as it is published: what one branch refuses is heard in its own words, what the other gets wrong comes first."""
+"""Djinn as it is published: one branch refuses in its own words, the other fails by its wrong bytes first."""
 
 from __future__ import annotations
 
