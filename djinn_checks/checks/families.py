@@ -38,6 +38,12 @@ TIMEOUT_S = 240.0
 _BUDGETS = (0.5, 0.75, 0.9)
 """Shares of the weights, tried in turn: a tiny model is mostly its embedding, which a ring has to hold."""
 _PROMPTS = ["Hello, ring buffer."]
+_PRELOADED = [
+    "djinn_checks.checks.families", "accelerate", "transformers.modeling_utils",
+    "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama", "torch._refs",
+    "torch._dynamo",
+]  # fmt: skip
+"""What each process would take seconds to import."""
 _CPU = torch.device("cpu")
 
 
@@ -90,7 +96,7 @@ def try_family(family: str) -> FamilyRow:
 def try_families(names: Sequence[str], timeout_s: float = TIMEOUT_S) -> Iterator[FamilyRow]:
     """Try families one after the other, each in a process of its own."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["djinn_checks.checks.families"])
+    context.set_forkserver_preload(_PRELOADED)
     for name in names:
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(target=_send_row, args=(name, theirs))
