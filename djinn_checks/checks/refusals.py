@@ -15,17 +15,23 @@ from typing import Any
 
 import torch
 
-from djinn_checks.errors import DjinnChecksError, SystemRefusedError
+from djinn_checks.errors import CapacityError, DjinnChecksError, SystemRefusedError
 from djinn_checks.systems.base import System
 
 _log = logging.getLogger(__name__)
 
-_SAYS_NO = (ValueError, RuntimeError, OSError, ImportError, AssertionError)
+_SAYS_NO = (ValueError, RuntimeError, MemoryError, OSError, ImportError, AssertionError)
 """What Python programs raise to say that they cannot do what they were asked. A TypeError, an AttributeError, a
 KeyError and the like are mistakes in a program."""
 
-_CRASHES = (torch.OutOfMemoryError, torch.AcceleratorError, RecursionError, UnicodeError)
-"""Of these kinds, and no refusal: a device that fails or is full."""
+_CRASHES = (
+    torch.OutOfMemoryError,
+    getattr(torch, "AcceleratorError", torch.OutOfMemoryError),  # since PyTorch 2.8
+    NotImplementedError,
+    RecursionError,
+    UnicodeError,
+)
+"""Of these kinds, and no refusal: a device that fails or is full, an operation that PyTorch has no kernel for."""
 
 
 @contextlib.contextmanager
@@ -57,5 +63,8 @@ def open_system(system: System) -> Any:
     Raises:
         SystemRefusedError: it says no.
     """
-    with system_says_no(system.name):
-        return system.open()
+    try:
+        with system_says_no(system.name):
+            return system.open()
+    except CapacityError as error:
+        raise SystemRefusedError(f"system {system.name!r} refused, in its own words: {error}") from error
