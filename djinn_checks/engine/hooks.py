@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from djinn_checks.engine.binding import bind_buffers, bind_parameters
 from djinn_checks.engine.residency import Plan, plan_residency
 from djinn_checks.engine.ring_buffer import WeightRingBuffer
-from djinn_checks.engine.segments import cut_model
+from djinn_checks.engine.segments import Cut, cut_model
 from djinn_checks.engine.weight_stream import WeightStream
 from djinn_checks.errors import ConcurrentForwardError, EngineError, HooksError
 
@@ -52,7 +52,7 @@ class RingBufferHooks:
 
 
 def install_ring_buffer_hooks(
-    model: nn.Module, ring: WeightRingBuffer, model_id: str, *, plan: Plan | None = None
+    model: nn.Module, ring: WeightRingBuffer, model_id: str, *, plan: Plan | None = None, cut: Cut | None = None
 ) -> RingBufferHooks:
     """Make `model` run on weights that stream through `ring`.
 
@@ -64,6 +64,7 @@ def install_ring_buffer_hooks(
         model: a causal LM of Hugging Face, or any module with an `nn.ModuleList` of blocks.
         model_id: a name given to `ring.register_model` before.
         plan: a residency plan for this module within the ring's capacity; None keeps as much as fits.
+        cut: the one that the plan is for; None cuts the module in the usual order.
 
     Raises:
         HooksError: the ring streams a model already.
@@ -72,7 +73,7 @@ def install_ring_buffer_hooks(
     """
     source = ring.source(model_id)
     weights = dict(source.named_parameters(remove_duplicate=False)) if isinstance(source, nn.Module) else source
-    cut = cut_model(model)
+    cut = cut or cut_model(model)
     plan = plan or plan_residency(cut, ring.capacity_bytes)
     with torch.no_grad():
         stream = ring.attach(model_id, cut, plan, weights)

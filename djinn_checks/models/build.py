@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from djinn_checks.errors import ModelCorruptError, ModelUnsupportedError
-from djinn_checks.models.dry_run import describe_written, run_dry
+from djinn_checks.models.dry_run import DryRun, describe_written, run_dry
 
 
 def build_module(config: Any, dtype: torch.dtype, untied: Collection[str] = ()) -> nn.Module:
@@ -34,8 +34,8 @@ def build_module(config: Any, dtype: torch.dtype, untied: Collection[str] = ()) 
     return module.eval()  # type: ignore[no-any-return]
 
 
-def vet_module(spec: str, config: Any, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """Build a module and refuse it if no check could decide about it.
+def vet_module(spec: str, config: Any, dtype: torch.dtype, device: torch.device) -> tuple[nn.Module, DryRun]:
+    """Build a module, run it dry and refuse it if no check could decide about it.
 
     Args:
         spec: the model's name as it was given, for messages.
@@ -56,7 +56,7 @@ def vet_module(spec: str, config: Any, dtype: torch.dtype, device: torch.device)
             f"model {spec!r}: a forward of {kind} on token ids alone fails, whatever its weights ({dry.failure}); "
             "correct its configuration, or choose a model that takes text only"
         )
-    return module
+    return module, dry
 
 
 def _build_or_refuse(spec: str, config: Any, dtype: torch.dtype) -> nn.Module:

@@ -46,6 +46,8 @@ class DryRun:
     """Weights that it wrote, by name, in the module's order: parameters and persistent buffers."""
     failure: str = ""
     """Why the module does not run on token ids alone, in its own words; empty if it runs, or if that is not known."""
+    visits: tuple[str, ...] = ()
+    """Names of modules in the order in which the prompt reached them, again if it came back; empty if it failed."""
 
 
 def run_dry(module: nn.Module, device: torch.device) -> DryRun:
@@ -57,24 +59,25 @@ def run_dry(module: nn.Module, device: torch.device) -> DryRun:
     """
     trial = copy.deepcopy(module).to(_META, torch.bfloat16)
     _leave_out_repeated_blocks(trial)
-    written, failure = _try(trial, _META)
-    if written or not failure:
-        return DryRun(written)
-    _log.info("%s does not run without values (%s)", type(module).__name__, failure)
+    dry = _try(trial, _META)
+    if dry.written or not dry.failure:
+        return dry
+    _log.info("%s does not run without values (%s)", type(module).__name__, dry.failure)
     if sum(parameter.numel() for parameter in module.parameters()) > _MOST_COMPUTED:
         return DryRun(())
-    return DryRun(*_try(_with_one_zero_each(copy.deepcopy(module), device), device))
+    return _try(_with_one_zero_each(copy.deepcopy(module), device), device)
 
 
-def _try(trial: nn.Module, device: torch.device) -> tuple[tuple[str, ...], str]:
-    """Return the weights that a forward wrote, and why it ended early."""
-    before = _storages(trial)
+def _try(trial: nn.Module, device: torch.device) -> DryRun:
+    before, visits = _storages(trial), list[str]()
+    for name, inner in trial.named_modules():
+        inner.register_forward_pre_hook(lambda *_, name=name: visits.append(name))
     watch = _WriteWatch(set(before.values()))
     ids = torch.ones(1, _TOKENS, dtype=torch.int64, device=device)
     failure = step = ""
     try:
         with torch.no_grad(), watch, device:
-            carried = carried_over(trial(ids, use_cache=True))
+            carried, prompt = carried_over(trial(ids, use_cache=True)), tuple(visits)
             step = f"decoding one token with {', '.join(carried) or 'no cache'}: "
             trial(ids[:, :1], **carried, use_cache=True)
     except torch.OutOfMemoryError:
@@ -83,7 +86,7 @@ def _try(trial: nn.Module, device: torch.device) -> tuple[tuple[str, ...], str]:
         failure = step + ((str(error).splitlines() or [""])[0] or type(error).__name__)
     after = _storages(trial)
     changed = (name for name, storage in before.items() if storage in watch.written or after.get(name) != storage)
-    return tuple(changed), failure
+    return DryRun(tuple(changed), failure, () if failure else prompt)
 
 
 def marked_versions(module: nn.Module) -> dict[str, tuple[int, int]]:
@@ -144,14 +147,14 @@ def _storages(module: nn.Module) -> dict[str, int]:
 
 def _storage(tensor: Tensor) -> int:
     """Return what identifies a tensor's memory, on `meta` too."""
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 class _WriteWatch(TorchDispatchMode):
     """Notes which storages operations write to, and answers in place of values that are not there."""
 
     def __init__(self, watched: set[int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._watched = watched
         self.written: set[int] = set()
 

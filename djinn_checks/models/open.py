@@ -56,6 +56,9 @@ class Model:
     """Lazy: the persistent buffers that the checkpoint stores, by name. Those of a random model are its class's."""
     untied: frozenset[str] = frozenset()
     """Parameters that the configuration would tie and whose stored values differ from those they would be tied to."""
+    visits: tuple[str, ...] = ()
+    """Names of modules in the order in which a forward reaches them; decoder blocks made alike are left out. Empty if
+    it is not known."""
     outline: nn.Module | None = field(default=None, repr=False, compare=False)
     """A skeleton to ask, and never to run; None: made when something is asked."""
     tokenizer: Any | None = None
@@ -144,12 +147,12 @@ def open_model(spec: str, *, dtype: torch.dtype, device: torch.device, seed: int
     """
     if spec.startswith("random:"):
         config = _shape_config(spec)
-        module = vet_module(spec, config, dtype, device)
+        module, dry = vet_module(spec, config, dtype, device)
         made = RandomWeights(dict(module.named_parameters()), device=device, seed=seed)
-        return Model(name=spec, config=config, dtype=dtype, weights=made, outline=module)
+        return Model(name=spec, config=config, dtype=dtype, weights=made, outline=module, visits=dry.visits)
     source = str(smollm2_folder()) if spec == "smollm2" else spec
     config, tokenizer = _read_config(spec, source), _read_tokenizer(spec, source)
-    module = vet_module(spec, config, dtype, device)
+    module, dry = vet_module(spec, config, dtype, device)
     stored = open_checkpoint(spec, source, build=partial(build_module, config, dtype), dtype=dtype)
     return Model(
         name=spec,
@@ -159,6 +162,7 @@ def open_model(spec: str, *, dtype: torch.dtype, device: torch.device, seed: int
         buffers=stored.buffers,
         untied=stored.untied,
         outline=None if stored.untied else module,
+        visits=dry.visits,
         tokenizer=tokenizer,
     )
 

@@ -80,6 +80,12 @@ _OWN: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+_OWN_PARTS: dict[str, dict[str, Any]] = {
+    "got_ocr2_vision": {"mlp_dim": 48, "output_channels": 16, "num_hidden_layers": 1, "global_attn_indexes": [0]},
+}
+"""Parts of models that have several, by their own type: the one that computes on tokens has to be the largest."""
+
+
 def families() -> list[str]:
     """Return the model types that transformers has a causal language model for."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -113,6 +119,8 @@ def _shrink(kind: type[Any], own: dict[str, Any]) -> Any:
         if isinstance(value, int) or (value is None and name in _DERIVED):
             changed[name] = size
     parts = {
-        name: _shrink(type(part), {}).to_dict() for name, part in plain.items() if isinstance(part, PretrainedConfig)
+        name: _shrink(type(part), _OWN_PARTS.get(part.model_type, {})).to_dict()
+        for name, part in plain.items()
+        if isinstance(part, PretrainedConfig)
     }
     return kind(**changed | parts | own)

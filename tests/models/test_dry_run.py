@@ -14,13 +14,15 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM, RwkvConfig, Xmo
 
 from djinn_checks.checks.logits.check import check_logits
 from djinn_checks.checks.pcie.check import check_pcie
+from djinn_checks.engine.segments import cut_model
 from djinn_checks.errors import ModelUnsupportedError
 from djinn_checks.models.build import build_module
 from djinn_checks.models.dry_run import marked_versions, refuse_written, run_dry
-from djinn_checks.models.open import open_model
+from djinn_checks.models.open import Model, open_model
 from djinn_checks.models.tiny_configs import tiny_config
 from djinn_checks.outcome import Status
 from djinn_checks.params import LogitsParams, PcieParams
+from djinn_checks.systems.ring import RingSystem
 
 CPU = torch.device("cpu")
 NORM = "model.layers.0.input_layernorm.weight"
@@ -36,6 +38,30 @@ def small(write: Callable[[nn.Module], object]) -> nn.Module:
 
     norm.register_forward_pre_hook(before)
     return module
+
+
+def visited(family: str, folder: Path) -> Model:
+    tiny_config(family).save_pretrained(folder)
+    return open_model(f"random:{folder / 'config.json'}", dtype=torch.float32, device=CPU)
+
+
+def test_what_runs_before_the_blocks_is_streamed_before_them(tmp_path: Path) -> None:
+    model = visited("gemma4_text", tmp_path)
+    names = [point.name for point in cut_model(model.skeleton(), model.visits).points]
+    usual = [point.name for point in cut_model(model.skeleton()).points]
+    early, first = "model.per_layer_model_projection", "model.layers.0"
+    assert names.index(early) < names.index(first)
+    assert usual.index(early) > usual.index(first)
+    assert sorted(names) == sorted(usual)
+    llama = visited("llama", tmp_path)
+    assert cut_model(llama.skeleton(), llama.visits) == cut_model(llama.skeleton())
+
+
+def test_blocks_that_run_again_in_a_forward_leave_the_reference_engine_without_a_plan(tmp_path: Path) -> None:
+    for family, has_plan in (("llama", True), ("hrm_text", False)):
+        model = visited(family, tmp_path)
+        system = RingSystem(model, device=CPU, budget_bytes=int(0.75 * model.weight_bytes))
+        assert (system.predicted_bytes_per_pass() is not None) is has_plan
 
 
 def exchange(norm: Any) -> None:
