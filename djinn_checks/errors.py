@@ -4,7 +4,8 @@
     ├── ParamsError              a parameter that cannot be right; raised before any model loads
     ├── ModelError               a model that cannot be had
     │   ├── ModelNotFoundError       no such file, package or name
-    │   └── ModelCorruptError        found, but its bytes are not what they should be
+    │   ├── ModelCorruptError        found, but its bytes are not what they should be
+    │   └── ModelUnsupportedError    found and whole, and of a kind that no check can decide about
     ├── EngineError              the reference engine cannot do what was asked
     │   ├── CapacityError            the device budget is too small for the model
     │   ├── CopyError                a copy failed; raised in the forward that needed its bytes
@@ -17,7 +18,7 @@
     │       └── TransitionError          a session was asked to go from one state to one that does not follow
     ├── SystemUnavailableError   a system that cannot run here
     │   ├── SystemNotInstalledError  its package is missing
-    │   └── SystemRefusedError       it would not open, and says why
+    │   └── SystemRefusedError       it says no to the model, the budget or the machine, in words of its own
     ├── ServerError              a request that the agent server does not answer
     │   ├── RequestError             it cannot be right: unknown field, prompt too long
     │   ├── UnknownSessionError      it names a session that is not there
@@ -58,6 +59,11 @@ class ModelNotFoundError(ModelError, FileNotFoundError):
 
 class ModelCorruptError(ModelError):
     """A model's files are there, but their content is not what it should be."""
+
+
+class ModelUnsupportedError(ModelError):
+    """A model is there and whole, and of a kind that no check can decide about: quantized, no causal language model,
+    one that writes its own weights while it computes. It says nothing about the system, and nothing crashed."""
 
 
 class EngineError(DjinnChecksError, RuntimeError):
@@ -141,7 +147,7 @@ class ServerKilledError(DjinnChecksError, RuntimeError):
 
 
 class SystemRefusedError(SystemUnavailableError):
-    """A system would not open. The message has its own words."""
+    """A system says no to what it was asked to run, when it is built or opened. The message is its own."""
 
 
 class AgentLostError(DjinnChecksError):

@@ -31,6 +31,7 @@ class TinyModel:
     """A random Llama of six blocks, with the interface of `djinn_checks.models.open.Model`."""
 
     name = "tiny-fake"
+    positions = None
 
     def __init__(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> None:
         self.dtype = dtype

@@ -14,7 +14,18 @@ from djinn_checks.report import drawings
 
 PACKAGE = Path(__file__).parents[1] / "djinn_checks"
 
-LEFT = {"errors", "units", "digest", "layers", "attention", "devices", "processes", "bounded", "visible"}
+LEFT = {
+    "errors",
+    "units",
+    "digest",
+    "layers",
+    "attention",
+    "devices",
+    "processes",
+    "bounded",
+    "visible",
+    "decode_cache",
+}
 DATA = LEFT | {"outcome", "params", "measurements"}
 SYSTEMS = DATA | {"models", "engine", "systems"}
 CHECKS = SYSTEMS | {"server", "instruments", "checks"}
@@ -25,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "attention": set(),
     "bounded": set(),
     "visible": set(),
+    "decode_cache": set(),
     "devices": LEFT,
     "digest": LEFT,
     "layers": LEFT,

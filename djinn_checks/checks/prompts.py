@@ -6,6 +6,8 @@ embedding and many positions of the cache are used. The long ones are joined fro
 
 from __future__ import annotations
 
+from typing import Any
+
 from djinn_checks.errors import ParamsError
 
 _SHORT = (
@@ -91,6 +93,21 @@ def select_prompts(prompts: int | list[str]) -> tuple[str, ...]:
         if not prompt.strip():
             raise ParamsError(f"prompts: prompt {index} is empty; every prompt needs at least one token")
     return tuple(prompts)
+
+
+def check_room(model: Any, tokens: int, remedy: str) -> None:
+    """Refuse a sequence that is longer than the model has positions for.
+
+    Args:
+        model: `djinn_checks.models.open.Model`.
+        tokens: of the sequence, those that are decoded included.
+        remedy: which parameter to give, and how large it may be at most.
+
+    Raises:
+        ParamsError: it has fewer.
+    """
+    if model.positions is not None and tokens > model.positions:
+        raise ParamsError(f"a sequence of {tokens} tokens: {model.name} has {model.positions} positions; {remedy}")
 
 
 def _spread(count: int) -> list[int]:

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from djinn_checks.checks.conclude import Facts, conclude_early
+from djinn_checks.checks.refusals import system_says_no
 from djinn_checks.devices import choose_device
-from djinn_checks.errors import CapacityError, ParamsError, SystemUnavailableError
+from djinn_checks.errors import CapacityError, ModelUnsupportedError, ParamsError, SystemUnavailableError
 from djinn_checks.models.open import Model
 from djinn_checks.outcome import Failure, Outcome, Row, Status
 from djinn_checks.systems.base import System
@@ -38,8 +39,9 @@ def run_check(
 ) -> Outcome:
     """Run a check's work on the device that its params name, and return the outcome whatever happens.
 
-    A system that cannot run here (wrong hardware, package not installed) is INCONCLUSIVE. Whatever else
-    goes wrong after the parameters were accepted is an ERROR with its traceback, not an exception.
+    A system that cannot run here (wrong hardware, package not installed) or that says no to what it was asked to
+    run is INCONCLUSIVE, and so is a model of a kind that no check can decide about. Whatever else goes wrong after
+    the parameters were accepted is an ERROR with its traceback, not an exception.
 
     Args:
         params: with `device`, `system` and `model`.
@@ -61,6 +63,8 @@ def run_check(
         raise
     except SystemUnavailableError as error:
         outcome = _unavailable(check, params, error, facts)
+    except ModelUnsupportedError as error:
+        outcome = _unsupported(check, error, facts)
     except Exception as error:
         summary = f"{params.system} on {params.model}: {type(error).__name__}: {error}"
         failure = Failure.from_exception(error)
@@ -91,7 +95,8 @@ def build_system(
             "nothing has to be streamed and nothing could be proved; give a smaller budget"
         )
     try:
-        return factory(model, device=device, budget_bytes=budget_bytes, **options), budget_bytes
+        with system_says_no(params.system):
+            return factory(model, device=device, budget_bytes=budget_bytes, **options), budget_bytes
     except CapacityError as error:
         field = "budget_gb" if params.budget_gb is not None else "budget_fraction"
         given = params.budget_gb if params.budget_gb is not None else params.budget_fraction
@@ -117,7 +122,7 @@ def release_memory(device: torch.device) -> None:
 
 
 def _unavailable(check: str, params: Any, error: SystemUnavailableError, facts: Facts) -> Outcome:
-    row = Row("system_available", f"System {params.system!r} can run on this machine", unit="")
+    row = Row("system_available", f"System {params.system!r} can run what was asked on this machine", unit="")
     criterion = row.judge(
         None,
         "==",
@@ -126,3 +131,9 @@ def _unavailable(check: str, params: Any, error: SystemUnavailableError, facts: 
         missing=str(error),
     )
     return conclude_early(check, criterion, str(error), facts)
+
+
+def _unsupported(check: str, error: ModelUnsupportedError, facts: Facts) -> Outcome:
+    row = Row("model_supported", "The model is of a kind that a check can decide about", unit="")
+    evidence = "its configuration, its files' headers and a forward without weights"
+    return conclude_early(check, row.judge(None, "==", True, evidence=evidence, missing=str(error)), str(error), facts)

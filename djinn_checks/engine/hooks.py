@@ -20,7 +20,7 @@ from djinn_checks.engine.binding import bind_buffers, bind_parameters
 from djinn_checks.engine.plan import Plan, Planner
 from djinn_checks.engine.residency import plan_fewest_bytes
 from djinn_checks.engine.ring_buffer import WeightRingBuffer
-from djinn_checks.engine.segments import cut_model
+from djinn_checks.engine.segments import Cut, cut_model
 from djinn_checks.engine.weight_stream import WeightStream
 from djinn_checks.errors import ConcurrentForwardError, EngineError, HooksError
 
@@ -60,7 +60,12 @@ class RingBufferHooks:
 
 
 def install_ring_buffer_hooks(
-    model: nn.Module, ring: WeightRingBuffer, model_id: str, *, plan: Plan | Planner | None = None
+    model: nn.Module,
+    ring: WeightRingBuffer,
+    model_id: str,
+    *,
+    plan: Plan | Planner | None = None,
+    cut: Cut | None = None,
 ) -> RingBufferHooks:
     """Make `model` run on weights that stream through `ring`.
 
@@ -73,6 +78,7 @@ def install_ring_buffer_hooks(
         model_id: a name given to `ring.register_model` before.
         plan: a residency plan for this module within the ring's capacity, or what makes one once the bytes are known
             that travel; None keeps as much as fits.
+        cut: the one that the plan is for; None cuts the module in the usual order.
 
     Raises:
         HooksError: the ring streams a model already.
@@ -87,7 +93,7 @@ def install_ring_buffer_hooks(
         )
     source = ring.source(model_id)
     weights = dict(source.named_parameters(remove_duplicate=False)) if isinstance(source, nn.Module) else source
-    cut = cut_model(model)
+    cut = cut or cut_model(model)
     with torch.no_grad():
         stream = ring.attach(model_id, cut, _planner(plan, ring.capacity_bytes), weights)
     undo: list[Callable[[], Any]] = [ring.detach]

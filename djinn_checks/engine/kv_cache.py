@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
+from djinn_checks.decode_cache import carried_over
 from djinn_checks.engine.kv_shape import KvShape, LayerShape
 from djinn_checks.errors import KvError
 
@@ -172,7 +173,13 @@ def probe_shape(module: Any, device: torch.device) -> KvShape:
     """Run one token through `module` and return the shape of the KV cache that transformers makes for it.
 
     Raises:
-        KvError: as `KvShape.of`.
+        KvError: as `KvShape.of`, or the model keeps no KV cache.
     """
     ids = torch.zeros((1, 1), dtype=torch.int64, device=device)
-    return KvShape.of(module(input_ids=ids, use_cache=True).past_key_values)
+    carried = carried_over(module(input_ids=ids, use_cache=True))
+    if "past_key_values" not in carried:
+        raise KvError(
+            f"{type(module).__name__} keeps {next(iter(carried), 'no cache')}; expected a KV cache (past_key_values), "
+            "choose a model of plain or sliding-window attention"
+        )
+    return KvShape.of(carried["past_key_values"])

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from djinn_checks.decode_cache import carried_over
 from djinn_checks.engine.binding import bind_buffers, bind_parameters
 from djinn_checks.engine.codec import Codec
 from djinn_checks.engine.host_memory import HostArena
@@ -88,12 +89,12 @@ def _record() -> Any:
 def _decode(model: Any, device: torch.device, begin: Callable[[], None], end: Callable[[], None]) -> None:
     """Decode a few tokens as a user does, waiting for each."""
     token = torch.zeros(1, 1, dtype=torch.int64, device=device)
-    cache = None
+    cache: dict[str, Any] = {}
     for _ in range(_FORWARDS):
         begin()
-        output = model(token, past_key_values=cache, use_cache=True)
+        output = model(token, **cache, use_cache=True)
         end()
-        cache, token = output.past_key_values, output.logits[:, -1:].argmax(-1)
+        cache, token = carried_over(output), output.logits[:, -1:].argmax(-1)
         torch.cuda.current_stream(device).synchronize()
 
 

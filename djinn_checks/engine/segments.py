@@ -7,7 +7,8 @@ forward needs segments: they must be in place before it runs and may be overwrit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -106,13 +107,17 @@ class Cut:
         return sum(segment.nbytes for segment in self.segments)
 
 
-def cut_model(model: nn.Module) -> Cut:
+def cut_model(model: nn.Module, visits: Sequence[str] = ()) -> Cut:
     """Cut a causal language model into segments and points. Reads shapes only, so `meta` will do.
 
     The order of the points is embeddings, then decoder blocks, then everything else, as in every causal
     LM of Hugging Face. A model that runs in another order still gets the right weights, only slower.
+
+    Args:
+        visits: names of modules in the order in which a forward reaches them, where that is known: what it reaches
+            before the first block comes before the blocks.
     """
-    points = _point_modules(model)
+    points = _point_modules(model, visits)
     names = _names_by_parameter(model)
     users: dict[int, list[int]] = {}
     for index, (_, _, parameters) in enumerate(points):
@@ -142,7 +147,7 @@ def cut_model(model: nn.Module) -> Cut:
     )
 
 
-def _point_modules(model: nn.Module) -> list[tuple[str, nn.Module, list[nn.Parameter]]]:
+def _point_modules(model: nn.Module, visits: Sequence[str]) -> list[tuple[str, nn.Module, list[nn.Parameter]]]:
     blocks = [(name, block, list(block.parameters())) for name, block in decoder_blocks(model)]
     prefixes = tuple(f"{name}." for name, _, _ in blocks)
     outer = [
@@ -153,7 +158,11 @@ def _point_modules(model: nn.Module) -> list[tuple[str, nn.Module, list[nn.Param
     outer = [point for point in outer if point[2]]
     embeddings = [point for point in outer if isinstance(point[1], nn.Embedding)]
     rest = [point for point in outer if not isinstance(point[1], nn.Embedding)]
-    return embeddings + [block for block in blocks if block[2]] + rest
+    names = {name for name, _, _ in blocks}
+    before = list(itertools.takewhile(lambda name: name not in names, visits if names.intersection(visits) else ()))
+    early = sorted((point for point in rest if point[0] in before), key=lambda point: before.index(point[0]))
+    late = [point for point in rest if point[0] not in before]
+    return embeddings + early + [block for block in blocks if block[2]] + late
 
 
 def _names_by_parameter(model: nn.Module) -> dict[int, list[str]]:

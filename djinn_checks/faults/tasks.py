@@ -158,4 +158,6 @@ def _reason(fault: Fault, outcome: Outcome) -> str:
     if outcome.failure is not None:
         return f"the check crashed, which catches nothing: {outcome.failure.type}: {outcome.failure.message}"
     row = next((row for row in outcome.criteria if row.name == fault.caught_by), None)
-    return f"{fault.caught_by} was not judged" if row is None else row.reason or f"{row.name} is {row.status}"
+    if row is None:
+        return f"{fault.caught_by} was not judged: {outcome.summary}"
+    return row.reason or f"{row.name} is {row.status}"

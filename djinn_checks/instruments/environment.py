@@ -12,6 +12,7 @@ import platform
 import resource
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,12 @@ _SYSTEMS = "djinn_checks.systems"
 _NODES = Path("/sys/devices/system/node/online")
 
 
+@cache
+def _installed() -> tuple[str, ...]:
+    """Return what is installed, sorted: hundreds of files to read, so once for a process, which imports no others."""
+    return tuple(sorted({f"{found.name}=={found.version}" for found in metadata.distributions() if found.name}))
+
+
 def read_environment(device: torch.device, *, system: str = "") -> dict[str, Any]:
     """Return plain, JSON-ready facts about this machine and its software. Sizes in bytes.
 
@@ -52,7 +59,7 @@ def read_environment(device: torch.device, *, system: str = "") -> dict[str, Any
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in _PACKAGES},
-        "installed": sorted({f"{found.name}=={found.version}" for found in metadata.distributions() if found.name}),
+        "installed": list(_installed()),
         "source": _own_source(),
         "system": _describe_system(system),
         "cpu": {

@@ -61,7 +61,7 @@ def open_checkpoint(spec: str, source: str, *, build: Build, dtype: torch.dtype)
     Raises:
         ModelNotFoundError: there are no weights.
         ModelCorruptError: a file cannot be read, or a weight is missing or of another shape than the module's.
-        ModelError: the weights are quantized.
+        ModelUnsupportedError: the weights are quantized.
     """
     files = find_safetensors(source)
     if not files and Path(source).is_dir() and not any(Path(source).glob("*.bin*")):

@@ -15,10 +15,9 @@ the same for skeleton and resident. Code from a model's repository is never run.
 
 from __future__ import annotations
 
-import copy
+import itertools
 import json
-import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib import resources
@@ -28,8 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from djinn_checks.errors import ModelCorruptError, ModelError, ModelNotFoundError
+from djinn_checks.errors import ModelCorruptError, ModelError, ModelNotFoundError, ModelUnsupportedError
+from djinn_checks.models.build import build_module, vet_module
 from djinn_checks.models.checkpoint import open_checkpoint, tied_names
+from djinn_checks.models.limits import count_positions, count_tokens
 from djinn_checks.models.random_weights import RandomWeights
 from djinn_checks.models.smollm2 import smollm2_folder
 
@@ -55,12 +56,17 @@ class Model:
     """Lazy: the persistent buffers that the checkpoint stores, by name. Those of a random model are its class's."""
     untied: frozenset[str] = frozenset()
     """Parameters that the configuration would tie and whose stored values differ from those they would be tied to."""
+    visits: tuple[str, ...] = ()
+    """Names of modules in the order in which a forward reaches them; decoder blocks made alike are left out. Empty if
+    it is not known."""
+    outline: nn.Module | None = field(default=None, repr=False, compare=False)
+    """A skeleton to ask, and never to run; None: made when something is asked."""
     tokenizer: Any | None = None
     """`transformers.PreTrainedTokenizerBase`; None for random models."""
 
     def skeleton(self) -> nn.Module:
         """Return the module with its parameters on `meta` and its buffers real, on the CPU, ready for inference."""
-        module = _build(self.config, self.dtype, self.untied)
+        module = build_module(self.config, self.dtype, self.untied)
         for name, value in self.buffers.items():
             module.get_buffer(name).copy_(value)
         return module
@@ -86,18 +92,40 @@ class Model:
     @cached_property
     def weight_bytes(self) -> int:
         """Bytes of all parameters, tied ones once."""
-        parameters = _build(self.config, self.dtype, self.untied).parameters()
-        return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+        return sum(parameter.numel() * parameter.element_size() for parameter in self._outline.parameters())
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """Token ids that it has a row for: they go from 0 to one less."""
+        return count_tokens(self._outline)
+
+    @cached_property
+    def positions(self) -> int | None:
+        """Tokens that a sequence may have; None if nothing in the module ends there."""
+        return count_positions(self._outline)
+
+    @cached_property
+    def _outline(self) -> nn.Module:
+        return self.outline or build_module(self.config, self.dtype, self.untied)
 
     def encode(self, text: str, max_tokens: int) -> list[int]:
         """Return the first `max_tokens` token ids of a text.
 
         Random models have no tokenizer: their tokens are the text's UTF-8 bytes, spread over the vocabulary.
+
+        Raises:
+            ModelCorruptError: the tokenizer makes a token that the model has no row for.
         """
-        if self.tokenizer is not None:
-            return list(self.tokenizer(text)["input_ids"][:max_tokens])
-        vocabulary = int(self.config.vocab_size)
-        return [(byte * 2654435761 + position) % vocabulary for position, byte in enumerate(text.encode())][:max_tokens]
+        if self.tokenizer is None:
+            spread = ((byte * 2654435761 + position) for position, byte in enumerate(text.encode()))
+            return [place % self.vocabulary for place in itertools.islice(spread, max_tokens)]
+        ids = list(self.tokenizer(text)["input_ids"][:max_tokens])
+        if ids and max(ids) >= self.vocabulary:
+            raise ModelCorruptError(
+                f"model {self.name!r}: its tokenizer makes token {max(ids)} of {text[:20]!r}, its weights have rows "
+                f"for tokens 0 to {self.vocabulary - 1}; tokenizer and weights are of different models"
+            )
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str | None:
         """Return the text of token ids, or None if the model has no tokenizer."""
@@ -115,15 +143,17 @@ def open_model(spec: str, *, dtype: torch.dtype, device: torch.device, seed: int
     Raises:
         ModelNotFoundError: nothing answers to `spec`.
         ModelCorruptError: what answers is damaged.
-        ModelError: the model would need code from its repository.
+        ModelUnsupportedError: no check can decide about a model of its kind.
     """
     if spec.startswith("random:"):
         config = _shape_config(spec)
-        made = RandomWeights(dict(_build(config, dtype).named_parameters()), device=device, seed=seed)
-        return Model(name=spec, config=config, dtype=dtype, weights=made)
+        module, dry = vet_module(spec, config, dtype, device)
+        made = RandomWeights(dict(module.named_parameters()), device=device, seed=seed)
+        return Model(name=spec, config=config, dtype=dtype, weights=made, outline=module, visits=dry.visits)
     source = str(smollm2_folder()) if spec == "smollm2" else spec
     config, tokenizer = _read_config(spec, source), _read_tokenizer(spec, source)
-    stored = open_checkpoint(spec, source, build=partial(_build, config, dtype), dtype=dtype)
+    module, dry = vet_module(spec, config, dtype, device)
+    stored = open_checkpoint(spec, source, build=partial(build_module, config, dtype), dtype=dtype)
     return Model(
         name=spec,
         config=config,
@@ -131,6 +161,8 @@ def open_model(spec: str, *, dtype: torch.dtype, device: torch.device, seed: int
         weights=stored.weights,
         buffers=stored.buffers,
         untied=stored.untied,
+        outline=None if stored.untied else module,
+        visits=dry.visits,
         tokenizer=tokenizer,
     )
 
@@ -152,10 +184,10 @@ def _read_config(spec: str, source: str) -> Any:
 
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (ValueError, OSError) as error:
+    except Exception as error:  # a value that a configuration's own class trips over may raise anything
         raise _config_error(spec, source, error) from error
     if getattr(config, "quantization_config", None) is not None:
-        raise ModelError(
+        raise ModelUnsupportedError(
             f"model {spec!r}: expected plain weights, its configuration says that they are quantized; "
             "quantized checkpoints are not supported, choose the unquantized one"
         )
@@ -164,11 +196,11 @@ def _read_config(spec: str, source: str) -> Any:
 
 def _config_error(spec: str, source: str, error: Exception) -> ModelError:
     if "trust_remote_code" in str(error):
-        return ModelError(
+        return ModelUnsupportedError(
             f"model {spec!r} needs code from its own repository, which is never run here; "
             "choose a model whose architecture transformers itself implements"
         )
-    reason = str(error).splitlines()[0]
+    reason = " ".join(str(error).split()) or type(error).__name__
     if Path(source).is_file() or (Path(source) / "config.json").is_file() or not isinstance(error, OSError):
         return ModelCorruptError(f"model {spec!r}: its configuration cannot be read ({reason})")
     missing = (
@@ -194,51 +226,6 @@ def _read_tokenizer(spec: str, source: str) -> Any | None:
             f"model {spec!r}: its tokenizer cannot be read ({reason}); install what it needs, or remove the "
             "tokenizer's files from a local copy to check with bytes as tokens"
         ) from error
-
-
-def _build(config: Any, dtype: torch.dtype, untied: Collection[str] = ()) -> nn.Module:
-    """Return a module as `from_pretrained` would build it, its parameters on `meta`, those named in `untied` apart."""
-    from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with init_empty_weights(include_buffers=False):
-            module: Any = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype, trust_remote_code=False)
-    except ValueError as error:
-        if "Unrecognized configuration class" not in str(error):
-            raise
-        raise ModelError(
-            f"a {config.model_type!r} model: expected a causal language model, which transformers has none of that "
-            "type; choose a decoder-only model"
-        ) from error
-    _keep_wide(module, dtype)
-    module.tie_weights()
-    for name in untied:
-        _replace(module, name, torch.empty_like(module.get_parameter(name)))
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-    return module.eval()  # type: ignore[no-any-return]
-
-
-def _keep_wide(module: Any, dtype: torch.dtype) -> None:
-    """Give those weights float32 that the class keeps in it, whatever type the others have."""
-    if not hasattr(module, "_get_dtype_plan"):  # transformers 4
-        return
-    plan = module._get_dtype_plan(dtype)  # parts of names, with * for anything, each with its data type
-    patterns = [(re.compile(part.replace("*", ".*")), kept) for part, kept in plan.items()]
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        for pattern, kept in patterns:
-            if pattern.search(name):
-                _replace(module, name, tensor.to(kept))
-
-
-def _replace(module: nn.Module, name: str, value: Tensor) -> None:
-    owner, _, leaf = name.rpartition(".")
-    holder = module.get_submodule(owner)
-    if leaf in holder._parameters:
-        holder._parameters[leaf] = nn.Parameter(value, requires_grad=False)
-    elif leaf not in holder._non_persistent_buffers_set:
-        holder._buffers[leaf] = value
 
 
 def _check_shape(name: str, expected: torch.Size, came: torch.Size) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from djinn_checks.errors import ModelCorruptError, ModelError
+from djinn_checks.errors import ModelCorruptError, ModelUnsupportedError
 
 _log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class SafetensorsWeights(Mapping[str, Tensor]):
 
         Raises:
             ModelCorruptError: a file cannot be read, a tensor is missing, or has another shape than the module's.
-            ModelError: a tensor is quantized.
+            ModelUnsupportedError: a tensor is quantized.
         """
         located = {}
         absent = []
@@ -187,11 +187,11 @@ def refuse_quantized(stored: Iterable[StoredTensor]) -> None:
     """Refuse weights that a configuration did not say to be quantized, by the names that quantizers give them.
 
     Raises:
-        ModelError: there are some.
+        ModelUnsupportedError: there are some.
     """
     found = next((tensor for tensor in stored if tensor.name.endswith(_QUANTIZED)), None)
     if found is not None:
-        raise ModelError(
+        raise ModelUnsupportedError(
             f"weight {found.name!r} in {found.path.name}: expected plain weights, its name is that of a quantized one; "
             "quantized checkpoints are not supported, choose the unquantized one"
         )
@@ -213,7 +213,7 @@ def _headers(path: Path) -> list[StoredTensor]:
 
 def _check_header(name: str, expected: torch.Size, stored: StoredTensor) -> None:
     if stored.kind not in _FLOATS:
-        raise ModelError(
+        raise ModelUnsupportedError(
             f"weight {name!r} in {stored.path.name}: expected one of {', '.join(_FLOATS)}, got {stored.kind}; "
             "quantized checkpoints are not supported, choose the unquantized one"
         )

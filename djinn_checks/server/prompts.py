@@ -15,7 +15,7 @@ class Prompts:
     def __init__(self, model: Model, *, session_tokens: int) -> None:
         """Read for `model`; a session may hold `session_tokens` tokens."""
         self._model, self._session_tokens = model, session_tokens
-        self._vocabulary = int(model.config.vocab_size)
+        self._vocabulary = model.vocabulary
         self._bound = text_bound(model.tokenizer)
 
     async def read(self, prompt: str | list[int], max_tokens: int) -> tuple[int, ...]:

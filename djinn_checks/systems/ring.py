@@ -20,6 +20,7 @@ from djinn_checks.engine.ring_buffer import WeightRingBuffer
 from djinn_checks.engine.segments import Cut, cut_model
 from djinn_checks.engine.timeline import Step, TimedCudaLink, TimedHostLink, join_timelines, open_timed_link
 from djinn_checks.engine.weight_stream import WeightStream
+from djinn_checks.layers import decoder_blocks
 from djinn_checks.models.open import Model
 from djinn_checks.systems.base import System
 
@@ -49,7 +50,10 @@ class RingSystem(System):
         self._skeleton = model.skeleton()
         self._resident_blocks = resident_blocks
         self._link_factory = link_factory
-        self._cut = cut_model(self._skeleton)
+        visits = getattr(model, "visits", ())
+        self._cut = cut_model(self._skeleton, visits)
+        blocks = {name for name, _ in decoder_blocks(self._skeleton)}
+        self._runs_blocks_again = any(visits.count(name) > 1 for name in blocks)
         self.plan = plan_residency(self._cut, budget_bytes, resident_blocks=resident_blocks)
         self._ring: WeightRingBuffer | None = None
         self._hooks: RingBufferHooks | None = None
@@ -69,11 +73,11 @@ class RingSystem(System):
     def _stream(self, ring: WeightRingBuffer, plan: Any) -> nn.Module:
         self._ring = ring
         self._ring.register_model(self.model.name, self.model.weights)
-        self._hooks = install_ring_buffer_hooks(self._skeleton, self._ring, self.model.name, plan=plan)
+        self._hooks = install_ring_buffer_hooks(self._skeleton, self._ring, self.model.name, plan=plan, cut=self._cut)
         return self._skeleton
 
     def predicted_bytes_per_pass(self) -> int | None:
-        return self.plan.bytes_per_pass
+        return None if self._runs_blocks_again else self.plan.bytes_per_pass
 
     def claimed_bytes(self) -> int | None:
         stats: dict[str, Any] = self._ring.get_stats() if self._ring else {}

@@ -58,7 +58,7 @@ def write_script(model: Model, *, number: int, tokens: int, turns: int, seed: in
 
 def _write_random(model: Model, chance: random.Random, tokens: int, turns: int) -> AgentScript:
     def draw(count: int) -> tuple[int, ...]:
-        return tuple(chance.randrange(3, int(model.config.vocab_size)) for _ in range(count))
+        return tuple(chance.randrange(3, model.vocabulary) for _ in range(count))
 
     code = draw(8)
     prompt = (*code, *draw(tokens))[:tokens]

@@ -16,13 +16,14 @@ from djinn_checks.checks.logits.prompt_run import PHASES, Prompt, PromptLogits, 
 from djinn_checks.checks.logits.spool import LogitSpool
 from djinn_checks.checks.logits.statistics import LogitStatistics, ReferencePositions, describe_reference
 from djinn_checks.checks.logits.watch import ReferenceWatch, Span, SystemWatch, Watched, WatchPlan
+from djinn_checks.checks.refusals import open_system
 from djinn_checks.checks.run import Progress
-from djinn_checks.errors import CapacityError, DjinnChecksError, SystemRefusedError
 from djinn_checks.instruments.memory import PeakMemory
 from djinn_checks.instruments.memory_place import PlaceOf, find_place_beside
 from djinn_checks.instruments.weight_witness import WeightEvidence
 from djinn_checks.layers import decoder_blocks
 from djinn_checks.measurements.logits import LogitsStatistics
+from djinn_checks.models.dry_run import marked_versions, refuse_written
 from djinn_checks.params import LogitsParams
 from djinn_checks.systems.base import System
 
@@ -138,6 +139,7 @@ class LogitsBench:
             load: gives the model with all weights on `device`; the caller keeps no reference to it.
         """
         model = load()
+        versions = marked_versions(model)
         self._warm_up(model)
         weights = {id(parameter): parameter for parameter in model.parameters()}.values()
         every = (*self.prompts, *self.plan.unforeseen)
@@ -155,6 +157,7 @@ class LogitsBench:
         watch.digests.clear()
         memory = PeakMemory(device)
         floor = self._compare(model, positions, "noise floor", lambda _: lambda: memory, every)
+        refuse_written(versions, model)
         return ReferenceRun(
             weight_bytes=sum(parameter.numel() * parameter.element_size() for parameter in weights),
             parameters=sum(parameter.numel() for parameter in weights),
@@ -184,7 +187,7 @@ class LogitsBench:
         opening = PeakMemory(system.device)
         with system:
             with opening:
-                model = _open(system)
+                model = open_system(system)
             passes = tuple(self._run_pass(model, reference, watch, n + 1) for n in range(self.params.passes))
             first = next((run_pass.first for run_pass in passes if run_pass.first), None)
             seen = [found.weights for found in watch.watched if found.weights is not None]
@@ -290,21 +293,6 @@ class LogitsBench:
             missing=missing,
             rounded_from=rounded_from,
         )
-
-
-def _open(system: System) -> Any:
-    """Open a system; one that will not is heard in its own words, and one that breaks is not taken for it."""
-    try:
-        return system.open()
-    except (torch.OutOfMemoryError, NotImplementedError):
-        raise
-    except CapacityError as error:
-        raise SystemRefusedError(f"it would not open: {error}") from error
-    except DjinnChecksError:
-        raise
-    except (RuntimeError, ValueError, MemoryError, AssertionError) as error:
-        said = str(error).strip() or "it gives no reason"
-        raise SystemRefusedError(f"it would not open: {type(error).__name__}: {said}") from error
 
 
 def _describe(prompt: Prompt, logits: PromptLogits, top_k: int) -> PromptPositions:

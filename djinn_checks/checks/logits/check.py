@@ -24,7 +24,7 @@ from djinn_checks.checks.logits.measurements import gather_measurements, summari
 from djinn_checks.checks.logits.prompt_run import Prompt
 from djinn_checks.checks.logits.spool import LogitSpool
 from djinn_checks.checks.logits.watch import draw_watch
-from djinn_checks.checks.prompts import select_prompts
+from djinn_checks.checks.prompts import check_room, select_prompts
 from djinn_checks.checks.run import (
     Clock,
     Progress,
@@ -153,5 +153,7 @@ def _encode(params: LogitsParams, model: Model, device: torch.device) -> tuple[P
         ids = model.encode(text, params.max_prompt_tokens)
         if not len(ids):
             raise ParamsError(f"prompts: prompt {index} ({text[:40]!r}) gives no tokens; give it some text")
+        room = None if model.positions is None else model.positions - params.decode_tokens
+        check_room(model, len(ids) + params.decode_tokens, f"give max_prompt_tokens: {room} or fewer decode_tokens")
         prompts.append(Prompt(index, text, torch.tensor([list(ids)], dtype=torch.int64, device=device)))
     return tuple(prompts)

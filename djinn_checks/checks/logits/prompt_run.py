@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from djinn_checks.decode_cache import carried_over
+
 PHASES = ("prefill", "decode")
 
 
@@ -55,8 +57,8 @@ def run_prompt(
     """Run one prompt.
 
     Args:
-        model: called like a Hugging Face causal LM: ids [1, T], `past_key_values`, `use_cache`; it returns
-            something with `logits` [1, T, V] and `past_key_values`.
+        model: called like a Hugging Face causal LM: ids [1, T], `use_cache`, and the cache by the name of its class; it
+            returns something with `logits` [1, T, V] and the cache under that name (`decode_cache.CACHE_NAMES`).
         token_ids: [1, T] int64.
         decode_tokens: steps through the KV cache after the prefill.
         forced: [decode_tokens + 1] int64 tokens to feed (teacher forcing); None feeds the most likely one.
@@ -70,8 +72,8 @@ def run_prompt(
     for step in range(decode_tokens):
         fed = tokens[-1].view(1, 1).to(token_ids.device)
         with around():
-            output = model(fed, past_key_values=output.past_key_values, use_cache=True)
-        decode.append(output.logits[0, -1].clone())
+            output = model(fed, **carried_over(output), use_cache=True)
+        decode.append(output.logits[0, -1].clone())  # a model may write every step's logits to the same place
         tokens.append(_next_token(decode[-1], forced, step + 1))
     return PromptLogits(prefill, torch.stack(decode), torch.stack(tokens).cpu())
 

@@ -26,6 +26,7 @@ from djinn_checks.checks.pcie.evidence import HOST_MEMORY, PCIE, LinkFacts, Pcie
 from djinn_checks.checks.pcie.measurements import gather_measurements, summarize
 from djinn_checks.checks.pcie.replay import replay_trace
 from djinn_checks.checks.pcie.weights import KnownWeights, survey_weights
+from djinn_checks.checks.prompts import check_room
 from djinn_checks.checks.run import (
     Clock,
     Progress,
@@ -99,6 +100,7 @@ def _run(
     save_to: str | os.PathLike[str],
 ) -> Outcome:
     model = open_model(params.model, dtype=choose_dtype(params.dtype, device), device=device, seed=params.seed)
+    check_room(model, params.context_tokens, f"give context_tokens: {model.positions} or less")
     system, budget_bytes = _plan(params, factory, model, device)
     measure = _measure_on_gpu if device.type == "cuda" else _measure_on_host
     known = survey_weights(model, device) if system.encodes else None

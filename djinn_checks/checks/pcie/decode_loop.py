@@ -13,8 +13,10 @@ from typing import Any
 import torch
 
 from djinn_checks.checks.pcie.weights import KnownWeights, SeenWeights, compare_weights
+from djinn_checks.checks.refusals import open_system
 from djinn_checks.checks.run import Progress
-from djinn_checks.errors import InstrumentError
+from djinn_checks.decode_cache import CACHE_NAMES, carried_over
+from djinn_checks.errors import ModelUnsupportedError
 from djinn_checks.instruments.memory import HostGrowth, PeakMemory
 from djinn_checks.instruments.weight_witness import WeightEvidence, WeightWitness
 from djinn_checks.params import PcieParams
@@ -70,11 +72,12 @@ def run_decode_loop(
         known: the weights that are looked for in one pass before the start; None: they are not.
 
     Raises:
-        InstrumentError: the system's model keeps no KV cache, so there is nothing to decode with.
+        ModelUnsupportedError: the model keeps no cache, so there is nothing to decode with.
+        SystemRefusedError: the system says no when it is opened.
     """
     with HostGrowth() as host, PeakMemory(device, whole_device=True) as memory, system:
         began = time.monotonic()
-        model = system.open()
+        model = open_system(system)
         loop = _Loop(model, device, params.context_tokens)
         opened = time.monotonic()
         witnessed = _witness(loop) if device.type == "cpu" or known else None
@@ -132,7 +135,7 @@ class _Loop:
         self._model = model
         self._device = device
         self._context_tokens = context_tokens
-        self._cache: Any = None
+        self._cache: dict[str, Any] = {}
         self._held = 0
         self._token = torch.zeros(1, 1, dtype=torch.int64, device=device)
 
@@ -140,11 +143,14 @@ class _Loop:
     def step(self) -> None:
         """Decode one token and wait for it."""
         if self._held >= self._context_tokens:
-            self._cache, self._held = None, 0
-        output = self._model(self._token, past_key_values=self._cache, use_cache=True)
-        if output.past_key_values is None:
-            raise InstrumentError("decode loop: the model gives no KV cache back (past_key_values is None)")
-        self._cache, self._held = output.past_key_values, self._held + 1
+            self._cache, self._held = {}, 0
+        output = self._model(self._token, **self._cache, use_cache=True)
+        self._cache, self._held = carried_over(output), self._held + 1
+        if not self._cache:
+            raise ModelUnsupportedError(
+                "decode loop: the model keeps no cache, so there is nothing to decode with; its output has none of "
+                + ", ".join(CACHE_NAMES)
+            )
         self._token = output.logits[:, -1:].argmax(-1)
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()

@@ -1,0 +1,70 @@
+"""A system that says no is told apart from one that breaks.
+
+A ring that is smaller than the model, a machine without an accelerator: a system notices them when it is built or
+opened and says so. That is no crash of a check and no verdict about the system's claims: the evidence is missing, which
+is INCONCLUSIVE, with the system's own words as the reason. What it raises later, in a forward, is a crash, and so is
+what nobody raises on purpose, wherever it comes from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from djinn_checks.errors import CapacityError, DjinnChecksError, SystemRefusedError
+from djinn_checks.systems.base import System
+
+_log = logging.getLogger(__name__)
+
+_SAYS_NO = (ValueError, RuntimeError, MemoryError, OSError, ImportError, AssertionError)
+"""What Python programs raise to say that they cannot do what they were asked. A TypeError, an AttributeError, a
+KeyError and the like are mistakes in a program."""
+
+_CRASHES = (
+    torch.OutOfMemoryError,
+    getattr(torch, "AcceleratorError", torch.OutOfMemoryError),  # since PyTorch 2.8
+    NotImplementedError,
+    RecursionError,
+    UnicodeError,
+)
+"""Of these kinds, and no refusal: a device that fails or is full, an operation that PyTorch has no kernel for."""
+
+
+@contextlib.contextmanager
+def system_says_no(name: str) -> Iterator[None]:
+    """Take what a foreign system raises in words, while it is built or opened, for its refusal.
+
+    Args:
+        name: of the system, for the message.
+
+    Raises:
+        SystemRefusedError: in place of it.
+    """
+    try:
+        yield
+    except (DjinnChecksError, *_CRASHES):
+        raise
+    except _SAYS_NO as error:
+        if not str(error):
+            raise
+        _log.info("system %r refused", name, exc_info=error)
+        raise SystemRefusedError(
+            f"system {name!r} refused, in its own words: {error} ({type(error).__name__})"
+        ) from error
+
+
+def open_system(system: System) -> Any:
+    """Open a system and return its model.
+
+    Raises:
+        SystemRefusedError: it says no.
+    """
+    try:
+        with system_says_no(system.name):
+            return system.open()
+    except CapacityError as error:
+        raise SystemRefusedError(f"system {system.name!r} refused, in its own words: {error}") from error
