@@ -108,9 +108,10 @@ def _reads_are_used(evidence: PcieEvidence, doubt: str) -> Criterion:
     claimed = evidence.claimed_bytes / evidence.passes
     reader = evidence.reader.says if evidence.reader else "the reader is not known"
     return row.judge(
-        claimed,
+        None if doubt else claimed,
         "<=",
         int((1 + evidence.params.byte_tolerance) * usable),
+        missing=doubt,
         evidence=f"claimed bytes over passes; a pass has {format_bytes(usable)} of weights to use; {reader}",
         failed=f"{format_bytes(claimed - usable)} of each pass are fetched and not used, "
         f"{1 - usable / claimed if claimed else 0:.0%} of what is claimed",
