@@ -67,7 +67,7 @@ def main() -> int:
             out.write(RECORD.pack(before, time.monotonic(), received, sent))
             if read_health is not None and before >= health_due:
                 health.write(json.dumps({"t_s": time.monotonic(), **read_health()}).encode() + b"\n")
-                health_due += HEALTH_PERIOD_S
+                health_due = max(health_due, before) + HEALTH_PERIOD_S
             due = max(due + period, time.monotonic())
             time.sleep(max(0.0, due - time.monotonic()))
     return 0
