@@ -12,8 +12,8 @@ may have a table for each, and the tables cost nothing here.
 Large tensors are sampled. The entropy of a sample is too low on average, never too high, which accuses nobody; by how
 much it may be off is stated: two standard errors, and the bias of a sample that has not seen every pattern.
 
-Its limit: weights that repeat (equal rows, equal tensors) can be put in fewer bytes by a coder that looks for
-repetitions. Equal tensors count once here, equal rows do not.
+Its limit: weights that repeat can be put in fewer bytes by a coder that looks for repetitions. Equal tensors and equal
+rows of a tensor count once here; what else repeats does not.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from djinn_checks.digest import digest_rows
 
 _FIELDS = {
     torch.bfloat16: (8, 7),
@@ -57,14 +59,16 @@ class TensorEntropy:
     least_bits: float
     error_bits: float
     """How far `least_bits` may be off; 0 if every element was looked at."""
+    distinct: float
+    """Share of the elements without rows that are equal to another one."""
 
     @property
     def least_bytes(self) -> float:
-        return self.least_bits * self.elements / 8
+        return self.least_bits * self.distinct * self.elements / 8
 
     @property
     def error_bytes(self) -> float:
-        return self.error_bits * self.elements / 8
+        return self.error_bits * self.distinct * self.elements / 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,13 +96,12 @@ def measure_entropy(name: str, tensor: Tensor, *, most_elements: int = MOST_ELEM
         most_elements: more than so many are sampled at random, with replacement.
     """
     flat = tensor.detach().contiguous().flatten()
-    if flat.element_size() > 4:
-        flat = flat.view(torch.int32)
-    elements = flat.numel()
+    words = flat.view({1: torch.uint8, 2: torch.int16}.get(flat.element_size(), torch.int32))
+    elements = words.numel()
     if elements > most_elements:
         generator = torch.Generator().manual_seed(seed)
-        flat = flat[torch.randint(elements, (most_elements,), generator=generator).to(flat.device)]
-    bits = _patterns(flat)
+        words = words[torch.randint(elements, (most_elements,), generator=generator).to(words.device)]
+    bits = words.to(torch.int64) & (2 ** (8 * words.element_size()) - 1)
     fields = _split(bits, *_FIELDS[flat.dtype]) if flat.dtype in _FIELDS else []
     by_field = [_entropy_in_tables(field) for field in fields]
     sums = [_entropy_in_tables(bits), *([_add(by_field)] if by_field else [])]
@@ -108,12 +111,13 @@ def measure_entropy(name: str, tensor: Tensor, *, most_elements: int = MOST_ELEM
         name=name,
         nbytes=tensor.numel() * tensor.element_size(),
         elements=elements,
-        sampled=flat.numel(),
+        sampled=words.numel(),
         sign_bits=sign,
         exponent_bits=exponent,
         mantissa_bits=mantissa,
         least_bits=least[0],
         error_bits=least[1] if elements > most_elements else 0.0,
+        distinct=_distinct_rows(tensor),
     )
 
 
@@ -133,12 +137,13 @@ def add_up(tensors: Iterable[TensorEntropy]) -> EntropyFloor:
     )
 
 
-def _patterns(flat: Tensor) -> Tensor:
-    """Return the elements' bits as int64, without sign."""
-    size = flat.element_size()
-    words = flat.view({1: torch.uint8, 2: torch.int16, 4: torch.int32}[size]).to(torch.int64)
-    unsigned: Tensor = words & (2 ** (8 * size) - 1)
-    return unsigned
+def _distinct_rows(tensor: Tensor) -> float:
+    """Return the share of a matrix's rows that differ; 1 for what has none, or rows that no digest can be taken of."""
+    row_bytes = tensor.shape[-1] * tensor.element_size() if tensor.ndim > 1 else 0
+    if tensor.numel() == 0 or row_bytes == 0 or row_bytes % 4:
+        return 1.0
+    rows = tensor.detach().contiguous().view(torch.uint8).reshape(-1, row_bytes)
+    return len(digest_rows(rows).unique()) / len(rows)
 
 
 def _split(bits: Tensor, exponent: int, mantissa: int) -> list[Tensor]:

@@ -71,7 +71,7 @@ def main() -> int:
             out.write(RECORD.pack(before, time.monotonic(), received, sent))
             if steps and not waiting and before >= health_due:
                 waiting, found = list(steps), {}
-                health_due = max(health_due + HEALTH_PERIOD_S, before)
+                health_due = max(health_due, before) + HEALTH_PERIOD_S
             if waiting:
                 found |= waiting.pop(0)()
                 if not waiting:

@@ -80,3 +80,14 @@ def test_nothing_and_ones_take_nothing_and_floors_add_up() -> None:
     assert floor.certain_bytes == floor.least_bytes
     assert sum(floor.share_of_field.values()) >= floor.least_bytes / floor.weight_bytes
     assert add_up([]).certain_bytes == 0
+
+
+def test_equal_rows_count_once() -> None:
+    rows = normal(64 * 256, torch.bfloat16).view(64, 256)
+    twice = torch.cat([rows, rows.flip(0)])
+    alone, both = measure_entropy("w", rows), measure_entropy("w", twice)
+    assert both.distinct == 0.5
+    assert both.least_bytes == pytest.approx(alone.least_bytes)
+    assert both.nbytes == 2 * alone.nbytes
+    assert measure_entropy("w", rows.flatten()).distinct == 1
+    assert measure_entropy("w", normal(9, torch.bfloat16).view(3, 3)).distinct == 1, "rows of 6 bytes have no digest"

@@ -6,11 +6,14 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import pynvml
 import pytest
 
+from djinn_checks.instruments import nvml
 from djinn_checks.instruments.counters import CounterSampler
-from djinn_checks.instruments.link_health import LinkHealth, most_replays, parse_health
+from djinn_checks.instruments.link_health import ERRORS, LinkHealth, most_replays, parse_health
 
 FAKES = "tests.instruments.fake_counters"
 
@@ -88,3 +91,30 @@ def test_beside_fake_counters_there_is_no_health(monkeypatch: pytest.MonkeyPatch
     with CounterSampler(source=f"{FAKES}:steady") as sampler:
         assert sampler.read_health() is None
     assert sampler.read_health() is None
+
+
+class Answer:
+    """One field of NVML's answer."""
+
+    def __init__(self, code: int, kind: int, value: int) -> None:
+        self.nvmlReturn, self.valueType = code, kind
+        self.value = SimpleNamespace(uiVal=value, ulVal=value, ullVal=value)
+
+
+def test_what_a_driver_does_not_support_is_unknown_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    unsigned, double = pynvml.NVML_VALUE_TYPE_UNSIGNED_INT, pynvml.NVML_VALUE_TYPE_DOUBLE
+    answers = [Answer(pynvml.NVML_SUCCESS, unsigned, 7), Answer(pynvml.NVML_ERROR_NOT_SUPPORTED, unsigned, 9)]
+    answers += [Answer(pynvml.NVML_SUCCESS, double, 9)] * (len(nvml.HEALTH_FIELDS) - 2)
+
+    def refuse(*_: object) -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetFieldValues", lambda handle, fields: answers)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrPcieLinkGeneration", lambda handle: 4)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrPcieLinkWidth", refuse)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons", refuse)
+    found = nvml.read_link_health(None)
+    assert {name: value for name, value in found.items() if value is not None} == {"replays": 7, "generation": 4}
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetFieldValues", refuse)
+    assert nvml.read_link_health(None)["replays"] is None
+    assert set(ERRORS) == set(nvml.HEALTH_FIELDS), "what is read is what is reported"

@@ -46,8 +46,9 @@ class DecodeRun:
     """The system's own account of its last copies and computations; empty if it keeps none."""
     seen: SeenWeights | None = None
     """Of a system that encodes, the weights that one pass before the start was seen to use; None if none was seen."""
-    running_bytes: int | None = None
-    """Most device memory that PyTorch's allocator gave out while passes were measured; None on a CPU."""
+    held_bytes: int | None = None
+    """Least device memory that PyTorch's allocator had given out when a pass ended: what lies there all the time.
+    None on a CPU."""
     beside_bytes: int | None = None
     """Device memory that was taken beside the allocator since before the system opened, whoever took it."""
 
@@ -83,19 +84,20 @@ def run_decode_loop(
         witnessed = _witness(loop) if device.type == "cpu" or known else None
         for _ in range(params.warmup_passes):
             loop.step()
-        memory.count_anew()
         claimed = system.claimed_bytes()
         ends: list[float] = []
+        held: list[int] = []
         start = told = time.monotonic()
         while not ends or ends[-1] - start < params.duration_s:
             loop.step()
             ends.append(time.monotonic())
+            if device.type == "cuda":
+                held.append(torch.cuda.memory_allocated(device))
             if ends[-1] - told > 0.5:
                 told = ends[-1]
                 progress("decode", told - start, params.duration_s)
         claimed_after = system.claimed_bytes()
         memory.look()
-        running = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
         beside = memory.beside_bytes()
         timeline: list[dict[str, Any]] = getattr(system, "timeline", list)()
     return DecodeRun(
@@ -110,7 +112,7 @@ def run_decode_loop(
         open_s=opened - began,
         timeline=tuple(timeline),
         seen=compare_weights(known, witnessed) if known else None,
-        running_bytes=running,
+        held_bytes=min(held) if held else None,
         beside_bytes=beside,
     )
 

@@ -108,9 +108,10 @@ def _reads_are_used(evidence: PcieEvidence, doubt: str) -> Criterion:
     claimed = evidence.claimed_bytes / evidence.passes
     reader = evidence.reader.says if evidence.reader else "the reader is not known"
     return row.judge(
-        claimed,
+        None if doubt else claimed,
         "<=",
         int((1 + evidence.params.byte_tolerance) * usable),
+        missing=doubt,
         evidence=f"claimed bytes over passes; a pass has {format_bytes(usable)} of weights to use; {reader}",
         failed=f"{format_bytes(claimed - usable)} of each pass are fetched and not used, "
         f"{1 - usable / claimed if claimed else 0:.0%} of what is claimed",
@@ -118,22 +119,23 @@ def _reads_are_used(evidence: PcieEvidence, doubt: str) -> Criterion:
 
 
 def _device_memory(evidence: PcieEvidence) -> Criterion:
-    title = "Device memory stays within the budget of weights and 1 GB for everything else"
+    """A copy that the link does not carry has to lie there all the time; what passes by may be more."""
+    title = "What lies on the device all the time is within the budget of weights and 1 GB for everything else"
     row = Row("device_memory", title, unit="bytes")
     run = evidence.run
     if run is None or evidence.budget_bytes is None:
         return row.skip(_NO_MODEL)
-    if run.running_bytes is None:
+    if run.held_bytes is None:
         return row.skip("there is no device memory to measure: the device is a CPU")
     beside = max(0, run.beside_bytes or 0)
     limit = evidence.budget_bytes + _WORKING_SET_BYTES
-    within = run.running_bytes <= limit
-    unknown = within and run.running_bytes + beside > limit
+    within = run.held_bytes <= limit
+    unknown = within and run.held_bytes + beside > limit
     return row.judge(
-        None if unknown else run.running_bytes + (beside if within else 0),
+        None if unknown else run.held_bytes + (beside if within else 0),
         "<=",
         limit,
-        evidence=f"PyTorch's allocator while passes were measured, {format_bytes(run.running_bytes)}, and "
+        evidence=f"PyTorch's allocator whenever a pass ended, at the least {format_bytes(run.held_bytes)}, and "
         f"{format_bytes(beside)} that were taken beside it",
         missing=f"{format_bytes(beside)} more than before were taken beside PyTorch's allocator, by the system or by "
         "another process",

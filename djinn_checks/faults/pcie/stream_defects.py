@@ -47,7 +47,7 @@ def keeps_part_of_encoded(share: float) -> PcieEvidence:
 
 def decodes_from_second_copy(share: float) -> PcieEvidence:
     """Have a coder decode from a copy of this share that lies on the device, while as many bytes go by on the link."""
-    return make_encoding(running_bytes=BUDGET_BYTES + _ELSE_BYTES + int(share * ENCODED_PASS_BYTES))
+    return make_encoding(held_bytes=BUDGET_BYTES + _ELSE_BYTES + int(share * ENCODED_PASS_BYTES))
 
 
 def skips_layers(layers: float) -> PcieEvidence:
@@ -59,7 +59,7 @@ def skips_layers(layers: float) -> PcieEvidence:
 
 def reads_junk_beside_a_copy(share: float) -> PcieEvidence:
     """Have this share of the weights resident, and read as many junk bytes in place as streaming them would."""
-    return with_run(make_in_place(), running_bytes=max(BUDGET_BYTES, int(share * MODEL_BYTES)) + _ELSE_BYTES)
+    return with_run(make_in_place(), held_bytes=max(BUDGET_BYTES, int(share * MODEL_BYTES)) + _ELSE_BYTES)
 
 
 def wastes(share: float) -> PcieEvidence:

@@ -92,11 +92,11 @@ def make_encoding(
     passes: int = ENCODED_PASSES,
     pass_bytes: int = ENCODED_PASS_BYTES,
     seen: SeenWeights | None = SEEN,
-    running_bytes: int = BUDGET_BYTES + 3 * 10**8,
+    held_bytes: int = BUDGET_BYTES + 3 * 10**8,
 ) -> PcieEvidence:
     """Return the evidence of layers that travel encoded, are decoded bit for bit, and lie encoded in the budget."""
     found = make_stream(passes=passes, pass_bytes=pass_bytes, seed=seed, encodes=True, floor=FLOOR)
-    return with_run(found, seen=seen, running_bytes=running_bytes)
+    return with_run(found, seen=seen, held_bytes=held_bytes)
 
 
 def with_run(found: PcieEvidence, **changed: Any) -> PcieEvidence:

@@ -168,7 +168,7 @@ def make_evidence(series: CounterSeries | None = None, **changed: Any) -> PcieEv
         host_growth_bytes=PASS_BYTES,
         open_s=1.0,
         timeline=(),
-        running_bytes=BUDGET_BYTES + 3 * 10**8,
+        held_bytes=BUDGET_BYTES + 3 * 10**8,
         beside_bytes=10**8,
     )
     link = LinkFacts(

@@ -50,6 +50,10 @@ def test_the_ring_runs_at_the_links_limit(resident: int, bar: float) -> None:
     assert outcome.status is Status.PASS
     limit = outcome.measurements["limit"]
     assert limit["ratio"] >= bar
+    assert outcome.measurements["reader"]["by_law"]
+    assert outcome.measurements["reader"]["says"].startswith("copies")
+    assert outcome.criterion("device_memory").status is Status.PASS
+    assert outcome.measurements["health"]["seconds"]
     if resident == 0:
         assert limit["streamed_of_ceiling"] >= bar
 

@@ -109,7 +109,7 @@ def test_memory_beside_the_allocator_is_nobodys_until_it_is_known_whose() -> Non
     rows = judged(with_run(make_evidence(), beside_bytes=6 * 10**9))
     assert rows["device_memory"].status is Status.INCONCLUSIVE
     assert "another process" in rows["device_memory"].reason
-    assert judged(with_run(make_evidence(), running_bytes=None))["device_memory"].status is Status.SKIP
+    assert judged(with_run(make_evidence(), held_bytes=None))["device_memory"].status is Status.SKIP
 
 
 def test_what_is_fetched_and_not_used_stands_in_the_figures() -> None:

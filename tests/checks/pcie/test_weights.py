@@ -22,7 +22,6 @@ from djinn_checks.instruments.weight_witness import WeightWitness
 from djinn_checks.outcome import Status
 from djinn_checks.params import PcieParams
 from djinn_checks.units import MIB
-from tests.checks.pcie.test_check import SLOTS_AND_REST
 from tests.fakes import StreamingFake, TinyModel
 
 CPU = torch.device("cpu")
@@ -66,7 +65,7 @@ def test_a_system_that_encodes_is_seen_to_use_every_weight(monkeypatch: pytest.M
         pcie_check, "measure_ceiling", lambda device, **_: measure_ceiling(device, nbytes=MIB, samples=2)
     )
     monkeypatch.setattr(checks_run, "read_environment", lambda device, system="": {"device": str(device)})
-    values = {"device": "cpu", "dtype": "float32", "duration_s": 1.0, "sweep": False, "budget_gb": SLOTS_AND_REST / 1e9}
+    values = {"device": "cpu", "dtype": "float32", "duration_s": 1.0, "sweep": False, "budget_fraction": 0.7}
     outcome = check_pcie(PcieParams.create(**values), system_factory=Encodes)
     assert outcome.failure is None, outcome.failure
     assert outcome.criterion("weights_decoded").status is Status.PASS
