@@ -78,9 +78,10 @@ class TimedCudaLink(CudaLink):
             self._done.append((slot, self._numbers[slot], [*events, ended]))
 
     def timeline(self) -> list[Span]:
-        """Return what was noted, oldest first. Waits for the computation so far."""
+        """Return what was noted and has happened, oldest first. Waits for the computation so far."""
         torch.cuda.current_stream(self._device).synchronize()
-        return [_span(slot, number, list(map(self._seconds, events))) for slot, number, events in self._done]
+        happened = [entry for entry in self._done if all(event.query() for event in entry[2])]
+        return [_span(slot, number, list(map(self._seconds, events))) for slot, number, events in happened]
 
     def _seconds(self, event: Any) -> float:
         return self._anchor_s + float(self._anchor.elapsed_time(event)) / 1e3

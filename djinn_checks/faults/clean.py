@@ -11,7 +11,8 @@ from djinn_checks.checks.pcie.criteria import PAPER_SECONDS
 from djinn_checks.faults.agents.defects import nothing
 from djinn_checks.faults.agents.runs import run_agents
 from djinn_checks.faults.logits.catalog import run_logits
-from djinn_checks.faults.pcie.catalog import judge_evidence
+from djinn_checks.faults.pcie.made import judge_evidence
+from djinn_checks.faults.pcie.streams import make_encoding, make_in_place
 from djinn_checks.faults.pcie.systems import run_pcie
 from djinn_checks.faults.pcie.traffic import make_noisy_evidence
 from djinn_checks.outcome import Outcome, Status
@@ -72,6 +73,16 @@ CLEAN: Mapping[str, CleanRun] = {
         check="pcie",
         says="evidence of a full link, made with jitter, noise and a drift that differ in each run",
         run=lambda number, device: judge_evidence(lambda: make_noisy_evidence(number))(device),
+    ),
+    "in_place_evidence": CleanRun(
+        check="pcie",
+        says="evidence of kernels that read in place on a full wire, made with noise that differs in each run",
+        run=lambda number, device: judge_evidence(lambda: make_in_place(number))(device),
+    ),
+    "encoding_evidence": CleanRun(
+        check="pcie",
+        says="evidence of layers that travel encoded, made with noise that differs in each run",
+        run=lambda number, device: judge_evidence(lambda: make_encoding(number))(device),
     ),
     "agents": CleanRun(
         check="agents",

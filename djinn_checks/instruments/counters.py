@@ -3,7 +3,7 @@
 Why this is valid. The counters are the GPU's, read by a process of its own. They wrap at 2^32, so
 the difference of two readings is known modulo 2^32 only. It is exact if less than one wrap went by, which
 the link's top rate bounds: a gap in which more than half a wrap could have passed is a hole, and what
-passed in it is unknown, never zero. (Half, since a full wrap and none look the same, and clocks jitter.)
+passed in it is unknown, never zero. (Half, since a full wrap and none look the same; 0.9 where the rate was measured.)
 Counters that stand still are no evidence either: each query itself moves some bytes over the link, so two
 readings a while apart that are equal mean a counter that does not count, not an idle link.
 
@@ -31,11 +31,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from djinn_checks.errors import InstrumentError
-from djinn_checks.instruments.sampler import RECORD
+from djinn_checks.instruments.blur import find_blurred
+from djinn_checks.instruments.link_health import LinkHealth, parse_health
+from djinn_checks.instruments.sampler import RECORD, health_path
 
 WRAP = 2**32
 TOP_RATE_BYTES_PER_S = 128e9
 """Raw rate of PCIe 6.0 x16, the fastest link in use: 16 lanes of 64 GT/s (PCI-SIG), a byte for eight transfers."""
+_MOST_OF_WRAP = 0.9
+"""On a link whose top rate was measured."""
 RATE_SOURCES = ("gpm", "throughput")
 """Sources that give rates: their readings are running sums of bytes, and do not wrap."""
 FROZEN_S = 0.05
@@ -88,7 +92,7 @@ class CounterSeries:
         return float(high - low)
 
     def windows(self, start_s: float, end_s: float, window_s: float, direction: str = "rx") -> tuple[Floats, Floats]:
-        """Return starts and bytes of the whole windows within [start_s, end_s]; NaN is lost evidence.
+        """Return starts and bytes of the whole windows within [start_s, end_s]; NaN is lost evidence (also `blur`).
 
         Raises:
             InstrumentError: as `check_span`, or the windows have no length.
@@ -104,7 +108,30 @@ class CounterSeries:
         counted = np.asarray(np.diff(sums), dtype=np.float64)
         for hole_start, hole_end in self.holes:
             counted[(edges[:-1] < hole_end) & (edges[1:] > hole_start)] = np.nan
+        if self.wraps:  # of a source of rates each query covers a time of its own
+            counted[find_blurred(self.t_s, self.raw.after_s - self.raw.before_s, edges, window_s)] = np.nan
         return edges[:-1], counted
+
+    def readings_between(self, start_s: float, end_s: float) -> float:
+        """Return how many readings were taken in [start_s, end_s], the ones at its ends in part."""
+        low, high = np.interp([start_s, end_s], self.t_s, np.arange(len(self.t_s)))
+        return float(high - low)
+
+    def over(self, top_rate_bytes_per_s: float) -> CounterSeries:
+        """Return the same readings over a link that carries so many wire bytes/s at most: fewer gaps are holes.
+
+        Rate and time, by the readings' clocks, are the most there can be: less than a wrap that passed is known.
+
+        Raises:
+            InstrumentError: it is not a rate above 0.
+        """
+        if not 0 < top_rate_bytes_per_s < math.inf:
+            raise InstrumentError(f"top rate: expected more than 0 bytes/s, got {top_rate_bytes_per_s}; measure it")
+        raw, rate = self.raw, min(top_rate_bytes_per_s, TOP_RATE_BYTES_PER_S)
+        return build_series(
+            raw.before_s, raw.after_s, raw.rx, raw.tx, source=self.source, wraps=self.wraps,
+            top_rate_bytes_per_s=rate, most_of_wrap=_MOST_OF_WRAP,
+        )  # fmt: skip
 
     def longest_gap_s(self, start_s: float, end_s: float) -> float | None:
         """Return the longest time between two readings in [start_s, end_s], None with less than two.
@@ -149,6 +176,7 @@ def build_series(
     source: str,
     wraps: bool = True,
     top_rate_bytes_per_s: float = TOP_RATE_BYTES_PER_S,
+    most_of_wrap: float = 0.5,
 ) -> CounterSeries:
     """Unwrap raw readings into a series.
 
@@ -156,6 +184,7 @@ def build_series(
         t_before_s: float64 [n], clock before each query; `t_after_s` after it.
         rx_raw: int64 [n], counters modulo 2^32 if `wraps`, else running sums.
         top_rate_bytes_per_s: what the link can carry at most, on the wire, in one direction.
+        most_of_wrap: a gap in which a larger share of 2^32 could have passed is a hole.
 
     Raises:
         InstrumentError: these cannot be readings: times that are no numbers or run backward, values that such
@@ -169,7 +198,7 @@ def build_series(
     if wraps:
         # A reading was taken somewhere between its two clocks, so two readings may lie this far apart.
         apart = t_after_s[1:] - t_before_s[:-1]
-        missed = np.flatnonzero(apart > WRAP / 2 / top_rate_bytes_per_s)
+        missed = np.flatnonzero(apart > most_of_wrap * WRAP / top_rate_bytes_per_s)
         holes = [(float(t_s[i]), float(t_s[i + 1])) for i in missed] + _frozen(t_s, rx_raw, tx_raw)
     return CounterSeries(
         t_s=t_s,
@@ -238,7 +267,9 @@ def _cumulate(raw: Integers, wraps: bool) -> Integers:
 class CounterSampler:
     """Samples the PCIe counters of one GPU in a process of its own, as a context manager."""
 
-    def __init__(self, uuid: str | None = None, *, hz: float = 1000.0, source: str = "auto") -> None:
+    def __init__(
+        self, uuid: str | None = None, *, hz: float = 1000.0, source: str = "auto", health: str = "auto"
+    ) -> None:
         """Prepare to sample.
 
         Args:
@@ -246,8 +277,9 @@ class CounterSampler:
             hz: readings per second.
             source: auto (field counters, else GPM, else throughput), one of these, or module:function of
                 a fake that gives a function that gives (received, sent).
+            health: auto (of the same GPU; nothing beside a fake of counters), or module:function of a fake.
         """
-        self._options = ["--hz", str(hz), "--source", source, *(["--uuid", uuid] if uuid else [])]
+        self._options = ["--hz", str(hz), "--source", source, "--health", health, *(["--uuid", uuid] if uuid else [])]
         self.source: str | None = None
         """What is read; None if there is nothing to read."""
         self.reasons: dict[str, str] = {}
@@ -305,6 +337,11 @@ class CounterSampler:
         before, after, rx, tx = columns
         return build_series(before, after, rx, tx, source=self.source, wraps=wraps)
 
+    def read_health(self) -> LinkHealth | None:
+        """Return the link's health, second by second; None without a source of it."""
+        found = parse_health(health_path(self._path)) if self._path.exists() else self._kept_health
+        return found if found.samples else None
+
     def __exit__(self, *exc: object) -> None:
         """End the process; what it sampled stays readable."""
         if self._process.poll() is None:
@@ -317,6 +354,7 @@ class CounterSampler:
         if self._process.stderr:
             self._process.stderr.close()
         self._kept = self._read_file()[1]
+        self._kept_health = parse_health(health_path(self._path))
         self._folder.cleanup()
 
 

@@ -45,6 +45,18 @@ class PeakMemory:
         if self._device.type == "cuda" and self._whole_device:
             self._raise_to(self._used() - self._used_before)
 
+    def count_anew(self) -> None:
+        """Keep the peak so far, and let PyTorch count from here on: opening a system takes other memory."""
+        self.__exit__()
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+
+    def beside_bytes(self) -> int | None:
+        """Return what the driver counts beside PyTorch's allocator beyond the start, whoever took it; None on a CPU."""
+        if self._device.type != "cuda":
+            return None
+        return self._used() - torch.cuda.memory_reserved(self._device) - self._used_before
+
     def __exit__(self, *exc: object) -> None:
         if self._device.type == "cuda":
             peak = torch.cuda.max_memory_reserved if self._whole_device else torch.cuda.max_memory_allocated

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,16 +76,19 @@ def read_field_counters(handle: Any) -> tuple[int, int]:
     return _integer(received), _integer(sent)
 
 
+_INTEGER_MEMBERS = {
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_INT: "uiVal",
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG: "ulVal",
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG: "ullVal",
+}
+"""Where a field's value lies, by its type."""
+
+
 def _integer(field: Any) -> int:
     """Return a field's value by its type: reading another member of the union gives bytes of its neighbours."""
-    members = {
-        pynvml.NVML_VALUE_TYPE_UNSIGNED_INT: "uiVal",
-        pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG: "ulVal",
-        pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG: "ullVal",
-    }
-    if field.valueType not in members:
-        raise InstrumentError(f"NVML: PCIe byte counter has value type {field.valueType}, expected an unsigned integer")
-    return int(getattr(field.value, members[field.valueType])) % 2**32
+    if field.valueType not in _INTEGER_MEMBERS:
+        raise InstrumentError(f"NVML: PCIe counter has value type {field.valueType}, expected an unsigned integer")
+    return int(getattr(field.value, _INTEGER_MEMBERS[field.valueType])) % 2**32
 
 
 class GpmRates:
@@ -150,6 +154,54 @@ def read_link(handle: Any) -> dict[str, int | None]:
         "max_generation": _ask(pynvml.nvmlDeviceGetMaxPcieLinkGeneration, handle),
         "max_width": _ask(pynvml.nvmlDeviceGetMaxPcieLinkWidth, handle),
     }
+
+
+HEALTH_FIELDS = {
+    "replays": pynvml.NVML_FI_DEV_PCIE_REPLAY_COUNTER,
+    "replay_rollovers": pynvml.NVML_FI_DEV_PCIE_REPLAY_ROLLOVER_COUNTER,
+    "l0_to_recovery": pynvml.NVML_FI_DEV_PCIE_L0_TO_RECOVERY_COUNTER,
+    "correctable_errors": pynvml.NVML_FI_DEV_PCIE_COUNT_CORRECTABLE_ERRORS,
+    "naks_received": pynvml.NVML_FI_DEV_PCIE_COUNT_NAKS_RECEIVED,
+    "receiver_errors": pynvml.NVML_FI_DEV_PCIE_COUNT_RECEIVER_ERROR,
+    "bad_tlps": pynvml.NVML_FI_DEV_PCIE_COUNT_BAD_TLP,
+    "naks_sent": pynvml.NVML_FI_DEV_PCIE_COUNT_NAKS_SENT,
+    "bad_dllps": pynvml.NVML_FI_DEV_PCIE_COUNT_BAD_DLLP,
+    "non_fatal_errors": pynvml.NVML_FI_DEV_PCIE_COUNT_NON_FATAL_ERROR,
+    "fatal_errors": pynvml.NVML_FI_DEV_PCIE_COUNT_FATAL_ERROR,
+    "unsupported_requests": pynvml.NVML_FI_DEV_PCIE_COUNT_UNSUPPORTED_REQ,
+    "lcrc_errors": pynvml.NVML_FI_DEV_PCIE_COUNT_LCRC_ERROR,
+    "lane_errors": pynvml.NVML_FI_DEV_PCIE_COUNT_LANE_ERROR,
+}
+"""NVML's counters of a link's health by our names. They count since the driver was loaded: only differences mean
+something."""
+
+
+def list_health_queries(handle: Any) -> list[Callable[[], dict[str, int | None]]]:
+    """Return the queries that read a link's health, each one call of NVML, which may be kept waiting.
+
+    Together they give every counter of `HEALTH_FIELDS`, and generation, width and clock_reasons; None where NVML does
+    not say. `clock_reasons` are NVML's bits of why the clocks are not at their highest.
+    """
+    single = {
+        "generation": pynvml.nvmlDeviceGetCurrPcieLinkGeneration,
+        "width": pynvml.nvmlDeviceGetCurrPcieLinkWidth,
+        "clock_reasons": pynvml.nvmlDeviceGetCurrentClocksEventReasons,
+    }
+    queries = [partial(_read_one, name, query, handle) for name, query in single.items()]
+    return [partial(_read_health_counters, handle), *queries]
+
+
+def _read_one(name: str, query: Callable[[Any], int], handle: Any) -> dict[str, int | None]:
+    return {name: _ask(query, handle)}
+
+
+def _read_health_counters(handle: Any) -> dict[str, int | None]:
+    found: dict[str, int | None] = dict.fromkeys(HEALTH_FIELDS)
+    values = _ask(lambda device: pynvml.nvmlDeviceGetFieldValues(device, list(HEALTH_FIELDS.values())), handle) or ()
+    for name, value in zip(HEALTH_FIELDS, values, strict=False):
+        if value.nvmlReturn == pynvml.NVML_SUCCESS and value.valueType in _INTEGER_MEMBERS:
+            found[name] = _integer(value)
+    return found
 
 
 def read_numa_node(handle: Any) -> int | None:

@@ -31,6 +31,13 @@ class CalibrationFacts(TypedDict):
     idle_bytes_per_s: float
     residual: float | None
     payload_bytes: int
+    law_error: float | None
+    """How far known copies were off by requests and answers alone; None if that was not tried."""
+    ruler_rx_bytes: float | None
+    """What one reading of the counters moves itself; `ruler_tx_bytes` the other way. None if it is not known."""
+    ruler_tx_bytes: float | None
+    sent_of_received: float | None
+    """TX / RX of the known copies."""
 
 
 class LinkFacts(TypedDict):
@@ -110,6 +117,65 @@ class Traffic(TypedDict):
     witnessed_a_pass: int | None
 
 
+class ReaderFacts(TypedDict):
+    """Who read host memory, and what of it was used."""
+
+    says: str
+    request_bytes: float | None
+    """Mean data a request; None if nothing was read, or more was sent than requests."""
+    sent_of_received: float | None
+    """TX / RX, less the readings' own weight."""
+    by_law: bool
+    """Payload is RX - 20/24 TX; False: wire bytes over the ratio of known copies, for the reason in `why_not`."""
+    why_not: str
+    least_bytes: float | None
+    """Of the payload, had data gone to the host meanwhile; `most_bytes` had none."""
+    most_bytes: float | None
+    used_bytes: float | None
+    """In the whole run, of what was read: all weights once a pass at most."""
+    wasted_bytes: float | None
+    """Read beyond that."""
+
+
+class Figures(TypedDict):
+    """The four figures of a stream, each a share; None is unknown."""
+
+    wire_of_ceiling: float | None
+    """Wire bytes received over what large copies put there."""
+    claimed_of_counted: float | None
+    weights_of_ceiling: float | None
+    """Weight bytes a second over the ceiling; above 1 only where a pass was seen to use decoded weights."""
+    counted_of_least: float | None
+    """Bytes a pass over the fewest that have to come; None also where none have to."""
+
+
+class FloorFacts(TypedDict):
+    """The fewest bytes that the weights can be put in, by their order-0 entropy."""
+
+    weight_bytes: int
+    least_bytes: float
+    error_bytes: float
+    share_of_field: dict[str, float]
+
+
+class HealthSecond(TypedDict):
+    """The link at one second."""
+
+    t_s: float
+    generation: int | None
+    width: int | None
+    slowed_by: list[str]
+
+
+class HealthFacts(TypedDict):
+    """The health of the link during the run."""
+
+    seconds: list[HealthSecond]
+    differences: dict[str, int | None]
+    """How far each counter came; None is not supported, or was set back."""
+    most_replays: int | None
+
+
 class Passes(TypedDict):
     """How long the passes took."""
 
@@ -148,6 +214,10 @@ class PcieMeasurements(TypedDict, total=False):
     windows: Windows | None
     zoom: Zoom | None
     bytes: Traffic
+    reader: ReaderFacts | None
+    figures: Figures
+    floor: FloorFacts | None
+    health: HealthFacts | None
     passes: Passes | None
     """None in a replay."""
     memory: Memory | None

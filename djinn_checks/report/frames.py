@@ -96,6 +96,8 @@ def _read_pcie(outcome: Outcome) -> Iterable[tuple[str, Rows]]:
     if link := found.get("link"):
         ceilings = [*(link.get("ceilings") or ()), link.get("ceiling_after"), *(link.get("sweep") or ())]
         yield "copies", [copy for ceiling in ceilings if ceiling for copy in _copies(ceiling)]
+    if health := found.get("health"):
+        yield "health", [_joined(second) for second in health["seconds"]]
     if zoom := found.get("zoom"):
         yield "timeline", zoom.get("timeline") or ()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 
+from djinn_checks.checks.pcie.evidence import PcieEvidence
 from djinn_checks.cli import main
 from djinn_checks.errors import ParamsError
 from djinn_checks.faults import check, tasks
@@ -17,6 +19,8 @@ from djinn_checks.faults.logits import catalog as logits
 from djinn_checks.faults.logits.catalog import run_logits
 from djinn_checks.faults.matrix import fill_matrix, plant
 from djinn_checks.faults.pcie import catalog as pcie
+from djinn_checks.faults.pcie.made import judge_evidence
+from djinn_checks.faults.pcie.streams import make_encoding, make_in_place
 from djinn_checks.faults.pcie.traffic import make_noisy_evidence
 from djinn_checks.faults.streaming import open_slow_link, stream_over
 from djinn_checks.faults.tasks import Task, run_task
@@ -58,8 +62,9 @@ def test_a_clean_system_gives_no_alarm(name: str) -> None:
     assert ran.reason == ""
 
 
-def test_a_full_link_is_passed_whatever_its_noise() -> None:
-    outcomes = [pcie.judge_evidence(lambda: make_noisy_evidence(seed))(CPU) for seed in range(30)]  # noqa: B023
+@pytest.mark.parametrize(("make", "runs"), [(make_noisy_evidence, 30), (make_in_place, 8), (make_encoding, 8)])
+def test_a_full_link_is_passed_whatever_its_noise(make: Callable[[int], PcieEvidence], runs: int) -> None:
+    outcomes = [judge_evidence(lambda: make(seed))(CPU) for seed in range(runs)]  # noqa: B023
     assert {found.status for found in outcomes} == {Status.PASS}
 
 

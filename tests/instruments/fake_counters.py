@@ -31,3 +31,20 @@ def dies() -> Callable[[], tuple[int, int]]:
         return int(time.monotonic() * 1e9) % 2**32, 0
 
     return read
+
+
+def trains_down() -> Callable[[], dict[str, int | None]]:
+    """A link's health: generation 5 at first and 3 ever after, and 7 more replays each time."""
+    looks = iter(range(1_000_000))
+
+    def read() -> dict[str, int | None]:
+        look = next(looks)
+        return {
+            "generation": 5 if look == 0 else 3,
+            "width": 16,
+            "clock_reasons": 0x4,
+            "replays": 7 * look,
+            "pins": None,
+        }
+
+    return read

@@ -25,6 +25,7 @@ from djinn_checks.checks.pcie.decode_loop import DecodeRun, run_decode_loop
 from djinn_checks.checks.pcie.evidence import HOST_MEMORY, PCIE, LinkFacts, PcieEvidence
 from djinn_checks.checks.pcie.measurements import gather_measurements, summarize
 from djinn_checks.checks.pcie.replay import replay_trace
+from djinn_checks.checks.pcie.weights import KnownWeights, survey_weights
 from djinn_checks.checks.run import (
     Clock,
     Progress,
@@ -100,16 +101,23 @@ def _run(
     model = open_model(params.model, dtype=choose_dtype(params.dtype, device), device=device, seed=params.seed)
     system, budget_bytes = _plan(params, factory, model, device)
     measure = _measure_on_gpu if device.type == "cuda" else _measure_on_host
+    known = survey_weights(model, device) if system.encodes else None
     try:
         with _vram_limit(params, device):
-            evidence = measure(params, system, device, progress)
+            evidence = measure(params, system, device, progress, known)
     except torch.OutOfMemoryError as error:
         if params.vram_limit_gb is None:
             raise
         return _out_of_memory(params, params.vram_limit_gb, error, facts)
     if evidence.series is not None and save_to:
         save_trace(evidence.series, samples_path(save_to))
-    evidence = replace(evidence, weight_bytes=model.weight_bytes, budget_bytes=budget_bytes)
+    evidence = replace(
+        evidence,
+        weight_bytes=model.weight_bytes,
+        budget_bytes=budget_bytes,
+        encodes=system.encodes,
+        floor=known.floor if known else None,
+    )
     return conclude(ANATOMY, evidence, facts)
 
 
@@ -123,7 +131,9 @@ def _plan(params: PcieParams, factory: SystemFactory, model: Model, device: torc
     return build_system(factory, params, model, device, **options)
 
 
-def _measure_on_gpu(params: PcieParams, system: System, device: torch.device, progress: Progress) -> PcieEvidence:
+def _measure_on_gpu(
+    params: PcieParams, system: System, device: torch.device, progress: Progress, known: KnownWeights | None
+) -> PcieEvidence:
     from djinn_checks.instruments.environment import find_uuid
 
     uuid = find_uuid(device)
@@ -146,10 +156,10 @@ def _measure_on_gpu(params: PcieParams, system: System, device: torch.device, pr
         sizes = SWEEP_BYTES if params.sweep else ()
         sweep = [*sweep_chunks(device, sizes, pinned=True), *sweep_chunks(device, sizes, pinned=False)]
         release_memory(device)
-        run = run_decode_loop(system, params, device, progress)
+        run = run_decode_loop(system, params, device, progress, known=known)
         release_memory(device)
         after = measure_ceiling(device)
-        series = sampler.read()
+        series, health = sampler.read(), sampler.read_health()
     link = LinkFacts(
         subject=PCIE,
         ceiling_bytes_per_s=max(before.bytes_per_s, after.bytes_per_s),
@@ -158,17 +168,20 @@ def _measure_on_gpu(params: PcieParams, system: System, device: torch.device, pr
         sweep=tuple(sweep),
         preflight=preflight,
         calibration=calibration,
+        health=health,
         reasons=tuple(reasons),
     )
-    return _evidence(params, link, series, run)
+    return _evidence(params, link, link.fit(series) if series else None, run)
 
 
-def _measure_on_host(params: PcieParams, system: System, device: torch.device, progress: Progress) -> PcieEvidence:
+def _measure_on_host(
+    params: PcieParams, system: System, device: torch.device, progress: Progress, known: KnownWeights | None
+) -> PcieEvidence:
     preflight = _look_around(system, None)
     before = measure_ceiling(device, nbytes=128 * MIB, samples=4)
     sizes = SWEEP_BYTES[:-1] if params.sweep else ()
     sweep = sweep_chunks(device, sizes, pinned=False)
-    run = run_decode_loop(system, params, device, progress)
+    run = run_decode_loop(system, params, device, progress, known=known)
     after = measure_ceiling(device, nbytes=128 * MIB, samples=4)
     link = LinkFacts(
         subject=HOST_MEMORY,

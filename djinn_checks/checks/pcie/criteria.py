@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from djinn_checks.checks.pcie.evidence import HOST_MEMORY, PCIE, REPLAY, PcieEvidence
+from djinn_checks.checks.pcie.evidence import HOST_MEMORY, MOST_OF_CEILING, PCIE, REPLAY, PcieEvidence
 from djinn_checks.checks.pcie.instrument_criteria import find_doubt, judge_instruments
-from djinn_checks.instruments.counters import Floats
+from djinn_checks.checks.pcie.link_trouble import explain_slow_windows
+from djinn_checks.checks.pcie.weight_criteria import judge_weights
 from djinn_checks.outcome import Criterion, Row
 from djinn_checks.units import GB, MB, format_bytes, format_seconds
 
@@ -42,7 +41,7 @@ def judge_evidence(evidence: PcieEvidence) -> tuple[Criterion, ...]:
         _rx_of_ceiling(evidence, doubt),
         _time_per_pass(evidence, doubt),
         _claimed_vs_counted(evidence, doubt),
-        _streams_the_model(evidence, doubt),
+        *judge_weights(evidence, doubt),
         _vram_limit(evidence),
         _predicted_vs_counted(evidence, doubt),
         _host_memory(evidence),
@@ -52,7 +51,7 @@ def judge_evidence(evidence: PcieEvidence) -> tuple[Criterion, ...]:
 def _rx_above_threshold(evidence: PcieEvidence, doubt: str) -> Criterion:
     params = evidence.params
     limit = params.threshold_mb_per_s * MB
-    share, missing = _share_of_windows(evidence, lambda rates: rates > limit, ">", params.threshold_share, doubt)
+    share, missing = _share_of_windows(evidence, limit, ">", params.threshold_share, doubt)
     if share is not None and share > params.threshold_share and evidence.duration_s < PAPER_SECONDS:
         share, missing = None, f"it holds, but for {evidence.duration_s:.1f} s: the claim is about {PAPER_SECONDS:g} s"
     row = Row(
@@ -73,7 +72,7 @@ def _rx_above_threshold(evidence: PcieEvidence, doubt: str) -> Criterion:
 def _rx_of_ceiling(evidence: PcieEvidence, doubt: str) -> Criterion:
     params = evidence.params
     limit = params.ceiling_fraction * evidence.link.ceiling_bytes_per_s
-    share, missing = _share_of_windows(evidence, lambda rates: rates >= limit, ">=", params.ceiling_share, doubt)
+    share, missing = _share_of_windows(evidence, limit, ">=", params.ceiling_share, doubt)
     row = Row(
         "rx_of_ceiling",
         f"At least {params.ceiling_fraction:.0%} of the link's ceiling ({format_bytes(limit)}/s) is received in at "
@@ -99,16 +98,22 @@ def _say_slow_windows(evidence: PcieEvidence, limit: float) -> str:
     shares = rates[slow] / evidence.link.ceiling_bytes_per_s
     edges = np.flatnonzero(np.diff(slow.astype(np.int8), prepend=0, append=0))
     lengths_s = (edges[1::2] - edges[::2]) * evidence.params.window_ms / 1e3
+    starts = evidence.start_s + np.flatnonzero(slow) * evidence.params.window_ms / 1e3
+    trouble = explain_slow_windows(evidence, starts.tolist())
+    full = (evidence.wire_of_ceiling or 0.0) >= evidence.params.ceiling_fraction
+    if full and evidence.reader is not None and evidence.reader.in_place:
+        trouble = "; ".join(filter(None, [f"the wire itself is full, with {evidence.reader.says}", trouble]))
     return (
         f"the {len(shares):,} slower ones got {shares.min():.1%} of the ceiling at the least and "
         f"{np.median(shares):.1%} in the median, for up to {format_seconds(float(lengths_s.max()))} at a stretch"
+        + (f"; {trouble}" if trouble else "")
     )
 
 
 def _share_of_windows(
-    evidence: PcieEvidence, holds: Callable[[Floats], NDArray[np.bool_]], comparison: str, needed: float, doubt: str
+    evidence: PcieEvidence, limit: float, comparison: str, needed: float, doubt: str
 ) -> tuple[float | None, str]:
-    """Return the share of windows that hold, or None and why it is not known."""
+    """Return the share of windows with a rate above (or of) `limit` bytes/s, or None and why it is not known."""
     rates = evidence.window_rates
     if rates is None or len(rates) == 0:
         return None, doubt or "the run is shorter than one window"
@@ -116,13 +121,33 @@ def _share_of_windows(
         return None, doubt
     met = operator.gt if comparison == ">" else operator.ge
     lost = np.isnan(rates)
-    low = float((holds(rates) & ~lost).mean())
-    high = low + float(lost.mean())
-    if met(low, needed):
-        return low, ""
-    if not met(high, needed):
-        return high, ""
-    return None, f"between {low:.1%} and {high:.1%}, as {lost.mean():.1%} of the windows are lost"
+    low, high = _bound_lost_windows(evidence, limit, int(lost.sum()))
+    known = int((met(rates, limit) & ~lost).sum())
+    least, most = (known + low) / len(rates), (known + high) / len(rates)
+    if met(least, needed):
+        return least, ""
+    if not met(most, needed):
+        return most, ""
+    return None, f"between {least:.1%} and {most:.1%}, as {lost.mean():.1%} of the windows are lost"
+
+
+def _bound_lost_windows(evidence: PcieEvidence, limit: float, lost: int) -> tuple[float, float]:
+    """Return how many of the lost windows had a rate of `limit` at least and at most.
+
+    Where slow queries blur the windows and no hole hides a part of the run, what passed in all lost windows together is
+    known. So many of them cannot have had `limit` that there are not bytes enough, and so few cannot that the others,
+    each below `limit`, could not have carried the rest with these at all that a link carries.
+    """
+    total, rates = evidence.counted_bytes, evidence.window_rates
+    width = evidence.params.window_ms / 1e3
+    most_rate = MOST_OF_CEILING * evidence.link.ceiling_bytes_per_s
+    if total is None or rates is None or limit <= 0 or limit >= most_rate:
+        return 0.0, float(lost)
+    rest = total - float(np.nansum(rates)) * width
+    beyond = (evidence.duration_s - len(rates) * width) * most_rate  # what may have passed after the last whole window
+    at_most = rest / (limit * width)
+    at_least = (rest - beyond - lost * limit * width) / ((most_rate - limit) * width)
+    return min(float(lost), max(0.0, at_least)), max(0.0, min(float(lost), at_most))
 
 
 def _time_per_pass(evidence: PcieEvidence, doubt: str) -> Criterion:
@@ -155,15 +180,39 @@ def _claimed_vs_counted(evidence: PcieEvidence, doubt: str) -> Criterion:
         return _claimed_vs_witnessed(evidence, replace(row, unit="bytes a pass"))
     if evidence.link.subject == REPLAY:
         row = replace(row, title="What was counted is what was moved, by the recorded truth")
-    counted = evidence.counted_bytes
+    counted, reader = evidence.counted_bytes, evidence.reader
     said = f"claimed {format_bytes(evidence.claimed_bytes)}, counted {format_bytes(counted)}"
+    difference = _difference(evidence.claimed_bytes, counted, evidence)
+    ambiguous = _is_ambiguous(evidence, difference)
+    how = "the requests' and answers' own bytes taken off, which known copies prove"
+    if evidence.counter is not None and not evidence.counter.by_law:
+        how = f"wire bytes over the ratio of known copies ({evidence.counter.reason})"
     return row.judge(
-        None if doubt else _difference(evidence.claimed_bytes, counted, evidence),
+        None if doubt or ambiguous else difference,
         "<=",
         evidence.params.byte_tolerance,
-        evidence=f"{said}; counted wire bytes over the calibrated ratio",
-        missing=doubt or _LOST,
-        failed=said,
+        evidence=f"{said}; {how}" + (f"; {reader.says}" if reader else ""),
+        missing=doubt or ambiguous or _LOST,
+        failed=f"{said}, {counted / evidence.claimed_bytes:.2f} bytes for each claimed"
+        if counted and evidence.claimed_bytes
+        else said,
+    )
+
+
+def _is_ambiguous(evidence: PcieEvidence, difference: float | None) -> str:
+    """Return why a claim that is not what was counted may still be true: data on their way to the host."""
+    bounds, tolerance = evidence.bounds, evidence.params.byte_tolerance
+    if difference is None or difference <= tolerance or bounds is None or evidence.claimed_bytes is None:
+        return ""
+    if not (1 - tolerance) * bounds.least <= evidence.claimed_bytes <= (1 + tolerance) * bounds.most:
+        return ""
+    if evidence.counter is not None and not evidence.counter.by_law:
+        why = "it was not copies that read, and only their ratio is known"
+    else:
+        why = "more was sent than copies ask with, so either requests were small or data went to the host meanwhile"
+    return (
+        f"claimed {format_bytes(evidence.claimed_bytes)}, and {format_bytes(bounds.least)} to "
+        f"{format_bytes(bounds.most)} were read: {why}"
     )
 
 
@@ -195,25 +244,6 @@ def _difference(claimed: float, counted: float | None, evidence: PcieEvidence) -
     capacity = evidence.link.ceiling_bytes_per_s * evidence.duration_s
     larger = max(claimed, counted)
     return abs(claimed - counted) / (larger if larger > 0.01 * capacity else capacity)
-
-
-def _streams_the_model(evidence: PcieEvidence, doubt: str) -> Criterion:
-    title = "In every pass at least the weights arrive that the budget cannot hold"
-    row = Row("streams_the_model", title, unit="bytes a pass")
-    run = evidence.run
-    if run is None or evidence.weight_bytes is None or evidence.budget_bytes is None:
-        return row.skip(_NO_MODEL)
-    host = evidence.link.subject == HOST_MEMORY
-    needed = evidence.weight_bytes - evidence.budget_bytes
-    observed = run.witnessed_bytes if host else (None if doubt else evidence.counted_per_pass)
-    return row.judge(
-        observed,
-        ">=",
-        needed if host else int((1 - evidence.params.byte_tolerance) * needed),
-        evidence=_WITNESS if host else "counted payload",
-        missing="no weight was seen in use" if host else doubt or _LOST,
-        failed="more of the model stayed on the device than the budget allows, or it was not used",
-    )
 
 
 def _vram_limit(evidence: PcieEvidence) -> Criterion:

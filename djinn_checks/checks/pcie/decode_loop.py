@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
+from djinn_checks.checks.pcie.weights import KnownWeights, SeenWeights, compare_weights
 from djinn_checks.checks.run import Progress
 from djinn_checks.errors import InstrumentError
 from djinn_checks.instruments.memory import HostGrowth, PeakMemory
-from djinn_checks.instruments.weight_witness import WeightWitness
+from djinn_checks.instruments.weight_witness import WeightEvidence, WeightWitness
 from djinn_checks.params import PcieParams
 from djinn_checks.systems.base import System
 
@@ -41,6 +42,12 @@ class DecodeRun:
     open_s: float
     timeline: tuple[dict[str, Any], ...]
     """The system's own account of its last copies and computations; empty if it keeps none."""
+    seen: SeenWeights | None = None
+    """Of a system that encodes, the weights that one pass before the start was seen to use; None if none was seen."""
+    running_bytes: int | None = None
+    """Most device memory that PyTorch's allocator gave out while passes were measured; None on a CPU."""
+    beside_bytes: int | None = None
+    """Device memory that was taken beside the allocator since before the system opened, whoever took it."""
 
     @property
     def seconds_per_pass(self) -> float:
@@ -48,11 +55,19 @@ class DecodeRun:
         return (self.end_s - self.start_s) / len(self.pass_ends_s)
 
 
-def run_decode_loop(system: System, params: PcieParams, device: torch.device, progress: Progress) -> DecodeRun:
+def run_decode_loop(
+    system: System,
+    params: PcieParams,
+    device: torch.device,
+    progress: Progress,
+    *,
+    known: KnownWeights | None = None,
+) -> DecodeRun:
     """Open the system, warm it up, and decode for `params.duration_s`; at least one pass.
 
     Args:
         progress: called about twice a second, in seconds.
+        known: the weights that are looked for in one pass before the start; None: they are not.
 
     Raises:
         InstrumentError: the system's model keeps no KV cache, so there is nothing to decode with.
@@ -62,9 +77,10 @@ def run_decode_loop(system: System, params: PcieParams, device: torch.device, pr
         model = system.open()
         loop = _Loop(model, device, params.context_tokens)
         opened = time.monotonic()
-        witnessed = _witness(loop) if device.type == "cpu" else None
+        witnessed = _witness(loop) if device.type == "cpu" or known else None
         for _ in range(params.warmup_passes):
             loop.step()
+        memory.count_anew()
         claimed = system.claimed_bytes()
         ends: list[float] = []
         start = told = time.monotonic()
@@ -76,6 +92,8 @@ def run_decode_loop(system: System, params: PcieParams, device: torch.device, pr
                 progress("decode", told - start, params.duration_s)
         claimed_after = system.claimed_bytes()
         memory.look()
+        running = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+        beside = memory.beside_bytes()
         timeline: list[dict[str, Any]] = getattr(system, "timeline", list)()
     return DecodeRun(
         start_s=start,
@@ -83,19 +101,21 @@ def run_decode_loop(system: System, params: PcieParams, device: torch.device, pr
         pass_ends_s=tuple(ends),
         predicted_bytes=system.predicted_bytes_per_pass(),
         claimed_bytes=None if claimed is None or claimed_after is None else claimed_after - claimed,
-        witnessed_bytes=witnessed,
+        witnessed_bytes=witnessed.moved_bytes_lower_bound if witnessed and device.type == "cpu" else None,
         peak_device_bytes=memory.peak_bytes,
         host_growth_bytes=host.growth_bytes,
         open_s=opened - began,
         timeline=tuple(timeline),
+        seen=compare_weights(known, witnessed) if known else None,
+        running_bytes=running,
+        beside_bytes=beside,
     )
 
 
-def _witness(loop: _Loop) -> int | None:
+def _witness(loop: _Loop) -> WeightEvidence | None:
     with WeightWitness() as witness:
         loop.step()
-    seen = witness.evidence()
-    return seen.moved_bytes_lower_bound if seen else None
+    return witness.evidence()
 
 
 class _Loop:

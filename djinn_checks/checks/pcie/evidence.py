@@ -11,10 +11,16 @@ import numpy as np
 from djinn_checks.checks.pcie.decode_loop import DecodeRun
 from djinn_checks.errors import InstrumentError
 from djinn_checks.instruments.counters import CounterSeries, Floats, check_span
+from djinn_checks.instruments.entropy import EntropyFloor
 from djinn_checks.instruments.link_ceiling import Calibration, Ceiling
+from djinn_checks.instruments.link_health import LinkHealth
+from djinn_checks.instruments.payload import Bounds, PayloadCounter, Reader
 from djinn_checks.instruments.preflight import PreflightRow
 from djinn_checks.params import PcieParams
 
+MOST_OF_CEILING = 1.11
+"""What a link carries on the wire is at most so much of what large copies put there. On PCIe 5.0 x16 these reach
+59.7 of its 63.0 GB/s, 1 / 1.055, and the ceiling may have been measured 5 % too low."""
 PCIE, HOST_MEMORY, REPLAY = "pcie", "host memory", "replay"
 
 LABELS = {
@@ -38,6 +44,8 @@ class LinkFacts:
     sweep: tuple[Ceiling, ...] = ()
     preflight: tuple[PreflightRow, ...] = ()
     calibration: Calibration | None = None
+    health: LinkHealth | None = None
+    """Second by second; None where nothing tells it."""
     reasons: tuple[str, ...] = ()
     """Why counters or calibration are missing, or why a better source of counters was not used."""
 
@@ -51,6 +59,16 @@ class LinkFacts:
             raise InstrumentError(
                 f"link: expected a ceiling of more than 0 bytes/s, got {self.ceiling_bytes_per_s}; measure it again"
             )
+
+    @property
+    def wire_ceiling_bytes_per_s(self) -> float | None:
+        """What large copies put on the wire; None without a calibration."""
+        return self.ceiling_bytes_per_s * self.calibration.wire_per_payload if self.calibration else None
+
+    def fit(self, series: CounterSeries) -> CounterSeries:
+        """Return a series whose holes are those of this link: gaps in which half a wrap could have passed on it."""
+        wire = self.wire_ceiling_bytes_per_s
+        return series if wire is None else series.over(MOST_OF_CEILING * wire)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +87,14 @@ class PcieEvidence:
     """None in a replay."""
     weight_bytes: int | None = None
     budget_bytes: int | None = None
+    encodes: bool = False
+    """The system says that weights travel in fewer bytes than they have."""
+    floor: EntropyFloor | None = None
+    """The fewest bytes that the weights can be put in; None if it was not measured."""
+    recorded_passes: int | None = None
+    """How many passes a recorded trace holds, by its truth."""
+    used_bytes: int | None = None
+    """Bytes a pass that a reader makes use of at most, where that is known; None: all weights."""
 
     def __post_init__(self) -> None:
         """Refuse a run without a time in which anything could be counted, or with a claim below nothing.
@@ -91,12 +117,22 @@ class PcieEvidence:
         """Payload received in each window of `window_ms`, bytes/s; NaN is lost evidence. None without counters."""
         return self.rates(self.start_s, self.end_s, self.params.window_ms / 1e3)
 
-    def rates(self, start_s: float, end_s: float, window_s: float, direction: str = "rx") -> Floats | None:
-        """Return payload rates of windows in bytes/s: wire bytes over the calibrated ratio."""
+    @cached_property
+    def counter(self) -> PayloadCounter | None:
+        """What counts payload on this link; None without counters or calibration."""
         if self.series is None or self.link.calibration is None:
             return None
-        _, counted = self.series.windows(start_s, end_s, window_s, direction)
-        return np.asarray(counted / self.link.calibration.wire_per_payload / window_s, dtype=np.float64)
+        return self.link.calibration.counter(self.series)
+
+    def rates(self, start_s: float, end_s: float, window_s: float, direction: str = "rx") -> Floats | None:
+        """Return payload rates of windows in bytes/s; of what is sent to the host, wire bytes over the ratio."""
+        if self.series is None or self.counter is None:
+            return None
+        if direction == "rx":
+            _, counted = self.counter.windows(self.series, start_s, end_s, window_s)
+            return np.asarray(counted / window_s, dtype=np.float64)
+        _, sent = self.series.windows(start_s, end_s, window_s, direction)
+        return np.asarray(sent / self.counter.wire_per_payload / window_s, dtype=np.float64)
 
     @cached_property
     def counted_bytes(self) -> float | None:
@@ -105,27 +141,88 @@ class PcieEvidence:
 
     def counted_between(self, start_s: float, end_s: float) -> float | None:
         """Return the payload received between two instants, or None if evidence is lost."""
-        if self.series is None or self.link.calibration is None:
+        if self.series is None or self.counter is None:
             return None
-        wire = self.series.bytes_between(start_s, end_s)
-        return None if wire is None else wire / self.link.calibration.wire_per_payload
+        return self.counter.between(self.series, start_s, end_s)
+
+    @cached_property
+    def bounds(self) -> Bounds | None:
+        """Between what the payload lies, had data gone to the host meanwhile."""
+        if self.series is None or self.counter is None:
+            return None
+        return self.counter.bounds(self.series, self.start_s, self.end_s)
+
+    @cached_property
+    def reader(self) -> Reader | None:
+        """Who read host memory, by the size of its requests."""
+        if self.series is None or self.counter is None:
+            return None
+        return self.counter.reader(self.series, self.start_s, self.end_s)
+
+    @cached_property
+    def wire_of_ceiling(self) -> float | None:
+        """How full the wire was: received wire bytes over what large copies put there in the same time."""
+        ceiling = self.link.wire_ceiling_bytes_per_s
+        if self.series is None or self.counter is None or ceiling is None:
+            return None
+        wire = self.counter.wire_between(self.series, self.start_s, self.end_s)
+        return None if wire is None else wire / self.duration_s / ceiling
+
+    @property
+    def passes(self) -> int | None:
+        """How many passes ran; None if a recorded trace does not say."""
+        return len(self.run.pass_ends_s) if self.run is not None else self.recorded_passes
 
     @property
     def counted_per_pass(self) -> float | None:
         """Mean payload per pass, by the counters."""
-        if self.run is None or self.counted_bytes is None:
+        if not self.passes or self.counted_bytes is None:
             return None
-        return self.counted_bytes / len(self.run.pass_ends_s)
+        return self.counted_bytes / self.passes
+
+    @property
+    def least_per_pass(self) -> int | None:
+        """Bytes that have to come in every pass: what of the weights the budget cannot hold.
+
+        Of a system that encodes, in the fewest bytes that the weights' entropy allows, in the budget and on the wire:
+        max(0, entropy - budget). None if that is not known.
+        """
+        if self.weight_bytes is None or self.budget_bytes is None:
+            return None
+        if not self.encodes:
+            return self.weight_bytes - self.budget_bytes
+        return None if self.floor is None else max(0, int(self.floor.certain_bytes) - self.budget_bytes)
+
+    @property
+    def weight_rate_of_ceiling(self) -> float | None:
+        """Weight bytes a second over the ceiling: above 1 only where a pass was seen to use decoded weights.
+
+        Of a system that encodes, the bytes that were certainly written in a pass, if all weights were seen in use bit
+        for bit. Of any other, what the link brought, but no more than all weights in a pass.
+        """
+        if not self.encodes or self.run is None:
+            return self._brought_of_ceiling()
+        seen = self.run.seen
+        if seen is None or seen.missing:
+            return None
+        return seen.written_bytes / self.run.seconds_per_pass / self.link.ceiling_bytes_per_s
+
+    def _brought_of_ceiling(self) -> float | None:
+        if self.encodes or self.counted_per_pass is None or self.weight_bytes is None or not self.passes:
+            return None
+        brought = min(self.counted_per_pass, self.used_bytes or self.weight_bytes)
+        return brought * self.passes / self.duration_s / self.link.ceiling_bytes_per_s
 
     @property
     def needed_per_pass(self) -> float | None:
-        """Bytes to move per pass, M - C: by the system's plan, but no more than were really counted.
+        """Bytes to move per pass, M - C: by the system's plan, but no more than were really counted, and than it has.
 
         Without a plan all weights; on a link without counters the plan is taken at its word.
         """
         if self.run is None or self.weight_bytes is None:
             return None
         planned = self.weight_bytes if self.run.predicted_bytes is None else self.run.predicted_bytes
+        planned = min(planned, self.weight_bytes)
         return planned if self.counted_per_pass is None else min(planned, self.counted_per_pass)
 
     @property

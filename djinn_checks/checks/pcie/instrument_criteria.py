@@ -11,9 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from djinn_checks.checks.pcie.evidence import HOST_MEMORY, PCIE, PcieEvidence
+from djinn_checks.checks.pcie.evidence import HOST_MEMORY, MOST_OF_CEILING, PCIE, PcieEvidence
+from djinn_checks.checks.pcie.link_trouble import explain_stalls, find_training
 from djinn_checks.instruments.counters import FROZEN_S
 from djinn_checks.instruments.impossible import Standstill, find_fastest_step, find_standstill
+from djinn_checks.instruments.link_health import most_replays
+from djinn_checks.instruments.payload import ANSWER_BYTES, LARGEST_REQUEST_BYTES, REQUEST_BYTES
 from djinn_checks.outcome import Criterion, Observed, Row, Status
 from djinn_checks.units import format_bytes, format_seconds
 
@@ -22,11 +25,10 @@ _RESIDUAL = 0.003
 _EVIDENCE_SHARE = 0.99
 _QUIET_SHARE = 0.01
 _CEILING_DRIFT = 0.05
-_MOST_OF_CEILING = 1.11
-"""What a link carries on the wire is at most so much of what large copies put there. On PCIe 5.0 x16 these reach
-59.7 of its 63.0 GB/s, 1 / 1.055, and the ceiling may have been measured `_CEILING_DRIFT` too low."""
-_REQUEST_BYTES, _MOST_READ_BYTES = 24, 256
-"""A request for host memory on the way out, and the most that one asks for (H200)."""
+_LEAST_SENT = 0.95
+"""Of what requests as large as those of known copies take; the rest is for readings not quite of one instant."""
+_MUCH_READ = 0.01
+"""Of the link's capacity; of less than that commands and queries are a large part."""
 
 
 def judge_instruments(evidence: PcieEvidence) -> list[Criterion]:
@@ -34,10 +36,10 @@ def judge_instruments(evidence: PcieEvidence) -> list[Criterion]:
     if evidence.link.subject == HOST_MEMORY:
         return [_counters_complete(evidence)]
     rows = [_counters_complete(evidence), _counters_fine_enough(evidence), _calibration(evidence)]
-    rows += [_counted_is_possible(evidence), _counters_alive(evidence)]
+    rows += [_counted_is_possible(evidence), _counters_alive(evidence), _requests_counted(evidence)]
     if evidence.link.subject == PCIE:
         rows += [_link_quiet(evidence), _ceiling_verified(evidence), _ceiling_undisturbed(evidence)]
-        rows.append(_ceiling_steady(evidence))
+        rows += [_ceiling_steady(evidence), _link_training(evidence), _link_replays(evidence)]
     return rows
 
 
@@ -78,6 +80,7 @@ def _counters_complete(evidence: PcieEvidence) -> Criterion:
         holes = [(a, b) for a, b in series.holes if a < evidence.end_s and b > evidence.start_s]
         longest = max((b - a for a, b in holes), default=0.0)
         lost = f"{len(holes)} hole(s), the longest {longest * 1e3:,.0f} ms"
+        lost += explain_stalls(evidence, series, holes)
         if len(series.t_s) and series.t_s[-1] < evidence.end_s:
             lost += f"; the sampler ended {evidence.end_s - series.t_s[-1]:.1f} s before the run"
         gap = series.longest_gap_s(evidence.start_s, evidence.end_s)
@@ -116,6 +119,10 @@ def _calibration(evidence: PcieEvidence) -> Criterion:
     if found is not None and found.residual is None:
         return row.skip("one known copy was recorded beside this trace, and no second one")
     ratio = f", {found.wire_per_payload:.4f} bytes on the wire for each of payload" if found else ""
+    if found and evidence.counter and found.law_error is not None:
+        ratio += f"; by requests and answers alone they are counted {found.law_error:.2%} off"
+    if evidence.counter and not evidence.counter.by_law:
+        ratio += f"; payload is counted by this ratio, as {evidence.counter.reason}"
     size = format_bytes(found.payload_bytes) if found else "no bytes"
     return _judge_instrument(
         row,
@@ -212,7 +219,7 @@ def _counted_is_possible(evidence: PcieEvidence) -> Criterion:
         row,
         observed,
         "<=",
-        _MOST_OF_CEILING,
+        MOST_OF_CEILING,
         evidence="the fastest step between two readings, over the most time that their clocks allow",
         missing="; ".join(evidence.link.reasons) or "no calibrated counters",
         failed=said,
@@ -233,11 +240,72 @@ def _counters_alive(evidence: PcieEvidence) -> Criterion:
     )
 
 
+def _requests_counted(evidence: PcieEvidence) -> Criterion:
+    """The law takes what requests cost from what came: of requests that went uncounted it would take too little."""
+    row = Row("requests_counted", "At least as much is sent as requests for what came take", unit="TX / RX")
+    counter, reader = evidence.counter, evidence.reader
+    if counter is not None and not counter.by_law:
+        return row.skip(f"payload is counted by the ratio of known copies: {counter.reason}")
+    if counter is not None and evidence.wire_of_ceiling is None:
+        return row.skip("with holes in the evidence it is not known what was sent and received in all")
+    if counter is not None and (evidence.wire_of_ceiling or 0.0) < _MUCH_READ:
+        return row.skip("next to nothing was received")
+    sent = reader.sent_of_received if reader else None
+    largest = counter.largest_request_bytes if counter else LARGEST_REQUEST_BYTES
+    return _judge_instrument(
+        row,
+        sent,
+        ">=",
+        _LEAST_SENT * REQUEST_BYTES / (largest + ANSWER_BYTES),
+        evidence=f"over the whole run; requests ask for {largest:.0f} bytes at most, as known copies show",
+        missing=_why_no_counters(evidence) if evidence.series is None else "evidence was lost during the run",
+        failed="TX counts only a part of what is sent",
+    )
+
+
+def _link_training(evidence: PcieEvidence) -> Criterion:
+    row = Row("link_training", "The link keeps its generation and width during the run", unit="")
+    trained = find_training(evidence)
+    if not trained:
+        return row.skip("this GPU or driver does not tell generation and width, or nobody asked")
+    best = max(trained, key=lambda sample: (sample.width or 0, sample.generation or 0))
+    worst = min(trained, key=lambda sample: (sample.width or 0) * 2 ** (sample.generation or 0))
+    return _judge_instrument(
+        row,
+        worst.trained,
+        "==",
+        best.trained,
+        evidence=f"NVML, once a second, {len(trained)} times; the generation only while the link is in use",
+        missing="",
+        failed=f"it was {worst.trained} at {worst.t_s - evidence.start_s:.0f} s: the link trained down",
+    )
+
+
+def _link_replays(evidence: PcieEvidence) -> Criterion:
+    row = Row("link_replays", "The link sends no more packets again than the PCIe specification allows", unit="replays")
+    health = evidence.link.health
+    found = health.difference("replays", evidence.start_s, evidence.end_s) if health else None
+    samples = health.around(evidence.start_s, evidence.end_s) if health else ()
+    first = samples[0] if samples else None
+    most = most_replays(first.generation, first.width, evidence.duration_s) if first else None
+    if found is None or most is None:
+        return row.skip("this GPU or driver does not tell, or the specification states no rate for this link")
+    return _judge_instrument(
+        row,
+        found,
+        "<=",
+        most,
+        evidence="NVML's counters over the run; one bit in 10^12 may be wrong on each lane",
+        missing="",
+        failed="the link is disturbed; reseat the card, look at risers and cables",
+    )
+
+
 def _say_standstill(still: Standstill) -> str:
     if still.direction == "tx":
         said = f"TX stood still for {format_seconds(still.seconds)} while RX counted {format_bytes(still.other_bytes)}"
-        return f"{said}: nothing is read from the host without a request of {_REQUEST_BYTES} bytes; TX does not count"
-    readable = still.other_bytes / _REQUEST_BYTES * _MOST_READ_BYTES
+        return f"{said}: nothing is read from the host without a request of {REQUEST_BYTES} bytes; TX does not count"
+    readable = still.other_bytes / REQUEST_BYTES * LARGEST_REQUEST_BYTES
     return (
         f"RX stood still for {format_seconds(still.seconds)} while TX counted {format_bytes(still.other_bytes)}, "
         f"as many as the requests for {format_bytes(readable)} take, and no reading of the counters passes without "

@@ -13,6 +13,12 @@ from typing import Any, cast
 import numpy as np
 
 from djinn_checks.checks.pcie.evidence import HOST_MEMORY, LABELS, REPLAY, PcieEvidence
+from djinn_checks.checks.pcie.stream_facts import (
+    describe_figures,
+    describe_floor,
+    describe_health,
+    describe_reader,
+)
 from djinn_checks.instruments.counters import Floats
 from djinn_checks.instruments.link_ceiling import Calibration, Ceiling
 from djinn_checks.instruments.preflight import PreflightRow
@@ -58,6 +64,8 @@ def summarize(evidence: PcieEvidence, criteria: Sequence[Criterion], status: Sta
     if evidence.run is not None and evidence.limit_s is not None:
         text += f"; {format_seconds(evidence.run.seconds_per_pass)} a pass, the limit is "
         text += f"{format_seconds(evidence.limit_s)}"
+    if evidence.encodes and evidence.weight_rate_of_ceiling is not None:
+        text += f"; weights came at {evidence.weight_rate_of_ceiling:.1%} of the ceiling, encoded"
     return text
 
 
@@ -79,6 +87,10 @@ def gather_measurements(evidence: PcieEvidence) -> PcieMeasurements:
         "windows": _windows(evidence),
         "zoom": _zoom(evidence),
         "bytes": _bytes(evidence),
+        "reader": describe_reader(evidence),
+        "figures": describe_figures(evidence),
+        "floor": describe_floor(evidence),
+        "health": describe_health(evidence),
         "passes": _passes(evidence),
         "memory": _memory(evidence),
         "limit": {
@@ -96,6 +108,10 @@ def _calibration(found: Calibration) -> CalibrationFacts:
         "idle_bytes_per_s": found.idle_bytes_per_s,
         "residual": found.residual,
         "payload_bytes": found.payload_bytes,
+        "law_error": found.law_error,
+        "ruler_rx_bytes": found.ruler_rx_bytes,
+        "ruler_tx_bytes": found.ruler_tx_bytes,
+        "sent_of_received": found.sent_of_received,
     }
 
 
@@ -164,7 +180,7 @@ def _relative(row: dict[str, Any], start_s: float) -> CopyRow:
 
 def _bytes(evidence: PcieEvidence) -> Traffic:
     run = evidence.run
-    passes = len(run.pass_ends_s) if run else None
+    passes = evidence.passes
     predicted = run.predicted_bytes if run else None
     return {
         "passes": passes,

@@ -2,8 +2,12 @@
 
 Beside `<name>.csv.gz` lie `truth.json`, which says when the work ran and what was really moved, and
 `copy_h2d.csv.gz`, the trace of a copy of known size on the same machine, which calibrates the counters and
-gives the ceiling. The samples that a run of this check kept, `<name>.samples.csv.gz`, are replayed with the
-outcome beside them, `<name>.outcome.json`: its time, calibration, ceiling and claim, other windows and thresholds.
+gives the ceiling. A truth may also say what was streamed: `passes`, `weight_bytes` and `budget_bytes`, `used_bytes`
+(of each pass, if it uses less than all weights), and of layers that travelled encoded `encodes` and `least_bytes`, the
+fewest that the weights' entropy allows. Then the claims about the weights are judged, too.
+
+The samples that a run of this check kept, `<name>.samples.csv.gz`, are replayed with the outcome beside them,
+`<name>.outcome.json`: its time, calibration, ceiling and claim, other windows and thresholds.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from typing import Any
 from djinn_checks.checks.pcie.evidence import REPLAY, LinkFacts, PcieEvidence
 from djinn_checks.errors import InstrumentError, OutcomeError, ParamsError
 from djinn_checks.instruments.counters import RATE_SOURCES, check_span, load_trace
+from djinn_checks.instruments.entropy import EntropyFloor
 from djinn_checks.instruments.link_ceiling import Calibration, calibrate_from_trace
 from djinn_checks.measurements import pcie
 from djinn_checks.outcome import Outcome
@@ -41,17 +46,24 @@ def replay_trace(params: PcieParams) -> PcieEvidence:
         check_span(known["t_start_s"], known["t_end_s"], f"truth of {KNOWN_COPY}")
         known_series = load_trace(path.parent / f"{KNOWN_COPY}.csv.gz")
         calibration = calibrate_from_trace(known_series, known["t_start_s"], known["t_end_s"], int(known["h2d_bytes"]))
+        link = LinkFacts(
+            subject=REPLAY,
+            ceiling_bytes_per_s=known["h2d_bytes"] / (known["t_end_s"] - known["t_start_s"]),
+            calibration=calibration,
+        )
         return PcieEvidence(
             params=params,
-            link=LinkFacts(
-                subject=REPLAY,
-                ceiling_bytes_per_s=known["h2d_bytes"] / (known["t_end_s"] - known["t_start_s"]),
-                calibration=calibration,
-            ),
-            series=load_trace(path),
+            link=link,
+            series=link.fit(load_trace(path)),
             start_s=float(span["t_start_s"]),
             end_s=float(span["t_end_s"]),
             claimed_bytes=int(span["h2d_bytes"]),
+            weight_bytes=_maybe(span, "weight_bytes"),
+            budget_bytes=_maybe(span, "budget_bytes"),
+            encodes=bool(span.get("encodes", False)),
+            floor=_floor(span),
+            recorded_passes=_maybe(span, "passes"),
+            used_bytes=_maybe(span, "used_bytes"),
         )
     except InstrumentError as error:
         raise ParamsError(f"trace: {error}") from error
@@ -60,6 +72,21 @@ def replay_trace(params: PcieParams) -> PcieEvidence:
             f"trace: {path.parent / 'truth.json'} needs t_start_s, t_end_s and h2d_bytes for {name!r} and for "
             f"{KNOWN_COPY!r}, the known copy ({type(error).__name__}: {error})"
         ) from error
+
+
+def _maybe(span: dict[str, Any], name: str) -> int | None:
+    return None if span.get(name) is None else int(span[name])
+
+
+def _floor(span: dict[str, Any]) -> EntropyFloor | None:
+    if span.get("least_bytes") is None:
+        return None
+    return EntropyFloor(
+        weight_bytes=int(span["weight_bytes"]),
+        least_bytes=float(span["least_bytes"]),
+        error_bytes=0.0,
+        share_of_field={},
+    )
 
 
 def _find_outcome(path: Path, name: str) -> Path:
@@ -79,14 +106,15 @@ def _replay_samples(params: PcieParams, path: Path, kept: Path) -> PcieEvidence:
         if windows is None or calibration is None:
             raise ValueError("its link was not counted")
         start_s = float(windows["clock_start_s"])
+        facts = LinkFacts(
+            subject=REPLAY,
+            ceiling_bytes_per_s=float(link["ceiling_bytes_per_s"]),
+            calibration=Calibration(**calibration),
+        )
         return PcieEvidence(
             params=params,
-            link=LinkFacts(
-                subject=REPLAY,
-                ceiling_bytes_per_s=float(link["ceiling_bytes_per_s"]),
-                calibration=Calibration(**calibration),
-            ),
-            series=load_trace(path, wraps=link["counters"] not in RATE_SOURCES),
+            link=facts,
+            series=facts.fit(load_trace(path, wraps=link["counters"] not in RATE_SOURCES)),
             start_s=start_s,
             end_s=start_s + float(windows["duration_s"]),
             claimed_bytes=measured["bytes"]["claimed"],

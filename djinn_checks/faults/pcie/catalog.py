@@ -12,25 +12,18 @@ from functools import partial
 
 import torch
 
-from djinn_checks.checks.conclude import conclude
-from djinn_checks.checks.pcie.check import ANATOMY
-from djinn_checks.checks.pcie.evidence import PcieEvidence
-from djinn_checks.faults.base import Doses, Fault
-from djinn_checks.faults.pcie import defects, systems
+from djinn_checks.faults.base import Fault
+from djinn_checks.faults.pcie import defects, second_copies, systems
+from djinn_checks.faults.pcie.made import made
+from djinn_checks.faults.pcie.stream_catalog import STREAM_FAULTS
 from djinn_checks.faults.pcie.systems import run_pcie
 from djinn_checks.faults.pcie.traffic import CLAIMED_BYTES, FULL_RATE, PASSES
 from djinn_checks.faults.streaming import HooksDoNothing, stream_over
-from djinn_checks.outcome import Outcome, Status
+from djinn_checks.outcome import Status
 from djinn_checks.systems.base import System
 from djinn_checks.systems.ring import RingSystem
 
 _MODEL_OF_FORMULA_BYTES = 13_000_000_000
-
-
-def judge_evidence(make: Callable[[], PcieEvidence]) -> Callable[[torch.device], Outcome]:
-    """Return a function that judges evidence made to measure."""
-
-    return lambda device: conclude(ANATOMY, make(), {})
 
 
 def _on_gpu(device: torch.device) -> bool:
@@ -39,35 +32,6 @@ def _on_gpu(device: torch.device) -> bool:
 
 def _on_cpu(device: torch.device) -> bool:
     return device.type == "cpu"
-
-
-def _made(
-    *,
-    name: str,
-    breaks: str,
-    modelled_on: str,
-    caught_by: str,
-    make: Callable[[float], PcieEvidence],
-    dose: float,
-    unit: str = "",
-    smaller: tuple[float, ...] = (),
-    effect: Status = Status.FAIL,
-) -> Fault:
-    """Return a fault in evidence made to measure: `make` gives it with a dose, of `unit`."""
-
-    def run(size: float, device: torch.device) -> Outcome:
-        return judge_evidence(lambda: make(size))(device)
-
-    return Fault(
-        name=name,
-        check="pcie",
-        breaks=breaks,
-        modelled_on=modelled_on,
-        caught_by=caught_by,
-        effect=effect,
-        run=lambda device: run(dose, device),
-        doses=Doses(unit=unit, sizes=smaller, run=run) if smaller else None,
-    )
 
 
 def _real(
@@ -102,7 +66,7 @@ _SHARED = "a shared machine"
 _UNSEEN = Status.INCONCLUSIVE
 
 _FAULTS = (
-    _made(
+    made(
         name="claims_without_moving",
         breaks="Nothing is streamed, and all of it is claimed.",
         modelled_on=_FORMULA,
@@ -112,7 +76,7 @@ _FAULTS = (
         unit="share that is moved",
         smaller=(0.5, 0.9, 0.98, 0.985, 0.992, 0.995),
     ),
-    _made(
+    made(
         name="claims_twice",
         breaks="Twice the moved bytes are claimed.",
         modelled_on=_TWICE,
@@ -122,7 +86,7 @@ _FAULTS = (
         unit="share claimed beside",
         smaller=(0.1, 0.05),
     ),
-    _made(
+    made(
         name="claims_two_percent_more",
         breaks="Two percent more than the moved bytes are claimed.",
         modelled_on="padding that is counted and not copied",
@@ -132,7 +96,7 @@ _FAULTS = (
         unit="share claimed beside",
         smaller=(0.015, 0.011, 0.009, 0.005),
     ),
-    _made(
+    made(
         name="claims_from_formula",
         breaks="Passes times model size is claimed, while a part stays resident.",
         modelled_on=_FORMULA,
@@ -140,7 +104,7 @@ _FAULTS = (
         make=defects.claims_more,
         dose=PASSES * _MODEL_OF_FORMULA_BYTES / CLAIMED_BYTES - 1,
     ),
-    _made(
+    made(
         name="pageable_copies",
         breaks="The copies come from memory that is not pinned.",
         modelled_on="`tensor.cuda()` of a state dict",
@@ -150,7 +114,7 @@ _FAULTS = (
         unit="share of the full rate",
         smaller=(0.3, 0.39, 0.41, 0.6),
     ),
-    _made(
+    made(
         name="no_overlap",
         breaks="Copies wait for the computation: three quarters of the time the link is full.",
         modelled_on="a synchronize() before each layer",
@@ -160,7 +124,7 @@ _FAULTS = (
         unit="share of each 8 ms idle",
         smaller=(0.15, 0.12, 0.1, 0.05),
     ),
-    _made(
+    made(
         name="bursts_with_pauses",
         breaks="The link rests for 30 ms in each pass: the mean stays far above the paper's threshold.",
         modelled_on="the recorded trace `bursty`",
@@ -170,7 +134,7 @@ _FAULTS = (
         unit="s of pause in every 0.2 s",
         smaller=(0.01, 0.004, 0.001),
     ),
-    _made(
+    made(
         name="more_resident_than_declared",
         breaks="Half of what should be streamed stays on the device.",
         modelled_on="a budget in elements, not bytes",
@@ -180,7 +144,7 @@ _FAULTS = (
         unit="share of the bytes streamed",
         smaller=(0.9, 0.98, 0.99, 0.999),
     ),
-    _made(
+    made(
         name="link_busy_before",
         breaks="Another process uses the link.",
         modelled_on=_SHARED,
@@ -191,7 +155,7 @@ _FAULTS = (
         unit="share of the link",
         smaller=(0.02, 0.011, 0.009),
     ),
-    _made(
+    made(
         name="link_busy_during",
         breaks="Another process takes a fifth of the link while the system runs.",
         modelled_on=_SHARED,
@@ -201,7 +165,7 @@ _FAULTS = (
         unit="share of the link",
         smaller=(0.05, 0.011, 0.009),
     ),
-    _made(
+    made(
         name="ceiling_on_a_busy_link",
         breaks="Another process uses the link while the ceiling is measured, which comes out too low.",
         modelled_on=_SHARED,
@@ -212,7 +176,7 @@ _FAULTS = (
         unit="share of the link",
         smaller=(0.05, 0.011, 0.009),
     ),
-    _made(
+    made(
         name="ceiling_drifts",
         breaks="The link is slower after the run than before it.",
         modelled_on="a retrained or throttled link",
@@ -223,7 +187,7 @@ _FAULTS = (
         unit="share of the ceiling",
         smaller=(0.06, 0.04, 0.02),
     ),
-    _made(
+    made(
         name="ceiling_never_arrives",
         breaks="The copies that the ceiling rests on do not deliver their bytes.",
         modelled_on="defective memory",
@@ -232,7 +196,7 @@ _FAULTS = (
         make=defects.never_arrives,
         dose=0.0,
     ),
-    _made(
+    made(
         name="counters_do_not_repeat",
         breaks="A second known copy is counted one percent off.",
         modelled_on="a sampler that misses readings",
@@ -243,7 +207,7 @@ _FAULTS = (
         unit="share of the bytes",
         smaller=(0.005, 0.0031, 0.0029),
     ),
-    _made(
+    made(
         name="wraps_missed",
         breaks="Readings are so far apart that the counters wrap in between.",
         modelled_on="`nvidia-smi dmon` at ten readings per second, on 32-bit counters",
@@ -254,7 +218,7 @@ _FAULTS = (
         unit="ms between readings",
         smaller=(80, 50, 30, 10),
     ),
-    _made(
+    made(
         name="counter_freezes",
         breaks="The counters stop counting in the midst of the run.",
         modelled_on="a driver that caches values",
@@ -265,7 +229,7 @@ _FAULTS = (
         unit="share of the run",
         smaller=(0.1, 0.02, 0.005),
     ),
-    _made(
+    made(
         name="receive_counter_dies",
         breaks="The counter of received bytes stands still, and that of sent ones goes on.",
         modelled_on="a driver that caches values",
@@ -276,7 +240,7 @@ _FAULTS = (
         smaller=(0.1, 0.02, 0.005),
         effect=_UNSEEN,
     ),
-    _made(
+    made(
         name="counter_set_back",
         breaks="The counter of received bytes starts anew in mid-run, as if half a wrap came at once.",
         modelled_on="a reset of the GPU",
@@ -287,7 +251,7 @@ _FAULTS = (
         smaller=(0.1, 0.9, 0.98),
         effect=_UNSEEN,
     ),
-    _made(
+    made(
         name="more_than_the_link",
         breaks="Twice what the link can carry is counted, and claimed.",
         modelled_on=_TWICE,
@@ -298,7 +262,7 @@ _FAULTS = (
         smaller=(1.5, 1.2, 1.1),
         effect=_UNSEEN,
     ),
-    _made(
+    made(
         name="sampler_dies",
         breaks="The sampler dies half-way.",
         modelled_on="an out-of-memory kill",
@@ -374,6 +338,22 @@ _FAULTS = (
         applies=_on_gpu,
     ),
     _real(
+        name="gpu_junk_beside_resident_copy",
+        breaks="The model is resident on a real GPU, and junk of the planned size is copied for each pass.",
+        modelled_on="traffic made for the counter's sake",
+        caught_by="device_memory",
+        system=second_copies.MovesJunk,
+        applies=_on_gpu,
+    ),
+    _real(
+        name="gpu_second_copy",
+        breaks="All that is streamed lies on the device a second time.",
+        modelled_on="a cache of weights that is not counted as weights",
+        caught_by="device_memory",
+        system=second_copies.KeepsSecondCopy,
+        applies=_on_gpu,
+    ),
+    _real(
         name="gpu_link_busy",
         breaks="Another process copies to the same GPU all the while.",
         modelled_on=_SHARED,
@@ -394,4 +374,4 @@ _FAULTS = (
     ),
 )
 
-FAULTS: Mapping[str, Fault] = {fault.name: fault for fault in _FAULTS}
+FAULTS: Mapping[str, Fault] = {fault.name: fault for fault in (*_FAULTS, *STREAM_FAULTS)}

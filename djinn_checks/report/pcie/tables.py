@@ -12,13 +12,17 @@ _DIRECTIONS = {"h2d": "host to device", "d2h": "device to host", "both": "both a
 
 def tabulate_traffic(outcome: Outcome) -> Html:
     """Return predicted, claimed and counted bytes beside each other."""
-    found = read(outcome.measurements).get("bytes")
+    measured = read(outcome.measurements)
+    found, link = measured.get("bytes"), measured.get("link")
     if not found:
         return Html("<p>Nothing was run, so there are no bytes to compare.</p>")
     counted, passes = found["counted"], found["passes"]
     named = (
         ("Planned by the system", found["predicted"]),
-        ("Claimed by the system" if passes else "Moved, by the recorded truth", found["claimed"]),
+        (
+            "Moved, by the recorded truth" if link and link["subject"] == "replay" else "Claimed by the system",
+            found["claimed"],
+        ),
         ("Counted at the link, as payload", counted),
         ("Counted at the link, on the wire", found["wire"]),
     )
@@ -28,7 +32,9 @@ def tabulate_traffic(outcome: Outcome) -> Html:
     ]
     if found["witnessed_a_pass"] is not None:
         rows.append(("Certainly written (weight witness)", "", format_bytes(found["witnessed_a_pass"]), ""))
-    note = "Payload is wire bytes over the ratio that a copy of known size gave in the same run."
+    note = (
+        "Payload is what came, less what requests and answers cost, which copies of known size prove in the same run."
+    )
     return render_table("Bytes received", ("What", "In the whole run", "A pass", "Against counted"), rows, note=note)
 
 

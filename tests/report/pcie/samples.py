@@ -10,6 +10,7 @@ from typing import Any
 
 from djinn_checks.outcome import Outcome
 from djinn_checks.report.pcie.plots import plot_distribution, plot_flatline, plot_sweep, plot_zoom
+from djinn_checks.report.pcie.stream_tables import tabulate_health, tabulate_stream
 from djinn_checks.report.pcie.tables import (
     tabulate_ceilings,
     tabulate_limit,
@@ -19,7 +20,9 @@ from djinn_checks.report.pcie.tables import (
 
 TRACES = Path(__file__).parents[2] / "data" / "traces"
 PLOTS = (plot_flatline, plot_zoom, plot_distribution, plot_sweep)
-TABLES = (tabulate_ceilings, tabulate_limit, tabulate_preflight, tabulate_traffic)
+TABLES = (
+    tabulate_ceilings, tabulate_health, tabulate_limit, tabulate_preflight, tabulate_stream, tabulate_traffic
+)  # fmt: skip
 
 
 @cache
@@ -51,6 +54,14 @@ def ran() -> Outcome:
         zoom=base["zoom"] | {"timeline": timeline, "pass_ends_s": [9.9]},
         link=base["link"] | {"sweep": sweep, "ceilings": sweep[:1], "ceiling_after": sweep[2], "subject": "pcie"},
         passes={"count": 43, "mean_s": 0.2336, "median_s": 0.2336, "min_s": 0.2335, "p99_s": 0.2339, "open_s": 4.0},
+        health={
+            "seconds": [{"t_s": float(t), "generation": 5 if t < 7 else 3, "width": 16, "slowed_by": ["power cap"]}
+                        for t in range(10)],
+            "differences": {"replays": 3, "lane_errors": None},
+            "most_replays": 20,
+        },
+        floor={"weight_bytes": 10**10, "least_bytes": 6.54e9, "error_bytes": 3e6,
+               "share_of_field": {"sign": 0.0625, "exponent": 0.16, "mantissa": 0.436}},
         limit={"needed_bytes": 12.9e9, "seconds": 0.2334, "ratio": 0.999, "streamed_of_ceiling": 1.0},
         bytes={"passes": 43, "predicted": 557e9, "claimed": 558e9, "counted": 557e9, "wire": 600e9,
                "witnessed_a_pass": None},
