@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import itertools
+import time
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ from tests.architectures import CONFIGS
 from tests.engine.modules import build, decode, logits, prompt, snapshot
 
 CPU = torch.device("cpu")
+SLOW_S = 0.004
 
 
 def ring_for(model: nn.Module, share: float, **options: Any) -> WeightRingBuffer:
@@ -380,6 +382,29 @@ def test_a_copy_that_fails_surfaces_in_the_forward_that_needed_it_and_the_next_o
 
 def _fail() -> None:
     raise OSError("the cable fell out")
+
+
+def test_whichever_of_link_decoder_and_computation_is_the_slowest_the_logits_are_the_same() -> None:
+    class SlowLink(HostLink):
+        def run(self, slot: int, work: Callable[[], Any], *, after: int | None) -> None:
+            super().run(slot, lambda: (time.sleep(SLOW_S * (slot % 2)), work()), after=after)
+
+    class SlowCodec(PlanesCodec):
+        def decoder(self, encoded: Tensor, plain: Tensor, dtype: torch.dtype) -> Decode:
+            whole = super().decoder(encoded, plain, dtype)
+            return lambda: (time.sleep(SLOW_S * (encoded.data_ptr() // 512 % 3)), whole())[1]
+
+    def rest(*_: Any) -> None:
+        time.sleep(SLOW_S)
+
+    model: Any = build("llama", torch.bfloat16)
+    expected = logits(model, prompt(9))
+    for share in (0.6, 0.9):
+        ring = ring_for(model, share, codec=SlowCodec(), link_factory=lambda device, slots: SlowLink(slots))
+        with install_ring_buffer_hooks(model, ring, "model"):
+            handle = model.model.layers[2].register_forward_pre_hook(rest)
+            assert all(torch.equal(logits(model, prompt(9)), expected) for _ in range(4))
+            handle.remove()
 
 
 def test_a_forward_that_raised_and_a_part_called_alone_do_not_disturb_the_next_forward() -> None:
