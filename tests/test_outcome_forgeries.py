@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from djinn_checks.errors import OutcomeError, ParamsError
 from djinn_checks.outcome import Outcome, Status, judge, skip
@@ -316,6 +317,16 @@ def test_a_folder_names_the_file_and_what_it_says_against_itself(tmp_path: Path)
     found = read_finished(tmp_path)
     assert list(found.outcomes) == ["pcie"]
     assert found.unreadable["logits"].startswith("logits.outcome.json cannot be read: outcome: it contradicts itself: ")
+
+
+@pytest.mark.parametrize("name", ["claims_twice", "link_busy_before", "counter_freezes"])
+def test_what_the_pcie_check_writes_of_a_fault_agrees_with_itself(name: str) -> None:
+    from djinn_checks.faults.base import find_faults
+
+    (fault,) = find_faults(["pcie"], name)
+    outcome = fault.run(torch.device("cpu"))
+    assert outcome.status is not Status.PASS
+    assert Outcome.from_dict(json.loads(json.dumps(outcome.to_dict()))).status is outcome.status
 
 
 def test_rows_made_up_for_tests_are_all_pass() -> None:
