@@ -40,7 +40,7 @@ class TinyModel:
         for parameter in self._module.parameters():
             parameter.data.add_(0.02 * torch.randn_like(parameter)).requires_grad_(False)
         self.weights = dict(self._module.state_dict())
-        self.weight_bytes = sum(value.nbytes for value in self.weights.values())
+        self.weight_bytes = self.used_bytes = sum(value.nbytes for value in self.weights.values())
 
     def resident(self, device: torch.device) -> nn.Module:
         module = self.skeleton().to_empty(device=device)

@@ -94,6 +94,12 @@ def build_system(
             f"budget: {format_bytes(budget_bytes)} hold all of {params.model} ({format_bytes(model.weight_bytes)}), so "
             "nothing has to be streamed and nothing could be proved; give a smaller budget"
         )
+    if budget_bytes >= model.used_bytes:
+        raise ParamsError(
+            f"budget: {format_bytes(budget_bytes)} hold all that token ids use of {params.model} "
+            f"({format_bytes(model.used_bytes)} of {format_bytes(model.weight_bytes)}), so nothing has to be streamed "
+            "and nothing could be proved; give a smaller budget"
+        )
     try:
         with system_says_no(params.system):
             return factory(model, device=device, budget_bytes=budget_bytes, **options), budget_bytes

@@ -48,6 +48,13 @@ class DryRun:
     """Why the module does not run on token ids alone, in its own words; empty if it runs, or if that is not known."""
     visits: tuple[str, ...] = ()
     """Names of modules in the order in which the prompt reached them, again if it came back; empty if it failed."""
+    unused: frozenset[str] = frozenset()
+    """Parts of the model that no weight was read of, such as what computes on images; empty if it failed."""
+
+
+def part_of(name: str) -> str:
+    """Return the part of a model that a weight belongs to: "model.vision_tower", "model.language_model", "lm_head"."""
+    return ".".join(name.split(".")[:2])
 
 
 def run_dry(module: nn.Module, device: torch.device) -> DryRun:
@@ -86,7 +93,10 @@ def _try(trial: nn.Module, device: torch.device) -> DryRun:
         failure = step + ((str(error).splitlines() or [""])[0] or type(error).__name__)
     after = _storages(trial)
     changed = (name for name, storage in before.items() if storage in watch.written or after.get(name) != storage)
-    return DryRun(tuple(changed), failure, () if failure else prompt)
+    if failure:
+        return DryRun(tuple(changed), failure)
+    used = {part_of(name) for name, storage in before.items() if storage in watch.read}
+    return DryRun(tuple(changed), "", prompt, frozenset(map(part_of, before)) - used)
 
 
 def marked_versions(module: nn.Module) -> dict[str, tuple[int, int]]:
@@ -157,11 +167,16 @@ class _WriteWatch(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self._watched = watched
         self.written: set[int] = set()
+        self.read: set[int] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        for value in (*args, *kwargs.values()):
+            for tensor in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(tensor, Tensor):
+                    self.read.add(_storage(tensor))
         self.written |= {_storage(tensor) for tensor in _written_arguments(func, args, kwargs)} & self._watched
         if args and isinstance(args[0], Tensor) and args[0].is_meta:
             made = _make_value(func, args[0], kwargs)

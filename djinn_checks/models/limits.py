@@ -14,11 +14,14 @@ _MOST_OFFSET = 8
 
 
 def count_tokens(module: Any) -> int:
-    """Return how many token ids a causal language model has a row for."""
-    table = module.get_input_embeddings()
-    if isinstance(table, nn.Embedding):
-        return table.num_embeddings
-    return int(module.config.get_text_config().vocab_size)
+    """Return how many token ids a causal language model can be given and can answer with.
+
+    Some have rows for ids that they never answer with: those that stand for an image.
+    """
+    table, head = module.get_input_embeddings(), module.get_output_embeddings()
+    counts = [table.num_embeddings] if isinstance(table, nn.Embedding) else []
+    counts += [head.out_features] if isinstance(head, nn.Linear) else []
+    return min(counts) if counts else int(module.config.get_text_config().vocab_size)
 
 
 def count_positions(module: Any) -> int | None:
@@ -35,7 +38,7 @@ def count_positions(module: Any) -> int | None:
     tables = [inner for inner in module.modules() if isinstance(inner, nn.Embedding) and inner is not tokens]
     for table in tables:
         named = positions <= table.num_embeddings <= positions + _MOST_OFFSET
-        if named and table.num_embeddings != count_tokens(module):
+        if named and table.num_embeddings != getattr(tokens, "num_embeddings", None):
             # RoBERTa counts its positions from behind the padding's.
             before = 0 if table.padding_idx is None else table.padding_idx + 1
             return min(positions, table.num_embeddings - before)

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from djinn_checks.errors import ModelCorruptError, ModelError, ModelNotFoundError, ModelUnsupportedError
 from djinn_checks.models.build import build_module, vet_module
 from djinn_checks.models.checkpoint import open_checkpoint, tied_names
+from djinn_checks.models.dry_run import part_of
 from djinn_checks.models.limits import count_positions, count_tokens
 from djinn_checks.models.random_weights import RandomWeights
 from djinn_checks.models.smollm2 import smollm2_folder
@@ -59,6 +60,8 @@ class Model:
     visits: tuple[str, ...] = ()
     """Names of modules in the order in which a forward reaches them; decoder blocks made alike are left out. Empty if
     it is not known."""
+    unused: frozenset[str] = frozenset()
+    """Parts of which token ids alone use no weight, such as what computes on images."""
     outline: nn.Module | None = field(default=None, repr=False, compare=False)
     """A skeleton to ask, and never to run; None: made when something is asked."""
     tokenizer: Any | None = None
@@ -93,6 +96,14 @@ class Model:
     def weight_bytes(self) -> int:
         """Bytes of all parameters, tied ones once."""
         return sum(parameter.numel() * parameter.element_size() for parameter in self._outline.parameters())
+
+    @cached_property
+    def used_bytes(self) -> int:
+        """Bytes of the parameters of those parts that token ids use, tied ones once."""
+        parameters = self._outline.named_parameters()
+        return sum(
+            value.numel() * value.element_size() for name, value in parameters if part_of(name) not in self.unused
+        )
 
     @cached_property
     def vocabulary(self) -> int:
@@ -149,7 +160,9 @@ def open_model(spec: str, *, dtype: torch.dtype, device: torch.device, seed: int
         config = _shape_config(spec)
         module, dry = vet_module(spec, config, dtype, device)
         made = RandomWeights(dict(module.named_parameters()), device=device, seed=seed)
-        return Model(name=spec, config=config, dtype=dtype, weights=made, outline=module, visits=dry.visits)
+        return Model(
+            name=spec, config=config, dtype=dtype, weights=made, outline=module, visits=dry.visits, unused=dry.unused
+        )
     source = str(smollm2_folder()) if spec == "smollm2" else spec
     config, tokenizer = _read_config(spec, source), _read_tokenizer(spec, source)
     module, dry = vet_module(spec, config, dtype, device)
@@ -163,6 +176,7 @@ def open_model(spec: str, *, dtype: torch.dtype, device: torch.device, seed: int
         untied=stored.untied,
         outline=None if stored.untied else module,
         visits=dry.visits,
+        unused=dry.unused,
         tokenizer=tokenizer,
     )
 

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from djinn_checks.checks.logits.check import check_logits
 from djinn_checks.checks.pcie.check import check_pcie
 from djinn_checks.errors import ModelCorruptError, ModelError, ParamsError
+from djinn_checks.models.build import build_module
 from djinn_checks.models.limits import count_positions, count_tokens
 from djinn_checks.models.open import open_model
 from djinn_checks.models.tiny_configs import POSITIONS, tiny_config
@@ -86,6 +87,22 @@ def test_a_model_made_of_parts_has_random_prompts_within_its_table(family: str, 
     assert len(ids) == 16
     assert model.vocabulary == count_tokens(model.skeleton())
     assert max(ids) < model.vocabulary
+
+
+def test_a_table_with_more_rows_than_answers_is_counted_by_its_answers() -> None:
+    module = build_module(tiny_config("mllama"), torch.float32)
+    assert module.get_input_embeddings().num_embeddings == 136  # type: ignore[operator]
+    assert count_tokens(module) == 128
+
+
+def test_a_budget_that_holds_all_that_text_uses_is_refused(tmp_path: Path) -> None:
+    spec = random_spec("phi4_multimodal", tmp_path)
+    model = open_model(spec, dtype=torch.float32, device=CPU)
+    assert model.used_bytes < 0.5 * model.weight_bytes
+    with pytest.raises(ParamsError, match="hold all that token ids use of .* so nothing has to be streamed"):
+        check_logits(LogitsParams(model=spec, device="cpu", budget_fraction=0.5))
+    whole = open_model(random_spec("mixtral", tmp_path), dtype=torch.float32, device=CPU)
+    assert whole.used_bytes == whole.weight_bytes
 
 
 @pytest.mark.parametrize(
