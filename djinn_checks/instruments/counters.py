@@ -43,8 +43,7 @@ _MOST_OF_WRAP = 0.9
 """On a link whose top rate was measured."""
 RATE_SOURCES = ("gpm", "throughput")
 """Sources that give rates: their readings are running sums of bytes, and do not wrap."""
-_MOST_TRACE_BYTES = 2**29
-"""Unpacked; two hours of readings at 1 kHz have less."""
+_MOST_TRACE_BYTES = 2**29  # unpacked; two hours of readings at 1 kHz have less
 FROZEN_S = 0.05
 """Neither counter moves for so long: it does not count. At 1 kHz that is 50 queries without a byte."""
 _START_S = 20.0
@@ -398,5 +397,5 @@ def save_trace(series: CounterSeries, path: str | os.PathLike[str]) -> None:
     with gzip.open(path, "wt", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
-        for before, after, rx, tx in zip(raw.before_s, raw.after_s, raw.rx, raw.tx, strict=True):
-            writer.writerow([f"{before:.6f}", f"{after:.6f}", "", rx, tx])
+        rows = zip(raw.before_s, raw.after_s, raw.rx, raw.tx, strict=True)
+        writer.writerows([f"{before:.6f}", f"{after:.6f}", "", rx, tx] for before, after, rx, tx in rows)

@@ -33,7 +33,7 @@ class AirLLMSystem(System):
         with contextlib.redirect_stdout(sys.stderr):  # it greets
             import airllm  # seconds to import, and needed by this system alone
 
-            class WithoutTokenizer(airllm.AirLLMBaseModel):  # type: ignore[misc, name-defined]  # it has no types
+            class WithoutTokenizer(airllm.AirLLMBaseModel):  # type: ignore[misc]  # it has no types
                 def get_tokenizer(self, hf_token: str | None = None) -> None:
                     """Prompts come as token ids."""
 

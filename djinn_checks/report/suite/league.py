@@ -116,7 +116,8 @@ def _rank(subject: str, ran: Mapping[str, Outcome], outcomes: Mapping[str, Outco
 def _stand(name: str, outcome: Outcome, ceiling: float, outcomes: Mapping[str, Outcome]) -> Standing:
     measured = pcie.read(outcome.measurements)
     passes, needed = measured.get("passes"), measured["limit"]["needed_bytes"]
-    counted, duration = measured["bytes"]["counted"], (measured.get("windows") or {}).get("duration_s")
+    windows, counted = measured.get("windows"), measured["bytes"]["counted"]
+    duration = windows["duration_s"] if windows else None
     mean_s = passes["mean_s"] if passes else None
     memory = measured.get("memory")
     return Standing(
@@ -124,7 +125,7 @@ def _stand(name: str, outcome: Outcome, ceiling: float, outcomes: Mapping[str, O
         name=name,
         status=outcome.status,
         of_limit=None if needed is None or not mean_s else needed / ceiling / mean_s,
-        full_windows=_full_share(measured.get("windows"), ceiling),
+        full_windows=_full_share(windows, ceiling),
         bytes_per_s=None if counted is None or not duration else counted / duration,
         seconds_per_pass=mean_s,
         bit_equal=_bit_equal(outcome, outcomes),
