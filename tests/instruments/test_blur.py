@@ -47,3 +47,8 @@ def test_a_gap_is_a_hole_if_a_wrap_could_hide_in_it_on_this_link() -> None:
     assert len(gap.over(1e12).holes) == 2, "no faster than any link there is, and a wrap as before at most"
     with pytest.raises(InstrumentError, match="top rate: expected more than 0"):
         gap.over(0.0)
+
+
+def test_a_usual_query_blurs_no_window_however_short() -> None:
+    _, counted = with_a_slow_query(0.0015).windows(50.02, 50.38, 0.001)
+    assert np.isfinite(counted).all()

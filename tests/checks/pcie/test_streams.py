@@ -260,7 +260,7 @@ def test_a_recorded_reader_that_wastes_half_is_caught_though_each_of_its_reading
     row = outcome.criterion("counters_complete")
     assert row.status is Status.INCONCLUSIVE
     assert "while kernels read host memory in place" in row.reason
-    assert "give window_ms: 145" in row.reason
+    assert "give window_ms: 116" in row.reason
 
 
 def test_a_recorded_code_that_is_smaller_than_its_entropy_is_none(tmp_path: Path) -> None:
