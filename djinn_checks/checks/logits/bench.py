@@ -75,6 +75,8 @@ class SystemRun:
     passes: tuple[SystemPass, ...]
     predicted_bytes: int | None
     """Bytes per forward, by the system's plan."""
+    encodes: bool
+    """Plan and claim are bytes on the wire, of which the weights have more."""
     weights: WeightEvidence | None
     witnessed_claim: int | None
     """Bytes that the system claims for the forward that the witness watched."""
@@ -165,6 +167,7 @@ class LogitsBench:
             return SystemRun(
                 passes=passes,
                 predicted_bytes=system.predicted_bytes_per_pass(),
+                encodes=system.encodes,
                 weights=weights,
                 witnessed_claim=watched.claims[0],
                 peak_bytes=forwards.memory.peak_bytes,
