@@ -105,6 +105,8 @@ class SystemRun:
     passes: tuple[SystemPass, ...]
     predicted_bytes: int | None
     """Bytes per forward, by the system's plan."""
+    encodes: bool
+    """Plan and claim are bytes on the wire, of which the weights have more."""
     watched: tuple[Watched, ...]
     """What the witnesses saw, forward by forward."""
     spans: tuple[Span, ...]
@@ -207,6 +209,7 @@ class LogitsBench:
             return SystemRun(
                 passes=passes,
                 predicted_bytes=system.predicted_bytes_per_pass(),
+                encodes=system.encodes,
                 watched=tuple(watch.watched),
                 spans=tuple(watch.spans),
                 peak_bytes=watch.memory.peak_bytes,
