@@ -46,8 +46,8 @@ def find_contradiction(row: Criterion) -> str:
     """Return what a row says that does not follow from its numbers; empty if it does."""
     if row.status is Status.ERROR:
         return f"row {_name(row)} is ERROR, which only a check as a whole can be"
-    if row.status is not Status.PASS and not row.reason:
-        return f"row {_name(row)} is {row.status} and does not say why"
+    if row.status is Status.FAIL and not row.reason:
+        return f"row {_name(row)} is FAIL and does not say why"
     if row.status is Status.SKIP:
         is_empty = row.observed is None and row.threshold is None and row.floor is None
         return "" if is_empty else f"row {_name(row)} is SKIP, not asked for, and yet has {_tell(row)}"
@@ -64,7 +64,7 @@ def find_contradiction(row: Criterion) -> str:
 
 def _may_be_undecided(row: Criterion) -> bool:
     """Tell whether a row of an earlier version may be undecided for a floor or an instrument that it does not name."""
-    return row.instrument is None and row.status is Status.INCONCLUSIVE
+    return row.instrument is None and row.status is Status.INCONCLUSIVE and row.reason != ""
 
 
 def _find_duplicates(criteria: Sequence[Criterion]) -> Iterator[str]:

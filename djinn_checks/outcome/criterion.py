@@ -8,6 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 
 from djinn_checks.outcome.status import COMPARISONS, Observed, Status, decide, worst
 
+_MISSING = "the evidence is missing"
 _LARGE = 1e4
 """From here on four significant digits would need an exponent, or nearly."""
 
@@ -51,7 +52,7 @@ def judge(
     evidence: str,
     required: bool = True,
     floor: Observed = None,
-    missing: str = "the evidence is missing",
+    missing: str = _MISSING,
     failed: str = "",
     instrument: bool = False,
 ) -> Criterion:
@@ -74,7 +75,7 @@ def judge(
     status = decide(observed, comparison, threshold, floor=floor, instrument=instrument)
     expected = _expected(comparison, threshold, unit)
     if observed is None:
-        reason = missing
+        reason = missing or _MISSING
     elif status is Status.PASS:
         reason = ""
     elif floor is not None and not COMPARISONS[comparison](floor, threshold):
@@ -138,7 +139,7 @@ class Row:
         *,
         evidence: str,
         floor: Observed = None,
-        missing: str = "the evidence is missing",
+        missing: str = _MISSING,
         failed: str = "",
         instrument: bool = False,
     ) -> Criterion:

@@ -106,8 +106,6 @@ _AGENTS = Expected(
     },
     named={
         "survives_sleep": ("==", "sleeps"),
-        "swaps_counted": ("==", "sleeps"),
-        "restores_counted": ("==", "sleeps"),
         "kv_left_device": (">=", "memory_share"),
         "kv_returned": (">=", "memory_share"),
         "kv_out_on_link": (">=", "memory_share"),

@@ -16,8 +16,10 @@ from djinn_checks.outcome.status import Observed
 
 Rows = Mapping[str, Criterion]
 
-_ROUNDING_MB_PER_S = 0.1
-"""Windows are written with so many digits."""
+_ROUNDING_MB_PER_S = 0.5
+"""Windows are written in whole MB/s."""
+_OF_DURATION = 0.9
+"""A run is measured for as long as it was asked for, give or take a pass."""
 _MB = 10**6
 
 
@@ -55,8 +57,9 @@ def _of_logits(rows: Rows, params: Mapping[str, Any], found: logits.LogitsMeasur
         yield from _compare(rows, "weights_within_budget", witness["distinct_bytes"])
         yield from _compare_threshold(rows, "weights_within_budget", witness["budget_bytes"])
         if not witness["different"] and "weights_at_use" in rows and rows["weights_at_use"].observed == 0:
-            needed = max(1, witness["used_bytes"] - witness["budget_bytes"])
-            yield from _compare_threshold(rows, "weights_streamed", needed)
+            yield from _compare_least_threshold(
+                rows, "weights_streamed", max(1, witness["used_bytes"] - witness["budget_bytes"])
+            )
     yield from _compare_count(params, "passes", len(passes), "passes")
     asked, ran = params.get("prompts"), len(found.get("prompts") or ())
     if isinstance(asked, list):
@@ -71,7 +74,7 @@ def _of_pcie(rows: Rows, params: Mapping[str, Any], found: pcie.PcieMeasurements
         yield from _compare_param(params, "window_ms", windows["window_s"] * 1e3, "windows of")
         asked = params.get("duration_s")
         is_replay = link is not None and link["subject"] == "replay"
-        if isinstance(asked, int | float) and not is_replay and windows["duration_s"] < asked * (1 - 1e-6):
+        if isinstance(asked, int | float) and not is_replay and windows["duration_s"] < asked * _OF_DURATION:
             yield f"the parameter duration_s is {asked:g}, and the run was measured for {windows['duration_s']:g} s"
     fraction = params.get("ceiling_fraction")
     if windows and link and isinstance(fraction, int | float):
@@ -92,8 +95,9 @@ def _of_agents(rows: Rows, params: Mapping[str, Any], found: agents.AgentsMeasur
     if row and differ and row.observed == 0:
         yield f"row text_equals_twin says 0 tokens, and in {differ} turns of the measurements the texts differ"
     if sleeps is not None:
-        yield from _compare_count(params, "sleeps", len(sleeps), "sleeps")
         yield from _compare_most(rows, "survives_sleep", len(sleeps))
+        for name in ("swaps_counted", "restores_counted"):
+            yield from _compare_threshold(rows, name, len(sleeps))
     if "agents" in found:
         yield from _compare_count(params, "agents", found["agents"], "agents")
 
@@ -137,6 +141,14 @@ def _compare_threshold(rows: Rows, name: str, measured: float) -> Iterator[str]:
     if row is not None and row.threshold is not None and row.threshold != measured:
         threshold = format_quantity(row.threshold, row.unit)[:60]
         yield f"row {name} is held against {threshold}, and by the measurements it is {measured:,}"
+
+
+def _compare_least_threshold(rows: Rows, name: str, least: float) -> Iterator[str]:
+    """The row asks for at least so much as the measurements name."""
+    row = rows.get(name)
+    if row is not None and isinstance(row.threshold, int | float) and row.threshold < least:
+        threshold = format_quantity(row.threshold, row.unit)[:60]
+        yield f"row {name} is held against {threshold}, and by the measurements it is at least {least:,}"
 
 
 def _compare_share(rows: Rows, name: str, windows: pcie.Windows, limit: Any) -> Iterator[str]:

@@ -24,7 +24,11 @@ def load_outcome(path: str | os.PathLike[str]) -> Outcome:
     source = Path(path)
     if source.suffix != ".ipynb":
         return Outcome.load(source)
-    outcome = find_outcome(_read_notebook(source))
+    try:
+        outcome = find_outcome(_read_notebook(source))
+    except OutcomeError as error:
+        told = str(error)
+        raise OutcomeError(told if str(source) in told else f"notebook {source}: {told}") from None
     if outcome is None:
         raise OutcomeError(
             f"notebook {source}: no output carries an outcome ({OUTCOME_MIME}); was it run as far as show(outcome)?"

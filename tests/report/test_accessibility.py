@@ -38,7 +38,7 @@ LOOKS = {
 KINDS = ("pass", "fail", "inconclusive", "error", "pcie", "agents", "faults", "hostile", "index", "compare")
 AGENTS = Path(__file__).parents[1] / "data" / "outcomes" / "agents.outcome.json"
 ATTACK = "<script>alert(1)</script><img src=https://example.org/x onerror=alert(2)>\"'"
-SCROLLS = "summary, a[href], .scroll, .picture"
+SCROLLS = "summary, a[href], .scroll, .picture, .foreign"
 """What a reader opens, follows or scrolls: all of it has to be within reach of the keyboard."""
 pytestmark = [
     pytest.mark.skipif(chromium.PATH is None, reason="needs Chromium (Debian: apt-get install chromium)"),

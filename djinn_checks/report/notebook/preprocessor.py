@@ -48,6 +48,7 @@ class VerdictPreprocessor(Preprocessor):  # type: ignore[misc]  # nbconvert has 
             "verdict": (render_verdict(outcome) if outcome else render_no_verdict()) + resources.get(NOTE, ""),
             "context": render_context(outcome) if outcome and outcome.failure else "",
             "clean": clean_html,
+            "show": _show,
         }
         if outcome is not None and outcome.failure:
             _fold_what_was_not_run(nb)
@@ -63,6 +64,13 @@ def _restate(cell: Any, outcome: Outcome | None) -> Any:
         said = new_output("display_data", {"text/html": _restate_marker(cell.source)})
         return new_code_cell("", outputs=[said])
     return cell
+
+
+def _show(markup: str) -> str:
+    """Return an output's markup: our own as it is, and what is foreign cleaned and in a frame that it cannot widen."""
+    if isinstance(markup, Html):
+        return markup
+    return f'<div class="foreign" role="group" tabindex="0" aria-label="Output">{clean_html(markup)}</div>'
 
 
 def _fold_what_was_not_run(nb: Any) -> None:

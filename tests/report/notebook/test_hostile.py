@@ -82,7 +82,7 @@ def _is_safe(part: nodes.Node) -> bool:
     if isinstance(part, nodes.Filter):
         return part.name in ESCAPES
     if isinstance(part, nodes.Call):
-        return isinstance(part.node, nodes.Getattr) and part.node.attr == "clean"
+        return isinstance(part.node, nodes.Getattr) and part.node.attr in ("clean", "show")
     if isinstance(part, nodes.CondExpr):
         return all(isinstance(side, nodes.Const | nodes.CondExpr) for side in (part.expr1, part.expr2))
     return False
