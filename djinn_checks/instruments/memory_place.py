@@ -26,7 +26,9 @@ Ask = Callable[[int, int], int | None]
 
 # CUpointer_attribute and CUmemorytype of cuda.h.
 _MEMORY_TYPE, _IS_MANAGED = 2, 8
-_HOST = 1
+_HOST, _DEVICE = 1, 2
+_INVALID_VALUE = 1
+"""The driver's error for an address that it does not know."""
 
 
 def find_place(device: torch.device, address: int, ask: Ask | None = None) -> Place:
@@ -49,7 +51,8 @@ def find_place_beside(device: torch.device) -> PlaceOf:
     """Return `find_place` for systems that run on `device`: memory of a CPU beside a GPU is the host's."""
 
     def find(of: torch.device, address: int) -> Place:
-        return "host" if of.type == "cpu" != device.type else find_place(of, address)
+        is_beside = of.type == "cpu" and device.type != "cpu"
+        return "host" if is_beside else find_place(of, address)
 
     return find
 
@@ -57,6 +60,8 @@ def find_place_beside(device: torch.device) -> PlaceOf:
 def _ask_cuda(attribute: int, address: int) -> int | None:
     found = ctypes.c_uint(0)
     failed = _driver().cuPointerGetAttribute(ctypes.byref(found), ctypes.c_int(attribute), ctypes.c_uint64(address))
+    if failed and failed != _INVALID_VALUE:  # a thread without a context, or none that was made: nothing is excused
+        return _DEVICE if attribute == _MEMORY_TYPE else 0
     return None if failed else found.value
 
 
