@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from djinn_checks.checks.logits.answers import compare_answers
 from djinn_checks.checks.logits.localise import BlockCapture, FirstDifference, Localisation, localise
@@ -18,6 +18,7 @@ from djinn_checks.checks.logits.statistics import LogitStatistics, ReferencePosi
 from djinn_checks.checks.logits.watch import ReferenceWatch, Span, SystemWatch, Watched, WatchPlan
 from djinn_checks.checks.refusals import open_system
 from djinn_checks.checks.run import Progress
+from djinn_checks.instruments.entropy import add_up, measure_entropy
 from djinn_checks.instruments.memory import PeakMemory
 from djinn_checks.instruments.memory_place import PlaceOf, find_place_beside
 from djinn_checks.instruments.weight_witness import WeightEvidence
@@ -52,6 +53,8 @@ class ReferenceRun:
     """The reference against itself, run a second time."""
     weights: Mapping[tuple[int, int], WeightEvidence]
     """By prompt and step: what it used in the forwards that are watched."""
+    least_share: float
+    """Of their bytes, what the weights can be put in at least; 1 for a system that does not say that it encodes."""
     peak_bytes: int | None
     """Peak device memory of its forwards; None on a CPU."""
     keeps_cache: bool
@@ -133,6 +136,8 @@ class LogitsBench:
     place_of: PlaceOf | None = None
     """Tells where memory lies; None: asks the driver."""
     after_forward: Callable[[], None] = lambda: None
+    encodes: bool = False
+    """The system says that its weights travel in fewer bytes than they have, so their entropy is measured."""
 
     def measure_reference(self, load: Callable[[], nn.Module], device: torch.device) -> ReferenceRun:
         """Run the resident model over all prompts, twice, and let go of it.
@@ -167,6 +172,7 @@ class LogitsBench:
             positions=positions,
             floor=floor,
             weights=watch.found,
+            least_share=_least_share(weights) if self.encodes else 1.0,
             peak_bytes=memory.peak_bytes,
             keeps_cache=self._keeps_cache(model),
         )
@@ -296,6 +302,12 @@ class LogitsBench:
             missing=missing,
             rounded_from=rounded_from,
         )
+
+
+def _least_share(weights: Collection[Tensor]) -> float:
+    """Return the fewest bytes that any coder of single weights needs, over the weights' own."""
+    floor = add_up(measure_entropy("", weight) for weight in weights)
+    return floor.certain_bytes / floor.weight_bytes if floor.weight_bytes else 1.0
 
 
 def _describe(prompt: Prompt, logits: PromptLogits, top_k: int) -> PromptPositions:

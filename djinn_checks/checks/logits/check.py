@@ -121,6 +121,7 @@ def _run(
             now=time.monotonic,
             place_of=outside.place_of,
             after_forward=outside.link.look,
+            encodes=system.encodes,
         )
         loaded = clock()
         reference = bench.measure_reference(lambda: model.resident(device), device)

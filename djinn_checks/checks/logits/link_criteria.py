@@ -45,9 +45,13 @@ def count_read_in_place(evidence: LogitsEvidence) -> tuple[int | None, str]:
 
 
 def _needed(evidence: LogitsEvidence) -> int:
-    """Return the bytes that every forward has to move: of a model that uses parts of itself, of the least part."""
+    """Return the bytes that every forward has to move: of a model that uses parts of itself, of the least part.
+
+    A system that says that it encodes may move as few as the weights' own entropy leaves, and keep encoded ones.
+    """
     used = [seen.used_bytes for seen in evidence.reference.weights.values()]
-    return max(0, min(used, default=0) - evidence.budget_bytes)
+    least = int(evidence.reference.least_share * min(used, default=0))
+    return max(0, least - evidence.budget_bytes)
 
 
 def _count(evidence: LogitsEvidence, spans: Sequence[Span], *, most: bool = False) -> list[float | None]:
