@@ -8,6 +8,7 @@
     ├── EngineError              the reference engine cannot do what was asked
     │   ├── CapacityError            the device budget is too small for the model
     │   ├── CopyError                a copy failed; raised in the forward that needed its bytes
+    │   ├── CodecError               bytes that cannot be encoded, or do not decode to what they were
     │   ├── ConcurrentForwardError   two threads inside one streamed model
     │   ├── HooksError               hooks installed twice, removed twice, or used after removal
     │   └── KvError                  a session's KV cache cannot be kept, moved or used as asked
@@ -67,6 +68,10 @@ class CapacityError(EngineError):
 
 class CopyError(EngineError):
     """A copy into the ring failed. Raised in the forward that needed the bytes."""
+
+
+class CodecError(EngineError):
+    """Bytes cannot be encoded, or do not decode to what they were, or there is no such codec here."""
 
 
 class ConcurrentForwardError(EngineError):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from djinn_checks.engine.segments import Cut
+from djinn_checks.engine.segments import Cut, PackedTensor
 from djinn_checks.errors import EngineError
 
 
@@ -27,7 +27,7 @@ def bind_parameters(
         place: gives the bytes (1-d uint8) in which a segment, by index, is used.
         undo: gets the calls that put the very parameters back.
         homes: gives the bytes in which a segment is kept. With it the originals' own storage is freed, and
-            undoing reads it back from there.
+            undoing reads it back from there, so it is asked then.
     """
     for index, segment in enumerate(cut.segments):
         for tensor in segment.tensors:
@@ -39,12 +39,13 @@ def bind_parameters(
                 module._parameters[leaf] = bound
                 undo.append(partial(module._parameters.__setitem__, leaf, original))
             if homes is not None:
-                undo.append(partial(_refill, original, original.device, tensor.view(homes(index))))
+                undo.append(partial(_refill, original, original.device, tensor, partial(homes, index)))
                 original.data = torch.empty(0, dtype=original.dtype, device=original.device)
 
 
-def _refill(original: nn.Parameter, device: torch.device, value: Tensor) -> None:
+def _refill(original: nn.Parameter, device: torch.device, tensor: PackedTensor, home: Callable[[], Tensor]) -> None:
     """Give a parameter its bytes back, in the layout it had."""
+    value = tensor.view(home())
     original.data = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=device).copy_(value)
 
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from djinn_checks.engine.binding import bind_buffers, bind_parameters
-from djinn_checks.engine.residency import Plan, plan_residency
+from djinn_checks.engine.plan import Plan, Planner
+from djinn_checks.engine.residency import plan_fewest_bytes
 from djinn_checks.engine.ring_buffer import WeightRingBuffer
 from djinn_checks.engine.segments import cut_model
 from djinn_checks.engine.weight_stream import WeightStream
@@ -37,11 +38,18 @@ class RingBufferHooks:
 
         Raises:
             HooksError: they were removed before.
+            CodecError: encoded weights changed in host memory; all others have been restored.
         """
         if not self._undo:
             raise HooksError("these hooks were removed before; install new ones to stream the model again")
+        failed: EngineError | None = None
         while self._undo:
-            self._undo.pop()()
+            try:
+                self._undo.pop()()
+            except EngineError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     def __enter__(self) -> RingBufferHooks:
         return self
@@ -52,7 +60,7 @@ class RingBufferHooks:
 
 
 def install_ring_buffer_hooks(
-    model: nn.Module, ring: WeightRingBuffer, model_id: str, *, plan: Plan | None = None
+    model: nn.Module, ring: WeightRingBuffer, model_id: str, *, plan: Plan | Planner | None = None
 ) -> RingBufferHooks:
     """Make `model` run on weights that stream through `ring`.
 
@@ -63,26 +71,32 @@ def install_ring_buffer_hooks(
     Args:
         model: a causal LM of Hugging Face, or any module with an `nn.ModuleList` of blocks.
         model_id: a name given to `ring.register_model` before.
-        plan: a residency plan for this module within the ring's capacity; None keeps as much as fits.
+        plan: a residency plan for this module within the ring's capacity, or what makes one once the bytes are known
+            that travel; None keeps as much as fits.
 
     Raises:
         HooksError: the ring streams a model already.
         CapacityError: the ring is smaller than its two largest layers and what must stay resident.
-        EngineError: nothing is registered under `model_id`, or its weights do not fit the module.
+        EngineError: nothing is registered under `model_id`, or its weights do not fit the module; or a plan was made
+            before it is known how many bytes a codec leaves.
     """
+    if isinstance(plan, Plan) and ring.codec is not None:
+        raise EngineError(
+            f"a plan was given, and codec {ring.codec.name!r} decides how many bytes travel; give what makes a plan "
+            "(a function of the cut and the bytes on the wire of each segment), or none"
+        )
     source = ring.source(model_id)
     weights = dict(source.named_parameters(remove_duplicate=False)) if isinstance(source, nn.Module) else source
     cut = cut_model(model)
-    plan = plan or plan_residency(cut, ring.capacity_bytes)
     with torch.no_grad():
-        stream = ring.attach(model_id, cut, plan, weights)
+        stream = ring.attach(model_id, cut, _planner(plan, ring.capacity_bytes), weights)
     undo: list[Callable[[], Any]] = [ring.detach]
     hooks = RingBufferHooks(model, ring, undo)
     try:
-        bind_parameters(model, cut, stream.place, undo, homes=stream.home if source is model else None)
+        bind_parameters(model, cut, stream.place, undo, homes=stream.plain if source is model else None)
         bind_buffers(model, ring.device, undo)
         _guard_forwards(model, undo)
-        for use, (point, _) in enumerate(plan.uses):
+        for use, (point, _) in enumerate(stream.plan.uses):
             module = model.get_submodule(cut.points[point].name)
             before = module.register_forward_pre_hook(partial(_acquire, stream, use), prepend=True)
             after = module.register_forward_hook(partial(_release, stream, use))
@@ -91,6 +105,14 @@ def install_ring_buffer_hooks(
         hooks.remove()
         raise
     return hooks
+
+
+def _planner(plan: Plan | Planner | None, capacity_bytes: int) -> Planner:
+    if plan is None:
+        return lambda cut, wire_bytes: plan_fewest_bytes(cut, capacity_bytes, wire_bytes=wire_bytes)
+    if isinstance(plan, Plan):
+        return lambda cut, wire_bytes: plan
+    return plan
 
 
 def _acquire(stream: WeightStream, use: int, module: nn.Module, args: Any) -> None:

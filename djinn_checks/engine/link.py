@@ -7,7 +7,10 @@ engine above it runs unchanged on a machine without a GPU.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -38,22 +41,38 @@ class Link(Protocol):
         ...
 
 
+class Stage(Link, Protocol):
+    """A link that does other work too, in order and beside the computation: what decodes is one."""
+
+    def run(self, slot: int, work: Callable[[], Any], *, after: int | None) -> None:
+        """Enqueue `work` as `copy` enqueues a copy. On CUDA it enqueues kernels on the current stream."""
+        ...
+
+
 class CudaLink:
     """Copies on a CUDA stream of its own. No call blocks the host, `close` excepted."""
 
-    def __init__(self, device: torch.device, slots: int) -> None:
+    def __init__(self, device: torch.device, slots: int, *, stream: torch.cuda.Stream | None = None) -> None:
+        """Make the events of `slots` copies.
+
+        Args:
+            stream: what to copy on; None makes one.
+        """
         self._device = device
-        self.stream = torch.cuda.Stream(device)
+        self.stream = stream or torch.cuda.Stream(device)
         # What the allocator hands out may still be in use by computation enqueued before.
         self.stream.wait_stream(torch.cuda.current_stream(device))
         self._copied = [torch.cuda.Event() for _ in range(slots)]
         self._reached = [torch.cuda.Event() for _ in range(slots)]
 
     def copy(self, slot: int, destination: Tensor, source: Tensor, *, after: int | None) -> None:
+        self.run(slot, partial(destination.copy_, source, non_blocking=True), after=after)
+
+    def run(self, slot: int, work: Callable[[], Any], *, after: int | None) -> None:
         if after is not None:
             self.stream.wait_event(self._reached[after])
         with torch.cuda.stream(self.stream):
-            destination.copy_(source, non_blocking=True)
+            work()
         self._copied[slot].record(self.stream)
 
     def wait(self, slot: int) -> None:
@@ -69,16 +88,32 @@ class CudaLink:
 class HostLink:
     """Copies by one thread between two buffers in host memory.
 
-    The computation on a CPU is finished when the call that did it returns, so a mark is reached at once
-    and needs no event; `wait` blocks the caller, which is the computation.
+    The computation on a CPU is finished when the call that did it returns, so the mark that it sets is reached at
+    once. Another thread may set marks too, and behind those a copy waits. `wait` blocks the caller, which is the
+    computation.
     """
 
     def __init__(self, slots: int) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="host-link")
         self._copies: list[Future[Any] | None] = [None] * slots
+        self._given = [0] * slots
+        self._marked = [0] * slots  # how many of those given had been used when the mark was set
+        self._changed = threading.Condition()
 
     def copy(self, slot: int, destination: Tensor, source: Tensor, *, after: int | None) -> None:
-        self._copies[slot] = self._thread.submit(destination.copy_, source)
+        self.run(slot, partial(destination.copy_, source), after=after)
+
+    def run(self, slot: int, work: Callable[[], Any], *, after: int | None) -> None:
+        with self._changed:
+            needed = self._given[after] if after is not None else 0
+            self._given[slot] += 1
+        self._copies[slot] = self._thread.submit(self._run_behind, work, after, needed)
+
+    def _run_behind(self, work: Callable[[], Any], after: int | None, needed: int) -> None:
+        if after is not None:
+            with self._changed:
+                self._changed.wait_for(lambda: self._marked[after] >= needed)
+        work()
 
     def wait(self, slot: int) -> None:
         copied = self._copies[slot]
@@ -86,12 +121,14 @@ class HostLink:
             copied.result()
 
     def mark(self, slot: int) -> None:
-        """A mark on the CPU is reached when it is set."""
+        with self._changed:
+            self._marked[slot] = self._given[slot]
+            self._changed.notify_all()
 
     def close(self) -> None:
         self._thread.shutdown(wait=True)
 
 
-def open_link(device: torch.device, slots: int) -> Link:
-    """Return the link to `device` with room for `slots` copies under way."""
-    return CudaLink(device, slots) if device.type == "cuda" else HostLink(slots)
+def open_link(device: torch.device, slots: int, *, stream: torch.cuda.Stream | None = None) -> CudaLink | HostLink:
+    """Return the link to `device` with room for `slots` copies under way, on a CUDA stream of its own or `stream`."""
+    return CudaLink(device, slots, stream=stream) if device.type == "cuda" else HostLink(slots)

@@ -2,14 +2,17 @@
 
 The machine in small: one link that copies one segment after the other, one computation that takes the
 points in order, and the two rules of the ring. A copy waits until the bytes that it overwrites have been used,
-a point waits for its copy. What lies between two forwards (sampling, the host) is one measured gap.
+a point waits for its copy. Where segments travel encoded, one decoder stands between the two: what uses a copy is the
+decode, and what a point waits for. What lies between two forwards (sampling, the host) is one measured gap.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from djinn_checks.engine.residency import Plan, plan_residency
+from djinn_checks.engine.plan import Plan
+from djinn_checks.engine.residency import plan_residency, plans_with_encoded_blocks
 from djinn_checks.engine.segments import Cut
 
 _CYCLES = 6
@@ -30,26 +33,40 @@ class Pace:
     """Of each point, up to the start of the next one."""
     gap_s: float
     """From the end of a forward to the start of the next."""
+    decode_bytes_per_s: float | None = None
+    """Decoded bytes, start of the decode included; None if nothing is decoded."""
 
     def copy_s(self, nbytes: int) -> float:
         return self.copy_latency_s + nbytes / self.copy_bytes_per_s
 
+    def decode_s(self, nbytes: int) -> float:
+        return nbytes / self.decode_bytes_per_s if self.decode_bytes_per_s else 0.0
 
-def plan_for_pace(cut: Cut, capacity_bytes: int, pace: Pace) -> Plan:
+
+def plan_for_pace(cut: Cut, capacity_bytes: int, pace: Pace, *, wire_bytes: Sequence[int] | None = None) -> Plan:
     """Return the plan whose forward is predicted to be the fastest.
 
     The more stays resident, the fewer bytes move; the deeper the ring, the less do copies and computation wait
     for each other. Where one of the two takes far longer, two slots do and as much as fits stays. Where both
     take about as long, or an odd number of copies meets two slots, a block less and a slot more is faster,
-    by up to a seventh in simulation.
+    by up to a seventh in simulation. A block that stays encoded leaves room for another half and costs a decode in
+    every pass.
+
+    Args:
+        wire_bytes: as for `plan_residency`.
 
     Raises:
         CapacityError: as `plan_residency`.
     """
-    fullest = plan_residency(cut, capacity_bytes)
+    candidates = plans_with_encoded_blocks(cut, capacity_bytes, wire_bytes)
+    fullest = min(candidates, key=lambda plan: predict_seconds_per_pass(plan, cut, pace))
+    encoded = len(fullest.stays_encoded)
     resident = sum(cut.segments[index].is_block for index in fullest.resident)
     counts = range(resident - 1, max(-1, resident - 1 - _FEWER), -1)
-    others = [plan_residency(cut, capacity_bytes, resident_blocks=count) for count in counts]
+    others = [
+        plan_residency(cut, capacity_bytes, resident_blocks=count, wire_bytes=wire_bytes, encoded_blocks=encoded)
+        for count in counts
+    ]
     fastest = min([fullest, *others], key=lambda plan: predict_seconds_per_pass(plan, cut, pace))
     bar = (1 - _WORTH) * predict_seconds_per_pass(fullest, cut, pace)
     return fastest if predict_seconds_per_pass(fastest, cut, pace) < bar else fullest
@@ -58,20 +75,57 @@ def plan_for_pace(cut: Cut, capacity_bytes: int, pace: Pace) -> Plan:
 def predict_seconds_per_pass(plan: Plan, cut: Cut, pace: Pace) -> float:
     """Return the seconds from one forward to the next once the cycle has settled."""
     loads, load_of_point = plan.loads if len(plan.loads) > 1 else (), dict(plan.uses)
-    used: list[float] = []  # when the bytes of each copy since the start were free again
-    copied = now = 0.0  # when the link was done, when the computation was done
+    belt = _Belt(plan, pace)
+    now = 0.0  # when the computation was done
     starts = []
     for cycle in range(_CYCLES):
         starts.append(now)
         for point, compute_s in enumerate(pace.compute_s):
             number = cycle * len(loads) + load_of_point[point] if loads and point in load_of_point else None
-            while number is not None and len(used) <= number:
-                load = loads[len(used) % len(loads)]
-                blocker = len(used) - load.blocker_distance
-                copied = max(copied, used[blocker] if blocker >= 0 else 0.0) + pace.copy_s(load.nbytes)
-                used.append(copied)  # until its point has run: nothing is free before it has arrived
-            now = max(now, used[number]) + compute_s if number is not None else now + compute_s
             if number is not None:
-                used[number] = now
+                now = max(now, belt.arrival_s(number))
+            now += compute_s
+            if number is not None:
+                belt.used[number] = now
         now += pace.gap_s
     return (starts[-1] - starts[1]) / (_CYCLES - 2)
+
+
+class _Belt:
+    """The link, and the decoder behind it if segments are encoded; all times since the start, by number of load.
+
+    Attributes:
+        used: when the bytes of each load were free again; until its point has run, when they arrived.
+    """
+
+    def __init__(self, plan: Plan, pace: Pace) -> None:
+        self._plan, self._pace = plan, pace
+        self.used: list[float] = []
+        self._decoded: list[float] = []
+        self._copied = 0.0
+
+    def arrival_s(self, number: int) -> float:
+        """Return when a load is in its place, all loads before the last one having been used."""
+        while len(self.used) <= number:
+            self.used.append(self._next())
+        return self.used[number]
+
+    def _next(self) -> float:
+        number, plan = len(self.used), self._plan
+        slot = number % len(plan.loads)
+        load = plan.loads[slot]
+        place_free = _at(self.used, number - load.blocker_distance)
+        if not plan.landings:
+            self._copied = max(self._copied, place_free) + self._pace.copy_s(load.nbytes)
+            return self._copied
+        landing, landed = plan.landings[slot], 0.0
+        if landing is not None:
+            landing_free = _at(self._decoded, number - landing.blocker_distance)
+            self._copied = landed = max(self._copied, landing_free) + self._pace.copy_s(landing.nbytes)
+        before = self._decoded[-1] if self._decoded else 0.0
+        self._decoded.append(max(landed, place_free, before) + self._pace.decode_s(load.nbytes))
+        return self._decoded[-1]
+
+
+def _at(times: Sequence[float], number: int) -> float:
+    return times[number] if number >= 0 else 0.0

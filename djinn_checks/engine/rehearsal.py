@@ -1,8 +1,9 @@
 """Measures the pace of a model on a GPU before any of its weights are there.
 
 The module itself runs a few tokens on weights that are all zero and share the memory of one segment: what a
-kernel takes depends on shapes, not on values. Copies are timed on two blocks of pinned memory of their own.
-Both take well under a second, where reading a large model's weights twice would take minutes.
+kernel takes depends on shapes, not on values. Copies are timed on two blocks of pinned memory of their own, decodes on
+normally distributed values, as weights are. All take well under a second, where reading a large model's weights twice
+would take minutes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 from djinn_checks.engine.binding import bind_buffers, bind_parameters
+from djinn_checks.engine.codec import Codec
 from djinn_checks.engine.host_memory import HostArena
 from djinn_checks.engine.pacing import Pace
 from djinn_checks.engine.segments import Cut
@@ -27,12 +29,13 @@ _COPIES = 5
 _SIZES = (MIB, 128 * MIB)
 
 
-def rehearse(model: nn.Module, cut: Cut, device: torch.device) -> Pace | None:
+def rehearse(model: nn.Module, cut: Cut, device: torch.device, *, codec: Codec | None = None) -> Pace | None:
     """Return the pace of decoding one token at a time on a CUDA device.
 
     Args:
         model: a causal LM of Hugging Face; it is left as it was found, its parameters may be on `meta`.
         device: holds one segment of weights, the buffers and the activations of one token meanwhile.
+        codec: what segments will be decoded by.
 
     Returns:
         None if a forward does not pass every point of the cut exactly once.
@@ -49,6 +52,7 @@ def rehearse(model: nn.Module, cut: Cut, device: torch.device) -> Pace | None:
         copy_bytes_per_s=bytes_per_s,
         compute_s=tuple(statistics.median(column) for column in zip(*steps, strict=True)),
         gap_s=statistics.median(gaps),
+        decode_bytes_per_s=_decode_rate(codec, cut, device) if codec is not None else None,
     )
 
 
@@ -102,6 +106,24 @@ def _time_copies(device: torch.device) -> tuple[float, float]:
     small, large = (_copy_seconds(device, nbytes) for nbytes in _SIZES)
     rate = (_SIZES[1] - _SIZES[0]) / max(large - small, 1e-9)
     return max(0.0, small - _SIZES[0] / rate), rate
+
+
+def _decode_rate(codec: Codec, cut: Cut, device: torch.device) -> float:
+    """Return the median rate of a few decodes of one block's worth of values, at most 128 MiB, timed by events."""
+    largest = max(cut.segments, key=lambda segment: (segment.is_block, segment.nbytes))
+    nbytes = min(largest.nbytes, _SIZES[1])
+    values = torch.empty(nbytes // largest.dtype.itemsize, dtype=torch.float32, device=device).normal_(std=0.02)
+    plain = values.to(largest.dtype).view(torch.uint8)
+    decode = codec.decoder(codec.encode(plain, largest.dtype), plain, largest.dtype)
+    taken = []
+    with torch.cuda.stream(codec.stream):
+        for _ in range(_COPIES + 1):
+            start = _record()
+            decode()
+            end = _record()
+            end.synchronize()
+            taken.append(float(start.elapsed_time(end)) / 1e3)
+    return nbytes / statistics.median(taken[1:])
 
 
 def _copy_seconds(device: torch.device, nbytes: int) -> float:

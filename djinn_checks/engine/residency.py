@@ -7,59 +7,82 @@ that parameters are bound to memory once, and that the hot path only orders copi
 
 Resident blocks are spread evenly among the streamed ones. If they ran one after the other, the link would
 stand idle while they compute.
+
+Segments that travel encoded land first, in a zone after the ring, and are decoded from there into their places. Copies
+run ahead into the zone, where a segment takes less room than in the ring. So the ring is no larger than it must be,
+and the zone gets the rest. Blocks may stay on the device encoded, too: more of them fit, and each costs a decode in
+every pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from djinn_checks.engine.segments import Cut, Segment
+from djinn_checks.engine.plan import Landing, Load, Plan
+from djinn_checks.engine.segments import ALIGNMENT, Cut, Segment
 from djinn_checks.errors import CapacityError
 from djinn_checks.units import format_bytes
 
-
-@dataclass(frozen=True, kw_only=True)
-class Load:
-    """One copy of the cycle that streams the model: which segment, to where, and after what."""
-
-    segment: int
-    offset: int
-    """Bytes from the start of the ring."""
-    nbytes: int
-    blocker_distance: int
-    """How many loads ago the last bytes came that this copy overwrites. It may start when they have been used."""
+_ABOUT_THE_SAME = 0.95
+"""Encoded segments that are longer than this share of the longest one get as much room as that one."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A residency plan. Sizes in bytes, alignment included."""
+class _Choice:
+    """What stays, by index, and how many bytes of the others travel."""
 
-    resident: tuple[int, ...]
-    """Segments that stay on the device, by index."""
-    resident_offsets: tuple[int, ...]
-    resident_bytes: int
-    ring_bytes: int
-    loads: tuple[Load, ...]
-    """The cycle of copies that one forward needs; it repeats with every forward."""
-    uses: tuple[tuple[int, int], ...]
-    """(point, load) in the order of a forward. Neighbours with the same load share one copy."""
+    cut: Cut
+    resident: frozenset[int]
+    encoded: frozenset[int]
+    wire_bytes: Sequence[int] | None
+
+    def nbytes(self, segments: Iterable[int]) -> list[int]:
+        return [self.cut.segments[index].nbytes for index in segments]
 
     @property
-    def bytes_per_pass(self) -> int:
-        """Bytes that one forward moves to the device.
+    def loaded(self) -> list[int]:
+        """Segments that pass through the ring."""
+        return [index for index in range(len(self.cut.segments)) if index not in self.resident]
 
-        With a single load the cycle has one segment and nothing that could overwrite it: it stays.
+    @property
+    def encoded_bytes(self) -> int:
+        return sum(_whole_rooms(self.wire_bytes[index]) for index in self.encoded) if self.wire_bytes else 0
+
+    @property
+    def decodes(self) -> bool:
+        """Whether loads are decoded into the ring: some of them have fewer bytes encoded than in their places."""
+        wire = self.wire_bytes
+        return wire is not None and any(wire[i] < self.cut.segments[i].nbytes for i in self.loaded)
+
+    @property
+    def landing_sizes(self) -> dict[int, int]:
+        """The room that each travelling segment takes where it lands.
+
+        Blocks of one shape are not encoded to the same length. They get the same room, or one that is a little longer
+        would reach into the room behind its own, and a copy would have to wait for one more decode.
         """
-        return sum(load.nbytes for load in self.loads) if len(self.loads) > 1 else 0
+        if self.wire_bytes is None or not self.decodes:
+            return {}
+        sizes = {i: _whole_rooms(self.wire_bytes[i]) for i in self.loaded if i not in self.encoded}
+        largest = max(sizes.values(), default=0)
+        return {i: largest if size > _ABOUT_THE_SAME * largest else size for i, size in sizes.items()}
 
     @property
-    def host_bytes(self) -> int:
-        """Bytes of host memory that the streamed segments need."""
-        return sum({load.segment: load.nbytes for load in self.loads}.values())
+    def needed_bytes(self) -> int:
+        """The least device memory for it: a copy can run ahead only if any two segments have room side by side."""
+        held = sum(self.nbytes(self.resident)) + self.encoded_bytes
+        return held + _two_largest(self.nbytes(self.loaded)) + _two_largest(self.landing_sizes.values())
 
 
-def plan_residency(cut: Cut, capacity_bytes: int, *, resident_blocks: int | None = None) -> Plan:
+def plan_residency(
+    cut: Cut,
+    capacity_bytes: int,
+    *,
+    resident_blocks: int | None = None,
+    wire_bytes: Sequence[int] | None = None,
+    encoded_blocks: int = 0,
+) -> Plan:
     """Decide what stays resident within `capacity_bytes` and place the rest in the ring.
 
     Whatever leaves room for the two largest streamed segments may stay: first the small segments outside
@@ -67,29 +90,68 @@ def plan_residency(cut: Cut, capacity_bytes: int, *, resident_blocks: int | None
 
     Args:
         capacity_bytes: device memory for resident segments and ring together.
-        resident_blocks: keep exactly this many decoder blocks, not as many as fit.
+        resident_blocks: keep exactly this many decoder blocks as they are, not as many as fit.
+        wire_bytes: of each segment, how many bytes travel. None, or nothing streamed that has fewer than in its
+            place: there is no landing zone.
+        encoded_blocks: keep so many decoder blocks encoded, beside those that stay as they are.
 
     Raises:
         CapacityError: the two largest streamed segments do not fit beside what must stay, or the asked
             number of resident blocks does not fit, or is more than there are.
     """
+    everything = frozenset(range(len(cut.segments)))
     if cut.nbytes <= capacity_bytes and resident_blocks is None:
-        return _build(cut, capacity_bytes, set(range(len(cut.segments))))
-    resident = _must_stay(cut)
-    outer = [i for i, segment in enumerate(cut.segments) if i not in resident and not segment.is_block]
+        return _build(_Choice(cut=cut, resident=everything, encoded=frozenset(), wire_bytes=None), capacity_bytes)
+    chosen = _Choice(cut=cut, resident=_must_stay(cut), encoded=frozenset(), wire_bytes=wire_bytes)
+    outer = [i for i in chosen.loaded if not cut.segments[i].is_block]
     for index in sorted(outer, key=lambda i: cut.segments[i].nbytes):
-        if _fits(cut, resident | {index}, capacity_bytes):
-            resident.add(index)
+        more = replace(chosen, resident=chosen.resident | {index})
+        chosen = more if more.needed_bytes <= capacity_bytes else chosen
     blocks = [i for i, segment in enumerate(cut.segments) if segment.is_block]
-    if resident_blocks is not None and resident_blocks > len(blocks):
-        raise CapacityError(f"{resident_blocks} resident blocks were asked for, and the model has {len(blocks)}")
-    counts = range(len(blocks), -1, -1) if resident_blocks is None else [resident_blocks]
-    chosen = resident
+    kept = (resident_blocks or 0) + encoded_blocks
+    if kept > len(blocks):
+        raise CapacityError(f"{kept} resident blocks were asked for, and the model has {len(blocks)}")
+    counts = range(len(blocks) - encoded_blocks, -1, -1) if resident_blocks is None else [resident_blocks]
+    outside, with_blocks = chosen, chosen
     for count in counts:
-        chosen = resident | {blocks[i] for i in evenly_spread(count, len(blocks))}
-        if _fits(cut, chosen, capacity_bytes):
-            return _build(cut, capacity_bytes, chosen)
-    raise CapacityError(_too_small(cut, chosen, capacity_bytes, resident_blocks))
+        with_blocks = _keep_blocks(outside, blocks, count, encoded_blocks)
+        if with_blocks.needed_bytes <= capacity_bytes:
+            return _build(with_blocks, capacity_bytes)
+    raise CapacityError(_too_small(with_blocks, capacity_bytes, resident_blocks))
+
+
+def plan_fewest_bytes(cut: Cut, capacity_bytes: int, *, wire_bytes: Sequence[int] | None = None) -> Plan:
+    """Return the plan by which the fewest bytes travel; of those, the one that decodes the fewest.
+
+    Blocks stay encoded where more of them fit that way. What a decode costs is not asked: `plan_for_pace` does.
+
+    Raises:
+        CapacityError: as `plan_residency`.
+    """
+    plans = list(plans_with_encoded_blocks(cut, capacity_bytes, wire_bytes))
+    return min(plans, key=lambda plan: (plan.bytes_per_pass, plan.weight_bytes_per_pass))
+
+
+def plans_with_encoded_blocks(cut: Cut, capacity_bytes: int, wire_bytes: Sequence[int] | None) -> Iterator[Plan]:
+    """Give the plan that keeps no block encoded, then those that keep one and more, as long as there is room.
+
+    Raises:
+        CapacityError: as `plan_residency`.
+    """
+    yield plan_residency(cut, capacity_bytes, wire_bytes=wire_bytes)
+    blocks = sum(segment.is_block for segment in cut.segments) if wire_bytes is not None else 0
+    for count in range(1, blocks + 1):
+        try:
+            yield plan_residency(cut, capacity_bytes, wire_bytes=wire_bytes, encoded_blocks=count)
+        except CapacityError:
+            return
+
+
+def _keep_blocks(choice: _Choice, blocks: Sequence[int], plain: int, encoded: int) -> _Choice:
+    """Return the choice with so many blocks beside it, evenly spread, those that are encoded among the others too."""
+    kept = [blocks[i] for i in evenly_spread(plain + encoded, len(blocks))]
+    some = frozenset(kept[i] for i in evenly_spread(encoded, len(kept)))
+    return replace(choice, resident=choice.resident | (set(kept) - some), encoded=some)
 
 
 def evenly_spread(count: int, total: int) -> list[int]:
@@ -97,7 +159,7 @@ def evenly_spread(count: int, total: int) -> list[int]:
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 
 
-def _must_stay(cut: Cut) -> set[int]:
+def _must_stay(cut: Cut) -> frozenset[int]:
     """Return segments that cannot stream: needed while others stream, or beside another at one point.
 
     A point waits for one streamed segment at most: the largest of those it needs.
@@ -108,60 +170,85 @@ def _must_stay(cut: Cut) -> set[int]:
             stay.update(point.segments)
         largest = max(point.segments, key=lambda i: cut.segments[i].nbytes)
         stay.update(index for index in point.segments if index != largest)
-    return stay
+    return frozenset(stay)
 
 
-def _streamed(cut: Cut, resident: set[int]) -> list[Segment]:
-    return [segment for i, segment in enumerate(cut.segments) if i not in resident]
+def _two_largest(sizes: Iterable[int]) -> int:
+    return sum(sorted(sizes, reverse=True)[:2])
 
 
-def _ring_needed(streamed: Iterable[Segment]) -> int:
-    """A copy can run ahead of the computation only if any two segments have room side by side."""
-    return sum(sorted((segment.nbytes for segment in streamed), reverse=True)[:2])
+def _whole_rooms(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
-def _fits(cut: Cut, resident: set[int], capacity_bytes: int) -> bool:
-    held = sum(cut.segments[i].nbytes for i in resident)
-    return held + _ring_needed(_streamed(cut, resident)) <= capacity_bytes
-
-
-def _too_small(cut: Cut, resident: set[int], capacity_bytes: int, resident_blocks: int | None) -> str:
-    held = sum(cut.segments[i].nbytes for i in resident)
-    largest = sorted(_streamed(cut, resident), key=lambda segment: -segment.nbytes)[:2]
+def _too_small(choice: _Choice, capacity_bytes: int, resident_blocks: int | None) -> str:
+    segments: list[Segment] = [choice.cut.segments[i] for i in choice.loaded]
+    largest = sorted(segments, key=lambda segment: -segment.nbytes)[:2]
     names = " + ".join(f"{segment.name} ({format_bytes(segment.nbytes)})" for segment in largest)
+    held = format_bytes(sum(choice.nbytes(choice.resident)) + choice.encoded_bytes)
+    landing = _two_largest(choice.landing_sizes.values())
+    zone = f" and {format_bytes(landing)} of encoded bytes that land" if landing else ""
     asked = "" if resident_blocks is None else f" ({resident_blocks} blocks among it, as asked)"
-    needed = held + _ring_needed(largest)
+    needed = choice.needed_bytes
     return (
         f"a device budget of {capacity_bytes:,} bytes is too small: the ring must hold its two largest layers, "
-        f"{names}, beside {format_bytes(held)} that stays resident{asked}; "
-        f"give at least {needed:,} bytes ({needed / cut.nbytes:.1%} of the model)"
+        f"{names}, beside {held} that stays resident{asked}{zone}; "
+        f"give at least {needed:,} bytes ({needed / choice.cut.nbytes:.1%} of the model)"
     )
 
 
-def _build(cut: Cut, capacity_bytes: int, resident: set[int]) -> Plan:
-    order = sorted(resident)
+def _build(choice: _Choice, capacity_bytes: int) -> Plan:
+    cut, order = choice.cut, sorted(choice.resident)
     offsets, held = [], 0
     for index in order:
         offsets.append(held)
         held += cut.segments[index].nbytes
-    ring_bytes = capacity_bytes - held if len(resident) < len(cut.segments) else 0
     needs = [
         (point, segment)
         for point, needed in enumerate(cut.points)
         for segment in needed.segments
-        if segment not in resident
+        if segment not in choice.resident
     ]
     sequence, uses = _merge_neighbours(needs)
     sizes = [(index, cut.segments[index].nbytes) for index in sequence]
-    ring_bytes = _best_ring(sizes, ring_bytes)
+    room = capacity_bytes - held - choice.encoded_bytes if sizes else 0
+    landing_bytes, landings = 0, tuple[Landing | None, ...]()
+    if choice.decodes:
+        ring_bytes = _two_largest(dict(sizes).values())
+        landing_bytes, landings = _lay_out_landings(choice, sequence, room - ring_bytes)
+    else:
+        ring_bytes = _best_ring(sizes, room)
     return Plan(
         resident=tuple(order),
         resident_offsets=tuple(offsets),
         resident_bytes=held,
         ring_bytes=ring_bytes,
-        loads=_place(sizes, ring_bytes),
+        loads=tuple(
+            Load(segment=index, offset=offset, nbytes=nbytes, blocker_distance=distance)
+            for (index, nbytes), (offset, distance) in zip(sizes, _place(sizes, ring_bytes), strict=True)
+        ),
         uses=tuple(uses),
+        landings=landings,
+        landing_bytes=landing_bytes,
+        encoded_bytes=choice.encoded_bytes,
     )
+
+
+def _lay_out_landings(choice: _Choice, sequence: Sequence[int], room: int) -> tuple[int, tuple[Landing | None, ...]]:
+    """Return the bytes of the landing zone, and where in it each load of the cycle lands, if it travels."""
+    rooms, wire = choice.landing_sizes, choice.wire_bytes or ()
+    travels = [number for number, index in enumerate(sequence) if index in rooms]
+    sizes = [(sequence[number], rooms[sequence[number]]) for number in travels]
+    zone_bytes = _best_ring(sizes, min(room, sum(rooms.values())))
+    landings: list[Landing | None] = [None] * len(sequence)
+    for turn, (offset, distance) in enumerate(_place(sizes, zone_bytes)):
+        number, blocker = travels[turn], travels[(turn - distance) % len(travels)]
+        landings[number] = Landing(
+            offset=offset,
+            nbytes=wire[sequence[number]],
+            blocker_distance=(number - blocker) % len(sequence) or len(sequence),
+        )
+    return zone_bytes, tuple(landings)
 
 
 def _merge_neighbours(needs: Sequence[tuple[int, int]]) -> tuple[list[int], list[tuple[int, int]]]:
@@ -192,13 +279,13 @@ def _best_ring(sequence: Sequence[tuple[int, int]], ring_bytes: int) -> int:
     largest = max((nbytes for _, nbytes in sequence), default=0)
     slots = range(ring_bytes // largest, 1, -1) if largest else ()
     for size in (ring_bytes, *(count * largest for count in slots)):
-        if all(load.blocker_distance > 1 for load in _place(sequence, size)):
+        if all(distance > 1 for _, distance in _place(sequence, size)):
             return size
     return ring_bytes
 
 
-def _place(sequence: Sequence[tuple[int, int]], ring_bytes: int) -> tuple[Load, ...]:
-    """Give each (segment, nbytes) of the cycle its place: the skip-end allocator."""
+def _place(sequence: Sequence[tuple[int, int]], ring_bytes: int) -> list[tuple[int, int]]:
+    """Give each (segment, nbytes) of the cycle its (offset, distance to its blocker): the skip-end allocator."""
     places: dict[int, int] = {}
     spans: list[tuple[int, int]] = []
     head = 0
@@ -207,10 +294,7 @@ def _place(sequence: Sequence[tuple[int, int]], ring_bytes: int) -> tuple[Load, 
             places[segment] = head if head + nbytes <= ring_bytes else 0
         spans.append((places[segment], places[segment] + nbytes))
         head = spans[-1][1]
-    return tuple(
-        Load(segment=segment, offset=spans[i][0], nbytes=nbytes, blocker_distance=_blocker_distance(spans, i))
-        for i, (segment, nbytes) in enumerate(sequence)
-    )
+    return [(start, _blocker_distance(spans, index)) for index, (start, _) in enumerate(spans)]
 
 
 def _blocker_distance(spans: Sequence[tuple[int, int]], index: int) -> int:

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from djinn_checks.engine.link import Link, open_link
-from djinn_checks.engine.residency import Plan
-from djinn_checks.engine.segments import Cut
-from djinn_checks.engine.weight_stream import Claimed, Weights, WeightStream
+from djinn_checks.engine.codec import Codec
+from djinn_checks.engine.link import Link, Stage, open_link
+from djinn_checks.engine.plan import Planner
+from djinn_checks.engine.segments import Cut, Weights
+from djinn_checks.engine.weight_stream import Carriage, Claimed, WeightStream
 from djinn_checks.errors import CapacityError, EngineError, HooksError
 
 
@@ -32,6 +33,7 @@ class WeightRingBuffer:
     instruments outside the engine to say.
 
     Attributes:
+        codec: makes the bytes fewer that travel; None: weights travel as they are.
         stream: streams the model whose hooks are installed; None without hooks.
     """
 
@@ -40,13 +42,19 @@ class WeightRingBuffer:
         capacity_bytes: int,
         device: torch.device | str,
         *,
+        codec: Codec | None = None,
+        verify: bool = True,
         link_factory: Callable[[torch.device, int], Link] = open_link,
+        stage_factory: Callable[..., Stage] = open_link,
     ) -> None:
         """Describe the buffer; its memory is taken when a model's hooks are installed.
 
         Args:
-            capacity_bytes: device memory for weights, resident segments and ring together.
+            capacity_bytes: device memory for weights: resident segments, ring and, with a codec, what lands encoded.
+            codec: what makes the bytes fewer that travel (`open_codec`); None: weights travel as they are.
+            verify: with a codec, hold what was decoded against a sum of what was encoded, in every pass.
             link_factory: makes the link from (device, number of copies in the cycle).
+            stage_factory: makes what decodes, from the same and `stream=`, the codec's.
 
         Raises:
             CapacityError: `capacity_bytes` is not positive.
@@ -55,7 +63,8 @@ class WeightRingBuffer:
             raise CapacityError(f"capacity_bytes: expected a positive number of bytes, got {capacity_bytes}")
         self.capacity_bytes = capacity_bytes
         self.device = torch.device(device)
-        self._link_factory = link_factory
+        self.codec = codec
+        self._carriage = Carriage(link_factory=link_factory, stage_factory=stage_factory, codec=codec, verify=verify)
         self._sources: dict[str, nn.Module | Weights] = {}
         self._claimed = Claimed()
         self.stream: WeightStream | None = None
@@ -84,17 +93,18 @@ class WeightRingBuffer:
             raise EngineError(f"model {model_id!r} is not registered (registered: {known}); call register_model first")
         return self._sources[model_id]
 
-    def attach(self, model_id: str, cut: Cut, plan: Plan, weights: Weights) -> WeightStream:
+    def attach(self, model_id: str, cut: Cut, planner: Planner, weights: Weights) -> WeightStream:
         """Start to stream a model.
 
         Raises:
             HooksError: the ring streams a model already.
+            CapacityError: the planner finds no plan.
             EngineError: a weight is missing, has another shape or dtype, or memory cannot be had.
         """
         if self.stream is not None:
             raise HooksError(f"the ring already streams {self.stream.model_id!r}; remove those hooks first")
         self.stream = WeightStream(
-            model_id, cut, plan, weights, device=self.device, link_factory=self._link_factory, claimed=self._claimed
+            model_id, cut, planner, weights, device=self.device, carriage=self._carriage, claimed=self._claimed
         )
         return self.stream
 
@@ -105,10 +115,15 @@ class WeightRingBuffer:
         self.stream = None
 
     def get_stats(self) -> dict[str, Any]:
-        """Return what the engine claims: bytes and copies given to the link, and the plan's prediction."""
+        """Return what the engine claims: bytes and copies given to the link, and the plan's prediction.
+
+        `bytes_transferred` and `planned_bytes_per_pass` are bytes on the wire; with a codec the weights have more.
+        """
+        plan = self.stream.plan if self.stream is not None else None
         return {
             "bytes_transferred": self._claimed.nbytes,
             "copies": self._claimed.copies,
-            "planned_bytes_per_pass": self.stream.plan.bytes_per_pass if self.stream is not None else None,
+            "planned_bytes_per_pass": plan.bytes_per_pass if plan is not None else None,
+            "planned_weight_bytes_per_pass": plan.weight_bytes_per_pass if plan is not None else None,
             "capacity_bytes": self.capacity_bytes,
         }

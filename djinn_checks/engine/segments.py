@@ -7,17 +7,21 @@ forward needs segments: they must be in place before it runs and may be overwrit
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from djinn_checks.errors import EngineError
 from djinn_checks.layers import decoder_blocks
 
 ALIGNMENT = 512
 """Bytes to which a tensor is aligned in its segment: what PyTorch's CUDA allocator gives, so that a matrix
 kernel chosen by alignment is the same for a streamed and a resident weight."""
+
+Weights = Mapping[str, torch.Tensor]
+"""From qualified names of parameters to their values; it may be lazy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,32 @@ class Segment:
     tensors: tuple[PackedTensor, ...]
     nbytes: int
     is_block: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The data type of most of its bytes."""
+        nbytes: dict[torch.dtype, int] = {}
+        for tensor in self.tensors:
+            nbytes[tensor.dtype] = nbytes.get(tensor.dtype, 0) + tensor.nbytes
+        return max(nbytes, key=lambda dtype: nbytes[dtype])
+
+    def read(self, place: torch.Tensor, weights: Weights) -> None:
+        """Copy this segment's weights into `place` (1-d uint8 of `nbytes`), each from one access to the mapping.
+
+        Raises:
+            EngineError: a weight is missing, or has another shape or dtype than the module's.
+        """
+        for tensor in self.tensors:
+            name = next((name for name in tensor.names if name in weights), None)
+            if name is None:
+                raise EngineError(f"weight {tensor.names[0]!r} is not among the registered weights")
+            value = weights[name]
+            if value.shape != tensor.shape or value.dtype != tensor.dtype:
+                raise EngineError(
+                    f"weight {name!r}: the module has {tuple(tensor.shape)} {tensor.dtype}, "
+                    f"the registered weights have {tuple(value.shape)} {value.dtype}"
+                )
+            tensor.view(place).copy_(value)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ LANE_BITS_PER_S = {1: 2.5e9, 2: 5e9, 3: 8e9, 4: 16e9, 5: 32e9}
 ERRORS = ("replays", "replay_rollovers", "l0_to_recovery", "correctable_errors", "naks_received", "naks_sent",
           "receiver_errors", "bad_tlps", "bad_dllps", "lcrc_errors", "lane_errors", "non_fatal_errors",
           "fatal_errors", "unsupported_requests")  # fmt: skip
-"""What is counted, by our names, as `nvml.read_link_health` gives it."""
+"""What is counted, by our names, as `nvml.list_health_queries` gives it."""
 SLOWING_CLOCKS = {
     0x4: "power cap",
     0x8: "hardware slowdown",

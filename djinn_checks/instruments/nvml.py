@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,19 +176,31 @@ HEALTH_FIELDS = {
 something."""
 
 
-def read_link_health(handle: Any) -> dict[str, int | None]:
-    """Return every counter of `HEALTH_FIELDS`, and generation, width and clock_reasons; None where NVML does not say.
+def list_health_queries(handle: Any) -> list[Callable[[], dict[str, int | None]]]:
+    """Return the queries that read a link's health, each one call of NVML, which may be kept waiting.
 
-    `clock_reasons` are NVML's bits of why the clocks are not at their highest.
+    Together they give every counter of `HEALTH_FIELDS`, and generation, width and clock_reasons; None where NVML does
+    not say. `clock_reasons` are NVML's bits of why the clocks are not at their highest.
     """
+    single = {
+        "generation": pynvml.nvmlDeviceGetCurrPcieLinkGeneration,
+        "width": pynvml.nvmlDeviceGetCurrPcieLinkWidth,
+        "clock_reasons": pynvml.nvmlDeviceGetCurrentClocksEventReasons,
+    }
+    queries = [partial(_read_one, name, query, handle) for name, query in single.items()]
+    return [partial(_read_health_counters, handle), *queries]
+
+
+def _read_one(name: str, query: Callable[[Any], int], handle: Any) -> dict[str, int | None]:
+    return {name: _ask(query, handle)}
+
+
+def _read_health_counters(handle: Any) -> dict[str, int | None]:
     found: dict[str, int | None] = dict.fromkeys(HEALTH_FIELDS)
     values = _ask(lambda device: pynvml.nvmlDeviceGetFieldValues(device, list(HEALTH_FIELDS.values())), handle) or ()
     for name, value in zip(HEALTH_FIELDS, values, strict=False):
         if value.nvmlReturn == pynvml.NVML_SUCCESS and value.valueType in _INTEGER_MEMBERS:
             found[name] = _integer(value)
-    found["generation"] = _ask(pynvml.nvmlDeviceGetCurrPcieLinkGeneration, handle)
-    found["width"] = _ask(pynvml.nvmlDeviceGetCurrPcieLinkWidth, handle)
-    found["clock_reasons"] = _ask(pynvml.nvmlDeviceGetCurrentClocksEventReasons, handle)
     return found
 
 

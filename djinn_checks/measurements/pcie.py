@@ -188,6 +188,15 @@ class Passes(TypedDict):
     """To open the system."""
 
 
+class Memory(TypedDict):
+    """What the system took, in bytes; None is unknown."""
+
+    peak_device_bytes: int | None
+    """Most device memory that was reserved or taken, by anybody; None on a CPU."""
+    host_growth_bytes: int | None
+    """Growth of the process's resident memory."""
+
+
 class Limit(TypedDict):
     """The least time of a pass, (M - C) / B, and how close the system came."""
 
@@ -210,6 +219,8 @@ class PcieMeasurements(TypedDict, total=False):
     floor: FloorFacts | None
     health: HealthFacts | None
     passes: Passes | None
+    """None in a replay."""
+    memory: Memory | None
     """None in a replay."""
     limit: Limit
 

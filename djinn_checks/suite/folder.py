@@ -26,6 +26,7 @@ from djinn_checks.report.faults.note import note_faults
 from djinn_checks.report.notebook.export import render_html
 from djinn_checks.report.suite.crate import FILE_NAME, describe_folder
 from djinn_checks.report.suite.index import render_index
+from djinn_checks.report.suite.league import PAGE, render_league
 from djinn_checks.suite.execution import find_notebook, is_notebook
 from djinn_checks.suite.files import OUTCOME, FinishedSuite, list_files, list_names, read_finished
 from djinn_checks.units import format_bytes
@@ -163,6 +164,9 @@ def write_index(folder: Path) -> Path:
     names = [*finished.outcomes, *finished.unreadable]
     files = {name: {file.name: file.stat().st_size for file in list_files(folder, name)} for name in names}
     index = write_atomically(folder / _INDEX, render_index(title, finished.outcomes, files, finished.unreadable))
+    league = render_league(title, finished.outcomes)
+    if league is not None:
+        write_atomically(folder / PAGE, league)
     write_atomically(folder / FILE_NAME, describe_folder(title, finished.outcomes, files, finished.unreadable))
     return index
 
@@ -179,7 +183,7 @@ def set_aside(folder: Path) -> Path | None:
     left = [file for name in list_names(folder) for file in list_files(folder, name)]
     if not left:
         return None
-    left += [file for file in (folder / _INDEX, folder / FILE_NAME) if file.is_file()]
+    left += [file for file in (folder / _INDEX, folder / PAGE, folder / FILE_NAME) if file.is_file()]
     dates = [outcome.started_at for outcome in read_outcomes(folder).values() if outcome.started_at]
     when = re.sub(r"[^0-9T]", "", min(dates, default="undated").partition("+")[0]) or "undated"
     target = next(place for place in _places(folder / "earlier" / when) if not place.exists())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -17,16 +18,18 @@ class DiffusersSystem(System):
     """Ignores the budget: every block streams, all else stays. It keeps no count of bytes."""
 
     name = "diffusers"
+    options: ClassVar[dict[str, Any]] = {}
+    """Of `apply_group_offloading`, beside those that all variants share."""
 
     def __init__(self, model: Model, *, device: torch.device, budget_bytes: int) -> None:
         super().__init__(model, device=device, budget_bytes=budget_bytes)
         if importlib.util.find_spec("diffusers") is None:
             raise SystemNotInstalledError(
-                "system 'diffusers' is not installed; `pip install djinn-checks[peers]` brings it"
+                f"system {self.name!r} is not installed; `pip install djinn-checks[peers]` brings it"
             )
         if device.type != "cuda":
             raise SystemUnavailableError(
-                f"system 'diffusers': group offloading with use_stream needs a GPU, got device {str(device)!r}"
+                f"system {self.name!r}: group offloading with use_stream needs a GPU, got device {str(device)!r}"
             )
         self._module: nn.Module | None = None
 
@@ -42,6 +45,7 @@ class DiffusersSystem(System):
             offload_type="block_level",
             num_blocks_per_group=1,
             use_stream=True,
+            **self.options,
         )
         for name, child in module.named_children():
             if name != parent.partition(".")[0]:
@@ -55,3 +59,10 @@ class DiffusersSystem(System):
 
     def close(self) -> None:
         self._module = None
+
+
+class RecordingDiffusersSystem(DiffusersSystem):
+    """The same without a wait of the host: copies do not block, and the allocator is told which stream reads them."""
+
+    name = "diffusers-record-stream"
+    options: ClassVar[dict[str, Any]] = {"record_stream": True, "non_blocking": True}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
 from djinn_checks.engine.hooks import install_ring_buffer_hooks
 from djinn_checks.engine.link import HostLink
@@ -17,36 +15,14 @@ from djinn_checks.engine.ring_buffer import WeightRingBuffer
 from djinn_checks.engine.segments import cut_model
 from djinn_checks.engine.timeline import TimedHostLink, open_timed_link
 from djinn_checks.errors import ConcurrentForwardError, CopyError, EngineError, HooksError
-from tests.architectures import CONFIGS, VOCABULARY
-
-
-def build(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
-    torch.manual_seed(7)
-    model: nn.Module = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[name]), dtype=dtype).eval()
-    return model
+from tests.architectures import CONFIGS
+from tests.engine.modules import build, decode, logits, prompt, snapshot
 
 
 def ring_for(model: nn.Module, share: float, **kwargs: Any) -> WeightRingBuffer:
     ring = WeightRingBuffer(int(cut_model(model).nbytes * share), "cpu", **kwargs)
     ring.register_model("model", model)
     return ring
-
-
-def prompt(length: int, seed: int = 0) -> Tensor:
-    return torch.randint(0, VOCABULARY, (1, length), generator=torch.Generator().manual_seed(seed))
-
-
-@torch.no_grad()
-def logits(model: nn.Module, ids: Tensor) -> Tensor:
-    result: Tensor = model(ids).logits
-    return result
-
-
-@torch.no_grad()
-def decode(model: Any, ids: Tensor) -> Tensor:
-    """Greedy generation through the KV cache; returns the logits of each new token."""
-    output = model.generate(ids, max_new_tokens=6, do_sample=False, output_logits=True, return_dict_in_generate=True)
-    return torch.stack(output.logits)
 
 
 @pytest.mark.parametrize("share", [0.45, 0.7])
@@ -71,21 +47,6 @@ def test_streamed_logits_are_bit_equal_and_removal_restores_the_module(
         assert ring.stream.plan.bytes_per_pass > 0
         assert moved[1] - moved[0] == ring.stream.plan.bytes_per_pass
     assert snapshot(model) == before
-
-
-def snapshot(model: nn.Module) -> dict[str, Any]:
-    """Everything that hooks might leave behind: objects, bytes, strides, devices, hooks, attributes."""
-    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
-    return {
-        "tensors": {
-            name: (id(t), t.device, t.stride(), t.requires_grad, t.detach().flatten().view(torch.uint8).tolist())
-            for name, t in tensors.items()
-        },
-        "modules": {
-            name: (sorted(vars(module)), len(module._forward_hooks), len(module._forward_pre_hooks))
-            for name, module in model.named_modules()
-        },
-    }
 
 
 class EagerLink:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from djinn_checks.engine.pacing import Pace, plan_for_pace, predict_seconds_per_pass
+from djinn_checks.engine.plan import Plan
 from djinn_checks.engine.residency import plan_residency
 from djinn_checks.engine.segments import ALIGNMENT, Cut
 from tests.engine.made_cuts import make_cut
@@ -77,3 +80,49 @@ def test_no_pass_is_predicted_to_be_faster_than_its_copies_or_its_computation(
     assert seconds >= 0.999 * plan.bytes_per_pass / RATE
     assert seconds >= 0.999 * (BLOCKS * compute_s + gap_s)
     assert seconds <= 1.001 * (BLOCKS * (compute_s + COPY_S) + gap_s)
+
+
+def encoded(slots: int, share: float = 0.6) -> Plan:
+    wire = [int(share * UNITS) * ALIGNMENT] * BLOCKS
+    return plan_residency(CUT, capacity(slots), resident_blocks=0, wire_bytes=wire)
+
+
+def decoding(compute_s: float, decode_s: float) -> Pace:
+    return dataclasses.replace(pace(compute_s), decode_bytes_per_s=UNITS * ALIGNMENT / decode_s)
+
+
+def test_where_encoded_copies_take_longer_a_pass_takes_what_they_take_and_decodes_cost_nothing() -> None:
+    plan = encoded(4)
+    assert predict_seconds_per_pass(plan, CUT, decoding(0.001, 0.002)) == pytest.approx(0.6 * BLOCKS * COPY_S)
+
+
+def test_where_decodes_take_longer_than_copies_a_pass_takes_what_the_decodes_take() -> None:
+    plan = encoded(4)
+    assert predict_seconds_per_pass(plan, CUT, decoding(0.001, 0.02)) == pytest.approx(BLOCKS * 0.02, rel=0.01)
+
+
+@given(slots=st.integers(4, 12), compute_s=st.floats(0, 0.03), decode_s=st.floats(1e-4, 0.03))
+def test_no_pass_is_predicted_to_be_faster_than_its_encoded_copies_its_decodes_or_its_computation(
+    slots: int, compute_s: float, decode_s: float
+) -> None:
+    plan = encoded(slots)
+    seconds = predict_seconds_per_pass(plan, CUT, decoding(compute_s, decode_s))
+    assert seconds >= 0.999 * max(plan.bytes_per_pass / RATE, BLOCKS * compute_s, BLOCKS * decode_s)
+    assert seconds <= 1.001 * BLOCKS * (0.6 * COPY_S + decode_s + compute_s)
+
+
+def test_the_plan_for_a_pace_uses_the_bytes_on_the_wire() -> None:
+    wire = [6 * ALIGNMENT] * BLOCKS
+    plan = plan_for_pace(CUT, capacity(8), decoding(0.001, 0.02), wire_bytes=wire)
+    assert plan == plan_residency(CUT, capacity(8), wire_bytes=wire)
+    assert plan.landings
+
+
+def test_blocks_stay_encoded_where_that_is_predicted_to_be_faster_and_nowhere_else() -> None:
+    wire = [6 * ALIGNMENT] * BLOCKS
+    plain = plan_residency(CUT, capacity(8), wire_bytes=wire)
+    fast, slow = decoding(0.001, 0.0005), decoding(0.001, 0.02)
+    assert not plan_for_pace(CUT, capacity(8), slow, wire_bytes=wire).stays_encoded
+    chosen = plan_for_pace(CUT, capacity(8), fast, wire_bytes=wire)
+    assert chosen.stays_encoded
+    assert predict_seconds_per_pass(chosen, CUT, fast) < 0.8 * predict_seconds_per_pass(plain, CUT, fast)

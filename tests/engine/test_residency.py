@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from djinn_checks.engine.residency import Plan, evenly_spread, plan_residency
+from djinn_checks.engine.plan import Plan
+from djinn_checks.engine.residency import evenly_spread, plan_fewest_bytes, plan_residency
 from djinn_checks.engine.segments import ALIGNMENT, Cut
 from djinn_checks.errors import CapacityError
 from tests.engine.made_cuts import make_cut
@@ -60,6 +61,90 @@ def may_issue(plan: Plan, issued: int, used: int) -> bool:
 def overlap(plan: Plan, a: int, b: int) -> bool:
     first, second = plan.loads[a % len(plan.loads)], plan.loads[b % len(plan.loads)]
     return first.offset < second.offset + second.nbytes and second.offset < first.offset + first.nbytes
+
+
+@given(cut=cuts, share=st.floats(0, 1), shrunk=st.floats(0.1, 0.99))
+def test_what_lands_encoded_has_its_place_within_the_budget_too(cut: Cut, share: float, shrunk: float) -> None:
+    wire = [int(shrunk * segment.nbytes) // 16 * 16 for segment in cut.segments]
+    least = 2 * smallest_capacity(cut)
+    plan = plan_residency(cut, int(least + share * max(0, cut.nbytes - least)), wire_bytes=wire)
+    assert plan.device_bytes <= max(least, cut.nbytes)
+    assert len(plan.landings) == len(plan.loads)
+    for load, landing in zip(plan.loads, plan.landings, strict=True):
+        assert landing is not None
+        assert landing.nbytes == wire[load.segment]
+        assert landing.offset % ALIGNMENT == 0
+        assert 0 <= landing.offset <= landing.offset + landing.nbytes <= plan.landing_bytes
+        assert load.offset + load.nbytes <= plan.ring_bytes
+    streamed = {load.segment for load in plan.loads}
+    assert plan.host_bytes == sum(wire[segment] for segment in streamed)
+    if len(plan.loads) > 1:
+        assert plan.bytes_per_pass == sum(wire[load.segment] for load in plan.loads) < plan.weight_bytes_per_pass
+
+
+def test_a_budget_that_lacks_room_for_what_lands_is_refused_with_the_size_that_would_do() -> None:
+    cut = make_cut([10] * 8)
+    wire = [6 * ALIGNMENT] * 8
+    with pytest.raises(CapacityError, match=r"and 6.14 kB of encoded bytes that land; give at least 16,384 bytes"):
+        plan_residency(cut, 32 * ALIGNMENT - 1, wire_bytes=wire)
+    plan = plan_residency(cut, 32 * ALIGNMENT, wire_bytes=wire)
+    assert (plan.ring_bytes, plan.landing_bytes) == (20 * ALIGNMENT, 12 * ALIGNMENT)
+
+
+def test_what_the_ring_does_not_need_goes_to_the_landing_zone_where_copies_run_ahead_cheaper() -> None:
+    cut = make_cut([10] * 9)
+    plan = plan_residency(cut, 50 * ALIGNMENT, resident_blocks=0, wire_bytes=[6 * ALIGNMENT] * 9)
+    assert plan.ring_bytes == 20 * ALIGNMENT
+    assert {landing.offset for landing in plan.landings if landing} == {place * 6 * ALIGNMENT for place in range(5)}
+
+
+def test_blocks_that_are_encoded_to_nearly_the_same_length_land_in_rooms_of_one_size() -> None:
+    cut = make_cut([100] * 12)
+    wire = [60 * ALIGNMENT + 16 * (number % 5) for number in range(12)]
+    plan = plan_residency(cut, 390 * ALIGNMENT, resident_blocks=0, wire_bytes=wire)
+    assert len({landing.offset for landing in plan.landings if landing}) == 3
+    assert min(landing.blocker_distance for landing in plan.landings if landing) == 3
+
+
+def test_where_nothing_is_shorter_on_the_wire_there_is_no_landing_zone() -> None:
+    cut = make_cut([10] * 8)
+    assert plan_residency(cut, 40 * ALIGNMENT, wire_bytes=[10 * ALIGNMENT] * 8) == plan_residency(cut, 40 * ALIGNMENT)
+
+
+@given(cut=cuts, share=st.floats(0, 1), shrunk=st.floats(0.1, 0.99), encoded=st.integers(0, 8))
+def test_blocks_that_stay_encoded_fit_the_budget_and_do_not_travel(
+    cut: Cut, share: float, shrunk: float, encoded: int
+) -> None:
+    wire = [int(shrunk * segment.nbytes) // 16 * 16 for segment in cut.segments]
+    least = 2 * smallest_capacity(cut)
+    capacity = int(least + share * max(0, cut.nbytes - least))
+    try:
+        plan = plan_residency(cut, capacity, wire_bytes=wire, encoded_blocks=encoded)
+    except CapacityError:
+        return
+    assert plan.device_bytes <= capacity
+    assert len(plan.stays_encoded) == (encoded if plan.loads else 0)
+    assert not plan.stays_encoded & set(plan.resident)
+    moved = {load.segment for load in plan.loads} - plan.stays_encoded
+    assert plan.host_bytes == sum(wire[segment] for segment in moved)
+    for load, nbytes in zip(plan.loads, plan.wire_sizes, strict=True):
+        assert nbytes == (0 if load.segment in plan.stays_encoded else wire[load.segment])
+
+
+def test_the_fewest_bytes_travel_if_blocks_stay_encoded_and_no_more_of_them_than_it_takes() -> None:
+    cut = make_cut([10] * 12)
+    wire = [6 * ALIGNMENT] * 12
+    plain = plan_residency(cut, 80 * ALIGNMENT, wire_bytes=wire)
+    plan = plan_fewest_bytes(cut, 80 * ALIGNMENT, wire_bytes=wire)
+    assert plain.bytes_per_pass == 8 * 6 * ALIGNMENT  # 48 units hold four blocks
+    assert plan.bytes_per_pass == 4 * 6 * ALIGNMENT  # or eight that are encoded
+    assert len(plan.stays_encoded) == 8
+    assert plan_fewest_bytes(cut, 80 * ALIGNMENT) == plan_residency(cut, 80 * ALIGNMENT)
+    roomy = plan_fewest_bytes(cut, 96 * ALIGNMENT, wire_bytes=wire)
+    assert roomy.bytes_per_pass == 0
+    assert len(roomy.stays_encoded) == 11  # 20 units of ring, eleven blocks of 6, and one of 10 as it is
+    assert len(roomy.resident) == 1
+    assert roomy.device_bytes == 96 * ALIGNMENT
 
 
 @given(count=st.integers(0, 80), total=st.integers(1, 80))

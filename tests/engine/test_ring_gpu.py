@@ -14,12 +14,17 @@ from torch import Tensor
 
 from djinn_checks.attention import reproducible_attention
 from djinn_checks.models.open import Model, open_model
-from djinn_checks.systems.ring import RingSystem
+from djinn_checks.systems.ring import EncodedRingSystem, RingSystem
 
 pytestmark = pytest.mark.gpu
 
 SHARE = 0.25
 DECODED = 6
+systems = pytest.mark.parametrize(
+    ("system_class", "dtype"),
+    [(RingSystem, torch.float16), (EncodedRingSystem, torch.bfloat16)],
+    ids=["ring-fp16", "ring-ans-bf16"],
+)
 SYNCHRONIZING = ("Synchronize", "cudaMemcpy", "cudaFree", "cudaHostAlloc", "cudaMalloc")
 
 
@@ -59,9 +64,18 @@ def peak_bytes(work: Callable[[], Any]) -> tuple[Any, int]:
     return result, torch.cuda.max_memory_allocated()
 
 
+def needs(system_class: type[RingSystem]) -> None:
+    if system_class.encodes:
+        pytest.importorskip("nvidia.nvcomp")
+
+
+@systems
 @pytest.mark.parametrize("spec", ["smollm2", "random:llama-2-7b"])
-def test_a_ring_of_a_quarter_of_the_model_is_bit_equal_over_three_passes_within_its_memory(spec: str) -> None:
-    model = open_model(spec, dtype=torch.float16, device=cuda())
+def test_a_ring_of_a_quarter_of_the_model_is_bit_equal_over_three_passes_within_its_memory(
+    spec: str, system_class: type[RingSystem], dtype: torch.dtype
+) -> None:
+    needs(system_class)
+    model = open_model(spec, dtype=dtype, device=cuda())
     inputs = prompts(model)
     module = model.resident(cuda())
     expected, reference_peak = peak_bytes(lambda: [prefill_and_decode(module, ids, None) for ids in inputs])
@@ -71,7 +85,7 @@ def test_a_ring_of_a_quarter_of_the_model_is_bit_equal_over_three_passes_within_
     working_set = reference_peak - model.weight_bytes
 
     budget = int(SHARE * model.weight_bytes)
-    with RingSystem(model, device=cuda(), budget_bytes=budget) as system:
+    with system_class(model, device=cuda(), budget_bytes=budget) as system:
         module = system.open()
         forced = [logits[ids.shape[1] - 1 : -1].argmax(-1)[None] for ids, logits in zip(inputs, expected, strict=True)]
 
@@ -89,15 +103,19 @@ def test_a_ring_of_a_quarter_of_the_model_is_bit_equal_over_three_passes_within_
         assert peak <= 1.05 * budget + working_set
 
 
-def test_the_host_enqueues_a_forward_without_waiting_for_any_copy() -> None:
-    model = open_model("random:llama-2-7b", dtype=torch.float16, device=cuda())
+@systems
+def test_the_host_enqueues_a_forward_without_waiting_for_any_copy(
+    system_class: type[RingSystem], dtype: torch.dtype
+) -> None:
+    needs(system_class)
+    model = open_model("random:llama-2-7b", dtype=dtype, device=cuda())
     ids = prompts(model)[0][:, :1]
     module = model.resident(cuda())
     resident_calls = synchronizing_calls(module, ids)
     del module
     gc.collect()
     torch.cuda.empty_cache()
-    with RingSystem(model, device=cuda(), budget_bytes=int(SHARE * model.weight_bytes)) as system:
+    with system_class(model, device=cuda(), budget_bytes=int(SHARE * model.weight_bytes)) as system:
         module = system.open()
         streamed_calls = synchronizing_calls(module, ids)
         enqueue_s, total_s = enqueue_and_total_s(module, ids)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,14 +27,19 @@ ENDINGS = ("outcome.json", "html", "ipynb", "params.yaml", "log", "samples.csv.g
 NAMES = ("pcie-v1", "pcie-v1.2", "pcie-a", "pcie-[ab]", "pcie-*", "pcie-?", "pcie", "pcie.samples", "pcie.outcome.json")
 
 
+@cache
+def finished_run() -> str:
+    """Return an executed notebook as text: four figures are drawn for it."""
+    return json.dumps(samples.executed_notebook(samples.passed()))
+
+
 def fill(folder: Path, *names: str) -> Path:
     """Write all that a run can leave, for each name."""
     folder.mkdir(exist_ok=True)
     for name in names:
         for ending in ENDINGS:
             (folder / f"{name}.{ending}").write_text("{}")
-        notebook = json.dumps(samples.executed_notebook(samples.passed()))
-        (folder / f"{name}.ipynb").write_text(notebook)
+        (folder / f"{name}.ipynb").write_text(finished_run())
         samples.passed().save(folder / f"{name}.outcome.json")
     return folder
 

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from djinn_checks.checks.pcie.evidence import HOST_MEMORY, PCIE, REPLAY, PcieEvidence
+from djinn_checks.checks.pcie.evidence import HOST_MEMORY, MOST_OF_CEILING, PCIE, REPLAY, PcieEvidence
 from djinn_checks.checks.pcie.instrument_criteria import find_doubt, judge_instruments
 from djinn_checks.checks.pcie.link_trouble import explain_slow_windows
 from djinn_checks.checks.pcie.weight_criteria import judge_weights
-from djinn_checks.instruments.counters import Floats
 from djinn_checks.outcome import Criterion, Row
 from djinn_checks.units import GB, MB, format_bytes, format_seconds
 
@@ -54,7 +51,7 @@ def judge_evidence(evidence: PcieEvidence) -> tuple[Criterion, ...]:
 def _rx_above_threshold(evidence: PcieEvidence, doubt: str) -> Criterion:
     params = evidence.params
     limit = params.threshold_mb_per_s * MB
-    share, missing = _share_of_windows(evidence, lambda rates: rates > limit, ">", params.threshold_share, doubt)
+    share, missing = _share_of_windows(evidence, limit, ">", params.threshold_share, doubt)
     if share is not None and share > params.threshold_share and evidence.duration_s < PAPER_SECONDS:
         share, missing = None, f"it holds, but for {evidence.duration_s:.1f} s: the claim is about {PAPER_SECONDS:g} s"
     row = Row(
@@ -75,7 +72,7 @@ def _rx_above_threshold(evidence: PcieEvidence, doubt: str) -> Criterion:
 def _rx_of_ceiling(evidence: PcieEvidence, doubt: str) -> Criterion:
     params = evidence.params
     limit = params.ceiling_fraction * evidence.link.ceiling_bytes_per_s
-    share, missing = _share_of_windows(evidence, lambda rates: rates >= limit, ">=", params.ceiling_share, doubt)
+    share, missing = _share_of_windows(evidence, limit, ">=", params.ceiling_share, doubt)
     row = Row(
         "rx_of_ceiling",
         f"At least {params.ceiling_fraction:.0%} of the link's ceiling ({format_bytes(limit)}/s) is received in at "
@@ -114,9 +111,9 @@ def _say_slow_windows(evidence: PcieEvidence, limit: float) -> str:
 
 
 def _share_of_windows(
-    evidence: PcieEvidence, holds: Callable[[Floats], NDArray[np.bool_]], comparison: str, needed: float, doubt: str
+    evidence: PcieEvidence, limit: float, comparison: str, needed: float, doubt: str
 ) -> tuple[float | None, str]:
-    """Return the share of windows that hold, or None and why it is not known."""
+    """Return the share of windows with a rate above (or of) `limit` bytes/s, or None and why it is not known."""
     rates = evidence.window_rates
     if rates is None or len(rates) == 0:
         return None, doubt or "the run is shorter than one window"
@@ -124,13 +121,33 @@ def _share_of_windows(
         return None, doubt
     met = operator.gt if comparison == ">" else operator.ge
     lost = np.isnan(rates)
-    low = float((holds(rates) & ~lost).mean())
-    high = low + float(lost.mean())
-    if met(low, needed):
-        return low, ""
-    if not met(high, needed):
-        return high, ""
-    return None, f"between {low:.1%} and {high:.1%}, as {lost.mean():.1%} of the windows are lost"
+    low, high = _bound_lost_windows(evidence, limit, int(lost.sum()))
+    known = int((met(rates, limit) & ~lost).sum())
+    least, most = (known + low) / len(rates), (known + high) / len(rates)
+    if met(least, needed):
+        return least, ""
+    if not met(most, needed):
+        return most, ""
+    return None, f"between {least:.1%} and {most:.1%}, as {lost.mean():.1%} of the windows are lost"
+
+
+def _bound_lost_windows(evidence: PcieEvidence, limit: float, lost: int) -> tuple[float, float]:
+    """Return how many of the lost windows had a rate of `limit` at least and at most.
+
+    Where slow queries blur the windows and no hole hides a part of the run, what passed in all lost windows together is
+    known. So many of them cannot have had `limit` that there are not bytes enough, and so few cannot that the others,
+    each below `limit`, could not have carried the rest with these at all that a link carries.
+    """
+    total, rates = evidence.counted_bytes, evidence.window_rates
+    width = evidence.params.window_ms / 1e3
+    most_rate = MOST_OF_CEILING * evidence.link.ceiling_bytes_per_s
+    if total is None or rates is None or limit <= 0 or limit >= most_rate:
+        return 0.0, float(lost)
+    rest = total - float(np.nansum(rates)) * width
+    beyond = (evidence.duration_s - len(rates) * width) * most_rate  # what may have passed after the last whole window
+    at_most = rest / (limit * width)
+    at_least = (rest - beyond - lost * limit * width) / ((most_rate - limit) * width)
+    return min(float(lost), max(0.0, at_least)), max(0.0, min(float(lost), at_most))
 
 
 def _time_per_pass(evidence: PcieEvidence, doubt: str) -> Criterion:

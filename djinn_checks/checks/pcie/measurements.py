@@ -26,6 +26,7 @@ from djinn_checks.measurements.pcie import (
     CalibrationFacts,
     CeilingRow,
     CopyRow,
+    Memory,
     Passes,
     PcieMeasurements,
     PreflightFacts,
@@ -91,6 +92,7 @@ def gather_measurements(evidence: PcieEvidence) -> PcieMeasurements:
         "floor": describe_floor(evidence),
         "health": describe_health(evidence),
         "passes": _passes(evidence),
+        "memory": _memory(evidence),
         "limit": {
             "needed_bytes": evidence.needed_per_pass,
             "seconds": evidence.limit_s,
@@ -203,6 +205,13 @@ def _passes(evidence: PcieEvidence) -> Passes | None:
         "p99_s": float(np.quantile(taken, 0.99)),
         "open_s": run.open_s,
     }
+
+
+def _memory(evidence: PcieEvidence) -> Memory | None:
+    run = evidence.run
+    if run is None:
+        return None
+    return {"peak_device_bytes": run.peak_device_bytes, "host_growth_bytes": run.host_growth_bytes}
 
 
 def _in_mb(rates: Floats) -> list[float | None]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from djinn_checks.measurements.pcie import CeilingRow, Limit, read
 from djinn_checks.outcome import Outcome
-from djinn_checks.report.tables import Html, format_share, render_table, status_chip
+from djinn_checks.report.tables import Html, format_share, render_table
 from djinn_checks.units import GB, format_bytes, format_seconds
 
 _DIRECTIONS = {"h2d": "host to device", "d2h": "device to host", "both": "both at once"}
@@ -92,30 +89,6 @@ def tabulate_preflight(outcome: Outcome) -> Html:
     words = {True: "ok", False: "missing", None: "unknown"}
     cells = [(row["name"], words[row["ok"]], row["found"], row["wanted"], row["remedy"]) for row in rows]
     return render_table("Preflight", ("What", "There", "Found", "Wanted", "Remedy"), cells, numeric=False)
-
-
-def tabulate_peers(outcomes: Sequence[Outcome]) -> Html:
-    """Return one row for each system, first the system that comes closest to the link's limit."""
-    ranked = sorted(outcomes, key=lambda outcome: -(_limit(outcome)["ratio"] or 0.0))
-    rows = [_peer_row(outcome) for outcome in ranked]
-    columns = ("System", "Verdict", "Model", "Time a pass", "Received", "Of the ceiling", "Limit over time a pass")
-    note = "Every row against the ceiling that its own run measured; ratios compare, absolute rates do not."
-    return render_table("Systems beside each other", columns, rows, note=note)
-
-
-def _peer_row(outcome: Outcome) -> Sequence[Any]:
-    measured, limit = read(outcome.measurements), _limit(outcome)
-    passes, share = measured.get("passes"), limit["streamed_of_ceiling"]
-    rate = None if share is None else share * measured["link"]["ceiling_bytes_per_s"] / GB
-    return (
-        str(outcome.params.get("system", "?")),
-        status_chip(outcome.status),
-        str(outcome.params.get("model", "?")),
-        _seconds(passes["mean_s"] if passes else None),
-        "unknown" if rate is None else f"{rate:.1f} GB/s",
-        _ratio(share),
-        _ratio(limit["ratio"]),
-    )
 
 
 def _limit(outcome: Outcome) -> Limit:

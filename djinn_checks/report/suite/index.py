@@ -8,11 +8,10 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
-from djinn_checks.measurements import pcie
 from djinn_checks.outcome import Outcome, Status, worst
 from djinn_checks.report.page import render_page
-from djinn_checks.report.pcie.tables import tabulate_peers
 from djinn_checks.report.suite.claims import render_limits, tabulate_claims
+from djinn_checks.report.suite.league import PAGE, rank_systems, tabulate_league
 from djinn_checks.report.tables import Html, render_mapping, render_table, status_chip
 from djinn_checks.report.verdict import format_start
 from djinn_checks.units import format_seconds
@@ -51,7 +50,7 @@ def render_index(
         _verdicts(outcomes, files, unreadable),
         tabulate_claims(outcomes, disk),
         render_limits(),
-        _peers(outcomes),
+        _league(outcomes),
         _machine(outcomes),
     )
     return render_page(title, parts)
@@ -107,15 +106,11 @@ def _anchor(file: str, words: str) -> Html:
     return Html(f'<a href="./{escape(quote(file))}">{escape(words)}</a>')
 
 
-def _peers(outcomes: Mapping[str, Outcome]) -> Html:
-    """Return the systems beside each other, if several ran over the same kind of link."""
-    ran = [
-        outcome
-        for outcome in outcomes.values()
-        if outcome.check == "pcie" and pcie.read(outcome.measurements).get("passes")
-    ]
-    systems = {outcome.params.get("system") for outcome in ran}
-    return tabulate_peers(ran) if len(systems) > 1 else Html("")
+def _league(outcomes: Mapping[str, Outcome]) -> Html:
+    """Return the systems beside each other, if several ran the same model over the same kind of link."""
+    leagues = rank_systems(outcomes)
+    link = f'<p>The same on a page of its own: <a href="./{PAGE}">league of systems</a>.</p>' if leagues else ""
+    return Html("".join(tabulate_league(league) for league in leagues) + link)
 
 
 def _machine(outcomes: Mapping[str, Outcome]) -> Html:

@@ -12,6 +12,8 @@ from types import MappingProxyType
 
 from djinn_checks.errors import OutcomeError
 from djinn_checks.outcome import Criterion, Outcome, Status, format_quantity
+from djinn_checks.report.suite.league import League, league_columns, list_league, rank_systems
+from djinn_checks.units import GB
 
 _FIGURES: Mapping[str, Sequence[str]] = {
     "logits": ("prefill_bit_equal", "decode_bit_equal", "weights_streamed", "peak_device_memory"),
@@ -63,9 +65,17 @@ def render_results(
     """Return the verdicts of a suite and, in a second table, its figures; see `render_verdicts`."""
     verdicts = render_verdicts(folder, outcomes, unreadable)
     figures = [row for name, outcome in sorted(outcomes.items()) for row in _figures(folder, name, outcome)]
-    if not figures:
-        return verdicts
-    return f"{verdicts}\n{_table(('Report', 'Criterion', 'Observed', 'Asked for', ''), figures)}\n"
+    parts = [verdicts]
+    if figures:
+        parts.append(f"{_table(('Report', 'Criterion', 'Observed', 'Asked for', ''), figures)}\n")
+    parts += [_league(league) for league in rank_systems(outcomes)]
+    return "\n".join(parts)
+
+
+def _league(league: League) -> str:
+    ceiling = f"{league.ceiling_bytes_per_s / GB:.2f} GB/s"
+    rows = [tuple(_plain(cell) for cell in row) for row in list_league(league)]
+    return f"{_plain(league.subject)}; common ceiling {ceiling}:\n\n{_table(league_columns(), rows)}\n"
 
 
 def _figures(folder: str, name: str, outcome: Outcome) -> Iterator[Sequence[str]]:

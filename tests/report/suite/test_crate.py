@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 import requests
 import rocrate
@@ -14,7 +15,7 @@ from rocrate_validator.utils.http import HttpRequester
 
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.report.suite.crate import FILE_NAME, describe_folder
-from djinn_checks.suite.folder import render_folder
+from djinn_checks.suite.folder import write_index
 from tests.report import samples
 
 ATTACK = "<script>alert(1)</script>\"'"
@@ -53,9 +54,10 @@ def _problems(folder: Path, profile: str) -> list[str]:
 def _suite(folder: Path, outcomes: dict[str, Outcome]) -> Path:
     for name, outcome in outcomes.items():
         outcome.save(folder / f"{name}.outcome.json")
-        (folder / f"{name}.ipynb").write_text(json.dumps(samples.executed_notebook(outcome)))
-        (folder / f"{name}.log").write_text("log\n")
-    render_folder(folder)
+        (folder / f"{name}.ipynb").write_text(nbformat.writes(nbformat.v4.new_notebook()))
+        for ending in ("html", "log"):  # what stands in a page or a log is nothing to a crate
+            (folder / f"{name}.{ending}").write_text("as a run leaves it\n")
+    write_index(folder)
     return folder
 
 
@@ -78,7 +80,7 @@ def test_the_validator_sees_a_crate_without_its_workflow(tmp_path: Path, offline
 
 def test_a_suite_without_any_notebook_is_a_process_run_crate(tmp_path: Path, offline: None) -> None:
     Outcome(check="pcie", status=Status.ERROR, summary="not started").save(tmp_path / "pcie.outcome.json")
-    render_folder(tmp_path)
+    write_index(tmp_path)
     assert _problems(tmp_path, "process-run-crate-0.5") == []
 
 

@@ -11,9 +11,7 @@ from djinn_checks.report.suite.index import render_index
 from djinn_checks.suite.folder import write_index
 
 
-def outcome(
-    status: Status = Status.PASS, *, check: str = "logits", system: str = "ring", ratio: float = 0.9
-) -> Outcome:
+def outcome(status: Status = Status.PASS, *, check: str = "logits", system: str = "ring") -> Outcome:
     return Outcome(
         check=check,
         status=status,
@@ -23,8 +21,7 @@ def outcome(
         timings={"run_s": 12.3},
         measurements={
             "passes": {"mean_s": 0.2345},
-            "limit": {"ratio": ratio, "streamed_of_ceiling": ratio},
-            "link": {"ceiling_bytes_per_s": 50e9},
+            "link": {"ceiling_bytes_per_s": 50e9, "label": "PCIe link of a GPU"},
         },
     )
 
@@ -51,21 +48,10 @@ def test_the_page_asks_for_nothing() -> None:
     assert not re.search(r"https?://|<script|<link|@import", page)
 
 
-def test_systems_that_ran_stand_beside_each_other_the_nearest_to_the_limit_first() -> None:
-    ran = {
-        f"pcie-{system}": outcome(check="pcie", system=system, ratio=ratio)
-        for system, ratio in (("accelerate", 0.11), ("ring", 0.998), ("ramtorch", 0.989))
-    }
-    page = render_index("peers", ran, {})
-    table = page[page.index("Systems beside each other") :]
-    assert re.findall(r'<th scope="row">(\w+)</th>', table)[:3] == ["ring", "ramtorch", "accelerate"]
-    assert "234.5 ms" in table
-
-
-def test_one_system_or_replays_alone_have_no_table_of_peers() -> None:
+def test_one_system_or_replays_alone_have_no_league() -> None:
     replay = replace(outcome(check="pcie", system="other"), measurements={"passes": None})
     page = render_index("s", {"pcie": outcome(check="pcie"), "pcie-replay": replay}, {})
-    assert "Systems beside each other" not in page
+    assert "league" not in page
 
 
 def test_an_environment_that_differs_is_said_to_differ() -> None:

@@ -1,0 +1,81 @@
+"""Proof, in every pass, that what was decoded into a place is what was encoded once.
+
+The proof is the sum of a place's 64-bit words, against the sum that was taken before the segment was encoded. A bit
+that flips in the encoded bytes changes what is decoded from there on, so it changes the sum but for one chance in
+2^64; a single word that differs changes it for certain. Words that change places with each other do not show.
+
+A CPU raises in the forward that needed the bytes. On CUDA the host does not wait to hear of it: the place gets NaNs all
+over, so that nothing computed from it can pass for a result, and the error is raised as soon as the host gets to know,
+in the next forward at the latest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from djinn_checks.engine.codec import checksum
+from djinn_checks.errors import CodecError
+
+_EVERY = 128
+"""Every so many 32-bit words of a wrong place become NaNs: at least one in a row of 256 values of two bytes."""
+
+
+class Proof(Protocol):
+    """Holds the bytes in the places of a plan's loads against their sums. A slot is the number of a load."""
+
+    def prove(self, slot: int) -> None:
+        """Check the place, behind the decode that filled it, on the same stream. On a CPU it raises CodecError."""
+        ...
+
+    def known_wrong(self) -> int | None:
+        """Return the slot of a load that is known to have come out wrong, without waiting; None if none is."""
+        ...
+
+
+class HostProof:
+    """Checks at once."""
+
+    def __init__(self, places: Sequence[Tensor], sums: Sequence[int]) -> None:
+        self._places, self._sums = places, sums
+
+    def prove(self, slot: int) -> None:
+        found = int(checksum(self._places[slot]))
+        if found != self._sums[slot]:
+            raise CodecError(
+                f"decoded bytes have the sum {found:#x}, expected {self._sums[slot]:#x}: the encoded bytes changed in "
+                "host memory or on their way; load the model again, and check the memory if it returns"
+            )
+
+    def known_wrong(self) -> int | None:
+        return None
+
+
+class CudaProof:
+    """Checks on the stream of the decode, and tells the host by a byte that is copied there."""
+
+    def __init__(self, places: Sequence[Tensor], sums: Sequence[int]) -> None:
+        device = places[0].device
+        self._places = places
+        self._sums = torch.tensor(sums, dtype=torch.int64, device=device)
+        self._found = torch.zeros_like(self._sums)
+        self._wrong = torch.zeros(len(sums), dtype=torch.bool, device=device)
+        self._told = torch.zeros(len(sums), dtype=torch.bool, pin_memory=device.type == "cuda")
+
+    def prove(self, slot: int) -> None:
+        place, wrong = self._places[slot], self._wrong[slot]
+        checksum(place, out=self._found[slot])
+        torch.ne(self._found[slot], self._sums[slot], out=wrong)
+        place.view(torch.int32)[::_EVERY].masked_fill_(wrong, -1)
+        self._told[slot].copy_(wrong, non_blocking=True)
+
+    def known_wrong(self) -> int | None:
+        return int(self._told.nonzero()[0]) if self._told.any() else None
+
+
+def open_proof(places: Sequence[Tensor], sums: Sequence[int]) -> Proof:
+    """Return the proof for places (1-d uint8) on their device."""
+    return CudaProof(places, sums) if places[0].device.type == "cuda" else HostProof(places, sums)
