@@ -1,4 +1,4 @@
-"""What a system raises when it is opened is its refusal if it says so in words, and a crash if nobody meant to say it."""
+"""What a system says in words when it is opened is its refusal; what nobody means to say is a crash."""
 
 from __future__ import annotations
 
