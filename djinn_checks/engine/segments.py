@@ -7,7 +7,7 @@ forward needs segments: they must be in place before it runs and may be overwrit
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -114,8 +114,8 @@ def cut_model(model: nn.Module, visits: Sequence[str] = ()) -> Cut:
     LM of Hugging Face. A model that runs in another order still gets the right weights, only slower.
 
     Args:
-        visits: names of modules in the order in which a forward reaches them, where that is known: what it reaches
-            before the first block comes before the blocks.
+        visits: names of modules in the order in which a forward reaches them, where that is known: what is outside the
+            blocks comes in that order, before them or after them.
     """
     points = _point_modules(model, visits)
     names = _names_by_parameter(model)
@@ -158,11 +158,15 @@ def _point_modules(model: nn.Module, visits: Sequence[str]) -> list[tuple[str, n
     outer = [point for point in outer if point[2]]
     embeddings = [point for point in outer if isinstance(point[1], nn.Embedding)]
     rest = [point for point in outer if not isinstance(point[1], nn.Embedding)]
-    names = {name for name, _, _ in blocks}
-    before = list(itertools.takewhile(lambda name: name not in names, visits if names.intersection(visits) else ()))
-    early = sorted((point for point in rest if point[0] in before), key=lambda point: before.index(point[0]))
-    late = [point for point in rest if point[0] not in before]
-    return embeddings + early + [block for block in blocks if block[2]] + late
+    reached = {name: place for place, name in reversed([*enumerate(visits)])}
+    start = min((reached[name] for name, _, _ in blocks if name in reached), default=0)
+
+    def when(point: tuple[str, nn.Module, list[nn.Parameter]]) -> float:
+        return reached.get(point[0], math.inf)
+
+    early = sorted((point for point in rest if when(point) < start), key=when)
+    late = sorted((point for point in rest if when(point) >= start), key=when)
+    return sorted(embeddings, key=when) + early + [block for block in blocks if block[2]] + late
 
 
 def _names_by_parameter(model: nn.Module) -> dict[int, list[str]]:

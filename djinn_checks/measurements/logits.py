@@ -7,7 +7,7 @@ JSON has no NaN and no infinity: an outcome that was read back has them as the t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 
 class PromptRow(TypedDict):
@@ -125,25 +125,25 @@ PassRow = TypedDict(
 
 
 class Witness(TypedDict):
-    """What the weight witness saw in the watched forward in which least moved."""
+    """What the weight witness saw in the watched forward in which least moved. Older outcomes lack some of it."""
 
     weights: int
     used_bytes: int
     distinct_bytes: int
-    host_bytes: int
+    host_bytes: NotRequired[int]
     """Of the weights used, those that were read where they lie in host memory."""
     moved_bytes_lower_bound: int
     budget_bytes: int
     different: list[str]
     """Names of the weights whose bytes were not the reference's, in any watched forward."""
-    bytes_of: dict[str, str]
+    bytes_of: NotRequired[dict[str, str]]
     """Of those, whose bytes they had."""
-    prefills: int
+    prefills: NotRequired[int]
     """Watched; so are decode_steps."""
-    decode_steps: int
-    quiet: int
+    decode_steps: NotRequired[int]
+    quiet: NotRequired[int]
     """Of both, those without a sign that they were watched."""
-    forwards: int
+    forwards: NotRequired[int]
     """Of all passes, watched or not."""
 
 

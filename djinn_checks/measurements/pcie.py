@@ -5,7 +5,7 @@ time.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 
 class CeilingRow(TypedDict):
@@ -25,18 +25,18 @@ class CeilingRow(TypedDict):
 
 
 class CalibrationFacts(TypedDict):
-    """How many bytes the counters see on the wire for each byte of payload."""
+    """How many bytes the counters see on the wire for each byte of payload. Older outcomes lack some of it."""
 
     wire_per_payload: float
     idle_bytes_per_s: float
     residual: float | None
     payload_bytes: int
-    law_error: float | None
+    law_error: NotRequired[float | None]
     """How far known copies were off by requests and answers alone; None if that was not tried."""
-    ruler_rx_bytes: float | None
+    ruler_rx_bytes: NotRequired[float | None]
     """What one reading of the counters moves itself; `ruler_tx_bytes` the other way. None if it is not known."""
-    ruler_tx_bytes: float | None
-    sent_of_received: float | None
+    ruler_tx_bytes: NotRequired[float | None]
+    sent_of_received: NotRequired[float | None]
     """TX / RX of the known copies."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +21,6 @@ from djinn_checks.engine.ring_buffer import WeightRingBuffer
 from djinn_checks.engine.segments import Cut, cut_model
 from djinn_checks.engine.timeline import Step, TimedCudaLink, TimedHostLink, join_timelines, open_timed_link
 from djinn_checks.engine.weight_stream import WeightStream
-from djinn_checks.layers import decoder_blocks
 from djinn_checks.models.open import Model
 from djinn_checks.systems.base import System
 
@@ -52,8 +52,9 @@ class RingSystem(System):
         self._link_factory = link_factory
         visits = getattr(model, "visits", ())
         self._cut = cut_model(self._skeleton, visits)
-        blocks = {name for name, _ in decoder_blocks(self._skeleton)}
-        self._runs_blocks_again = any(visits.count(name) > 1 for name in blocks)
+        places = {point.name: place for place, point in enumerate(self._cut.points)}
+        reached = [places[name] for name in visits if name in places]
+        self._runs_in_order = all(before < after for before, after in itertools.pairwise(reached))
         self.plan = plan_residency(self._cut, budget_bytes, resident_blocks=resident_blocks)
         self._ring: WeightRingBuffer | None = None
         self._hooks: RingBufferHooks | None = None
@@ -77,7 +78,7 @@ class RingSystem(System):
         return self._skeleton
 
     def predicted_bytes_per_pass(self) -> int | None:
-        return None if self._runs_blocks_again else self.plan.bytes_per_pass
+        return self.plan.bytes_per_pass if self._runs_in_order else None  # what it comes back to moves again
 
     def claimed_bytes(self) -> int | None:
         stats: dict[str, Any] = self._ring.get_stats() if self._ring else {}
