@@ -269,6 +269,16 @@ def test_weights_of_one_layer_in_another_are_named_with_whose_they_are() -> None
     assert seen.bytes_of["model.layers.0.mlp.up_proj.weight"] == "model.layers.2.mlp.up_proj.weight"
 
 
+def test_blocks_that_are_called_one_by_one_lose_no_weight_to_equal_names() -> None:
+    model = make("llama")
+    with torch.no_grad(), WeightWitness() as witness:
+        for block in model.model.layers:
+            block.mlp(torch.ones(1, 3, 32))
+    seen = witness.evidence()
+    assert seen is not None
+    assert seen.used_bytes == seen.exact_bytes == sum(parameter_bytes(block.mlp) for block in model.model.layers)
+
+
 class Disguised(nn.Parameter):
     """A parameter that gives a false address, device and content."""
 
