@@ -39,8 +39,7 @@ from djinn_checks.instruments.sampler import RECORD, health_path
 WRAP = 2**32
 TOP_RATE_BYTES_PER_S = 128e9
 """Raw rate of PCIe 6.0 x16, the fastest link in use: 16 lanes of 64 GT/s (PCI-SIG), a byte for eight transfers."""
-_MOST_OF_WRAP = 0.9
-"""On a link whose top rate was measured."""
+_MOST_OF_WRAP = 0.9  # on a link whose top rate was measured
 RATE_SOURCES = ("gpm", "throughput")
 """Sources that give rates: their readings are running sums of bytes, and do not wrap."""
 _MOST_TRACE_BYTES = 2**29  # unpacked; two hours of readings at 1 kHz have less

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from djinn_checks.engine import kv_store
 from djinn_checks.engine.kv_mover import Later, Move, Moved
 from djinn_checks.engine.session import State
+from djinn_checks.engine.spill_file import SpillFile
 from djinn_checks.engine.turn import Token, TurnRequest
 from djinn_checks.errors import EngineError, KvCapacityError
 from tests.engine.agent_bench import LONG, Bench, fail, prompt_of, two_turns
@@ -85,12 +85,12 @@ def test_a_swap_out_that_fails_is_not_tried_again_at_once_and_who_waits_for_it_h
     first = bench.answer("a", prompt_of(1, LONG))
     attempts: list[int] = []
 
-    def full(parked: object, data: object) -> None:
+    def full(self: object, extent: object, data: object) -> None:
         attempts.append(1)
         raise KvCapacityError("no space left on the disk")
 
     with monkeypatch.context() as patch:
-        patch.setattr(kv_store, "_write", full)
+        patch.setattr(SpillFile, "write", full)
         refused = bench.answer("b", prompt_of(2, LONG)).error
     assert len(attempts) == 1
     assert isinstance(refused, KvCapacityError)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from djinn_checks.report.suite.league import rank_systems, render_league
 from djinn_checks.report.suite.results import render_results
 from djinn_checks.suite.folder import write_index
 
+REPORTS = Path(__file__).parents[3] / "reports" / "h200-2026-11-27"
 PARAMS = {"model": "random:llama-2-7b", "dtype": "bfloat16", "budget_gb": 1.4}
 
 
@@ -95,7 +97,7 @@ def test_the_table_stands_on_the_front_page_on_a_page_of_its_own_and_in_the_resu
     assert "| ring | PASS | 80.0% | 66.7% | 40.0 GB/s | 250 ms | yes | 2 GB | unknown | 3.00 s |" in render_results(
         ".", outcomes
     )
-    for name, outcome in outcomes.items():
-        outcome.save(tmp_path / f"{name}.outcome.json")
+    for name in ("pcie-ring", "pcie-ramtorch"):
+        shutil.copy(REPORTS / f"{name}.outcome.json", tmp_path)
     write_index(tmp_path)
     assert "League of systems" in (tmp_path / "league.html").read_text()
