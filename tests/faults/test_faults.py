@@ -140,7 +140,8 @@ def test_faulty_servers_are_caught_in_processes_of_their_own_and_a_clean_one_is_
             "" if reason.startswith("rounding_is_kept: ") and cannot_tell in reason else reason for reason in clean
         ]
     assert {verdict for verdict, _ in verdicts.values()} == {"caught"}, verdicts
-    assert clean == ["", "", ""]
+    assert len(clean) >= 3
+    assert not any(clean), clean
 
 
 def test_doses_keep_their_order_whichever_ends_first() -> None:

@@ -27,8 +27,9 @@ _HOW_TO_BE_SEEN = (
     "a weight is seen if a torch function gets it whole, or as rows of two or three that are joined, in the "
     "checkpoint's data type and layout"
 )
-_MOST_COPIES = 2
-"""A system may fetch a weight once for nothing for each time that it uses it; what is claimed beyond was not moved."""
+_MOST_COPIES = 16
+"""For each use. A ring that meets modules out of its order fetches weights again and again: nine times in a model whose
+layers hold two attentions. What is claimed beyond so many was not moved by a system that wants to be fast."""
 
 
 def judge_weights(evidence: LogitsEvidence) -> tuple[Criterion, ...]:
@@ -211,6 +212,7 @@ def _used_every_time(evidence: LogitsEvidence) -> Criterion:
 
 
 def _claimed_vs_planned(evidence: LogitsEvidence) -> Criterion:
+    """What was fetched ahead while the system opened, the first forward need not claim again."""
     row = Row(
         "bytes_claimed_vs_planned",
         "The system claims to have moved what it planned, in every forward",
@@ -222,7 +224,8 @@ def _claimed_vs_planned(evidence: LogitsEvidence) -> Criterion:
         return row.skip("the system has no plan")
     if any(claim is None for _, claim in claims):
         return row.skip(_NO_COUNT)
-    wrong = [(number, claim) for number, claim in claims if claim != planned]
+    ahead = bool(claims) and (claims[0][1] or 0) < planned
+    wrong = [(number, claim) for number, claim in claims[ahead:] if claim != planned]
     example = f"in pass {wrong[0][0]} a forward claims {wrong[0][1]:,} bytes, the plan is {planned:,}" if wrong else ""
     return row.judge(
         len(wrong),
@@ -235,7 +238,7 @@ def _claimed_vs_planned(evidence: LogitsEvidence) -> Criterion:
 
 def _claimed_vs_witnessed(evidence: LogitsEvidence) -> Criterion:
     """Two-sided. A prefetch may shift what one forward claims, so too much is judged over all of them."""
-    title = "The system claims no less than was certainly written, and no more than two copies for every use"
+    title = "The system claims no less than was certainly written, and no more than sixteen copies for every use"
     row = Row("bytes_claimed_vs_witnessed", title, unit="bytes")
     claims = [claim for run_pass in evidence.system.passes for claim in run_pass.claims if claim is not None]
     if not claims:
@@ -252,7 +255,7 @@ def _claimed_vs_witnessed(evidence: LogitsEvidence) -> Criterion:
     used = max([used, *(found.reference.every_use_bytes for found in evidence.watched)])
     mean, most = sum(claims) // len(claims), _MOST_COPIES * used + evidence.budget_bytes // len(claims)
     if mean > most:
-        why = "that is more than two copies of every weight for every time that it is used"
+        why = "that is more than sixteen copies of every weight for every time that it is used"
         return row.judge(mean, "<=", most, evidence=text, failed=f"claimed for a forward, on average: {why}")
     if evidence.system.encodes:
         return row.skip("it claims bytes on the wire, and the weights that were seen have more than travel encoded")

@@ -337,7 +337,7 @@ _FAULTS = (
         caught_by="bytes_claimed_vs_witnessed",
         system=liars.ClaimsHundredfold,
         unit="times what was moved",
-        smaller=(10, 3, 1.5),
+        smaller=(30, 10),
         sized=lambda dose: partial(liars.ClaimsHundredfold, factor=dose),
     ),
 )
