@@ -113,7 +113,8 @@ def test_what_a_driver_does_not_support_is_unknown_and_stops_nothing(monkeypatch
     def refuse(*_: object) -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetFieldValues", lambda handle, fields: answers)
+    by_field = dict(zip(nvml.HEALTH_FIELDS.values(), answers, strict=True))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetFieldValues", lambda handle, fields: [by_field[one] for one in fields])
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrPcieLinkGeneration", lambda handle: 4)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrPcieLinkWidth", refuse)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons", refuse)
