@@ -112,7 +112,7 @@ def render_criteria(outcome: Outcome) -> Html:
 
 
 def format_share(share: float | None) -> str:
-    """Return a share (0 to 1) in percent; only exactly 1 is "100 %" and only exactly 0 is "0 %"."""
+    """Return a share in percent; only exactly 1 is "100 %" and only exactly 0 is "0 %". Above 1 it is a ratio."""
     if share is None:
         return "unknown"
     if share in (0, 1):
@@ -120,7 +120,7 @@ def format_share(share: float | None) -> str:
     percent = 100 * share
     if percent < 0.01:
         return "< 0.01 %"
-    return f"{percent:.2f} %" if percent < 99.99 else "> 99.99 %"
+    return "> 99.99 %" if 99.99 <= percent < 100 else f"{percent:.2f} %"
 
 
 def as_number(value: Any) -> float | None:

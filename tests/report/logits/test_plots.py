@@ -166,3 +166,4 @@ def test_a_share_is_whole_only_when_it_is_exactly_whole() -> None:
     shares = [0, 1e-9, 0.5, 0.999999, 1]
     assert [format_share(share) for share in shares] == ["0 %", "< 0.01 %", "50.00 %", "> 99.99 %", "100 %"]
     assert format_share(None) == "unknown"
+    assert format_share(1.449) == "144.90 %", "weights that travel compressed come faster than the link"
