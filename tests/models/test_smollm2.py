@@ -138,7 +138,9 @@ def open_in_a_process(cache: str) -> str:
 
 
 def test_of_several_processes_one_converts(tmp_path: Path) -> None:
-    with multiprocessing.get_context("fork").Pool(4) as pool:
+    with multiprocessing.get_context("forkserver").Pool(
+        4
+    ) as pool:  # this process may have threads, and a fork their locks
         assert pool.map(open_in_a_process, [str(tmp_path)] * 4, chunksize=1) == [smollm2._FOLDER] * 4
     assert (tmp_path / "conversions").read_text() == "one\n"
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "scratch folders are removed"
