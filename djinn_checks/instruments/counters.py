@@ -92,6 +92,22 @@ class CounterSeries:
         low, high = np.interp([start_s, end_s], self.t_s, self._sum(direction))
         return float(high - low)
 
+    def enclose(self, start_s: float, end_s: float) -> tuple[float, float] | None:
+        """Return the shortest span between readings in which all of [start_s, end_s] certainly lies.
+
+        A reading is of some instant within its query, so one that was asked for before the start and answered after it
+        may have counted some of the span already. None if readings do not reach so far.
+
+        Raises:
+            InstrumentError: as `check_span`.
+        """
+        check_span(start_s, end_s, self.source)
+        first = int(np.searchsorted(self.raw.after_s, start_s, side="right")) - 1
+        last = int(np.searchsorted(self.raw.before_s, end_s))
+        if first < 0 or last >= len(self.t_s):
+            return None
+        return float(self.t_s[first]), float(self.t_s[last])
+
     def windows(self, start_s: float, end_s: float, window_s: float, direction: str = "rx") -> tuple[Floats, Floats]:
         """Return starts and bytes of the whole windows within [start_s, end_s]; NaN is lost evidence (also `blur`).
 
