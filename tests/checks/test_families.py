@@ -23,9 +23,7 @@ def test_a_row_of_the_page_is_what_the_command_prints(family: str) -> None:
 def test_the_page_has_every_family_and_none_is_an_error() -> None:
     assert list(ROWS) == families()
     verdicts = [line.split("|")[4:6] for line in TABLE]
-    assert {cell.strip() for cells in verdicts for cell in cells} <= {"PASS", "INCONCLUSIVE", "refused", "", "FAIL"}
-    failed = [family for family, cells in zip(ROWS, verdicts, strict=True) if "FAIL" in "".join(cells)]
-    assert failed == ["prophetnet"], "whose reference engine is wrong, as the page says"
+    assert {cell.strip() for cells in verdicts for cell in cells} <= {"PASS", "INCONCLUSIVE", "refused", ""}
     assert sum(cell.strip() == "PASS" for cells in verdicts for cell in cells) >= 2 * 60
 
 
