@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
+# Dozens of processes import the package and its tests: each would compile them anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: smoke test types units lab clean
 
 smoke: $(VENV)/installed

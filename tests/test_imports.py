@@ -19,6 +19,7 @@ LEFT = {
     "units",
     "digest",
     "layers",
+    "loading",
     "attention",
     "devices",
     "processes",
@@ -33,6 +34,7 @@ REPORT = {"errors", "units", "bounded", "visible", "outcome", "measurements", "r
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "units": set(),
+    "loading": set(),
     "attention": set(),
     "bounded": set(),
     "visible": set(),
@@ -56,9 +58,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plausible": {"errors", "units", "bounded"},
     "argument_types": {"devices"},
     "cli": REPORT
-    | {"argument_types", "devices", "params", "suite", "instruments", "faults", "checks", "server", "plausible"},
+    | {
+        "argument_types",
+        "devices",
+        "loading",
+        "params",
+        "suite",
+        "instruments",
+        "faults",
+        "checks",
+        "server",
+        "plausible",
+    },
     "__main__": {"cli"},
-    "__init__": set(),
+    "__init__": {"loading"},
 }
 ROOMS_OF_CHECKS = {"logits", "pcie", "agents", "faults"}
 HEAVY = {"torch", "pydantic", "pynvml", "transformers"}

@@ -13,10 +13,11 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
+from djinn_checks.faults.agents.nursery import join_nursery, own_nursery
 from djinn_checks.faults.base import Fault, find_faults, is_caught
 from djinn_checks.faults.clean import CLEAN
 from djinn_checks.outcome import Failure, Outcome, Status
@@ -67,7 +68,9 @@ def run_tasks(tasks: Sequence[Task], faults: Sequence[Fault], device: torch.devi
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["djinn_checks.faults.tasks"])
-    with ProcessPoolExecutor(at_once, context, _be_small) as pool:
+    shared = own_nursery() if _start_servers(tasks, faults) else None
+    begin = (_be_small, (shared.folder, shared.pid) if shared else ())
+    with ProcessPoolExecutor(at_once, context, *begin) as pool:
         try:
             # Mixed, so that those that wait and those that compute run beside each other.
             mixed = random.Random(0).sample(tasks, len(tasks))
@@ -110,8 +113,18 @@ def _run_by_name(task: Task, device: str) -> Ran:
     return run_task(task, fault, torch.device(device))
 
 
-def _be_small() -> None:
+def _start_servers(tasks: Sequence[Task], faults: Sequence[Fault]) -> bool:
+    """Tell whether agent servers are started for any of these tasks."""
+    checks = {fault.name: fault.check for fault in faults}
+    checks |= {name: clean.check for name, clean in CLEAN.items()}
+    return any(checks[task.name] == "agents" for task in tasks)
+
+
+def _be_small(*nursery: Any) -> None:
+    """Begin a process of the pool: one thread, and the nursery that all of them share, if there is one."""
     torch.set_num_threads(1)
+    if nursery:
+        join_nursery(*nursery)
 
 
 def _run_clean(task: Task, device: torch.device, started: float) -> Ran:
