@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 from djinn_checks import AgentsParams, Outcome, Status, check_agents
 from djinn_checks.checks.agents import sleeper as agent_sleeper
+from djinn_checks.checks.agents.check import _start_beside
 from djinn_checks.checks.agents.client import Reply
 from djinn_checks.checks.agents.crowd import CrowdRun
 from djinn_checks.checks.agents.evidence import differing_tokens, distance
@@ -27,7 +28,7 @@ from djinn_checks.checks.agents.scripts import says_code_word, write_script
 from djinn_checks.checks.agents.server_process import ServerProcess
 from djinn_checks.checks.agents.sleeper import SETTLE_S
 from djinn_checks.checks.agents.sleeper_criteria import _on_link
-from djinn_checks.errors import InstrumentError, ParamsError
+from djinn_checks.errors import InstrumentError, ModelNotFoundError, ParamsError, SystemUnavailableError
 from djinn_checks.faults.agents.defects import nothing
 from djinn_checks.faults.agents.nursery import nursery
 from djinn_checks.instruments.server_memory import MemorySeries, find_listener
@@ -267,3 +268,16 @@ def test_a_gpu_without_link_counters_leaves_the_bytes_on_the_link_inconclusive()
     found = _on_link(make_evidence(device=torch.device("cuda"), link=link), "out")
     assert found.status is Status.INCONCLUSIVE
     assert "no counters" in found.reason
+
+
+def test_what_is_wrong_with_the_model_is_said_and_not_what_the_server_says_of_it() -> None:
+    def open_it() -> Any:
+        raise ModelNotFoundError("no such model")
+
+    def start() -> Any:
+        raise SystemUnavailableError("ended without listening")
+
+    with pytest.raises(ModelNotFoundError, match="no such model"):
+        _start_beside(open_it, start)
+    with pytest.raises(SystemUnavailableError, match="without listening"):
+        _start_beside(lambda: cast(Any, None), start)
