@@ -30,7 +30,7 @@ LEFT = {
 DATA = LEFT | {"outcome", "params", "measurements"}
 SYSTEMS = DATA | {"models", "engine", "systems"}
 CHECKS = SYSTEMS | {"server", "instruments", "checks"}
-REPORT = {"errors", "units", "bounded", "visible", "outcome", "measurements", "report"}
+REPORT = {"errors", "units", "loading", "bounded", "visible", "outcome", "measurements", "report"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "units": set(),
@@ -58,18 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plausible": {"errors", "units", "bounded"},
     "argument_types": {"devices"},
     "cli": REPORT
-    | {
-        "argument_types",
-        "devices",
-        "loading",
-        "params",
-        "suite",
-        "instruments",
-        "faults",
-        "checks",
-        "server",
-        "plausible",
-    },
+    | {"argument_types", "devices", "params", "suite", "instruments", "faults", "checks", "server", "plausible"},
     "__main__": {"cli"},
     "__init__": {"loading"},
 }
