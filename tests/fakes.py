@@ -82,7 +82,7 @@ class CountedForwards:
         """Measure no memory."""
 
     def evidence(self) -> LinkEvidence:
-        return LinkEvidence(payload_between=self._between, margin_s=0.0)
+        return LinkEvidence(payload_between=self._between)
 
     def _between(self, start_s: float, end_s: float) -> float | None:
         return sum(nbytes for when, nbytes in self.reads if start_s <= when <= end_s)

@@ -35,7 +35,7 @@ from djinn_checks.params import LogitsParams
 TIMEOUT_S = 240.0
 """How long one family may take."""
 
-_BUDGETS = (0.5, 0.75, 0.9)
+_BUDGETS = (0.5, 0.75, 0.9, 0.95)
 """Shares of the weights, tried in turn: a tiny model is mostly its embedding, which a ring has to hold."""
 _PROMPTS = ["Hello, ring buffer."]
 _PRELOADED = [

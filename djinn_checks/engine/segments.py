@@ -107,7 +107,7 @@ class Cut:
         return sum(segment.nbytes for segment in self.segments)
 
 
-def cut_model(model: nn.Module, visits: Sequence[str] = ()) -> Cut:
+def cut_model(model: nn.Module, visits: Sequence[str] = (), readers: Mapping[str, str] | None = None) -> Cut:
     """Cut a causal language model into segments and points. Reads shapes only, so `meta` will do.
 
     The order of the points is embeddings, then decoder blocks, then everything else, as in every causal
@@ -116,8 +116,10 @@ def cut_model(model: nn.Module, visits: Sequence[str] = ()) -> Cut:
     Args:
         visits: names of modules in the order in which a forward reaches them, where that is known: what is outside the
             blocks comes in that order, before them or after them.
+        readers: from a module whose parameters are read while it does not run, to the one that runs then; they are
+            needed by both.
     """
-    points = _point_modules(model, visits)
+    points = _point_modules(model, visits, readers or {})
     names = _names_by_parameter(model)
     users: dict[int, list[int]] = {}
     for index, (_, _, parameters) in enumerate(points):
@@ -147,11 +149,13 @@ def cut_model(model: nn.Module, visits: Sequence[str] = ()) -> Cut:
     )
 
 
-def _point_modules(model: nn.Module, visits: Sequence[str]) -> list[tuple[str, nn.Module, list[nn.Parameter]]]:
+def _point_modules(
+    model: nn.Module, visits: Sequence[str], readers: Mapping[str, str]
+) -> list[tuple[str, nn.Module, list[nn.Parameter]]]:
     blocks = [(name, block, list(block.parameters())) for name, block in decoder_blocks(model)]
     prefixes = tuple(f"{name}." for name, _, _ in blocks)
     outer = [
-        (name, module, list(module.parameters(recurse=False)))
+        (name, module, [*module.parameters(recurse=False), *_reached_for(name, model, readers)])
         for name, module in model.named_modules()
         if not f"{name}.".startswith(prefixes or ("\0",))
     ]
@@ -167,6 +171,12 @@ def _point_modules(model: nn.Module, visits: Sequence[str]) -> list[tuple[str, n
     early = sorted((point for point in rest if when(point) < start), key=when)
     late = sorted((point for point in rest if when(point) >= start), key=when)
     return sorted(embeddings, key=when) + early + [block for block in blocks if block[2]] + late
+
+
+def _reached_for(reader: str, model: nn.Module, readers: Mapping[str, str]) -> list[nn.Parameter]:
+    """Return the parameters that a module reads while the one that has them does not run."""
+    held = [model.get_submodule(name) for name, by in readers.items() if by == reader]
+    return [parameter for module in held for parameter in module.parameters(recurse=False)]
 
 
 def _names_by_parameter(model: nn.Module) -> dict[int, list[str]]:

@@ -13,11 +13,8 @@ at each end is below one reading's bytes, a few parts in a thousand of a 20 ms w
 
 from __future__ import annotations
 
-import csv
-import gzip
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -30,7 +27,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from djinn_checks.bounded import read_gzip_text
 from djinn_checks.errors import InstrumentError
 from djinn_checks.instruments.blur import find_blurred
 from djinn_checks.instruments.link_health import LinkHealth, parse_health
@@ -42,7 +38,6 @@ TOP_RATE_BYTES_PER_S = 128e9
 _MOST_OF_WRAP = 0.9  # on a link whose top rate was measured
 RATE_SOURCES = ("gpm", "throughput")
 """Sources that give rates: their readings are running sums of bytes, and do not wrap."""
-_MOST_TRACE_BYTES = 2**29  # unpacked; two hours of readings at 1 kHz have less
 FROZEN_S = 0.05
 """Neither counter moves for so long: it does not count. At 1 kHz that is 50 queries without a byte."""
 _START_S = 20.0
@@ -91,6 +86,22 @@ class CounterSeries:
             return None
         low, high = np.interp([start_s, end_s], self.t_s, self._sum(direction))
         return float(high - low)
+
+    def enclose(self, start_s: float, end_s: float) -> tuple[float, float] | None:
+        """Return the shortest span between readings in which all of [start_s, end_s] certainly lies.
+
+        A reading is of some instant within its query, so one that was asked for before the start and answered after it
+        may have counted some of the span already. None if readings do not reach so far.
+
+        Raises:
+            InstrumentError: as `check_span`.
+        """
+        check_span(start_s, end_s, self.source)
+        first = int(np.searchsorted(self.raw.after_s, start_s, side="right")) - 1
+        last = int(np.searchsorted(self.raw.before_s, end_s))
+        if first < 0 or last >= len(self.t_s):
+            return None
+        return float(self.t_s[first]), float(self.t_s[last])
 
     def windows(self, start_s: float, end_s: float, window_s: float, direction: str = "rx") -> tuple[Floats, Floats]:
         """Return starts and bytes of the whole windows within [start_s, end_s]; NaN is lost evidence (also `blur`).
@@ -360,41 +371,3 @@ class CounterSampler:
 
 
 _DTYPE = np.dtype([("before", "<f8"), ("after", "<f8"), ("rx", "<i8"), ("tx", "<i8")])
-_COLUMNS = ("t_before_s", "t_after_s", "nvml_timestamp_us", "rx_raw", "tx_raw")
-
-
-def load_trace(path: str | os.PathLike[str], *, wraps: bool = True) -> CounterSeries:
-    """Read a recorded trace (CSV, gzip): t_before_s, t_after_s, nvml_timestamp_us, rx_raw, tx_raw.
-
-    Args:
-        wraps: counters modulo 2^32, else the running sums of a source of rates.
-
-    Raises:
-        InstrumentError: the file is missing, or is no such trace, or holds what `build_series` refuses.
-    """
-    name = f"trace {Path(path).name}"
-    try:
-        rows = list(csv.reader(read_gzip_text(path, _MOST_TRACE_BYTES).splitlines()))
-        if tuple(rows[0]) != _COLUMNS:
-            raise InstrumentError(f"trace {path}: expected the columns {', '.join(_COLUMNS)}, got {', '.join(rows[0])}")
-        table = np.array(rows[1:], dtype=object)
-        times = table[:, :2].astype(np.float64)
-        raw = table[:, 3:].astype(np.int64)
-    except (OSError, ValueError, IndexError, EOFError, csv.Error) as error:
-        raise InstrumentError(f"trace {path}: cannot be read as a gzipped CSV of counters ({error})") from error
-    except OverflowError as error:
-        raise InstrumentError(
-            f"{name}: expected counters of 32 bit, rx_raw and tx_raw below {WRAP:,}, got a value that 64 bits with a "
-            "sign do not hold; take the readings modulo 2^32 first"
-        ) from error
-    return build_series(times[:, 0], times[:, 1], raw[:, 0], raw[:, 1], source=name, wraps=wraps)
-
-
-def save_trace(series: CounterSeries, path: str | os.PathLike[str]) -> None:
-    """Write the raw readings of a series in the format that `load_trace` reads, without NVML's own timestamps."""
-    raw = series.raw
-    with gzip.open(path, "wt", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(_COLUMNS)
-        rows = zip(raw.before_s, raw.after_s, raw.rx, raw.tx, strict=True)
-        writer.writerows([f"{before:.6f}", f"{after:.6f}", "", rx, tx] for before, after, rx, tx in rows)

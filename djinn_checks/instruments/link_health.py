@@ -96,6 +96,12 @@ class LinkHealth:
         return None if first is None or last is None else max(0, last - first)
 
 
+def most_carried(generation: int | None, width: int | None) -> float | None:
+    """Return the bytes per second, each way, that no such link exceeds: its raw rate; None where it is not known."""
+    rate = LANE_BITS_PER_S.get(generation or 0)
+    return None if rate is None or not width else rate * width / 8
+
+
 def most_replays(generation: int | None, width: int | None, seconds: float) -> int | None:
     """Return how many replays a link within the specification has in so long a time, by chance included.
 

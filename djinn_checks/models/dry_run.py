@@ -6,6 +6,8 @@ nothing and takes no memory, under a dispatch mode that sees the arguments of ea
 `out=` on a weight or on a view of one, whatever the view is called (`.data`, `.detach()`). Afterwards it is looked at
 which parameters were exchanged for others.
 
+A weight that is read while its own module does not run is noted with the module that runs, so that it can be there.
+
 Where a forward asks for a value, which `meta` has none of, it gets a made one: an expert that is chosen, a mask that
 is set. Where that is not enough it runs once more, on the device, with every weight one zero seen in the shape of
 the weight: values are real then, and weights still take no memory.
@@ -19,7 +21,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -50,6 +52,9 @@ class DryRun:
     """Names of modules in the order in which the prompt reached them, again if it came back; empty if it failed."""
     unused: frozenset[str] = frozenset()
     """Parts of the model that no weight was read of, such as what computes on images; empty if it failed."""
+    readers: Mapping[str, str] = field(default_factory=dict)
+    """From a module whose weights were read while neither it nor its decoder block ran, to the one that ran then: a
+    method beside `forward` reads them, or another module reaches for them. Empty if it failed."""
 
 
 def part_of(name: str) -> str:
@@ -76,10 +81,20 @@ def run_dry(module: nn.Module, device: torch.device) -> DryRun:
 
 
 def _try(trial: nn.Module, device: torch.device) -> DryRun:
-    before, visits = _storages(trial), list[str]()
+    before, visits, running = _storages(trial), list[str](), list[str]()
+
+    def enter(name: str) -> None:
+        visits.append(name)
+        running.append(name)
+
+    def leave(name: str) -> None:
+        if name in running:  # a hook that raises before ours leaves nothing to take away
+            del running[len(running) - 1 - running[::-1].index(name) :]
+
     for name, inner in trial.named_modules():
-        inner.register_forward_pre_hook(lambda *_, name=name: visits.append(name))
-    watch = _WriteWatch(set(before.values()))
+        inner.register_forward_pre_hook(lambda *_, name=name: enter(name))
+        inner.register_forward_hook(lambda *_, name=name: leave(name), always_call=True)
+    watch = _WriteWatch(set(before.values()), _owners(trial), running)
     ids = torch.ones(1, _TOKENS, dtype=torch.int64, device=device)
     failure = step = ""
     try:
@@ -96,7 +111,7 @@ def _try(trial: nn.Module, device: torch.device) -> DryRun:
     if failure:
         return DryRun(tuple(changed), failure)
     used = {part_of(name) for name, storage in before.items() if storage in watch.read}
-    return DryRun(tuple(changed), "", prompt, frozenset(map(part_of, before)) - used)
+    return DryRun(tuple(changed), "", prompt, frozenset(map(part_of, before)) - used, watch.readers)
 
 
 def marked_versions(module: nn.Module) -> dict[str, tuple[int, int]]:
@@ -155,6 +170,17 @@ def _storages(module: nn.Module) -> dict[str, int]:
     return {name: _storage(tensor) for name, tensor in module.state_dict(keep_vars=True).items()}
 
 
+def _owners(trial: nn.Module) -> dict[int, frozenset[str]]:
+    """Return for each parameter's storage the modules that it is streamed with: its own, or the decoder block."""
+    blocks = [name for name, _ in decoder_blocks(trial)]
+    owners: dict[int, frozenset[str]] = {}
+    for name, parameter in trial.named_parameters(remove_duplicate=False):
+        block = next((block for block in blocks if name.startswith(f"{block}.")), None)
+        owner = name.rpartition(".")[0] if block is None else block
+        owners[_storage(parameter)] = owners.get(_storage(parameter), frozenset()) | {owner}
+    return owners
+
+
 def _storage(tensor: Tensor) -> int:
     """Return what identifies a tensor's memory, on `meta` too."""
     return int(tensor.untyped_storage()._cdata)
@@ -163,11 +189,19 @@ def _storage(tensor: Tensor) -> int:
 class _WriteWatch(TorchDispatchMode):
     """Notes which storages operations write to, and answers in place of values that are not there."""
 
-    def __init__(self, watched: set[int]) -> None:
+    def __init__(self, watched: set[int], owners: Mapping[int, frozenset[str]], running: Sequence[str]) -> None:
+        """Watch these storages; `running` are the modules that run, the innermost last."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self._watched = watched
+        self._watched, self._owners, self._running = watched, owners, running
         self.written: set[int] = set()
         self.read: set[int] = set()
+        self.readers: dict[str, str] = {}
+
+    def _note_read(self, storage: int) -> None:
+        self.read.add(storage)
+        owners = self._owners.get(storage, frozenset())
+        if owners and self._running and owners.isdisjoint(self._running):
+            self.readers[min(owners)] = self._running[-1]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -176,7 +210,7 @@ class _WriteWatch(TorchDispatchMode):
         for value in (*args, *kwargs.values()):
             for tensor in value if isinstance(value, list | tuple) else (value,):
                 if isinstance(tensor, Tensor):
-                    self.read.add(_storage(tensor))
+                    self._note_read(_storage(tensor))
         self.written |= {_storage(tensor) for tensor in _written_arguments(func, args, kwargs)} & self._watched
         if args and isinstance(args[0], Tensor) and args[0].is_meta:
             made = _make_value(func, args[0], kwargs)

@@ -62,6 +62,8 @@ class Model:
     it is not known."""
     unused: frozenset[str] = frozenset()
     """Parts of which token ids alone use no weight, such as what computes on images."""
+    readers: Mapping[str, str] = field(default_factory=dict)
+    """From modules whose weights are read while they do not run, to those that run then (`DryRun.readers`)."""
     outline: nn.Module | None = field(default=None, repr=False, compare=False)
     """A skeleton to ask, and never to run; None: made when something is asked."""
     tokenizer: Any | None = None
@@ -161,7 +163,14 @@ def open_model(spec: str, *, dtype: torch.dtype, device: torch.device, seed: int
         module, dry = vet_module(spec, config, dtype, device)
         made = RandomWeights(dict(module.named_parameters()), device=device, seed=seed)
         return Model(
-            name=spec, config=config, dtype=dtype, weights=made, outline=module, visits=dry.visits, unused=dry.unused
+            name=spec,
+            config=config,
+            dtype=dtype,
+            weights=made,
+            outline=module,
+            visits=dry.visits,
+            unused=dry.unused,
+            readers=dry.readers,
         )
     source = str(smollm2_folder()) if spec == "smollm2" else spec
     config, tokenizer = _read_config(spec, source), _read_tokenizer(spec, source)
@@ -177,6 +186,7 @@ def open_model(spec: str, *, dtype: torch.dtype, device: torch.device, seed: int
         outline=None if stored.untied else module,
         visits=dry.visits,
         unused=dry.unused,
+        readers=dry.readers,
         tokenizer=tokenizer,
     )
 

@@ -17,7 +17,7 @@ from torch import Tensor
 STANDARD_DEVIATION = 0.02
 """Standard deviation of matrices: the `initializer_range` of Llama and GPT-2."""
 
-_CHUNK = {"cpu": 1 << 17, "cuda": 1 << 22}
+_CHUNK = {"cpu": 1 << 17, "cuda": 1 << 21}
 """Elements made at a time: what fits the cache of a CPU, and little scratch memory on a GPU."""
 
 _MASK = 0xFFFFFFFF

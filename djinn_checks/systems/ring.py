@@ -51,7 +51,7 @@ class RingSystem(System):
         self._resident_blocks = resident_blocks
         self._link_factory = link_factory
         visits = getattr(model, "visits", ())
-        self._cut = cut_model(self._skeleton, visits)
+        self._cut = cut_model(self._skeleton, visits, getattr(model, "readers", {}))
         places = {point.name: place for place, point in enumerate(self._cut.points)}
         reached = [places[name] for name in visits if name in places]
         self._runs_in_order = all(before < after for before, after in itertools.pairwise(reached))

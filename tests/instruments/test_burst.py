@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from djinn_checks.instruments.burst import BurstTime, time_burst
-from djinn_checks.instruments.counters import CounterSeries, Floats, build_series, load_trace
+from djinn_checks.instruments.counters import CounterSeries, Floats, build_series
+from djinn_checks.instruments.traces import load_trace
 
 TRACES = Path(__file__).parents[1] / "data" / "traces"
 TOP = 50e9

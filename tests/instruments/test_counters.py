@@ -11,15 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from djinn_checks.errors import InstrumentError
-from djinn_checks.instruments.counters import (
-    TOP_RATE_BYTES_PER_S,
-    WRAP,
-    CounterSeries,
-    build_series,
-    load_trace,
-    save_trace,
-)
+from djinn_checks.instruments.counters import TOP_RATE_BYTES_PER_S, WRAP, CounterSeries, build_series
 from djinn_checks.instruments.link_ceiling import calibrate_from_trace
+from djinn_checks.instruments.traces import load_trace, save_trace
 
 TRACES = Path(__file__).parents[1] / "data" / "traces"
 TRUTH = json.loads((TRACES / "truth.json").read_text())
@@ -127,3 +121,36 @@ def test_a_file_that_is_no_trace_is_refused_by_name(content: bytes | None, tmp_p
         path.write_bytes(content)
     with pytest.raises(InstrumentError, match=r"x\.csv\.gz"):
         load_trace(path)
+
+
+def test_a_span_is_enclosed_by_readings_that_were_certainly_taken_outside_of_it() -> None:
+    before = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
+    after = before + np.array([0.5, 0.5, 0.9, 0.1, 0.5])
+    zeros = np.zeros(5, dtype=np.int64)
+    series = build_series(before, after, zeros, zeros, source="fake")
+    assert series.enclose(1.7, 2.5) == (1.25, 3.05)
+    assert series.enclose(2.0, 3.02) == (1.25, 4.25)  # both edges lie within a query: the one before, and the one after
+    assert series.enclose(0.2, 2.0) is None
+    assert series.enclose(2.0, 4.1) is None
+    with pytest.raises(InstrumentError, match="ends after it starts"):
+        series.enclose(2.0, 2.0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_however_slow_queries_are_what_lies_between_the_enclosing_readings_is_never_too_little(seed: int) -> None:
+    """Traffic comes in a block; each reading is taken at some instant within a query of 0.3 to 17 ms."""
+    chance = np.random.default_rng(seed)
+    start, end, rate = 0.1, 0.1 + chance.uniform(0.02, 0.3), 46e9
+    before = np.cumsum(np.concatenate([[0.0], chance.uniform(0.0003, 0.001, 400)]))
+    slow = (before > start - 0.01) & (before < end)
+    query = np.where(slow, chance.uniform(0.003, 0.017, len(before)), 0.0005)
+    before = np.cumsum(np.concatenate([[0.0], np.maximum(query[:-1], 0.001)]))
+    after = before + query
+    taken = before + chance.uniform(0, 1, len(before)) * query
+    counted = (np.clip(taken, start, end) - start) * rate
+    raw = ((counted + 1e6 * taken).astype(np.int64)) % 2**32  # each query moves a little itself
+    series = build_series(before, after, raw, raw, source="fake").over(64e9)
+    around = series.enclose(start, end)
+    assert around is not None
+    assert (series.bytes_between(*around) or 0) >= int((end - start) * rate) - 1

@@ -11,8 +11,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from djinn_checks.errors import InstrumentError
-from djinn_checks.instruments.counters import FROZEN_S, WRAP, CounterSeries, build_series, check_span, load_trace
+from djinn_checks.instruments.counters import FROZEN_S, WRAP, CounterSeries, build_series, check_span
 from djinn_checks.instruments.impossible import find_fastest_step, find_standstill
+from djinn_checks.instruments.traces import load_trace
 
 TRACES = Path(__file__).parents[1] / "data" / "traces"
 QUERY_S = 0.0003

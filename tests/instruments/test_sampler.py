@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from djinn_checks.errors import InstrumentError
-from djinn_checks.instruments.counters import CounterSampler, CounterSeries, load_trace, save_trace
+from djinn_checks.instruments.counters import CounterSampler, CounterSeries
+from djinn_checks.instruments.traces import load_trace, save_trace
 from tests.instruments.fake_counters import RATE_BYTES_PER_S
 
 FAKES = "tests.instruments.fake_counters"
@@ -99,7 +100,7 @@ def test_a_driver_that_goes_away_leaves_the_samples_up_to_then() -> None:
 
 def test_it_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
     code = (
-        "import time\nfrom djinn_checks.instruments.counters import CounterSampler, load_trace, save_trace\n"
+        "import time\nfrom djinn_checks.instruments.counters import CounterSampler\n"
         f"with CounterSampler(source='{FAKES}:steady') as s:\n"
         "    print(s._process.pid, s._path, flush=True)\n    time.sleep(60)\n"
     )

@@ -174,3 +174,18 @@ def test_experts_and_their_values_are_no_reason_to_refuse(tmp_path: Path) -> Non
         logits: Tensor = model.resident(CPU)(torch.ones(1, 3, dtype=torch.int64)).logits
         assert logits.isfinite().all()
         assert json.loads((tmp_path / "config.json").read_text())["model_type"] == family
+
+
+def test_a_table_that_is_read_while_its_module_does_not_run_is_there_for_the_one_that_runs(tmp_path: Path) -> None:
+    """ProphetNet reads its positions by a method of the table's own, before which no hook runs."""
+    model = visited("prophetnet", tmp_path)
+    tables = {f"prophetnet.decoder.{name}_embeddings" for name in ("position", "ngram")}
+    assert model.readers == dict.fromkeys(tables, "prophetnet.decoder")
+    cut = cut_model(model.skeleton(), model.visits, model.readers)
+    needs = {point.name: point.segments for point in cut.points}
+    assert set(needs["prophetnet.decoder.position_embeddings"]) <= set(needs["prophetnet.decoder"])
+    params = LogitsParams(
+        model=model.name, device="cpu", prompts=1, decode_tokens=2, budget_fraction=0.7, max_prompt_tokens=20
+    )
+    assert check_logits(params).status is Status.PASS
+    assert visited("llama", tmp_path).readers == {}

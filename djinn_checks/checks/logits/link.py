@@ -19,12 +19,17 @@ import torch
 from djinn_checks.errors import InstrumentError
 from djinn_checks.instruments.counters import RATE_SOURCES, CounterSampler, CounterSeries
 from djinn_checks.instruments.device_tenants import DeviceTenants
+from djinn_checks.instruments.link_health import most_carried
 from djinn_checks.instruments.payload import ANSWER_BYTES, LARGEST_REQUEST_BYTES, REQUEST_BYTES
 
 _COPY_WIRE_PER_PAYLOAD = 1 + ANSWER_BYTES / LARGEST_REQUEST_BYTES
 
 PayloadBetween = Callable[[float, float], float | None]
 """From a span on CLOCK_MONOTONIC, in seconds, to the bytes that the device read; None is lost evidence."""
+
+
+def _as_it_is(start_s: float, end_s: float) -> tuple[float, float] | None:
+    return start_s, end_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +41,10 @@ class LinkEvidence:
     most_between: PayloadBetween | None = None
     """At most so many; None: the same."""
     reason: str = ""
-    margin_s: float = 0.002
-    """Added to a forward on both sides: counters are read about once in a millisecond, and clocks differ a little."""
+    enclose: Callable[[float, float], tuple[float, float] | None] = _as_it_is
+    """From a forward to the span between two readings that it certainly lies in; None if readings are missing.
+
+    A reading takes half a millisecond, and some ten times as long while kernels read host memory in place."""
     beside_bytes: int | None = None
     """Most device memory that was taken beside PyTorch's allocator of this process, by whomever; None: not measured."""
     ours_bytes: int | None = None
@@ -50,6 +57,7 @@ class LinkWatch:
 
     device: torch.device
     _sampler: CounterSampler | None = None
+    _most_carried: float | None = None
     _tenants: DeviceTenants | None = None
     _reason: str = "this machine has no PCIe GPU, so there are no counters to read"
     _series: CounterSeries | None = None
@@ -63,6 +71,7 @@ class LinkWatch:
         from djinn_checks.instruments.environment import find_uuid
 
         uuid = find_uuid(self.device)
+        self._most_carried = _find_most_carried(uuid)
         self._tenants = DeviceTenants(self.device, uuid, os.getpid())
         sampler = CounterSampler(uuid)
         try:
@@ -94,12 +103,26 @@ class LinkWatch:
             reason = f"{series.source} gives rates over 20 ms, too coarse for a forward"
         if series is None or series.source in RATE_SOURCES:
             return LinkEvidence(reason=reason, beside_bytes=beside, ours_bytes=ours)
+        series = series if self._most_carried is None else series.over(self._most_carried)
         return LinkEvidence(
             payload_between=partial(payload_of, series),
             most_between=partial(most_payload_of, series),
+            enclose=series.enclose,
             beside_bytes=beside,
             ours_bytes=ours,
         )
+
+
+def _find_most_carried(uuid: str) -> float | None:
+    """Return what this GPU's link carries at most, in bytes/s on the wire, trained as high as it can be."""
+    from djinn_checks.instruments import nvml
+
+    try:
+        with nvml.open_nvml():
+            link = nvml.read_link(nvml.find_handle(uuid))
+    except InstrumentError:
+        return None
+    return most_carried(link["max_generation"], link["max_width"])
 
 
 def payload_of(series: CounterSeries, start_s: float, end_s: float) -> float | None:

@@ -19,7 +19,7 @@ _TOLERANCE = 0.01
 """Of the counters against known copies (`docs/pcie.md`)."""
 _CLAIM_TOLERANCE = 0.03
 _COARSE = 20
-"""A forward has to need so many times what can cross in the margins, or a neighbour's bytes could stand for its own."""
+"""A forward has to need so many times what can cross beside it, or a neighbour's bytes could stand for its own."""
 _COUNTED_SHARE = 0.95
 """Of all forwards: readings may be lost now and then, and what is lost is no evidence."""
 _CONTEXT_BYTES = GB
@@ -55,31 +55,39 @@ def _needed(evidence: LogitsEvidence) -> int:
 
 
 def _count(evidence: LogitsEvidence, spans: Sequence[Span], *, most: bool = False) -> list[float | None]:
-    """Return the bytes that were read in each span, margins included: at least so many, or at most."""
-    payload, margin = evidence.link.payload_between, evidence.link.margin_s
+    """Return the bytes that were read between the readings around each span: at least so many, or at most."""
+    payload = evidence.link.payload_between
     payload = evidence.link.most_between or payload if most else payload
-    if payload is None:
-        return [None] * len(spans)
-    return [payload(span.start_s - margin, span.end_s + margin) for span in spans]
+    around = [evidence.link.enclose(span.start_s, span.end_s) for span in spans]
+    return [None if payload is None or edges is None else payload(*edges) for edges in around]
 
 
 def _fastest(evidence: LogitsEvidence) -> float:
     """Return the most bytes per second that crossed in a forward."""
-    spans, margin = evidence.system.spans, evidence.link.margin_s
+    spans = evidence.system.spans
     pairs = zip(spans, _count(evidence, spans), strict=True)
-    rates = [count / (span.end_s - span.start_s + 2 * margin) for span, count in pairs if count is not None]
+    rates = [count / (span.end_s - span.start_s) for span, count in pairs if count is not None]
     return max(rates, default=0.0)
 
 
 def _too_coarse(evidence: LogitsEvidence) -> str:
-    """Return why the counters cannot tell one forward from the next; empty if they can."""
-    needed, in_margins = _needed(evidence), 2 * evidence.link.margin_s * _fastest(evidence)
+    """Return why the counters cannot tell one forward from the next; empty if they can, in nearly all forwards."""
+    needed, beside_s = _needed(evidence), sorted(_beside(evidence))
+    widest_s = beside_s[min(int(_COUNTED_SHARE * len(beside_s)), len(beside_s) - 1)] if beside_s else 0.0
+    in_margins = widest_s * _fastest(evidence)
     if needed >= _COARSE * in_margins:
         return ""
     return (
-        f"a forward has to move {format_bytes(needed)}, and the counters, read about once in a millisecond, cannot "
-        f"tell it from the next one's: {format_bytes(int(in_margins))} cross in that time"
+        f"a forward has to move {format_bytes(needed)}, and the counters, whose readings leave {widest_s * 1e3:.1f} ms "
+        f"around it, cannot tell it from the next one's: {format_bytes(int(in_margins))} cross in that time"
     )
+
+
+def _beside(evidence: LogitsEvidence) -> list[float]:
+    """Return how much longer than each forward the time between the readings around it is, in seconds."""
+    spans = evidence.system.spans
+    around = [(span, evidence.link.enclose(span.start_s, span.end_s)) for span in spans]
+    return [(edges[1] - edges[0]) - (span.end_s - span.start_s) for span, edges in around if edges is not None]
 
 
 def _streamed_in_every_forward(evidence: LogitsEvidence) -> Criterion:
@@ -157,7 +165,10 @@ def _claimed_vs_counted(evidence: LogitsEvidence) -> Criterion:
 def _most_crossed(evidence: LogitsEvidence, payload: PayloadBetween) -> float | None:
     """Return the most that can have crossed between first and last forward; at full rate where readings were lost."""
     spans = evidence.system.spans
-    edges = [*(span.start_s for span in spans), spans[-1].end_s + evidence.link.margin_s]
+    around = evidence.link.enclose(spans[0].start_s, spans[-1].end_s)
+    if around is None:
+        return None
+    edges = [around[0], *(span.start_s for span in spans[1:]), around[1]]
     windows = [(start, end) for start, end in pairwise(edges) if end > start]
     counts = [payload(start, end) for start, end in windows]
     lost_s = sum(end - start for (start, end), count in zip(windows, counts, strict=True) if count is None)

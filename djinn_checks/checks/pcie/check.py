@@ -38,9 +38,10 @@ from djinn_checks.checks.run import (
 )
 from djinn_checks.devices import choose_dtype
 from djinn_checks.errors import InstrumentError, ParamsError, SystemUnavailableError
-from djinn_checks.instruments.counters import CounterSampler, CounterSeries, save_trace
+from djinn_checks.instruments.counters import CounterSampler, CounterSeries
 from djinn_checks.instruments.link_ceiling import calibrate, measure_ceiling, sweep_chunks
 from djinn_checks.instruments.preflight import PreflightRow, look_around
+from djinn_checks.instruments.traces import save_trace
 from djinn_checks.models.open import Model, open_model
 from djinn_checks.outcome import Outcome
 from djinn_checks.params import PcieParams

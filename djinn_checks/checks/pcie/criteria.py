@@ -17,6 +17,7 @@ from djinn_checks.checks.pcie.evidence import HOST_MEMORY, MOST_OF_CEILING, PCIE
 from djinn_checks.checks.pcie.instrument_criteria import find_doubt, judge_instruments
 from djinn_checks.checks.pcie.link_trouble import explain_slow_windows
 from djinn_checks.checks.pcie.weight_criteria import judge_weights
+from djinn_checks.instruments.payload import FETCHED_TWICE
 from djinn_checks.outcome import Criterion, Row
 from djinn_checks.units import GB, MB, format_bytes, format_seconds
 
@@ -190,13 +191,20 @@ def _claimed_vs_counted(evidence: PcieEvidence, doubt: str) -> Criterion:
     return row.judge(
         None if doubt or ambiguous else difference,
         "<=",
-        evidence.params.byte_tolerance,
+        _allow(evidence, evidence.claimed_bytes, counted),
         evidence=f"{said}; {how}" + (f"; {reader.says}" if reader else ""),
         missing=doubt or ambiguous or _LOST,
         failed=f"{said}, {counted / evidence.claimed_bytes:.2f} bytes for each claimed"
         if counted and evidence.claimed_bytes
         else said,
     )
+
+
+def _allow(evidence: PcieEvidence, said: float, counted: float | None) -> float:
+    """Return how far a count may be from what the system said: kernels that read in place fetch some lines twice."""
+    tolerance, reader = evidence.params.byte_tolerance, evidence.reader
+    fetched_more = counted is not None and counted > said and reader is not None and reader.in_place
+    return max(tolerance, FETCHED_TWICE) if fetched_more else tolerance
 
 
 def _is_ambiguous(evidence: PcieEvidence, difference: float | None) -> str:
@@ -268,16 +276,18 @@ def judge_vram_limit(limit_gb: float, peak_bytes: float | None, failed: str = ""
 
 
 def _predicted_vs_counted(evidence: PcieEvidence, doubt: str) -> Criterion:
+    """A plan says what a pass uses; kernels that read in place fetch a little more (`_allow`)."""
     row = Row("predicted_vs_counted", "A pass moved what the system planned", unit="share", required=False)
     predicted = evidence.run.predicted_bytes if evidence.run else None
     if predicted is None:
         return row.skip("there is no plan to hold the count against")
-    counted = evidence.counted_per_pass
+    counted, reader = evidence.counted_per_pass, evidence.reader
     return row.judge(
         None if doubt or counted is None else abs(counted / predicted - 1) if predicted else math.inf,
         "<=",
-        evidence.params.byte_tolerance,
-        evidence=f"planned {format_bytes(predicted)} a pass, counted {format_bytes(counted)}",
+        _allow(evidence, predicted, counted),
+        evidence=f"planned {format_bytes(predicted)} a pass, counted {format_bytes(counted)}"
+        + (f"; {reader.says}" if reader and reader.in_place else ""),
         missing=doubt or _LOST,
     )
 

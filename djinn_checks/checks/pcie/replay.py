@@ -19,9 +19,10 @@ from typing import Any
 from djinn_checks.bounded import read_text
 from djinn_checks.checks.pcie.evidence import REPLAY, LinkFacts, PcieEvidence
 from djinn_checks.errors import InstrumentError, OutcomeError, ParamsError
-from djinn_checks.instruments.counters import RATE_SOURCES, check_span, load_trace
+from djinn_checks.instruments.counters import RATE_SOURCES, check_span
 from djinn_checks.instruments.entropy import EntropyFloor
 from djinn_checks.instruments.link_ceiling import Calibration, calibrate_from_trace
+from djinn_checks.instruments.traces import load_trace
 from djinn_checks.measurements import pcie
 from djinn_checks.outcome import Outcome
 from djinn_checks.params import PcieParams

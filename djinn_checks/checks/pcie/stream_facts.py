@@ -30,11 +30,15 @@ def describe_reader(evidence: PcieEvidence) -> ReaderFacts | None:
 def find_used_bytes(evidence: PcieEvidence) -> float | None:
     """Return what the passes could use of what was read; None if it is not known how many weights they have.
 
-    That is no more than all weights in each pass, and no more than the system claims to have used.
+    That is no more than all weights in each pass, and no more than the system claims to have used, or plans to where
+    kernels read in place.
     """
-    per_pass = evidence.used_bytes or evidence.weight_bytes
+    per_pass, reader = evidence.used_bytes or evidence.weight_bytes, evidence.reader
     if per_pass is None or not evidence.passes or evidence.counted_bytes is None:
         return None
+    planned = evidence.run.predicted_bytes if evidence.run else None
+    if planned is not None and reader is not None and reader.in_place:
+        per_pass = min(per_pass, planned)
     claimed = evidence.counted_bytes if evidence.claimed_bytes is None else evidence.claimed_bytes
     return float(min(per_pass * evidence.passes, claimed, evidence.counted_bytes))
 

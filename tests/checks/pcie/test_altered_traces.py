@@ -14,7 +14,8 @@ import pytest
 
 from djinn_checks.checks.pcie.check import check_pcie
 from djinn_checks.errors import ParamsError
-from djinn_checks.instruments.counters import WRAP, Integers, build_series, load_trace, save_trace
+from djinn_checks.instruments.counters import WRAP, Integers, build_series
+from djinn_checks.instruments.traces import load_trace, save_trace
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.params import PcieParams
 

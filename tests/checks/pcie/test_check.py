@@ -16,7 +16,7 @@ from djinn_checks.checks.pcie import check as pcie_check
 from djinn_checks.checks.pcie.check import ANATOMY, check_pcie
 from djinn_checks.errors import ParamsError
 from djinn_checks.faults.pcie.traffic import make_evidence
-from djinn_checks.instruments.counters import save_trace
+from djinn_checks.instruments.traces import save_trace
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.params import PcieParams
 from tests.fakes import Crashes, KeepsNoCount, LiesAboutBytes, ResidentFake, StreamingFake, TinyModel

@@ -15,7 +15,7 @@ from djinn_checks.checks.pcie.evidence import PcieEvidence
 from djinn_checks.checks.pcie.recount import find_contradictions, main
 from djinn_checks.errors import OutcomeError
 from djinn_checks.faults.pcie.traffic import FULL_RATE, make_evidence, make_noisy_evidence, make_series
-from djinn_checks.instruments.counters import save_trace
+from djinn_checks.instruments.traces import save_trace
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.suite.doubts import find_doubt
 

@@ -271,3 +271,25 @@ def test_a_recorded_code_that_is_smaller_than_its_entropy_is_none(tmp_path: Path
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     outcome = check_pcie(PcieParams.create(device="cpu", trace=str(tmp_path / "compressing.csv.gz")))
     assert outcome.criterion("streams_the_model").status is Status.FAIL
+
+
+@pytest.mark.parametrize(
+    ("make", "more", "wanted"),
+    [
+        (make_in_place, 1.0136, (Status.PASS, Status.PASS)),
+        (make_in_place, 1.08, (Status.FAIL, Status.FAIL)),
+        (make_in_place, 0.985, (Status.INCONCLUSIVE, Status.FAIL)),  # as much may have come, if data went back
+        (make_evidence, 1.0136, (Status.FAIL, Status.FAIL)),
+    ],
+)
+def test_kernels_that_read_in_place_may_fetch_a_little_more_than_is_used_and_copies_may_not(
+    make: Any, more: float, wanted: tuple[Status, Status]
+) -> None:
+    found = make()
+    assert found.run is not None
+    said = int(found.claimed_bytes / more)
+    other = with_run(replace(found, claimed_bytes=said), predicted_bytes=said // len(found.run.pass_ends_s))
+    rows = judged(other)
+    assert (rows["claimed_vs_counted"].status, rows["predicted_vs_counted"].status) == wanted
+    wasted = gather_measurements(other)["reader"]["wasted_bytes"]
+    assert wasted == pytest.approx(max(0, found.claimed_bytes - said), abs=0.002 * found.claimed_bytes)
