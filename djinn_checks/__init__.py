@@ -10,6 +10,8 @@ import importlib
 import sys
 from typing import Any
 
+from djinn_checks.loading import uncollected
+
 _HOMES = {
     "AgentsParams": "params",
     "Criterion": "outcome",
@@ -40,7 +42,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     _teach_notebook()
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    with uncollected():
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def _teach_notebook() -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from djinn_checks.argument_types import seconds, whole_seconds
 from djinn_checks.devices import DEVICE_NAMES
 from djinn_checks.errors import DjinnChecksError, IncompleteError
+from djinn_checks.loading import uncollected
 from djinn_checks.outcome import Status
 from djinn_checks.server.arguments import add_serve_arguments
 from djinn_checks.server.options import ServeOptions
@@ -162,7 +163,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from djinn_checks.server.serve import serve
+    with uncollected():
+        from djinn_checks.server.serve import serve
 
     values = {name: value for name, value in vars(options).items() if name != "command"}
     with contextlib.suppress(KeyboardInterrupt):  # it has ended its requests and let go of its memory by then

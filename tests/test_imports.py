@@ -19,6 +19,7 @@ LEFT = {
     "units",
     "digest",
     "layers",
+    "loading",
     "attention",
     "devices",
     "processes",
@@ -29,10 +30,11 @@ LEFT = {
 DATA = LEFT | {"outcome", "params", "measurements"}
 SYSTEMS = DATA | {"models", "engine", "systems"}
 CHECKS = SYSTEMS | {"server", "instruments", "checks"}
-REPORT = {"errors", "units", "bounded", "visible", "outcome", "measurements", "report"}
+REPORT = {"errors", "units", "loading", "bounded", "visible", "outcome", "measurements", "report"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "units": set(),
+    "loading": set(),
     "attention": set(),
     "bounded": set(),
     "visible": set(),
@@ -58,7 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": REPORT
     | {"argument_types", "devices", "params", "suite", "instruments", "faults", "checks", "server", "plausible"},
     "__main__": {"cli"},
-    "__init__": set(),
+    "__init__": {"loading"},
 }
 ROOMS_OF_CHECKS = {"logits", "pcie", "agents", "faults"}
 HEAVY = {"torch", "pydantic", "pynvml", "transformers"}

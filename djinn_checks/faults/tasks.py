@@ -67,7 +67,9 @@ def run_tasks(tasks: Sequence[Task], faults: Sequence[Fault], device: torch.devi
         yield from (run_task(task, known.get(task.name), device) for task in tasks)
         return
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["djinn_checks.faults.tasks"])
+    context.set_forkserver_preload(
+        ["djinn_checks.faults.tasks", "accelerate", "transformers.models.llama.modeling_llama"]
+    )
     shared = own_nursery() if _start_servers(tasks, faults) else None
     begin = (_be_small, (shared.folder, shared.pid) if shared else ())
     with ProcessPoolExecutor(at_once, context, *begin) as pool:

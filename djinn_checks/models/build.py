@@ -15,15 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from djinn_checks.errors import ModelCorruptError, ModelUnsupportedError
+from djinn_checks.loading import uncollected
 from djinn_checks.models.dry_run import DryRun, describe_written, run_dry
 
 
 def build_module(config: Any, dtype: torch.dtype, untied: Collection[str] = ()) -> nn.Module:
     """Return a module as `from_pretrained` would build it, its parameters on `meta`, those named in `untied` apart."""
-    from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
+    with uncollected():  # what is imported here and by the first model of a class
+        from accelerate import init_empty_weights
+        from transformers import AutoModelForCausalLM
 
-    with init_empty_weights(include_buffers=False):
+    with uncollected(), init_empty_weights(include_buffers=False):
         module: Any = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype, trust_remote_code=False)
     _keep_wide(module, dtype)
     module.tie_weights()

@@ -49,6 +49,10 @@ SERVERS = [
 """All of them are planted by `params/faults`; here those that no other one stands for."""
 
 
+BUSY = "the noise floor itself is "
+"""Why a row about promptness is left open where others use the cores: nobody is accused by it, and nobody passed."""
+
+
 @pytest.mark.parametrize("fault", [*MADE, *SOME], ids=lambda fault: fault.name)
 def test_a_planted_fault_is_caught_by_the_criterion_that_was_named(fault: Fault) -> None:
     (result,) = plant([fault], CPU)
@@ -105,8 +109,10 @@ def test_a_slow_server_that_calls_itself_fast_is_right_in_all_else() -> None:
     assert not fault.applies(CPU)
     found = fault.run(CPU)
     undecided = [] if rounding_tells_a_kept_cache() else ["rounding_is_kept"]
-    assert [row.name for row in found.criteria if row.status not in (Status.PASS, Status.SKIP)] == undecided
-    assert found.status is (Status.INCONCLUSIVE if undecided else Status.PASS)
+    busy = [row.name for row in found.criteria if row.required and row.reason.startswith(BUSY)]
+    open_still = [row.name for row in found.criteria if row.status not in (Status.PASS, Status.SKIP)]
+    assert sorted(open_still) == sorted(undecided + busy)
+    assert found.status is (Status.INCONCLUSIVE if open_still else Status.PASS)
 
 
 def test_every_fault_says_what_it_breaks_and_what_it_stands_for() -> None:
@@ -132,16 +138,18 @@ def test_faulty_servers_are_caught_in_processes_of_their_own_and_a_clean_one_is_
     matrix = fill_matrix(chosen, CPU, clean_runs=1, doses=False, at_once=3)
     verdicts = {result.fault.name: (result.verdict, result.reason) for result in matrix.results}
     assert verdicts.pop("gpu_no_overlap")[0] == "not applicable"
-    clean = [run.reason for ran in matrix.clean.values() for run in ran]
+    clean = [run for ran in matrix.clean.values() for run in ran]
+    excused = [f"woke_at_once: {BUSY}"]
     if not rounding_tells_a_kept_cache():  # then nobody is accused by it, and nobody passed
         cannot_tell = "could not be told from each other here"
         assert cannot_tell in verdicts.pop("recomputed_in_secret")[1]
-        clean = [
-            "" if reason.startswith("rounding_is_kept: ") and cannot_tell in reason else reason for reason in clean
+        excused += [
+            run.reason for run in clean if run.reason.startswith("rounding_is_kept: ") and cannot_tell in run.reason
         ]
     assert {verdict for verdict, _ in verdicts.values()} == {"caught"}, verdicts
     assert len(clean) >= 3
-    assert not any(clean), clean
+    wrong = [run.reason for run in clean if run.caught or (run.undecided and not run.reason.startswith(tuple(excused)))]
+    assert not wrong
 
 
 def test_doses_keep_their_order_whichever_ends_first() -> None:

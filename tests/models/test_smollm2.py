@@ -17,6 +17,7 @@ from transformers import LlamaConfig
 from djinn_checks.errors import ModelCorruptError, ModelError, ModelNotFoundError
 from djinn_checks.models import smollm2
 from djinn_checks.models.open import Model
+from tests.models.conversions import open_in_a_process, stub_files
 from tests.models.folders import CPU, opened
 
 SHIPPED = json.loads((resources.files("djinn_checks.models") / "shapes" / "smollm2-135m.json").read_text())
@@ -118,23 +119,6 @@ def test_a_cache_that_cannot_be_written_names_the_way_out(tmp_path: Path, monkey
     monkeypatch.setenv("DJINN_CHECKS_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(ModelError, match="set DJINN_CHECKS_CACHE"):
         smollm2.smollm2_folder()
-
-
-def stub_files(gguf: Path, folder: Path) -> None:
-    """Stand in for a conversion; leave a line beside the cache for each."""
-    with (folder.parent.parent / "conversions").open("a") as log:
-        log.write("one\n")
-    for name in smollm2._FILES:
-        (folder / name).write_text(name)
-
-
-def open_in_a_process(cache: str) -> str:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DJINN_CHECKS_CACHE", cache)
-        patch.setattr(smollm2, "_find_gguf", Path)
-        patch.setattr(smollm2, "_write_model", stub_files)
-        patch.setattr(smollm2, "_write_tokenizer", lambda gguf, folder: None)
-        return smollm2.smollm2_folder().name
 
 
 def test_of_several_processes_one_converts(tmp_path: Path) -> None:

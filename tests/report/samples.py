@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import nbformat
@@ -19,6 +20,8 @@ WITNESS = "weight witness: 6 of 18 prefills and 6 of 144 decode steps, drawn at 
 PASSES = "3 passes of 6 prompts, each against the resident model"
 PARAMS = {"model": "smollm2", "system": "ring", "dtype": "float32", "budget_fraction": 0.25, "prompts": 6, "top_k": 5}
 TABLES = (tabulate_statistics, tabulate_bytes, tabulate_witness, tabulate_prompts, render_params, render_environment)
+PLOTS = (plot_differences, plot_kl, plot_margins, plot_layers)
+_DRAWN: dict[str, dict[str, str]] = {}
 IMPORTS = """
 from djinn_checks.report import plot_differences, plot_kl, plot_layers, plot_margins
 from djinn_checks.report import render_environment, render_params, show_figure
@@ -76,17 +79,21 @@ def executed_notebook(outcome: Outcome) -> Any:
         new.new_code_cell("show(outcome)", outputs=[new.new_output("display_data", shown)]),
         new.new_code_cell(IMPORTS),
     ]
-    for plot in (plot_differences, plot_kl, plot_margins, plot_layers):
-        fragment = render_figure(*plot(outcome))
-        cells += [
-            new.new_markdown_cell(f"## {plot.__name__}"),
-            html_cell(f"show_figure(*{plot.__name__}(outcome))", fragment),
-        ]
+    for name, fragment in _draw(outcome).items():
+        cells += [new.new_markdown_cell(f"## {name}"), html_cell(f"show_figure(*{name}(outcome))", fragment)]
     for table in TABLES:
         cells.append(html_cell(f"{table.__name__}(outcome)", table(outcome)))
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"  # nbformat's own are random
     return new.new_notebook(cells=cells)
+
+
+def _draw(outcome: Outcome) -> dict[str, str]:
+    """Return the figures by name. They take two seconds, so those of one outcome are drawn once."""
+    told = json.dumps(outcome.to_dict(), sort_keys=True)
+    if told not in _DRAWN:
+        _DRAWN[told] = {plot.__name__: render_figure(*plot(outcome)) for plot in PLOTS}
+    return _DRAWN[told]
 
 
 def html_cell(source: str, fragment: str) -> Any:

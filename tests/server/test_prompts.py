@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from functools import cache
 from typing import Any
 
 import pytest
@@ -17,33 +18,43 @@ from djinn_checks.models.open import Model
 from djinn_checks.server.prompts import Prompts
 from djinn_checks.server.text_bound import TextBound, text_bound
 from tests.server.fake_engine import tiny
-from tests.server.tokenizers import LLAMA_LIKE, SMOLLM2, bytes_or_pairs
+from tests.server.tokenizers import LLAMA_LIKE, bytes_or_pairs, smollm2
 
-VOCABULARY = SMOLLM2.tokenizer.get_vocab()  # type: ignore[union-attr]
-LONGEST = [SMOLLM2.decode([VOCABULARY[piece]]) or "" for piece in sorted(VOCABULARY, key=len)[-40:]]
+
+@cache
+def longest() -> list[str]:
+    """Return the longest pieces of the vocabulary, the very longest last."""
+    vocabulary = smollm2().tokenizer.get_vocab()  # type: ignore[union-attr]
+    return [smollm2().decode([vocabulary[piece]]) or "" for piece in sorted(vocabulary, key=len)[-40:]]
 
 
 def read(model: Model, prompt: str | list[int], max_tokens: int, session_tokens: int = 200) -> tuple[int, ...]:
     return asyncio.run(Prompts(model, session_tokens=session_tokens).read(prompt, max_tokens))
 
 
-BOUNDS = [(tokenizer, text_bound(tokenizer)) for tokenizer in (SMOLLM2.tokenizer, LLAMA_LIKE)]
+@cache
+def bounds() -> list[tuple[Any, TextBound | None]]:
+    return [(tokenizer, text_bound(tokenizer)) for tokenizer in (smollm2().tokenizer, LLAMA_LIKE)]
+
+
+PIECES = st.deferred(lambda: st.sampled_from([*longest(), "<|im_start|>", "é", "你好", "🦊"]))
 
 
 @settings(max_examples=300)
-@given(st.lists(st.sampled_from([*LONGEST, "<|im_start|>", "é", "你好", "🦊"]) | st.text(max_size=30), max_size=20))
+@given(st.lists(PIECES | st.text(max_size=30), max_size=20))
 @example(["\x04\x06" * 50, "x"])
 @example(["\U00040000" * 50])
 def test_a_text_is_never_beyond_the_tokens_that_it_comes_to(parts: list[str]) -> None:
     text = "".join(parts)
-    for tokenizer, bound in BOUNDS:
+    for tokenizer, bound in bounds():
         assert bound is not None
         assert not bound.is_beyond(text, len(tokenizer(text)["input_ids"]))  # type: ignore[misc]
 
 
 def test_the_bound_is_the_longest_token_s() -> None:
-    assert text_bound(SMOLLM2.tokenizer) == TextBound(
-        characters=max(map(len, VOCABULARY)), dropped="\x04\x06\x13\x14\x16\x1d"
+    assert text_bound(smollm2().tokenizer) == TextBound(
+        characters=max(map(len, smollm2().tokenizer.get_vocab())),  # type: ignore[union-attr]
+        dropped="\x04\x06\x13\x14\x16\x1d",
     )
     assert text_bound(LLAMA_LIKE) == TextBound(characters=len("<0x00>"))
     assert text_bound(bytes_or_pairs(normalizer=normalizers.NFC())) == TextBound(characters=4 * len("<0x00>"))
@@ -69,7 +80,7 @@ def test_a_prompt_that_cannot_fit_is_refused_without_being_encoded(monkeypatch: 
 
     monkeypatch.setattr(Model, "encode", encode)
     prompt = "hello world, this is text. " * 140_000
-    for model in (SMOLLM2, tiny()):
+    for model in (smollm2(), tiny()):
         with pytest.raises(RequestError, match="--session-tokens"):
             read(model, prompt, 16, session_tokens=8192)
         with pytest.raises(RequestError, match="--session-tokens"):
@@ -77,11 +88,11 @@ def test_a_prompt_that_cannot_fit_is_refused_without_being_encoded(monkeypatch: 
 
 
 def test_a_prompt_fits_exactly_or_is_one_token_too_long() -> None:
-    text = LONGEST[-1] * 8
-    count = len(SMOLLM2.encode(text, 10_000))
-    assert len(read(SMOLLM2, text, 10, session_tokens=count + 10)) == count
+    text = longest()[-1] * 8
+    count = len(smollm2().encode(text, 10_000))
+    assert len(read(smollm2(), text, 10, session_tokens=count + 10)) == count
     with pytest.raises(RequestError, match="--session-tokens"):
-        read(SMOLLM2, text, 10, session_tokens=count + 9)
+        read(smollm2(), text, 10, session_tokens=count + 9)
 
 
 def test_the_event_loop_goes_on_while_a_prompt_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,8 +114,8 @@ def test_the_event_loop_goes_on_while_a_prompt_is_encoded(monkeypatch: pytest.Mo
 
 
 def test_the_longest_prompts_that_are_encoded_leave_the_event_loop_its_turns() -> None:
-    prompts = Prompts(SMOLLM2, session_tokens=8192)
-    bound = text_bound(SMOLLM2.tokenizer)
+    prompts = Prompts(smollm2(), session_tokens=8192)
+    bound = text_bound(smollm2().tokenizer)
     assert bound is not None
     text = ("hello world, this is text. " * 40_000)[: bound.characters * (8192 - 16)]
 

@@ -1,17 +1,24 @@
-"""Two kinds of tokenizers: byte pairs of every byte, and byte pairs in the manner of Llama 2."""
+"""Two kinds of tokenizers: byte pairs of every byte, and byte pairs in the manner of Llama 2.
+
+The model of the first is opened when a test uses it: each process that runs tests imports all of them.
+"""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from djinn_checks.models.open import open_model
+from djinn_checks.models.open import Model, open_model
 from tests.server.fake_engine import CPU
 
-SMOLLM2 = open_model("smollm2", dtype=torch.float32, device=CPU)
+
+@cache
+def smollm2() -> Model:
+    return open_model("smollm2", dtype=torch.float32, device=CPU)
 
 
 def bytes_or_pairs(**parts: Any) -> PreTrainedTokenizerFast:

@@ -17,7 +17,7 @@ import pytest
 from djinn_checks.cli import main
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.suite.runner import Result
-from tests.suite.runs import SAVE, alive, finished, run, write_params
+from tests.suite.runs import SAVE, TRACE, alive, finished, run, write_params
 
 TINY = "model: random:tiny\nbudget_fraction: 0.5\nprompts: 2\ndecode_tokens: 2\ndevice: cpu\n"
 _WARDEN_PAPERMILL_KERNEL = 3
@@ -148,7 +148,7 @@ def start(
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         started = psutil.Process(process.pid).children(recursive=True)
-        if (out / "logits-a.html").is_file() and len(started) >= _WARDEN_PAPERMILL_KERNEL:
+        if list(out.glob("*-a.html")) and len(started) >= _WARDEN_PAPERMILL_KERNEL:
             return process, started
         time.sleep(0.2)
     process.kill()
@@ -161,30 +161,32 @@ def hear_signals() -> None:
         signal.signal(ending, signal.SIG_DFL)
 
 
-def assert_ended(process: subprocess.Popen[bytes], started: list[psutil.Process], out: Path) -> None:
+def assert_ended(
+    process: subprocess.Popen[bytes], started: list[psutil.Process], out: Path, check: str = "logits"
+) -> None:
     """See that the command ended as told, with everything that it started, and that the check it hit is an ERROR."""
     assert process.wait(60) == 130
     psutil.wait_procs(started, timeout=10)
     assert not [child for child in started if alive(child.pid)]
-    hit = Outcome.load(out / "logits-b.outcome.json")
+    hit = Outcome.load(out / f"{check}-b.outcome.json")
     assert hit.failure is not None
     assert (hit.status, hit.failure.type) == (Status.ERROR, "Interrupted")
-    assert "<strong>ERROR</strong>" in (out / "logits-b.html").read_text()
+    assert "<strong>ERROR</strong>" in (out / f"{check}-b.html").read_text()
     index = (out / "index.html").read_text()
-    assert "./logits-a.html" in index
-    assert "./logits-b.html" in index
+    assert f"./{check}-a.html" in index
+    assert f"./{check}-b.html" in index
     assert not half_files(out)
 
 
 def test_ctrl_c_ends_the_suite_and_its_kernels_and_keeps_what_is_finished(tmp_path: Path) -> None:
-    suite, out = write_params(tmp_path / "suite", TINY, "logits-a.yaml"), tmp_path / "out"
-    write_params(suite, ENDLESS, "logits-b.yaml")
+    suite, out = write_params(tmp_path / "suite", f"trace: {TRACE}\ndevice: cpu\n", "pcie-a.yaml"), tmp_path / "out"
+    write_params(suite, "model: random:tiny\nbudget_fraction: 0.5\nduration_s: 3600\ndevice: cpu\n", "pcie-b.yaml")
     process, started = start(suite, out)
     os.kill(process.pid, signal.SIGINT)
     time.sleep(0.3)
     os.kill(process.pid, signal.SIGINT)  # impatience changes nothing
-    assert_ended(process, started, out)
-    assert Outcome.load(out / "logits-a.outcome.json").status is Status.PASS
+    assert_ended(process, started, out, "pcie")
+    assert Outcome.load(out / "pcie-a.outcome.json").status is Status.PASS
 
 
 def test_sigterm_ends_the_suite_as_ctrl_c_does(tmp_path: Path) -> None:

@@ -66,10 +66,16 @@ def test_a_verdict_is_kept_when_its_report_cannot_be_made(tmp_path: Path, monkey
     assert files(result) == STORED
 
 
-def test_resume_runs_only_what_is_missing_was_an_error_or_has_other_params(tmp_path: Path) -> None:
+def test_a_real_suite_runs_from_the_command_line_and_resume_runs_what_is_missing_was_an_error_or_has_other_params(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "pcie.yaml").write_text(f"trace: {TRACE}\ndevice: cpu\n")
     out = tmp_path / "out"
-    (first,) = run_suite(read_suite(tmp_path), out)
+    assert main(["run", str(tmp_path), "--out", str(out)]) == 0
+    assert "PASS" in capsys.readouterr().out
+    assert json.loads((out / "pcie.ipynb").read_text())["metadata"]["papermill"]["exception"] is None
+    first = find_result(read_suite(tmp_path)[0], out)
+    assert first is not None
     assert first.outcome.status is Status.PASS
     assert "save_to" not in first.outcome.params
     made = first.outcome_file.stat().st_mtime_ns
@@ -221,13 +227,3 @@ def test_an_output_folder_that_cannot_be_written_is_named(tmp_path: Path, capsys
     suite = write_params(tmp_path / "suite", "model: random:tiny\n")
     assert main(["run", str(suite), "--out", str(tmp_path / "file" / "out")]) == 2
     assert "choose another with --out" in capsys.readouterr().err
-
-
-def test_a_real_suite_runs_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    suite = write_params(
-        tmp_path / "suite", "model: random:tiny\nbudget_fraction: 0.5\nprompts: 2\ndecode_tokens: 2\ndevice: cpu\n"
-    )
-    assert main(["run", str(suite), "--out", str(tmp_path / "out")]) == 0
-    assert "PASS" in capsys.readouterr().out
-    executed = json.loads((tmp_path / "out" / "logits.ipynb").read_text())
-    assert executed["metadata"]["papermill"]["exception"] is None

@@ -20,7 +20,7 @@ def run_logits() -> Outcome:
 
 
 def run_pcie() -> Outcome:
-    return check_pcie(PcieParams(**SHARED, dtype="float32", duration_s=1.0))
+    return check_pcie(PcieParams(**SHARED, dtype="float32", duration_s=1.0, sweep=False))
 
 
 class NeedsAnAccelerator(WeightStreamer):

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -90,7 +91,7 @@ def _run(
 ) -> Outcome:
     kv_dtype = choose_dtype(params.dtype, device)
     compute = torch.float32 if device.type == "cpu" else kv_dtype
-    model = open_model(params.model, dtype=compute, device=device, seed=params.seed)
+    open_it = partial(open_model, params.model, dtype=compute, device=device, seed=params.seed)
     started = clock()
     with contextlib.ExitStack() as stack:
         pid, reason = _find_here(params.server_address) if params.server_address else (None, "")
@@ -98,8 +99,11 @@ def _run(
         watching = stack.enter_context(contextlib.ExitStack())
         witness = watching.enter_context(LinkWitness(device)) if device.type == "cuda" and is_here else None
         progress("starting the server", 0, 1)
-        server = None if params.server_address else stack.enter_context(_start(params, device, server_command))
-        address = server.address if server else params.server_address
+        if params.server_address:
+            server, model, address = None, open_it(), params.server_address
+        else:
+            server, model = _start_beside(open_it, lambda: stack.enter_context(_start(params, device, server_command)))
+            address = server.address
         served = clock()
         pid = server.pid if server else pid
         memory, reason = _watch_memory(watching, pid, device, reason)
@@ -130,6 +134,22 @@ def _run(
     )
     stages = {"server_start_s": served - started, "server_s": driven_at - served, "reference_s": clock() - driven_at}
     return conclude(ANATOMY, evidence, facts, timings=stages)
+
+
+def _start_beside(open_it: Callable[[], Model], start: Callable[[], ServerProcess]) -> tuple[ServerProcess, Model]:
+    """Return the server, and the model, which a thread opens meanwhile: both load the same libraries for seconds.
+
+    The server is started by this thread, with which it ends. If neither comes about, what is wrong with the model says
+    more than what the server says of it.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        opening = thread.submit(open_it)
+        try:
+            server = start()
+        except Exception:
+            opening.result()
+            raise
+        return server, opening.result()
 
 
 def _start(params: AgentsParams, device: torch.device, command: Sequence[str]) -> ServerProcess:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -45,9 +46,12 @@ def ask_reference(model: Model, device: torch.device, run: SleeperRun, new_token
     with reproducible_attention():
         elements = probe_shape(module, device)
         generated = generate(module, device, run.histories[0], new_tokens)
-        slept = [_likelihood(module, device, model, *turn) for turn in zip(run.histories, run.slept, strict=True)]
-        hot = [_likelihood(module, device, model, *turn) for turn in zip(run.histories, run.hot, strict=True)]
-    del module
+        likelihood = cache(partial(_likelihood, module, device))  # what is said twice is computed once
+        slept, hot = (
+            [likelihood(history, ids_of(model, reply)) for history, reply in zip(run.histories, replies, strict=True)]
+            for replies in (run.slept, run.hot)
+        )
+    del module, likelihood
     release_memory(device)
     return Reference(
         kv_elements_per_token=elements.token_bytes // elements.dtype.itemsize,
@@ -84,8 +88,7 @@ def generate(
     return tuple(out[0, len(prompt) :].tolist())
 
 
-def _likelihood(module: Any, device: torch.device, model: Model, history: Sequence[int], reply: Reply) -> float:
-    answer = ids_of(model, reply)
+def _likelihood(module: Any, device: torch.device, history: tuple[int, ...], answer: tuple[int, ...]) -> float:
     ids = torch.tensor([[*history, *answer]], device=device)
     logits = module(input_ids=ids, use_cache=False, logits_to_keep=len(answer) + 1).logits[0, :-1].double()
     logprobs = torch.log_softmax(logits, dim=-1)

@@ -11,6 +11,7 @@ thread pool, which would not survive a fork. It ends when nobody has the pipe op
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -34,6 +35,7 @@ from djinn_checks.engine.agent_engine import AgentEngine
 from djinn_checks.engine.kv_store import KvStore
 from djinn_checks.engine.session_moves import SessionMoves
 from djinn_checks.errors import SystemUnavailableError
+from djinn_checks.loading import uncollected
 from djinn_checks.processes import end_with_parent, is_living, module_command
 
 _START_S, _STOP_S = 120.0, 10.0
@@ -196,8 +198,10 @@ def _end(pid: int) -> None:
 
 def main(folder: Path) -> None:
     """Fork a server for each line of the pipe, and end them all with it."""
-    importlib.import_module("djinn_checks.server.serve")
-    importlib.import_module("transformers.models.llama.modeling_llama")
+    with uncollected():
+        importlib.import_module("djinn_checks.server.serve")
+        importlib.import_module("transformers.models.llama.modeling_llama")
+    gc.freeze()  # whatever a server looks through for garbage, a page that it touches is copied, and its memory watched
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them here
     children: list[int] = []
     parent, mine = os.getppid(), os.getpid()
@@ -207,7 +211,7 @@ def main(folder: Path) -> None:
             pid = os.fork()
             if pid == 0:
                 end_with_parent(mine, signal.SIGKILL)
-                os.close(orders.fileno())
+                orders.close()
                 _become(order, folder)
             children.append(pid)
     for pid in children:

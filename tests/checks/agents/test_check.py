@@ -8,16 +8,18 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 from djinn_checks import AgentsParams, Outcome, Status, check_agents
 from djinn_checks.checks.agents import sleeper as agent_sleeper
+from djinn_checks.checks.agents.check import _start_beside
 from djinn_checks.checks.agents.client import Reply
 from djinn_checks.checks.agents.crowd import CrowdRun
 from djinn_checks.checks.agents.evidence import differing_tokens, distance
@@ -26,7 +28,9 @@ from djinn_checks.checks.agents.scripts import says_code_word, write_script
 from djinn_checks.checks.agents.server_process import ServerProcess
 from djinn_checks.checks.agents.sleeper import SETTLE_S
 from djinn_checks.checks.agents.sleeper_criteria import _on_link
-from djinn_checks.errors import InstrumentError, ParamsError
+from djinn_checks.errors import InstrumentError, ModelNotFoundError, ParamsError, SystemUnavailableError
+from djinn_checks.faults.agents.defects import nothing
+from djinn_checks.faults.agents.nursery import nursery
 from djinn_checks.instruments.server_memory import MemorySeries, find_listener
 from djinn_checks.models.open import open_model
 from tests.checks.agents.made_evidence import make_evidence
@@ -72,15 +76,23 @@ def test_its_outcome_is_plain_data_that_can_be_read_back(passed: Outcome) -> Non
     assert again.to_dict() == passed.to_dict()
 
 
+@contextmanager
+def serving(params: dict[str, Any], **others: Any) -> Iterator[dict[str, Any]]:
+    """Give the params of a check of a server that runs already; it has other values for some options than these say.
+
+    It is forked off a process that has imported everything: the check that starts one itself is `passed`.
+    """
+    names = ("model", "device", "kv_device_gb", "host_swap_pool_gb", "idle_s", "seed")
+    options = AgentsParams.create(**params).model_dump(include=set(names)) | {"port": 0, "session_tokens": 1000}
+    with nursery().serve(f"{nothing.__module__}:{nothing.__name__}", 0.0, options | others) as address:
+        yield params | {"server_address": address}
+
+
 @pytest.fixture(scope="module")
 def served(small: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Return the params for one agent of a server that runs already."""
-    ours = small | {"agents": 0, "idle_s": 0.5}
-    options = {"model": "model", "device": "device", "idle-s": "idle_s", "kv-device-gb": "kv_device_gb",
-               "host-swap-pool-gb": "host_swap_pool_gb"}  # fmt: skip
-    given = [text for option, name in options.items() for text in (f"--{option}", str(ours[name]))]
-    with ServerProcess([*given, "--port", "0", "--session-tokens", "1000"]) as server:
-        yield ours | {"server_address": server.address}
+    with serving(small | {"agents": 0, "idle_s": 0.5}) as params:
+        yield params
 
 
 def test_a_server_that_only_waits_for_its_idle_threshold_passes_too(served: dict[str, Any]) -> None:
@@ -238,23 +250,16 @@ def test_an_idle_threshold_that_no_reading_could_see_is_refused(given: dict[str,
         AgentsParams.create(**given)
 
 
-def more_than_asked(name: str, value: str) -> list[str]:
-    """Return a command that starts our server with another value for an option than the check gives it."""
-    change = f"sys.argv[sys.argv.index({name!r}) + 1] = {value!r}"
-    code = f"import sys; sys.argv.insert(1, 'serve'); {change}; from djinn_checks.cli import main; sys.exit(main())"
-    return [sys.executable, "-c", code]
-
-
 def test_a_server_with_a_larger_budget_than_it_was_given_does_not_pass(small: dict[str, Any]) -> None:
-    params = AgentsParams.create(**(small | {"adapter": "idle", "idle_s": 1.0}))
-    outcome = check_agents(params, server_command=more_than_asked("--kv-device-gb", "2"))
+    with serving(small | {"adapter": "idle", "idle_s": 1.0}, kv_device_gb=2.0) as params:
+        outcome = check_agents(AgentsParams.create(**params))
     assert outcome.status is Status.FAIL
     assert row(outcome, "crowd_swapped").status is Status.FAIL
 
 
 def test_a_server_of_other_weights_does_not_pass(small: dict[str, Any]) -> None:
-    params = AgentsParams.create(**(small | {"agents": 0}))
-    outcome = check_agents(params, server_command=more_than_asked("--seed", "5"))
+    with serving(small | {"agents": 0}, seed=5) as params:
+        outcome = check_agents(AgentsParams.create(**params))
     assert row(outcome, "speaks_for_model").status is Status.FAIL
 
 
@@ -263,3 +268,16 @@ def test_a_gpu_without_link_counters_leaves_the_bytes_on_the_link_inconclusive()
     found = _on_link(make_evidence(device=torch.device("cuda"), link=link), "out")
     assert found.status is Status.INCONCLUSIVE
     assert "no counters" in found.reason
+
+
+def test_what_is_wrong_with_the_model_is_said_and_not_what_the_server_says_of_it() -> None:
+    def open_it() -> Any:
+        raise ModelNotFoundError("no such model")
+
+    def start() -> Any:
+        raise SystemUnavailableError("ended without listening")
+
+    with pytest.raises(ModelNotFoundError, match="no such model"):
+        _start_beside(open_it, start)
+    with pytest.raises(SystemUnavailableError, match="without listening"):
+        _start_beside(lambda: cast(Any, None), start)
