@@ -12,6 +12,7 @@ from torch import nn
 from djinn_checks.engine.codec import Codec
 from djinn_checks.engine.codecs import default_codec_name, open_codec
 from djinn_checks.engine.hooks import RingBufferHooks, install_ring_buffer_hooks
+from djinn_checks.engine.host_weights import Source, order_by_file
 from djinn_checks.engine.link import Link
 from djinn_checks.engine.pacing import Pace, plan_for_pace
 from djinn_checks.engine.plan import Plan
@@ -51,7 +52,7 @@ class RingSystem(System):
         self._resident_blocks = resident_blocks
         self._link_factory = link_factory
         visits = getattr(model, "visits", ())
-        self._cut = cut_model(self._skeleton, visits)
+        self._cut = cut_model(self._skeleton, visits, order=order_by_file(model.weights))
         places = {point.name: place for place, point in enumerate(self._cut.points)}
         reached = [places[name] for name in visits if name in places]
         self._runs_in_order = all(before < after for before, after in itertools.pairwise(reached))
@@ -75,7 +76,14 @@ class RingSystem(System):
         self._ring = ring
         self._ring.register_model(self.model.name, self.model.weights)
         self._hooks = install_ring_buffer_hooks(self._skeleton, self._ring, self.model.name, plan=plan, cut=self._cut)
+        if ring.stream is not None:
+            self.plan = ring.stream.plan
         return self._skeleton
+
+    def sources(self) -> tuple[Source, ...]:
+        """Return where the weights lie that travel as they are, and why there; none unless the system is open."""
+        host = self._ring.stream.host if self._ring is not None and self._ring.stream is not None else None
+        return host.sources if host is not None else ()
 
     def predicted_bytes_per_pass(self) -> int | None:
         return self.plan.bytes_per_pass if self._runs_in_order else None  # what it comes back to moves again
@@ -158,8 +166,7 @@ class EncodedRingSystem(RingSystem):
             stage_factory=open_timed_link,
         )
         module = self._stream(ring, planner)
-        if ring.stream is not None:
-            self.plan = self._planned = ring.stream.plan
+        self._planned = self.plan
         return module
 
     def predicted_bytes_per_pass(self) -> int | None:
@@ -178,10 +185,11 @@ def _steps(stream: WeightStream) -> list[Step]:
 
 
 def _row(stream: WeightStream, step: Step) -> dict[str, Any]:
-    load = stream.plan.loads[step.slot]
+    number, nbytes = stream.copies[step.slot]
+    load = stream.plan.loads[number]
     row: dict[str, Any] = {
         "layer": stream.cut.segments[load.segment].name,
-        "bytes": stream.plan.wire_sizes[step.slot],
+        "bytes": nbytes,
         "copy_start_s": step.copy_s[0],
         "copy_end_s": step.copy_s[1],
         "compute_start_s": step.compute_s[0],
