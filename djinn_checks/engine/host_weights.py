@@ -172,14 +172,17 @@ class HostWeights:
         return Piece(offset=run.offset, host=host)
 
 
-def find_runs(segment: Segment, weights: Weights) -> list[Run]:
+def find_runs(segment: Segment, weights: Weights, *, least_share: float = _LEAST_SHARE) -> list[Run]:
     """Return the runs of a segment, in the order in which it is packed.
+
+    Args:
+        least_share: of the segment's bytes that a run has at the least to be one of a file.
 
     Raises:
         EngineError: a weight is missing.
     """
     runs = _join([_run_of(tensor, weights) for tensor in segment.tensors])
-    least = _LEAST_SHARE * segment.nbytes
+    least = least_share * segment.nbytes
     return _join([replace(run, path=None, why=TOO_SHORT) if run.path and run.nbytes < least else run for run in runs])
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from djinn_checks.engine.link import Link, Stage
 from djinn_checks.engine.plan import Plan, Planner
 from djinn_checks.engine.proof import Proof, open_proof
 from djinn_checks.engine.route import DecodingRoute, DirectRoute, Route
+from djinn_checks.engine.segment_reader import SegmentReader
 from djinn_checks.engine.segments import Cut, Weights
 from djinn_checks.errors import CopyError
 
@@ -38,6 +40,8 @@ class Carriage:
     """None: weights travel as they are."""
     verify: bool
     """Hold what was decoded against its sum, in every pass."""
+    folder: Path | None = None
+    """Where encoded segments are kept for the next time; None: they are not."""
 
 
 @dataclass(kw_only=True)
@@ -82,7 +86,9 @@ class WeightStream:
         self.model_id, self.cut = model_id, cut
         self._to, self._claimed = device, claimed
         codec = carriage.codec
-        self._encoded = EncodedWeights(cut, weights, codec, device) if codec is not None else None
+        self._encoded = (
+            EncodedWeights(cut, weights, codec, device, folder=carriage.folder) if codec is not None else None
+        )
         self.plan: Plan = self._encoded.plan(planner) if self._encoded is not None else planner(cut, None)
         if self._encoded is not None and device.type == "cuda":
             torch.cuda.empty_cache()  # what encoding took does not count beside the plan's memory
@@ -159,11 +165,12 @@ class WeightStream:
 
     def _read(self, weights: Weights) -> None:
         """Put what stays into its place."""
-        for index in self.plan.resident:
-            if self._encoded is None:
-                self.cut.segments[index].read(self._places[index], weights)
-            else:
-                self._encoded.fill(index, self._places[index])
+        if self._encoded is not None:
+            self._encoded.fill(self.plan.resident, self._places)
+            return
+        with SegmentReader(weights, self._to) as reader:
+            for index in self.plan.resident:
+                reader.read(self.cut.segments[index], self._places[index])
 
     def _open_route(self, carriage: Carriage) -> Route:
         loads, plan = self.plan.loads, self.plan

@@ -130,6 +130,10 @@ class SafetensorsWeights(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         return self._located[name].read().to(self._dtypes[name])
 
+    def stored(self, name: str) -> StoredTensor:
+        """Return what a weight is read from."""
+        return self._located[name]
+
     def lies_at(self, name: str) -> StoredTensor | None:
         """Return where the very bytes of a weight lie, contiguous in a file; None if reading it changes them."""
         stored = self._located[name]

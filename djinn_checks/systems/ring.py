@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -126,12 +127,14 @@ class EncodedRingSystem(RingSystem):
         budget_bytes: int,
         resident_blocks: int | None = None,
         verify: bool = True,
+        folder: Path | None = None,
         link_factory: Callable[[torch.device, int], Link] = open_timed_link,
     ) -> None:
         """Plan as `RingSystem` does, for weights that travel as they are: what cannot hold those holds no others.
 
         Args:
             verify: hold what was decoded against a sum of what was encoded, in every pass.
+            folder: where encoded weights are kept for the next time; None: they are not.
 
         Raises:
             SystemNotInstalledError: there is a GPU, and nvCOMP is missing.
@@ -143,7 +146,7 @@ class EncodedRingSystem(RingSystem):
             resident_blocks=resident_blocks,
             link_factory=link_factory,
         )
-        self._verify = verify
+        self._verify, self._folder = verify, folder
         self._codec = open_codec(default_codec_name(device), device)
         self._planned: Plan | None = None
 
@@ -162,6 +165,7 @@ class EncodedRingSystem(RingSystem):
             self.device,
             codec=self._codec,
             verify=self._verify,
+            folder=self._folder,
             link_factory=self._link_factory,
             stage_factory=open_timed_link,
         )

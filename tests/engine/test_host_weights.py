@@ -255,7 +255,7 @@ def test_the_logits_check_passes_a_ring_that_streams_from_files(folders: dict[st
 
 def test_the_pcie_check_fails_no_required_row_of_a_ring_that_streams_from_files(folders: dict[str, Path]) -> None:
     params = PcieParams.create(
-        model=str(folders["wide"]), device="cpu", dtype="float32", budget_fraction=0.5, duration_s=1, sweep=False
+        model=str(folders["wide"]), device="cpu", dtype="float32", budget_fraction=0.7, duration_s=1, sweep=False
     )
     outcome = check_pcie(params, system_factory=RingSystem)
     assert outcome.status is Status.INCONCLUSIVE, outcome.summary
