@@ -114,16 +114,20 @@ class EncodedStore:
             file = map_file(path)
             facts = _read_header(file.buffer)
         except (OSError, ValueError, TypeError) as error:
-            return self._refuse(path, f"is no encoded segment ({error})")
+            self._refuse(path, f"is no encoded segment ({error})")
+            return None
         data = file.buffer[HEADER_BYTES:]
         if facts.source != self.source_of(segment) or facts.plain_bytes != segment.nbytes:
-            return self._refuse(path, "is of another source, or of one that was written to since")
+            self._refuse(path, "is of another source, or of one that was written to since")
+            return None
         if data.numel() != facts.nbytes or not 0 < facts.length <= facts.nbytes:
-            return self._refuse(path, f"has {data.numel():,} encoded bytes, expected {facts.nbytes:,}")
+            self._refuse(path, f"has {data.numel():,} encoded bytes, expected {facts.nbytes:,}")
+            return None
         why = self._register(file)
         if int(digest(data.to(self._device))) != facts.digest:
             file.close()
-            return self._refuse(path, "was changed on its disk or in memory")
+            self._refuse(path, "was changed on its disk or in memory")
+            return None
         if why:
             self._note(f"{path.name}: {why}; it is copied")
         return Kept(facts=facts, data=data, file=None if why else file)

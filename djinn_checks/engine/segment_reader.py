@@ -113,7 +113,7 @@ class SegmentReader:
 
     def _read_part(self, path: Path, start: int, place: Tensor) -> None:
         buffer = self._buffer()[: place.numel()] if self._is_cuda else place
-        done, into = 0, memoryview(buffer.numpy())
+        done, into = 0, buffer.numpy().data
         while done < place.numel():
             count = os.preadv(self._files[path], [into[done:]], start + done)
             if not count:
