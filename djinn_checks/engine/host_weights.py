@@ -207,6 +207,28 @@ def order_by_file(weights: object) -> Order:
     return order
 
 
+def foresee_sources(segments: Iterable[Segment], weights: Weights, *, pinned: bool) -> tuple[Source, ...]:
+    """Return where streamed segments would lie: each file is mapped, and a page of it registered, to see if that works.
+
+    Raises:
+        EngineError: a weight is missing.
+    """
+    runs = [run for segment in segments for run in find_runs(segment, weights)]
+    refused = {path: why for path in {run.path for run in runs if run.path} if (why := _try(path, pinned=pinned))}
+    return describe_sources(replace(r, path=None, why=refused[r.path]) if r.path in refused else r for r in runs)
+
+
+def _try(path: Path, *, pinned: bool) -> str:
+    """Return why a file cannot be streamed from; empty if it can."""
+    try:
+        file = map_file(path)
+    except (OSError, ValueError) as error:
+        return f"{path.name} cannot be mapped ({error})"
+    why = file.register([Stretch(0, 1)]) if pinned else ""
+    file.close()
+    return why
+
+
 def describe_sources(runs: Iterable[Run]) -> tuple[Source, ...]:
     """Return how many bytes lie where, and why, the most first."""
     nbytes: dict[tuple[str, str], int] = {}

@@ -139,6 +139,9 @@ class SafetensorsWeights(Mapping[str, Tensor]):
         stored = self._located[name]
         return stored if _DTYPES.get(stored.kind) is self._dtypes[name] else None
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._located  # a mapping would read the tensor to see whether it is there
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._located)
 
@@ -163,6 +166,9 @@ class CheckpointWeights(Mapping[str, Tensor]):
             raise ModelCorruptError(f"weight {name!r} is missing from the checkpoint that transformers loaded")
         copy = torch.empty(self._loaded[name].shape, dtype=self._aliases[name][1].dtype)
         return copy.copy_(self._loaded[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._aliases
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._aliases)

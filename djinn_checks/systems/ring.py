@@ -13,7 +13,7 @@ from torch import nn
 from djinn_checks.engine.codec import Codec
 from djinn_checks.engine.codecs import default_codec_name, open_codec
 from djinn_checks.engine.hooks import RingBufferHooks, install_ring_buffer_hooks
-from djinn_checks.engine.host_weights import Source, order_by_file
+from djinn_checks.engine.host_weights import Source, foresee_sources, order_by_file
 from djinn_checks.engine.link import Link
 from djinn_checks.engine.pacing import Pace, plan_for_pace
 from djinn_checks.engine.plan import Plan
@@ -82,9 +82,12 @@ class RingSystem(System):
         return self._skeleton
 
     def sources(self) -> tuple[Source, ...]:
-        """Return where the weights lie that travel as they are, and why there; none unless the system is open."""
-        host = self._ring.stream.host if self._ring is not None and self._ring.stream is not None else None
-        return host.sources if host is not None else ()
+        """Return where the weights lie that travel as they are, and why there; before the system is open, would lie."""
+        stream = self._ring.stream if self._ring is not None else None
+        if stream is not None:
+            return stream.host.sources if stream.host is not None else ()
+        streamed = [self._cut.segments[index] for index in sorted({load.segment for load in self.plan.loads})]
+        return foresee_sources(streamed, self.model.weights, pinned=self.device.type == "cuda")
 
     def predicted_bytes_per_pass(self) -> int | None:
         return self.plan.bytes_per_pass if self._runs_in_order else None  # what it comes back to moves again

@@ -72,7 +72,9 @@ def test_a_checkpoint_streams_from_its_files_and_answers_bit_for_bit(folders: di
     model = opened(folders[name])
     expected = logits(model.resident(CPU), prompt(9))
     with ring(model) as system:
+        foreseen = system.sources()
         module = system.open()
+        assert system.sources() == foreseen
         assert all(torch.equal(logits(module, prompt(9)), expected) for _ in range(3))
         nbytes = bytes_by_reason(system)
         assert nbytes["streamed where they lie"] > 0.95 * sum(nbytes.values())
@@ -111,8 +113,9 @@ def test_weights_that_are_cast_are_copied_and_it_is_said_why(folders: dict[str, 
 
 def test_random_weights_are_copied_and_it_is_said_why() -> None:
     with ring(open_model("random:tiny", dtype=torch.float32, device=CPU)) as system:
-        assert system.sources() == ()
+        foreseen = system.sources()
         system.open()
+        assert system.sources() == foreseen
         assert bytes_by_reason(system) == {IN_NO_FILE: system.plan.bytes_per_pass}
 
 
