@@ -7,12 +7,16 @@ one run most often. What cannot stay in its file is copied into one block of pin
 - the weights come from no file (random ones, a module's), or transformers computes them from what is stored;
 - they are stored in another data type than they are used in;
 - the run is so short that its copy would cost more time than its bytes;
-- the file cannot be mapped, or CUDA cannot register it.
+- the file cannot be mapped, or CUDA cannot register it;
+- copies from the file's addresses are slower. Weights begin at multiples of 8 bytes in a safetensors file, and whether a
+  copy engine minds is up to the machine, so it is measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import mmap
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -23,12 +27,33 @@ from torch import Tensor
 from djinn_checks.engine.host_memory import HostArena
 from djinn_checks.engine.mapped_files import MappedFile, Stretch, map_file
 from djinn_checks.engine.segments import ALIGNMENT, Order, PackedTensor, Segment, Weights
+from djinn_checks.units import GB, MIB
 
 IN_NO_FILE = "not stored in a file as they are used"
 ANOTHER_TYPE = "stored in another data type, or in pieces"
 TOO_SHORT = "too short for copies of their own"
 _LEAST_SHARE = 1 / 64
 """A run that is a smaller part of its segment is no copy of its own: each costs some microseconds beside its bytes."""
+
+
+_LINE = 64
+"""Bytes that memory is read by: a copy that begins at a multiple of it is the fastest."""
+_SLOWER = 0.01
+_TIMED, _TIMES = 64 * MIB, 6
+"""Bytes of a copy that is timed, and how often; the first time does not count."""
+
+TimeCopy = Callable[[Tensor, Tensor], float]
+"""From (place, host bytes) to the seconds that a copy takes."""
+
+
+def time_copy(place: Tensor, host: Tensor) -> float:
+    """Return the seconds of one copy to a CUDA device, by events on the current stream, and wait for it."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    place.copy_(host, non_blocking=True)
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1e3
 
 
 class LiesAt(Protocol):
@@ -100,13 +125,26 @@ class HostWeights:
         sources: where they lie, and why.
     """
 
-    def __init__(self, segments: Mapping[int, Segment], weights: Weights, *, pinned: bool) -> None:
+    def __init__(
+        self,
+        segments: Mapping[int, Segment],
+        weights: Weights,
+        *,
+        pinned: bool,
+        scratch: Tensor | None = None,
+        time_copy: TimeCopy = time_copy,
+    ) -> None:
         """Map the files, and copy what does not stay in them.
+
+        Args:
+            scratch: memory of the device (1-d uint8) to time copies into; None: they are not timed.
+            time_copy: gives the seconds of a copy.
 
         Raises:
             EngineError: a weight is missing, has another shape or dtype, or memory cannot be had.
         """
         self._files: dict[Path, MappedFile] = {}
+        self._scratch, self._time_copy = scratch, time_copy
         runs = self._map({index: find_runs(segment, weights) for index, segment in segments.items()}, pinned=pinned)
         self._arena = HostArena(
             sum(run.nbytes for found in runs.values() for run in found if run.path is None), pinned=pinned
@@ -158,10 +196,31 @@ class HostWeights:
             return f"{path.name} cannot be mapped ({error})"
         if max(stretch.end for stretch in stretches) > file.buffer.numel():
             return f"{path.name} was cut short"
-        why = file.register(stretches) if pinned else ""
-        if not why:
+        why = (file.register(stretches) if pinned else "") or self._time(file, stretches)
+        if why:
+            file.close()
+        else:
             self._files[path] = file
         return why
+
+    def _time(self, file: MappedFile, stretches: Sequence[Stretch]) -> str:
+        """Return by how much copies from odd addresses are slower; empty if they are not, or there are none."""
+        odd = max((s for s in stretches if s.start % _LINE), key=lambda s: s.end - s.start, default=None)
+        if self._scratch is None or odd is None:
+            return ""
+        even = -(-odd.start // mmap.PAGESIZE) * mmap.PAGESIZE
+        nbytes = min(_TIMED, self._scratch.numel(), odd.end - even)
+        if nbytes < _TIMED // 8:
+            return ""
+        place = self._scratch[:nbytes]
+        seconds = [
+            [self._time_copy(place, file.buffer[start:][:nbytes]) for start in (odd.start, even)] for _ in range(_TIMES)
+        ]
+        slow, fast = (statistics.median(column) for column in zip(*seconds[1:], strict=True))
+        if slow <= (1 + _SLOWER) * fast:
+            return ""
+        rates = f"{nbytes / slow / GB:.1f} GB/s in place of {nbytes / fast / GB:.1f}"
+        return f"copies from where {file.path.name} has them reach {rates}"
 
     def _piece(self, run: Run, weights: Weights) -> Piece:
         if run.path is not None:

@@ -99,7 +99,8 @@ class WeightStream:
         self._host: dict[int, Tensor] = {}
         if self._encoded is None:
             streamed = {load.segment: cut.segments[load.segment] for load in self.plan.loads}
-            self.host = HostWeights(streamed, weights, pinned=device.type == "cuda")
+            is_cuda = device.type == "cuda"
+            self.host = HostWeights(streamed, weights, pinned=is_cuda, scratch=self._memory if is_cuda else None)
             self.plan = self._count_moves(self.host)
             self._home = self.host.whole
         else:

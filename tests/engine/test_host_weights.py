@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from djinn_checks import LogitsParams, PcieParams, check_logits, check_pcie
+from djinn_checks.engine import host_weights as host_weights_module
 from djinn_checks.engine import mapped_files
 from djinn_checks.engine.host_weights import ANOTHER_TYPE, IN_NO_FILE, TOO_SHORT, HostWeights, find_runs, order_by_file
 from djinn_checks.engine.mapped_files import Stretch, join_pages, map_file
@@ -269,6 +270,28 @@ def test_short_runs_between_long_ones_are_copied_and_it_is_said_why(folders: dic
     short = [source for source in held.sources if source.why == TOO_SHORT]
     assert len(short) == 1
     assert short[0].nbytes == held.own_bytes > 0
+    held.close()
+
+
+@pytest.mark.parametrize(("slowdown", "stays"), [(1.005, True), (1.03, False)])
+def test_a_file_from_whose_addresses_copies_are_slower_is_copied_and_it_is_said(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, slowdown: float, stays: bool
+) -> None:
+    monkeypatch.setattr(host_weights_module, "_TIMED", 1 << 19)
+    model = opened(folders["wide"])
+    cut = cut_model(model.skeleton(), order=order_by_file(model.weights))
+    starts = [run.start for segment in cut.segments for run in find_runs(segment, model.weights)]
+    monkeypatch.setattr(host_weights_module, "_LINE", 64 if any(start % 64 for start in starts) else 1 << 20)
+
+    def timed(place: Tensor, host: Tensor) -> float:
+        assert place.numel() == host.numel() == 1 << 19
+        return 0.01 * (1.0 if host.data_ptr() % 4096 == 0 else slowdown)
+
+    scratch = torch.empty(1 << 19, dtype=torch.uint8)
+    held = HostWeights(dict(enumerate(cut.segments)), model.weights, pinned=False, scratch=scratch, time_copy=timed)
+    slow = [source.why for source in held.sources if "copies from where model.safetensors has them reach" in source.why]
+    assert (slow == []) == stays
+    assert (held.own_bytes < 0.05 * cut.nbytes) == stays
     held.close()
 
 
