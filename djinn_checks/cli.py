@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from djinn_checks.argument_types import seconds, whole_seconds
+from djinn_checks.checks.plan import add_plan_command
 from djinn_checks.devices import DEVICE_NAMES
 from djinn_checks.errors import DjinnChecksError, IncompleteError
 from djinn_checks.loading import uncollected
@@ -156,6 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     plausible = commands.add_parser("plausible", help="say whether a published figure can be; needs no GPU")
     plausible.add_argument("file", type=Path, help="YAML: the claim, weights, what stays on the device, link and time")
     plausible.set_defaults(command=_plausible)
+    add_plan_command(commands)
     render = commands.add_parser("render", help="rebuild the HTML of a finished suite, without torch")
     render.add_argument("folder", type=Path)
     render.set_defaults(command=_render)

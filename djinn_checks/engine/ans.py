@@ -34,6 +34,7 @@ class AnsCodec:
 
     Attributes:
         stream: what it encodes and decodes on.
+        settings: the library's version and the size of a chunk.
     """
 
     name = "ans"
@@ -45,6 +46,8 @@ class AnsCodec:
             SystemNotInstalledError: it is missing.
         """
         self._library = _find_library()
+        version = getattr(self._library, "__version__", "unknown")
+        self.settings = f"ans of nvCOMP {version}, chunks of {_CHUNK_BYTES}"
         self._device = device
         self.stream = torch.cuda.Stream(device)
         self._codecs: dict[str, Any] = {}

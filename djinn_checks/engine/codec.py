@@ -22,9 +22,11 @@ class Codec(Protocol):
 
     Attributes:
         name: what `open_codec` knows it by.
+        settings: all that decides whether one codec can decode what another one encoded, its library's version too.
     """
 
     name: str
+    settings: str
 
     @property
     def stream(self) -> torch.cuda.Stream | None:

@@ -8,15 +8,23 @@ a plan whose segments have all been.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from djinn_checks.digest import digest
 from djinn_checks.engine.codec import Codec, Decode, checksum
+from djinn_checks.engine.encoded_store import EncodedStore, Facts, Kept
 from djinn_checks.engine.host_memory import HostArena
+from djinn_checks.engine.mapped_files import MappedFile
 from djinn_checks.engine.plan import Plan, Planner
+from djinn_checks.engine.segment_reader import SegmentReader, enter_device
 from djinn_checks.engine.segments import Cut, Weights
 from djinn_checks.errors import CapacityError, CodecError
 
@@ -24,6 +32,8 @@ _WORD = 16
 """Encoded bytes are filled up to a multiple of this: copies meet whole words."""
 _ROOM = 1.01
 """How much longer than the first block another one is expected to be, at most."""
+_BEHIND = 2
+"""Threads that bring back what was encoded: taking and locking memory is most of that."""
 _SHRINKS = 0.97
 """A segment that keeps more than this share of its bytes travels as it is: a decode is not for nothing."""
 
@@ -33,28 +43,52 @@ class Encoded:
     """One segment as it travels, or as it stays."""
 
     data: Tensor
-    """1-d uint8: what the codec wrote, and zeros up to a multiple of 16."""
+    """1-d uint8: what the codec wrote, and zeros up to a multiple of 16. Not to be written to: it may be a file."""
     length: int
     """How many of them the codec wrote."""
     is_plain: bool
     """They are the segment's own bytes: it does not shrink."""
     checksum: int
     """Of the segment's own bytes. Those that travel differ from one encoding to the next."""
-    arena: HostArena | None
-    """The host memory that `data` is; None: it is on the device."""
+    arena: HostArena | None = None
+    """The host memory that `data` is in."""
+    file: MappedFile | None = None
+    """The file that `data` is in. Neither: it is on the device."""
 
     @property
     def nbytes(self) -> int:
         """Bytes that travel, or stay."""
         return self.data.numel()
 
+    @property
+    def is_on_device(self) -> bool:
+        return self.arena is None and self.file is None
+
+    def close(self) -> None:
+        """Let go of host memory or file."""
+        for held in (self.arena, self.file):
+            if held is not None:
+                held.close()
+
 
 class EncodedWeights:
-    """Segments of one model, encoded as plans ask for them. Each weight is read once."""
+    """Segments of one model, encoded as plans ask for them. Each weight is read once.
 
-    def __init__(self, cut: Cut, weights: Weights, codec: Codec, device: torch.device) -> None:
-        """Note what to encode; nothing is read yet."""
+    Attributes:
+        store: where encoded segments are kept for the next time; None: they are not.
+    """
+
+    def __init__(
+        self, cut: Cut, weights: Weights, codec: Codec, device: torch.device, *, folder: Path | None = None
+    ) -> None:
+        """Note what to encode; nothing is read yet.
+
+        Args:
+            folder: where encoded segments are kept for the next time; None: they are not.
+        """
         self._cut, self._weights, self._codec, self._device = cut, weights, codec, device
+        self.store = EncodedStore(folder, weights, codec.settings, device) if folder is not None else None
+        self._back = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._kept: dict[int, Encoded] = {}
         self._last: tuple[int, Tensor] | None = None
 
@@ -75,7 +109,7 @@ class EncodedWeights:
         plain = planner(self._cut, None)
         if not plain.loads:
             return plain
-        self._encode(self._typical(), stays=False)
+        self._obtain([self._typical()], frozenset())
         while True:
             plan = None
             with contextlib.suppress(CapacityError):
@@ -85,8 +119,7 @@ class EncodedWeights:
             missing = {load.segment for load in plan.loads} - self._kept.keys()
             if not missing:
                 return self._settle(plan)
-            for index in sorted(missing):
-                self._encode(index, stays=index in plan.stays_encoded)
+            self._obtain(sorted(missing), plan.stays_encoded)
 
     def _settle(self, plan: Plan) -> Plan:
         """See that what stays encoded is on the device and what travels in host memory; let go of what does neither."""
@@ -101,8 +134,8 @@ class EncodedWeights:
         """Keep the segments of a plan as they are."""
         for index in sorted({load.segment for load in plan.loads}):
             plain = torch.zeros(self._cut.segments[index].nbytes, dtype=torch.uint8, device=self._device)
-            self.fill(index, plain)
-            self._keep(index, plain, is_plain=True, stays=False, total=int(checksum(plain)))
+            self.fill([index], {index: plain})
+            self._kept[index] = self._put(plain, length=plain.numel(), is_plain=True, total=int(checksum(plain)))
         return self._settle(plan)
 
     def decoder(self, segment: int, place: Tensor, *, landed: Tensor | None = None) -> Decode:
@@ -117,13 +150,15 @@ class EncodedWeights:
             return partial(_copy, place, source)
         return self._codec.decoder(source[: encoded.length], place, self._cut.segments[segment].dtype)
 
-    def fill(self, segment: int, place: Tensor) -> None:
-        """Put a segment that stays where it is used; if it was encoded to see how short it becomes, let go of that."""
-        if segment in self._kept:
-            place.copy_(self.plain(segment))
-            self._drop(segment)
-        else:
-            self._cut.segments[segment].read(place, self._weights)
+    def fill(self, segments: Iterable[int], places: Mapping[int, Tensor]) -> None:
+        """Put segments that stay where they are used; let go of one that was encoded to see how short it becomes."""
+        with SegmentReader(self._weights, self._device) as reader:
+            for index in segments:
+                if index in self._kept:
+                    places[index].copy_(self.plain(index))
+                    self._drop(index)
+                else:
+                    reader.read(self._cut.segments[index], places[index])
 
     def plain(self, segment: int) -> Tensor:
         """Return the decoded bytes of a segment (1-d uint8 on the device), in memory of their own.
@@ -134,7 +169,7 @@ class EncodedWeights:
         if self._last is None or self._last[0] != segment:
             encoded, name = self[segment], self._cut.segments[segment].name
             plain = torch.empty(self._cut.segments[segment].nbytes, dtype=torch.uint8, device=self._device)
-            self._decode_now(segment, encoded.data.to(self._device), plain)
+            self._run_now(self.decoder(segment, plain, landed=encoded.data.to(self._device)))
             if int(checksum(plain)) != encoded.checksum:
                 raise CodecError(f"{name!r}: its encoded bytes changed in memory; load the model again")
             self._last = (segment, plain)
@@ -159,37 +194,100 @@ class EncodedWeights:
             for index, segment in enumerate(self._cut.segments)
         ]
 
-    def _encode(self, index: int, *, stays: bool) -> None:
-        """Read, encode and keep a segment, and see that it decodes to what it was."""
+    def _obtain(self, indices: Sequence[int], stays: Collection[int]) -> None:
+        """Get segments encoded: those that were kept from the store, all others by reading and encoding them.
+
+        Reading runs one segment ahead of the encoder, and bringing back what was encoded some behind it.
+        """
+        segments = {index: self._cut.segments[index] for index in indices}
+        found = {index: self.store.find(segment) for index, segment in segments.items()} if self.store else {}
+        for index, kept in found.items():
+            if kept is not None:
+                self._kept[index] = self._take(kept, stays=index in stays)
+        left = {index: segment for index, segment in segments.items() if index not in self._kept}
+        sources = {index: self.store.source_of(segment) for index, segment in left.items()} if self.store else {}
+        waiting: deque[tuple[int, Future[Encoded]]] = deque()
+        with (
+            SegmentReader(self._weights, self._device) as reader,
+            ThreadPoolExecutor(_BEHIND, initializer=enter_device(self._device)) as keepers,
+        ):
+            for index, plain in reader.read_all(left):
+                encoded, is_plain = self._encode(index, plain)
+                put = partial(self._put, encoded, length=encoded.numel(), is_plain=is_plain, total=int(checksum(plain)))
+                source = sources.get(index)
+                waiting.append((index, keepers.submit(self._put_and_keep, index, put, source, index in stays)))
+                if len(waiting) > _BEHIND:
+                    done, future = waiting.popleft()
+                    self._kept[done] = future.result()
+            for done, future in waiting:
+                self._kept[done] = future.result()
+
+    def _encode(self, index: int, plain: Tensor) -> tuple[Tensor, bool]:
+        """Encode a segment, and see that it decodes to what it was; return also whether it is left as it is."""
         segment = self._cut.segments[index]
-        plain = torch.zeros(segment.nbytes, dtype=torch.uint8, device=self._device)
-        segment.read(plain, self._weights)
         encoded = self._codec.encode(plain, segment.dtype)
-        is_plain = _whole_words(encoded.numel()) > _SHRINKS * plain.numel()
-        encoded = plain if is_plain else encoded
-        self._keep(index, encoded, is_plain=is_plain, stays=stays, total=int(checksum(plain)))
+        if _whole_words(encoded.numel()) > _SHRINKS * plain.numel():
+            return plain, True
         again = torch.empty_like(plain)
-        self._decode_now(index, encoded, again)
+        self._run_now(self._codec.decoder(encoded, again, segment.dtype))
         if not torch.equal(again, plain):
             raise CodecError(
                 f"codec {self._codec.name!r}: {segment.name!r} ({segment.nbytes:,} bytes, mostly {segment.dtype}) "
                 "does not decode to what it was; let the weights travel as they are (codec 'raw')"
             )
+        return encoded, False
 
-    def _keep(self, index: int, encoded: Tensor, *, is_plain: bool, stays: bool, total: int) -> None:
+    def _put_and_keep(self, index: int, put: Callable[..., Encoded], source: str | None, stays: bool) -> Encoded:
+        """Put an encoded segment where it goes, and keep it for the next time. Runs in a thread of its own."""
+        made = put(stays=stays)
+        if self.store is None or source is None:
+            return made
+        segment = self._cut.segments[index]
+        facts = Facts(
+            segment=segment.name,
+            source=source,
+            plain_bytes=segment.nbytes,
+            length=made.length,
+            nbytes=made.nbytes,
+            is_plain=made.is_plain,
+            checksum=made.checksum,
+            digest=int(digest(made.data)),
+        )
+        self.store.keep(segment, facts, made.data.cpu())
+        return made
+
+    @torch.no_grad()
+    def _put(self, encoded: Tensor, *, length: int, is_plain: bool, total: int, stays: bool = False) -> Encoded:
+        """Copy encoded bytes to where they go, and wait for it. Runs in any thread."""
         data, arena = self._room(encoded.numel(), on_device=stays)
-        data[: encoded.numel()].copy_(encoded)
-        self._kept[index] = Encoded(data=data, length=encoded.numel(), is_plain=is_plain, checksum=total, arena=arena)
+        with torch.cuda.stream(self._back) if self._back is not None else contextlib.nullcontext():
+            data[: encoded.numel()].copy_(encoded, non_blocking=True)
+        if self._back is not None:
+            self._back.synchronize()
+        return Encoded(data=data, length=length, is_plain=is_plain, checksum=total, arena=arena)
+
+    def _take(self, kept: Kept, *, stays: bool) -> Encoded:
+        """Return a segment that was kept, where it lies; on the device if it stays, or in memory if it has to."""
+        facts = kept.facts
+        if not stays and kept.file is not None:
+            return Encoded(
+                data=kept.data, length=facts.length, is_plain=facts.is_plain, checksum=facts.checksum, file=kept.file
+            )
+        put = self._put(kept.data, length=facts.length, is_plain=facts.is_plain, total=facts.checksum, stays=stays)
+        if kept.file is not None:
+            kept.file.close()
+        return put
 
     def _move(self, index: int, *, stays: bool) -> None:
         """Bring a segment from host memory to the device or back, if it is not there."""
         encoded = self._kept[index]
-        if stays == (encoded.arena is None):
+        if stays == encoded.is_on_device:
             return
-        data, arena = self._room(encoded.nbytes, on_device=stays)
-        data.copy_(encoded.data)
+        moved = self._put(
+            encoded.data, length=encoded.length, is_plain=encoded.is_plain, total=encoded.checksum, stays=stays
+        )
         self._drop(index)
-        self._kept[index] = replace(encoded, data=data, arena=arena)
+        self._kept[index] = moved
 
     def _room(self, nbytes: int, *, on_device: bool) -> tuple[Tensor, HostArena | None]:
         """Return zeros for so many bytes and the words that they fill, on the device or in host memory."""
@@ -198,18 +296,19 @@ class EncodedWeights:
             return arena.buffer, arena
         if self._device.type == "cuda":
             torch.cuda.empty_cache()  # or a part of a larger free block is taken, whose rest nobody else can have
-        return torch.zeros(_whole_words(nbytes), dtype=torch.uint8, device=self._device), None
+        room = torch.zeros(_whole_words(nbytes), dtype=torch.uint8, device=self._device)
+        if self._back is not None:
+            self._back.wait_stream(torch.cuda.current_stream(self._device))
+        return room, None
 
     def _drop(self, index: int) -> None:
         if self._last is not None and self._last[0] == index:
             self._last = None
-        arena = self._kept.pop(index).arena
-        if arena is not None:
-            arena.close()
+        self._kept.pop(index).close()
 
-    def _decode_now(self, segment: int, encoded: Tensor, place: Tensor) -> None:
+    def _run_now(self, decode: Decode) -> None:
         """Decode and wait for it. The codec's stream has to see what the current one has put there, and vice versa."""
-        decode, stream = self.decoder(segment, place, landed=encoded), self._codec.stream
+        stream = self._codec.stream
         if stream is None:
             decode()
             return

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from djinn_checks.engine.binding import bind_buffers, bind_parameters
+from djinn_checks.engine.host_weights import order_by_file
 from djinn_checks.engine.plan import Plan, Planner
 from djinn_checks.engine.residency import plan_fewest_bytes
 from djinn_checks.engine.ring_buffer import WeightRingBuffer
@@ -93,7 +94,7 @@ def install_ring_buffer_hooks(
         )
     source = ring.source(model_id)
     weights = dict(source.named_parameters(remove_duplicate=False)) if isinstance(source, nn.Module) else source
-    cut = cut or cut_model(model)
+    cut = cut or cut_model(model, order=order_by_file(weights))
     with torch.no_grad():
         stream = ring.attach(model_id, cut, _planner(plan, ring.capacity_bytes), weights)
     undo: list[Callable[[], Any]] = [ring.detach]

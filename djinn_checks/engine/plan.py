@@ -51,6 +51,9 @@ class Plan:
     landing_bytes: int = 0
     encoded_bytes: int = 0
     """Bytes of the segments that stay on the device encoded."""
+    moves: tuple[int, ...] = ()
+    """Bytes that each load copied straight into its place moves, known once it is known where the weights lie; empty:
+    all of them, alignment included."""
 
     @property
     def device_bytes(self) -> int:
@@ -61,7 +64,7 @@ class Plan:
     def wire_sizes(self) -> tuple[int, ...]:
         """Bytes that each load moves over the link."""
         if not self.landings:
-            return tuple(load.nbytes for load in self.loads)
+            return self.moves or tuple(load.nbytes for load in self.loads)
         return tuple(0 if landing is None else landing.nbytes for landing in self.landings)
 
     @property

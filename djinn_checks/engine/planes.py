@@ -25,6 +25,7 @@ class PlanesCodec:
     """
 
     name = "planes"
+    settings = f"planes 1, blocks of {_BLOCK}"
     stream = None
 
     def encode(self, plain: Tensor, dtype: torch.dtype) -> Tensor:

@@ -55,7 +55,7 @@ class HostProof:
 
 
 class CudaProof:
-    """Checks on the stream of the decode, and tells the host by a byte that is copied there."""
+    """Checks on the stream of the decode, and tells the host once in a cycle of loads, by a byte for each of them."""
 
     def __init__(self, places: Sequence[Tensor], sums: Sequence[int]) -> None:
         device = places[0].device
@@ -70,7 +70,8 @@ class CudaProof:
         checksum(place, out=self._found[slot])
         torch.ne(self._found[slot], self._sums[slot], out=wrong)
         place.view(torch.int32)[::_EVERY].masked_fill_(wrong, -1)
-        self._told[slot].copy_(wrong, non_blocking=True)
+        if slot == len(self._places) - 1:
+            self._told.copy_(self._wrong, non_blocking=True)
 
     def known_wrong(self) -> int | None:
         return int(self._told.nonzero()[0]) if self._told.any() else None

@@ -7,6 +7,7 @@ only while a model streams is in its `WeightStream`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ class WeightRingBuffer:
         *,
         codec: Codec | None = None,
         verify: bool = True,
+        folder: Path | None = None,
         link_factory: Callable[[torch.device, int], Link] = open_link,
         stage_factory: Callable[..., Stage] = open_link,
     ) -> None:
@@ -53,6 +55,8 @@ class WeightRingBuffer:
             capacity_bytes: device memory for weights: resident segments, ring and, with a codec, what lands encoded.
             codec: what makes the bytes fewer that travel (`open_codec`); None: weights travel as they are.
             verify: with a codec, hold what was decoded against a sum of what was encoded, in every pass.
+            folder: with a codec, keep encoded segments there and map them the next time, for as long as the files that
+                the weights come from are the same; None: encode each time.
             link_factory: makes the link from (device, number of copies in the cycle).
             stage_factory: makes what decodes, from the same and `stream=`, the codec's.
 
@@ -64,7 +68,9 @@ class WeightRingBuffer:
         self.capacity_bytes = capacity_bytes
         self.device = torch.device(device)
         self.codec = codec
-        self._carriage = Carriage(link_factory=link_factory, stage_factory=stage_factory, codec=codec, verify=verify)
+        self._carriage = Carriage(
+            link_factory=link_factory, stage_factory=stage_factory, codec=codec, verify=verify, folder=folder
+        )
         self._sources: dict[str, nn.Module | Weights] = {}
         self._claimed = Claimed()
         self.stream: WeightStream | None = None

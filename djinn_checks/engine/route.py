@@ -8,6 +8,7 @@ needs those bytes, and is raised there.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -41,25 +42,31 @@ class Route(Protocol):
 
 
 class DirectRoute:
-    """One copy for each load, from host memory into its place."""
+    """Copies from host memory straight into the place of each load: one, or several if it lies in several pieces.
+
+    The link numbers copies where the plan numbers loads, so each copy has a slot of its own there.
+    """
 
     def __init__(
-        self, plan: Plan, link: Link, *, places: Sequence[Tensor], hosts: Sequence[Tensor], copied: Copied
+        self, plan: Plan, link: Link, *, copies: Sequence[Sequence[tuple[Tensor, Tensor]]], copied: Copied
     ) -> None:
         """Issue nothing yet.
 
         Args:
-            places, hosts: where each load goes and comes from, 1-d uint8.
+            link: has a slot for each copy.
+            copies: of each load, where its copies go and come from, 1-d uint8.
         """
         self._loads, self._link, self._told = plan.loads, link, copied
-        self._places, self._hosts = places, hosts
+        self._copies = copies
+        starts = list(itertools.accumulate((len(pieces) for pieces in copies), initial=0))
+        self._slots = [range(start, end) for start, end in itertools.pairwise(starts)]
         self._issued = 0
         self._failed: dict[int, Exception] = {}
 
     def advance(self, used: int) -> None:
         """Give the link every copy whose place is free.
 
-        That includes the copy of the next load to be used, since all loads before it have been.
+        That includes the copies of the next load to be used, since all loads before it have been.
         """
         count = len(self._loads)
         while count and self._issued < used + count:
@@ -67,25 +74,28 @@ class DirectRoute:
             blocker = self._issued - self._loads[slot].blocker_distance
             if blocker >= used:
                 return
-            self._copy(slot, blocker % count if blocker >= 0 else None)
+            self._copy(slot, self._slots[blocker % count][-1] if blocker >= 0 else None)
             self._issued += 1
 
-    def _copy(self, slot: int, after: int | None) -> None:
-        self._failed.pop(slot, None)
-        try:
-            self._link.copy(slot, self._places[slot], self._hosts[slot], after=after)
-        except Exception as error:  # it belongs to the forward that needs these bytes, not to this one
-            self._failed[slot] = error
-            return
-        self._told(self._hosts[slot].numel())
+    def _copy(self, load: int, after: int | None) -> None:
+        self._failed.pop(load, None)
+        for slot, (place, host) in zip(self._slots[load], self._copies[load], strict=True):
+            try:
+                self._link.copy(slot, place, host, after=after)
+            except Exception as error:  # it belongs to the forward that needs these bytes, not to this one
+                self._failed[load] = error
+                return
+            self._told(host.numel())
 
     def wait(self, slot: int) -> None:
         if slot in self._failed:
             raise self._failed.pop(slot)
-        self._link.wait(slot)
+        for copy in self._slots[slot]:
+            self._link.wait(copy)
 
     def mark(self, slot: int) -> None:
-        self._link.mark(slot)
+        for copy in self._slots[slot]:
+            self._link.mark(copy)
 
     def close(self) -> None:
         self._link.close()

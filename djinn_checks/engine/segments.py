@@ -8,8 +8,8 @@ forward needs segments: they must be in place before it runs and may be overwrit
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -47,6 +47,32 @@ class PackedTensor:
         words = buffer[self.offset : self.offset + self.nbytes].view(self.dtype)
         return words.as_strided(self.shape, self.stride)
 
+    def name_in(self, weights: Weights) -> str:
+        """Return the name under which a mapping has this parameter.
+
+        Raises:
+            EngineError: it has none.
+        """
+        name = next((name for name in self.names if name in weights), None)
+        if name is None:
+            raise EngineError(f"weight {self.names[0]!r} is not among the registered weights")
+        return name
+
+    def read(self, place: torch.Tensor, weights: Weights) -> None:
+        """Copy this parameter into its segment's `place`, from one access to the mapping.
+
+        Raises:
+            EngineError: it is missing, or has another shape or dtype than the module's.
+        """
+        name = self.name_in(weights)
+        value = weights[name]
+        if value.shape != self.shape or value.dtype != self.dtype:
+            raise EngineError(
+                f"weight {name!r}: the module has {tuple(self.shape)} {self.dtype}, "
+                f"the registered weights have {tuple(value.shape)} {value.dtype}"
+            )
+        self.view(place).copy_(value)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
@@ -72,16 +98,7 @@ class Segment:
             EngineError: a weight is missing, or has another shape or dtype than the module's.
         """
         for tensor in self.tensors:
-            name = next((name for name in tensor.names if name in weights), None)
-            if name is None:
-                raise EngineError(f"weight {tensor.names[0]!r} is not among the registered weights")
-            value = weights[name]
-            if value.shape != tensor.shape or value.dtype != tensor.dtype:
-                raise EngineError(
-                    f"weight {name!r}: the module has {tuple(tensor.shape)} {tensor.dtype}, "
-                    f"the registered weights have {tuple(value.shape)} {value.dtype}"
-                )
-            tensor.view(place).copy_(value)
+            tensor.read(place, weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +124,17 @@ class Cut:
         return sum(segment.nbytes for segment in self.segments)
 
 
-def cut_model(model: nn.Module, visits: Sequence[str] = (), readers: Mapping[str, str] | None = None) -> Cut:
+Order = Callable[[Sequence[PackedTensor]], Sequence[PackedTensor]]
+"""Gives the order in which the parameters of a segment are packed; their offsets do not count yet."""
+
+
+def cut_model(
+    model: nn.Module,
+    visits: Sequence[str] = (),
+    readers: Mapping[str, str] | None = None,
+    *,
+    order: Order = tuple,
+) -> Cut:
     """Cut a causal language model into segments and points. Reads shapes only, so `meta` will do.
 
     The order of the points is embeddings, then decoder blocks, then everything else, as in every causal
@@ -118,6 +145,7 @@ def cut_model(model: nn.Module, visits: Sequence[str] = (), readers: Mapping[str
             blocks comes in that order, before them or after them.
         readers: from a module whose parameters are read while it does not run, to the one that runs then; they are
             needed by both.
+        order: of the parameters in a segment; as given, that of the module.
     """
     points = _point_modules(model, visits, readers or {})
     names = _names_by_parameter(model)
@@ -133,13 +161,13 @@ def cut_model(model: nn.Module, visits: Sequence[str] = (), readers: Mapping[str
         own = [parameter for parameter in parameters if users[id(parameter)] == [index]]
         if own:
             needs[index].append(len(segments))
-            segments.append(_pack(name, own, names, is_block=name in block_names))
+            segments.append(_pack(name, own, names, order, is_block=name in block_names))
         for parameter in parameters:
             sharers = users[id(parameter)]
             if len(sharers) > 1 and sharers[0] == index:
                 for sharer in sharers:
                     needs[sharer].append(len(segments))
-                segments.append(_pack(names[id(parameter)][0], [parameter], names, is_block=False))
+                segments.append(_pack(names[id(parameter)][0], [parameter], names, order, is_block=False))
     return Cut(
         segments=tuple(segments),
         points=tuple(
@@ -186,24 +214,26 @@ def _names_by_parameter(model: nn.Module) -> dict[int, list[str]]:
     return names
 
 
-def _pack(name: str, parameters: Iterable[nn.Parameter], names: dict[int, list[str]], *, is_block: bool) -> Segment:
+def _pack(
+    name: str, parameters: Iterable[nn.Parameter], names: dict[int, list[str]], order: Order, *, is_block: bool
+) -> Segment:
     tensors, offset = [], 0
-    for parameter in parameters:
-        dense = _is_dense(parameter)
-        stride = parameter.stride() if dense else torch.empty(parameter.shape, device="meta").stride()
-        nbytes = parameter.numel() * parameter.element_size()
-        tensors.append(
-            PackedTensor(
-                names=tuple(names[id(parameter)]),
-                shape=parameter.shape,
-                stride=stride,
-                dtype=parameter.dtype,
-                offset=offset,
-                nbytes=nbytes,
-            )
-        )
-        offset += max(1, -(-nbytes // ALIGNMENT)) * ALIGNMENT
+    for tensor in order([_describe(parameter, names[id(parameter)]) for parameter in parameters]):
+        tensors.append(replace(tensor, offset=offset))
+        offset += max(1, -(-tensor.nbytes // ALIGNMENT)) * ALIGNMENT
     return Segment(name=name, tensors=tuple(tensors), nbytes=offset, is_block=is_block)
+
+
+def _describe(parameter: nn.Parameter, names: Sequence[str]) -> PackedTensor:
+    dense = _is_dense(parameter)
+    return PackedTensor(
+        names=tuple(names),
+        shape=parameter.shape,
+        stride=parameter.stride() if dense else torch.empty(parameter.shape, device="meta").stride(),
+        dtype=parameter.dtype,
+        offset=0,
+        nbytes=parameter.numel() * parameter.element_size(),
+    )
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:

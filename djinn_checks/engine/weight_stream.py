@@ -9,19 +9,21 @@ computation that needs it. On CUDA both orders are events between streams and th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from djinn_checks.engine.codec import Codec, Decode
 from djinn_checks.engine.encoded_weights import EncodedWeights
-from djinn_checks.engine.host_memory import HostArena
+from djinn_checks.engine.host_weights import HostWeights
 from djinn_checks.engine.link import Link, Stage
 from djinn_checks.engine.plan import Plan, Planner
 from djinn_checks.engine.proof import Proof, open_proof
 from djinn_checks.engine.route import DecodingRoute, DirectRoute, Route
+from djinn_checks.engine.segment_reader import SegmentReader
 from djinn_checks.engine.segments import Cut, Weights
 from djinn_checks.errors import CopyError
 
@@ -38,6 +40,8 @@ class Carriage:
     """None: weights travel as they are."""
     verify: bool
     """Hold what was decoded against its sum, in every pass."""
+    folder: Path | None = None
+    """Where encoded segments are kept for the next time; None: they are not."""
 
 
 @dataclass(kw_only=True)
@@ -56,6 +60,7 @@ class WeightStream:
         plan: what stays and what streams.
         link: what the copies are given to.
         stage: what decodes; None if weights travel as they are.
+        host: where the streamed weights lie; None with a codec.
     """
 
     def __init__(
@@ -81,18 +86,29 @@ class WeightStream:
         self.model_id, self.cut = model_id, cut
         self._to, self._claimed = device, claimed
         codec = carriage.codec
-        self._encoded = EncodedWeights(cut, weights, codec, device) if codec is not None else None
+        self._encoded = (
+            EncodedWeights(cut, weights, codec, device, folder=carriage.folder) if codec is not None else None
+        )
         self.plan: Plan = self._encoded.plan(planner) if self._encoded is not None else planner(cut, None)
         if self._encoded is not None and device.type == "cuda":
             torch.cuda.empty_cache()  # what encoding took does not count beside the plan's memory
         in_one_block = self.plan.device_bytes - self.plan.encoded_bytes
         self._memory = torch.empty(in_one_block, dtype=torch.uint8, device=device)
-        self._arena = HostArena(self.plan.host_bytes if self._encoded is None else 0, pinned=device.type == "cuda")
         self._places = self._find_places()
-        self._host = self._find_hosts()
+        self.host: HostWeights | None = None
+        self._host: dict[int, Tensor] = {}
+        if self._encoded is None:
+            streamed = {load.segment: cut.segments[load.segment] for load in self.plan.loads}
+            is_cuda = device.type == "cuda"
+            self.host = HostWeights(streamed, weights, pinned=is_cuda, scratch=self._memory if is_cuda else None)
+            self.plan = self._count_moves(self.host)
+            self._home = self.host.whole
+        else:
+            self._host = self._find_hosts(self._encoded)
+            self._home = self._encoded.plain
         self._read(weights)
-        slots = max(1, len(self.plan.loads))
-        self.link = carriage.link_factory(device, slots)
+        self._copies = self._list_copies()
+        self.link = carriage.link_factory(device, max(1, len(self.copies)))
         self.stage: Stage | None = None
         self._proof: Proof | None = None
         self._route = self._open_route(carriage)
@@ -104,8 +120,9 @@ class WeightStream:
         """Finish the copies under way, and let go of the device and host memory."""
         self._route.close()
         self._memory = torch.empty(0, dtype=torch.uint8)
-        self._host, self._places = {}, {}
-        self._arena.close()
+        self._host, self._places, self._copies = {}, {}, []
+        if self.host is not None:
+            self.host.close()
         if self._encoded is not None:
             self._encoded.close()
 
@@ -117,28 +134,50 @@ class WeightStream:
             places[segment] = self._memory[offset : offset + self.cut.segments[segment].nbytes]
         return places
 
-    def _find_hosts(self) -> dict[int, Tensor]:
+    def _find_hosts(self, encoded: EncodedWeights) -> dict[int, Tensor]:
         """Return the host bytes from which each segment travels that does."""
-        travels = [load.segment for load in self.plan.loads if load.segment not in self.plan.stays_encoded]
-        streamed = list(dict.fromkeys(travels))
-        if self._encoded is not None:
-            return {segment: self._encoded[segment].data for segment in streamed}
-        sizes = [self.cut.segments[segment].nbytes for segment in streamed]
-        return dict(zip(streamed, self._arena.buffer.split(sizes), strict=True)) if streamed else {}
+        travels = {load.segment for load in self.plan.loads} - self.plan.stays_encoded
+        return {segment: encoded[segment].data for segment in sorted(travels)}
+
+    def _count_moves(self, host: HostWeights) -> Plan:
+        """Return the plan with the bytes that its copies move: in a file, nothing lies between weights."""
+        loads = self.plan.loads
+        moves = tuple(sum(piece.host.numel() for piece in host.pieces[load.segment]) for load in loads)
+        return self.plan if moves == self.plan.wire_sizes else replace(self.plan, moves=moves)
+
+    def _list_copies(self) -> list[list[tuple[Tensor, Tensor]]]:
+        """Return the copies of each load that goes straight into its place: where to, and from where."""
+        if self.plan.landings:
+            return []
+        if self.host is None:
+            return [[(self._places[load.segment], self._host[load.segment])] for load in self.plan.loads]
+        return [
+            [(self._places[load.segment][piece.offset :][: piece.host.numel()], piece.host) for piece in pieces]
+            for load in self.plan.loads
+            for pieces in [self.host.pieces[load.segment]]
+        ]
+
+    @property
+    def copies(self) -> list[tuple[int, int]]:
+        """The cycle of copies that the link is given: the load that each belongs to, and its bytes."""
+        if self.plan.landings:
+            return list(enumerate(self.plan.wire_sizes))
+        return [(load, host.numel()) for load, pieces in enumerate(self._copies) for _, host in pieces]
 
     def _read(self, weights: Weights) -> None:
-        for index, segment in enumerate(self.cut.segments):
-            if self._encoded is None:
-                segment.read(self._host.get(index, self._places[index]), weights)
-            elif index in self.plan.resident:
-                self._encoded.fill(index, self._places[index])
+        """Put what stays into its place."""
+        if self._encoded is not None:
+            self._encoded.fill(self.plan.resident, self._places)
+            return
+        with SegmentReader(weights, self._to) as reader:
+            for index in self.plan.resident:
+                reader.read(self.cut.segments[index], self._places[index])
 
     def _open_route(self, carriage: Carriage) -> Route:
         loads, plan = self.plan.loads, self.plan
-        places = [self._places[load.segment] for load in loads]
         if self._encoded is None or carriage.codec is None or not plan.landings:
-            direct = [self._host[load.segment] for load in loads]
-            return DirectRoute(plan, self.link, places=places, hosts=direct, copied=self._claim)
+            return DirectRoute(plan, self.link, copies=self._copies, copied=self._claim)
+        places = [self._places[load.segment] for load in loads]
         hosts = [self._host.get(load.segment) for load in loads]
         zone = self._memory[plan.resident_bytes + plan.ring_bytes :]
         landings = [zone[step.offset :][: step.nbytes] if step is not None else None for step in plan.landings]
@@ -169,7 +208,7 @@ class WeightStream:
         """
         if segment in self.plan.resident:
             return self._places[segment]
-        return self._host[segment] if self._encoded is None else self._encoded.plain(segment)
+        return self._home(segment)
 
     def acquire(self, use: int) -> None:
         """Order the computation that follows behind the copy that use `use` of the plan needs.

@@ -81,10 +81,16 @@ class Windows(TypedDict):
 
 
 class CopyRow(TypedDict, total=False):
-    """A layer's copy and computation, by the system's own account, which may lack some of it."""
+    """A layer's copy and computation, by the system's own account, which may lack some of it.
+
+    If weights travel encoded, `bytes` travelled, and the decode lies between the two.
+    """
 
     layer: str
     bytes: int
+    weight_bytes: int
+    decode_start_s: float
+    decode_end_s: float
     copy_start_s: float
     copy_end_s: float
     compute_start_s: float

@@ -35,6 +35,9 @@ class RandomWeights(Mapping[str, Tensor]):
         shape, dtype = self._like[name]
         return random_tensor(name, shape, dtype=dtype, device=self._device, seed=self._seed)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._like  # a mapping would make the tensor to see whether it is there
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._like)
 

@@ -1,8 +1,9 @@
 """Weights of a checkpoint, read one tensor at a time and never all at once.
 
 safetensors files are mapped into memory, so what is copied into the engine's pinned arena comes straight
-from the page cache. A checkpoint whose tensors are not the module's own (experts that transformers fuses
-on load, pickled files) is loaded whole by transformers instead, when the first weight is asked for.
+from the page cache; and a weight tells where its bytes lie in a file, so that it can be streamed from there.
+A checkpoint whose tensors are not the module's own (experts that transformers fuses on load, pickled files)
+is loaded whole by transformers instead, when the first weight is asked for.
 
 What a caller writes into a returned tensor is the caller's alone: the next access reads the checkpoint.
 """
@@ -28,7 +29,8 @@ Aliases = Mapping[str, tuple[list[str], Tensor]]
 _QUANTIZED = (".qweight", ".qzeros", ".weight_packed", ".weight_scale_inv", ".SCB", ".absmax")
 """How names end that GPTQ, AWQ, compressed-tensors, fine-grained FP8 and bitsandbytes store."""
 
-_FLOATS = ("F64", "F32", "F16", "BF16")
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_FLOATS = tuple(_DTYPES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,9 @@ class StoredTensor:
     shape: torch.Size
     kind: str
     """Data type in the words of safetensors: F32, BF16, I8 ..."""
+    offset: int
+    """Bytes from the start of the file. They are a multiple of what the data type needs at best."""
+    nbytes: int
 
     def read(self) -> Tensor:
         """Return the tensor as it is stored."""
@@ -125,6 +130,18 @@ class SafetensorsWeights(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         return self._located[name].read().to(self._dtypes[name])
 
+    def stored(self, name: str) -> StoredTensor:
+        """Return what a weight is read from."""
+        return self._located[name]
+
+    def lies_at(self, name: str) -> StoredTensor | None:
+        """Return where the very bytes of a weight lie, contiguous in a file; None if reading it changes them."""
+        stored = self._located[name]
+        return stored if _DTYPES.get(stored.kind) is self._dtypes[name] else None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._located  # a mapping would read the tensor to see whether it is there
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._located)
 
@@ -149,6 +166,9 @@ class CheckpointWeights(Mapping[str, Tensor]):
             raise ModelCorruptError(f"weight {name!r} is missing from the checkpoint that transformers loaded")
         copy = torch.empty(self._loaded[name].shape, dtype=self._aliases[name][1].dtype)
         return copy.copy_(self._loaded[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._aliases
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._aliases)
@@ -203,12 +223,34 @@ def _headers(path: Path) -> list[StoredTensor]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            places = _read_places(path)
             return [
-                StoredTensor(path=path, name=name, shape=torch.Size(part.get_shape()), kind=part.get_dtype())
+                StoredTensor(
+                    path=path,
+                    name=name,
+                    shape=torch.Size(part.get_shape()),
+                    kind=part.get_dtype(),
+                    offset=places[name][0],
+                    nbytes=places[name][1] - places[name][0],
+                )
                 for name, part in slices.items()
             ]
     except SafetensorError as error:
         raise ModelCorruptError(f"{path}: is no whole safetensors file ({error}); fetch it again") from error
+
+
+def _read_places(path: Path) -> dict[str, tuple[int, int]]:
+    """Return where each tensor of a whole safetensors file starts and ends, in bytes from the start of the file.
+
+    The library does not tell. The file begins with the length of its header, 8 bytes little-endian; the header is JSON
+    and counts from its own end.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    ends = {name: entry["data_offsets"] for name, entry in header.items()}
+    return {name: (8 + length + start, 8 + length + end) for name, (start, end) in ends.items()}
 
 
 def _check_header(name: str, expected: torch.Size, stored: StoredTensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from djinn_checks.engine.codec import Codec
 from djinn_checks.engine.codecs import default_codec_name, open_codec
 from djinn_checks.engine.hooks import RingBufferHooks, install_ring_buffer_hooks
+from djinn_checks.engine.host_weights import Source, foresee_sources, order_by_file
 from djinn_checks.engine.link import Link
 from djinn_checks.engine.pacing import Pace, plan_for_pace
 from djinn_checks.engine.plan import Plan
@@ -51,7 +53,8 @@ class RingSystem(System):
         self._resident_blocks = resident_blocks
         self._link_factory = link_factory
         visits = getattr(model, "visits", ())
-        self._cut = cut_model(self._skeleton, visits, getattr(model, "readers", {}))
+        readers = getattr(model, "readers", {})
+        self._cut = cut_model(self._skeleton, visits, readers, order=order_by_file(model.weights))
         places = {point.name: place for place, point in enumerate(self._cut.points)}
         reached = [places[name] for name in visits if name in places]
         self._runs_in_order = all(before < after for before, after in itertools.pairwise(reached))
@@ -75,7 +78,17 @@ class RingSystem(System):
         self._ring = ring
         self._ring.register_model(self.model.name, self.model.weights)
         self._hooks = install_ring_buffer_hooks(self._skeleton, self._ring, self.model.name, plan=plan, cut=self._cut)
+        if ring.stream is not None:
+            self.plan = ring.stream.plan
         return self._skeleton
+
+    def sources(self) -> tuple[Source, ...]:
+        """Return where the weights lie that travel as they are, and why there; before the system is open, would lie."""
+        stream = self._ring.stream if self._ring is not None else None
+        if stream is not None:
+            return stream.host.sources if stream.host is not None else ()
+        streamed = [self._cut.segments[index] for index in sorted({load.segment for load in self.plan.loads})]
+        return foresee_sources(streamed, self.model.weights, pinned=self.device.type == "cuda")
 
     def predicted_bytes_per_pass(self) -> int | None:
         return self.plan.bytes_per_pass if self._runs_in_order else None  # what it comes back to moves again
@@ -118,12 +131,14 @@ class EncodedRingSystem(RingSystem):
         budget_bytes: int,
         resident_blocks: int | None = None,
         verify: bool = True,
+        folder: Path | None = None,
         link_factory: Callable[[torch.device, int], Link] = open_timed_link,
     ) -> None:
         """Plan as `RingSystem` does, for weights that travel as they are: what cannot hold those holds no others.
 
         Args:
             verify: hold what was decoded against a sum of what was encoded, in every pass.
+            folder: where encoded weights are kept for the next time; None: they are not.
 
         Raises:
             SystemNotInstalledError: there is a GPU, and nvCOMP is missing.
@@ -135,7 +150,7 @@ class EncodedRingSystem(RingSystem):
             resident_blocks=resident_blocks,
             link_factory=link_factory,
         )
-        self._verify = verify
+        self._verify, self._folder = verify, folder
         self._codec = open_codec(default_codec_name(device), device)
         self._planned: Plan | None = None
 
@@ -154,12 +169,12 @@ class EncodedRingSystem(RingSystem):
             self.device,
             codec=self._codec,
             verify=self._verify,
+            folder=self._folder,
             link_factory=self._link_factory,
             stage_factory=open_timed_link,
         )
         module = self._stream(ring, planner)
-        if ring.stream is not None:
-            self.plan = self._planned = ring.stream.plan
+        self._planned = self.plan
         return module
 
     def predicted_bytes_per_pass(self) -> int | None:
@@ -178,10 +193,11 @@ def _steps(stream: WeightStream) -> list[Step]:
 
 
 def _row(stream: WeightStream, step: Step) -> dict[str, Any]:
-    load = stream.plan.loads[step.slot]
+    number, nbytes = stream.copies[step.slot]
+    load = stream.plan.loads[number]
     row: dict[str, Any] = {
         "layer": stream.cut.segments[load.segment].name,
-        "bytes": stream.plan.wire_sizes[step.slot],
+        "bytes": nbytes,
         "copy_start_s": step.copy_s[0],
         "copy_end_s": step.copy_s[1],
         "compute_start_s": step.compute_s[0],

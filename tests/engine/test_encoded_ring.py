@@ -447,7 +447,8 @@ def test_the_proof_for_a_gpu_puts_nans_all_over_a_wrong_place_and_tells_which() 
     assert all(map(torch.equal, places, before))
     places[1][77] ^= 1
     proof.prove(1)
-    assert proof.known_wrong() == 1
+    proof.prove(2)
+    assert proof.known_wrong() == 1, "told with the last load of the cycle"
     assert places[1].view(torch.bfloat16).view(4, 256).isnan().any(dim=1).all()
     for dtype in (torch.float16, torch.float32):
         assert places[1][: 2 * dtype.itemsize].view(dtype).isnan().any()

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 
 from djinn_checks.measurements.pcie import Windows, Zoom, read
 from djinn_checks.outcome import Outcome
+from djinn_checks.report.pcie.weight_rate import WEIGHTS, describe_weight_rate, draw_weight_rate
 from djinn_checks.report.plots import FLOOR, INK, MARK, SYSTEM, Plot, make_figure, set_title
 from djinn_checks.report.tables import format_share
 from djinn_checks.units import GB, MIB, format_bytes
@@ -36,8 +37,9 @@ def plot_flatline(outcome: Outcome) -> Plot:
     _draw_levels(axes, ceiling, threshold)
     for start, end in windows["holes_s"]:
         axes.axvspan(start, end, color=MARK, alpha=0.25, linewidth=0)
+    highest = draw_weight_rate(axes, outcome, starts, rates)
     axes.set_xlim(0, windows["duration_s"])
-    axes.set_ylim(0, 1.2 * max(ceiling, float(np.nanmax(rates, initial=0.0))))
+    axes.set_ylim(0, 1.2 * max(ceiling, highest, float(np.nanmax(rates, initial=0.0))))
     axes.set_xlabel("seconds")
     axes.set_ylabel("GB/s")
     set_title(axes, f"{format_share(_share_above(rates, threshold))} of windows above {1e3 * threshold:,.0f} MB/s")
@@ -49,7 +51,8 @@ def plot_zoom(outcome: Outcome) -> Plot:
     zoom = read(outcome.measurements).get("zoom")
     if not zoom:
         return Plot(None, _NO_COUNTERS)
-    parts = ((_draw_zoom, 3.0, zoom["rx_mb_per_s"]), (_draw_overlap, 1.9, zoom["timeline"]))
+    lanes = 2.5 if _decodes(zoom) else 1.9
+    parts = ((_draw_zoom, 3.0, zoom["rx_mb_per_s"]), (_draw_overlap, lanes, zoom["timeline"]))
     draws = [draw for draw, _, known in parts if known]
     heights = [height for _, height, known in parts if known]
     figure, panels = make_figure(len(draws), width=10, height=0.5 + sum(heights), height_ratios=heights, share_x=True)
@@ -157,16 +160,29 @@ def _draw_zoom(axes: Axes, outcome: Outcome, zoom: Zoom) -> None:
 
 
 def _draw_overlap(axes: Axes, outcome: Outcome, zoom: Zoom) -> None:
-    """Two strips: what was copied when, neighbours in alternating shades, and what computed when."""
+    """Two strips: what was copied when, neighbours in alternating shades, and what computed when.
+
+    If weights travel encoded there is a third one between them: what was decoded when.
+    """
+    strips = [("computation", "compute", _COMPUTE), ("copies", "copy", SYSTEM)]
+    if _decodes(zoom):
+        strips.insert(1, ("decodes", "decode", WEIGHTS))
     for index, row in enumerate(zoom["timeline"]):
-        copy, compute = (row["copy_start_s"], row["copy_end_s"]), (row["compute_start_s"], row["compute_end_s"])
-        for lane, (start, end), colour in ((1, copy, SYSTEM), (0, compute, _COMPUTE)):
-            shade = 0.6 if lane == 1 and index % 2 else 1.0  # copies follow each other without a gap
+        times = dict(row)
+        for lane, (_, step, colour) in enumerate(strips):
+            start, end = times.get(f"{step}_start_s"), times.get(f"{step}_end_s")
+            if not isinstance(start, int | float) or not isinstance(end, int | float):
+                continue
+            shade = 0.6 if lane and index % 2 else 1.0  # copies follow each other without a gap
             axes.broken_barh([(start, end - start)], (lane - 0.36, 0.72), color=colour, alpha=shade, linewidth=0.5)
-    axes.set_yticks([0, 1], ["computation", "copies"])
-    axes.set_ylim(-0.6, 1.6)
+    axes.set_yticks(range(len(strips)), [name for name, _, _ in strips])
+    axes.set_ylim(-0.6, len(strips) - 0.4)
     axes.grid(visible=False)
     set_title(axes, "Layer by layer, by the system's own events")
+
+
+def _decodes(zoom: Zoom) -> bool:
+    return any("decode_start_s" in row for row in zoom["timeline"])
 
 
 def _describe_flatline(outcome: Outcome, rates: np.ndarray, windows: Windows) -> str:
@@ -179,6 +195,7 @@ def _describe_flatline(outcome: Outcome, rates: np.ndarray, windows: Windows) ->
         f"{windows['window_s'] * 1e3:g} ms: {mean}{lost}; {format_share(_share_above(rates, threshold))} of windows "
         f"above {threshold:.0f} GB/s, "
         f"{format_share(_share_above(rates, 0.9 * ceiling))} above nine tenths of the ceiling of {ceiling:.1f} GB/s."
+        f"{describe_weight_rate(outcome)}"
     )
 
 
@@ -193,4 +210,8 @@ def _describe_zoom(zoom: Zoom) -> str:
     if not zoom["timeline"]:
         return f"{text}. The system keeps no account of its copies, so none is drawn."
     copied = sum(row["bytes"] for row in zoom["timeline"])
-    return f"{text}; beneath, {len(zoom['timeline'])} copies of {format_bytes(copied)} in all, and the computations."
+    text += f"; beneath, {len(zoom['timeline'])} copies of {format_bytes(copied)} in all, "
+    if not _decodes(zoom):
+        return f"{text}and the computations."
+    weights = sum(row.get("weight_bytes", 0) for row in zoom["timeline"])
+    return f"{text}their decodes into {format_bytes(weights)} of weights, and the computations."

@@ -67,3 +67,24 @@ def ran() -> Outcome:
                "witnessed_a_pass": None},
         preflight=[{"name": "GPU", "found": "<GPU>", "wanted": "any", "ok": False, "remedy": "buy one"}],
     )  # fmt: skip
+
+
+def encoded() -> Outcome:
+    """The same run of a system whose weights travel encoded: decodes in its timeline, weights faster than the link."""
+    base = ran().measurements
+    rows = []
+    for number in range(8):
+        start = 9.6 + 0.005 * number
+        rows.append(
+            {"layer": f"model.layers.{number}", "bytes": 267_000_000, "weight_bytes": 404_000_000,
+             "copy_start_s": start, "copy_end_s": start + 0.0048, "decode_start_s": start + 0.0048,
+             "decode_end_s": start + 0.0053, "compute_start_s": start + 0.0053, "compute_end_s": start + 0.0055}
+        )  # fmt: skip
+    figures = {
+        "wire_of_ceiling": 0.999,
+        "claimed_of_counted": 1.0,
+        "weights_of_ceiling": 1.45,
+        "counted_of_least": 1.01,
+    }
+    measurements = {**base, "figures": figures, "zoom": base["zoom"] | {"timeline": rows, "pass_ends_s": [9.64]}}
+    return replace(ran(), measurements=measurements)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.report.pcie.plots import plot_distribution, plot_flatline, plot_zoom
-from djinn_checks.report.plots import Plot, to_svg
-from tests.report.pcie.samples import PLOTS, changed, ran, replayed
+from djinn_checks.report.pcie.weight_rate import WEIGHTS
+from djinn_checks.report.plots import SYSTEM, Plot, to_svg
+from tests.report.pcie.samples import PLOTS, changed, encoded, ran, replayed
 
 
 def drawn(plot: Plot) -> str:
@@ -65,3 +67,31 @@ def test_windows_that_are_all_lost_are_no_figure_of_zeros() -> None:
 def test_an_outcome_without_measurements_still_has_its_figures_in_words() -> None:
     nothing = Outcome(check="pcie", status=Status.ERROR, summary="crashed")
     assert all(plot(nothing).figure is None for plot in PLOTS)
+
+
+def test_weights_that_travel_encoded_are_drawn_above_the_wire_with_the_ceiling_between_them() -> None:
+    outcome = encoded()
+    plot = plot_flatline(outcome)
+    drawn(plot)
+    ceiling = outcome.measurements["link"]["ceiling_bytes_per_s"] / 1e9
+    assert f"Decoded, that was {1.45 * ceiling:.1f} GB/s of weights, 1.450 of the ceiling" in plot.alt
+    assert plot.figure is not None
+    (axes,) = plot.figure.axes
+    drawn_lines = {str(line.get_color()): max(map(float, line.get_ydata())) for line in axes.lines}  # type: ignore[arg-type]
+    assert drawn_lines[SYSTEM] < 1.1 * ceiling < drawn_lines[WEIGHTS] < axes.get_ylim()[1]
+    unseen = replace(outcome, measurements=outcome.measurements | {"figures": None})
+    for other in (unseen, ran()):
+        assert "Decoded" not in plot_flatline(other).alt
+
+
+def test_the_timeline_of_encoded_weights_has_copies_decodes_and_computations() -> None:
+    plot = plot_zoom(encoded())
+    drawn(plot)
+    assert "8 copies of 2.14 GB in all, their decodes into 3.23 GB of weights, and the computations." in plot.alt
+    assert lanes(plot) == ["computation", "decodes", "copies"]
+    assert lanes(plot_zoom(ran())) == ["computation", "copies"]
+
+
+def lanes(plot: Plot) -> list[str]:
+    assert plot.figure is not None
+    return [text.get_text() for text in plot.figure.axes[-1].get_yticklabels()]
