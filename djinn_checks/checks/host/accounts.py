@@ -1,9 +1,10 @@
 """The counters of each link against the copies that it made: what was counted in each stage, in both directions.
 
-A link's first stage alone tells how many bytes on the wire each of payload has, both ways: reads of the host are answered
-with data and something beside them, and cost requests that are sent; writes are sent. All later stages are counted by
-these, both directions at once by solving for the two. Where a first stage gives no ratio that a wire can have (another
-link's counters, say), the specification's own is taken: 256 bytes a packet, 20 beside an answer, 24 beside a request.
+A link's first stage alone tells how many bytes on the wire each of payload has, both ways: reads of the host are
+answered with data and something beside them, and cost requests that are sent; writes are sent. All later stages are
+counted by these, both directions at once by solving for the two. Where a first stage gives no ratio that a wire can
+have (another link's counters, say), the specification's own is taken: 256 bytes a packet, 20 beside an answer, 24
+beside a request.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Account:
 
     @property
     def error(self) -> float | None:
-        """The worse of both directions: |counted - copied| over what was copied; of a direction at rest, over `most`."""
+        """The worse of both directions: |counted - copied| over what was copied; of one at rest, over `most`."""
         if self.counted is None:
             return None
         return max(self._error(way, self.counted[way]) for way in (H2D, D2H))

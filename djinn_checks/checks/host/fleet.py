@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -24,7 +25,7 @@ class Worker:
     def __init__(self, name: str, opener: str, options: Mapping[str, Any], variables: Mapping[str, str]) -> None:
         """Start it; `wait` hears that it is ready."""
         self.name = name
-        self._errors: IO[bytes] = tempfile.TemporaryFile()
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
         command = [*module_command("djinn_checks.checks.host.worker"), opener, json.dumps(dict(options))]
         self._process = subprocess.Popen(
             tied(command),
@@ -73,10 +74,8 @@ class Worker:
     def end(self, *, at_once: bool = False) -> None:
         """Have it end: by the end of its input, and if that is not enough, or at once, by force."""
         if self._process.stdin:
-            try:
+            with contextlib.suppress(OSError):
                 self._process.stdin.close()
-            except OSError:
-                pass
         try:
             self._process.wait(0.0 if at_once else _ENDING_S)
         except subprocess.TimeoutExpired:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from djinn_checks.checks.host.accounts import Account, fit_series, list_accounts
-from djinn_checks.checks.host.evidence import DIRECTIONS, HostEvidence, Seen
+from djinn_checks.checks.host.evidence import DIRECTIONS, HostEvidence, Seen, Stage
 from djinn_checks.checks.host.figures import list_figures
 from djinn_checks.checks.host.link_criteria import list_looks
 from djinn_checks.checks.host.plan import HOST_MEMORY, PCIE, REPLAY
@@ -128,7 +128,7 @@ def _account_rows(evidence: HostEvidence) -> list[AccountRow]:
     return [
         {
             "uuid": account.uuid,
-            "stage": f"{account.stage.kind} {account.stage.direction} {account.stage.memory}, round {account.stage.round}",
+            "stage": _name_stage(account.stage),
             "copied_h2d": account.copied["h2d"],
             "copied_d2h": account.copied["d2h"],
             "counted_h2d": account.counted["h2d"] if account.counted else None,
@@ -137,6 +137,10 @@ def _account_rows(evidence: HostEvidence) -> list[AccountRow]:
         }
         for account in worst
     ]
+
+
+def _name_stage(stage: Stage) -> str:
+    return f"{stage.kind} {stage.direction} {stage.memory}, round {stage.round + 1}"
 
 
 def _pair_rows(evidence: HostEvidence) -> list[PairRow]:

@@ -1,4 +1,4 @@
-"""A run of the host check written down whole, and judged again elsewhere: links, stages, and the counters' readings.
+"""A run of the host check written down whole, and judged again elsewhere: links, stages, counters' readings.
 
 A gzipped JSON of plain values. Readings are written as steps, microseconds and bytes modulo 2^32, so that they compress.
 """

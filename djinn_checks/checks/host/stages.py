@@ -1,7 +1,7 @@
 """The stages of a run: each link alone, all at once, near and far memory, small copies, GPU to GPU.
 
-All processes have pinned their memory before the first stage begins, and rest in between. A stage is entered by a common
-instant, a little ahead, that every process waits for by the same clock.
+All processes have pinned their memory before the first stage begins, and rest in between. A stage is entered by a
+common instant, a little ahead, that every process waits for by the same clock.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class StandIn:
         return {"near": None, "far": None, "bound": False}
 
     def copy(self, direction: str, memory: str, at_s: float, for_s: float) -> list[Part]:
-        """Copy chunk after chunk, each when its time has come, and catch up after whatever kept it from the processor."""
+        """Copy chunk after chunk, each when its time has come, and catch up after whatever kept it waiting."""
         period = _CHUNK_BYTES / self.bytes_per_s
         count = max(1, round(for_s / period))
         ways = list_ways(direction)

@@ -2,8 +2,8 @@
 
     worker OPENER OPTIONS
 
-It opens the link, says so, and then does what it is told, a line of JSON each; its answers are lines of JSON, too. Every
-command names the instant at which it begins, so that all processes enter a stage together without waiting for one
+It opens the link, says so, and then does what it is told, a line of JSON each; its answers are lines of JSON, too.
+Every command names the instant at which it begins, so that all processes enter a stage together without waiting for one
 another: one that dies or hangs keeps nobody. It ends when its input does.
 """
 
