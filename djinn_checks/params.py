@@ -330,7 +330,7 @@ class HostParams(CheckParams):
     sampler_hz: Annotated[float, Field(ge=50, le=4000)] = 500.0
     """Readings of the PCIe counters per second."""
     recording: str = ""
-    """A recorded host (<name>.recording.json.gz) to judge in place of a run."""
+    """A recorded host (<name>.samples.json.gz) to judge in place of a run."""
 
     @property
     def system(self) -> str:

@@ -60,7 +60,7 @@ def check_host(
         plan: the links in place of those that are found.
         clock: gives seconds; for the timings only.
         progress: called with (stage, done, total).
-        save_to: where the caller saves the outcome; the run is recorded beside it, as `<name>.recording.json.gz`.
+        save_to: where the caller saves the outcome; the run is recorded beside it, as `<name>.samples.json.gz`.
 
     Raises:
         ParamsError: a GPU is named that is not there or cannot be driven, an earlier outcome is of another type of
@@ -106,7 +106,7 @@ def _work(
 def recording_path(save_to: str | os.PathLike[str]) -> Path:
     """Return where the recording goes that belongs to the outcome `save_to`."""
     path = Path(save_to)
-    return path.with_name(f"{path.name.removesuffix('.json').removesuffix('.outcome')}.recording.json.gz")
+    return path.with_name(f"{path.name.removesuffix('.json').removesuffix('.outcome')}.samples.json.gz")
 
 
 def _find_links(params: HostParams, folder: Path) -> HostPlan:

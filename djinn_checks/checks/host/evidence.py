@@ -17,6 +17,8 @@ from djinn_checks.instruments.link_health import LinkHealth
 from djinn_checks.params import HostParams
 
 ALONE, TOGETHER = "alone", "together"
+_MOST_OF_CEILING = 1.25
+"""What a link carries on the wire at most, of its fastest payload alone: packets' own bytes, and a slow measurement."""
 DIRECTIONS = (H2D, D2H, BOTH)
 
 
@@ -159,6 +161,17 @@ class HostEvidence:
         """Return the rates of a link alone, round by round."""
         stages = self.list_stages(ALONE, direction, memory)
         return [stage.copies[uuid].bytes_per_s for stage in stages if uuid in stage.copies]
+
+    @cached_property
+    def fitted(self) -> dict[str, CounterSeries | None]:
+        """The counters of each link, their holes those of a link of its rate: gaps in which a wrap may have passed."""
+        fastest = {link.uuid: max(self.alone[link.uuid].get(way, 0.0) for way in (H2D, D2H)) for link in self.seen}
+        return {
+            link.uuid: link.series.over(_MOST_OF_CEILING * fastest[link.uuid])
+            if link.series is not None and fastest[link.uuid]
+            else link.series
+            for link in self.seen
+        }
 
     @cached_property
     def together(self) -> dict[str, Stage]:

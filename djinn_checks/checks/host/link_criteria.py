@@ -50,7 +50,7 @@ def judge_links(evidence: HostEvidence) -> tuple[Criterion, ...]:
 
 
 def _copies_arrived(evidence: HostEvidence) -> Criterion:
-    row = Row("copies_arrived", "The bytes of all copies arrived", unit="links")
+    row = Row("copies_arrived", "The bytes of all copies arrived", unit="link(s)")
     wrong = [link.uuid for link in evidence.seen if link.verified is False]
     unknown = [link.uuid for link in evidence.seen if link.verified is None]
     return row.judge(
@@ -181,7 +181,7 @@ def list_looks(evidence: HostEvidence, link: Seen) -> list[HealthSample]:
 
 
 def _link_at_its_best(evidence: HostEvidence) -> Criterion:
-    row = Row("link_at_its_best", "At work each link has the generation and width that it can have", unit="links")
+    row = Row("link_at_its_best", "At work each link has the generation and width that it can have", unit="link(s)")
     below, unknown = {}, []
     for link in evidence.seen:
         best = (link.plan.max_generation, link.plan.max_width)
@@ -212,7 +212,7 @@ def _differences(evidence: HostEvidence, name: str) -> dict[str, int | None]:
 
 
 def _link_replays(evidence: HostEvidence) -> Criterion:
-    row = Row("link_replays", "No link sends more packets again than the PCIe specification allows", unit="links")
+    row = Row("link_replays", "No link sends more packets again than the PCIe specification allows", unit="link(s)")
     seconds = evidence.end_s - evidence.idle_s[0]
     most = {link.uuid: most_replays(link.plan.max_generation, link.plan.max_width, seconds) for link in evidence.seen}
     found = {uuid: count for uuid, count in _differences(evidence, "replays").items() if count is not None}
@@ -229,7 +229,7 @@ def _link_replays(evidence: HostEvidence) -> Criterion:
 
 
 def _link_errors(evidence: HostEvidence) -> Criterion:
-    row = Row("link_errors", "No link had an error that a replay does not mend", unit="errors")
+    row = Row("link_errors", "No link had an error that a replay does not mend", unit="error(s)")
     found = {
         (uuid, name): count
         for name in _BREAKING
@@ -250,7 +250,7 @@ def _link_errors(evidence: HostEvidence) -> Criterion:
 
 
 def _clocks_not_slowed(evidence: HostEvidence) -> Criterion:
-    row = Row("clocks_not_slowed", "No GPU is slowed by heat or power while it copies", unit="GPUs")
+    row = Row("clocks_not_slowed", "No GPU is slowed by heat or power while it copies", unit="GPU(s)")
     looks = {link.uuid: list_looks(evidence, link) for link in evidence.seen}
     if not any(look.clock_reasons is not None for found in looks.values() for look in found):
         return row.skip("these GPUs or the driver do not tell")

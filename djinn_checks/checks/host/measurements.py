@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from djinn_checks.checks.host.accounts import Account, fit_series, list_accounts
+from djinn_checks.checks.host.accounts import Account, list_accounts
 from djinn_checks.checks.host.evidence import DIRECTIONS, HostEvidence, Seen, Stage
 from djinn_checks.checks.host.figures import list_figures
 from djinn_checks.checks.host.link_criteria import list_looks
@@ -164,7 +164,7 @@ def _traces(evidence: HostEvidence) -> Traces:
     window = max(_SHORTEST_WINDOW_S, (end - start) / _WINDOWS)
     found: dict[str, dict[str, list[float | None]]] = {"rx": {}, "tx": {}}
     for link in evidence.seen:
-        series = fit_series(evidence, link)
+        series = evidence.fitted[link.uuid]
         for way in ("rx", "tx") if series is not None and end > start else ():
             _, wire = series.windows(start, end, window, way) if series is not None else ((), ())
             found[way][link.uuid] = [None if math.isnan(count) else round(count / window / MB, 1) for count in wire]

@@ -1,6 +1,6 @@
-"""A run of the host check written down whole, and judged again elsewhere: links, stages, counters' readings.
+"""A run of the host check written down whole, and judged again elsewhere: links, stages and readings.
 
-A gzipped JSON of plain values. Readings are written as steps, microseconds and bytes modulo 2^32, so that they compress.
+A gzipped JSON of plain values. Readings are written as steps, microseconds and bytes modulo 2^32: they compress.
 """
 
 from __future__ import annotations

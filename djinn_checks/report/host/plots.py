@@ -100,8 +100,8 @@ def _describe_traffic(found: HostMeasurements, links: Sequence[LinkRow]) -> str:
     stages = found.get("stages") or []
     window = found["traces"]["window_s"] * 1e3
     return (
-        f"What the counters of {len(links)} link(s) saw in {len(stages)} stages, in windows of {window:.0f} ms: while one "
-        "is driven the others rest, and in the grey stages all are at work."
+        f"What the counters of {len(links)} link(s) saw in {len(stages)} stages, in windows of {window:.0f} ms: while "
+        "one is driven the others rest, and in the grey stages all are at work."
     )
 
 
