@@ -220,8 +220,18 @@ class PcieParams(StreamingParams):
     """Source of the counters: auto, field, gpm or throughput."""
     sweep: bool = True
     """Also measure copies of 1 to 512 MiB, pinned and pageable."""
+    gpus: Literal["", "all"] | Annotated[list[str], Field(min_length=1)] = ""
+    """all, or the UUIDs of those that are driven together; empty: the one that `device` names."""
+    stand_ins: Annotated[int, Field(ge=1, le=64)] = 2
+    """Without a GPU: how many links within host memory stand in for those of GPUs."""
     trace: str = ""
     """A recorded trace (csv.gz) to judge in place of a run: with its truth.json, or samples with their outcome."""
+
+    @model_validator(mode="after")
+    def _limit_of_one(self) -> Self:
+        if self.gpus and self.vram_limit_gb is not None:
+            raise ValueError("vram_limit_gb: is for one GPU; leave it out, or gpus")
+        return self
 
 
 _SHORTEST_IDLE_S = 0.4
@@ -301,8 +311,8 @@ class HostParams(CheckParams):
 
     check: ClassVar[str] = "host"
 
-    gpus: Literal["all"] | Annotated[list[str], Field(min_length=1)] = "all"
-    """all, or the UUIDs of those that are driven together."""
+    gpus: Literal["", "all"] | Annotated[list[str], Field(min_length=1)] = "all"
+    """all, or the UUIDs of those that are driven together; empty: the one that `device` names."""
     stand_ins: Annotated[int, Field(ge=1, le=64)] = 2
     """Without a GPU: how many links within host memory stand in for those of GPUs."""
     stage_s: Annotated[float, Field(ge=0.05, le=60)] = 1.0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from djinn_checks.errors import InstrumentError
+from djinn_checks.errors import InstrumentError, ParamsError
 from djinn_checks.instruments import nvml
 from djinn_checks.instruments.device_tenants import find_family
 from djinn_checks.instruments.topology import PciPath, read_path
@@ -82,6 +82,31 @@ def find_gpus(environment: dict[str, str] | None = None) -> HostGpus:
     except InstrumentError:
         return HostGpus(gpus=(), pairs=())
     return HostGpus(gpus=gpus, pairs=pairs)
+
+
+def choose_gpus(found: HostGpus, asked: str | Sequence[str]) -> tuple[list[Gpu], dict[str, str]]:
+    """Return the GPUs that are driven, and why each other one of the host is not, by its UUID.
+
+    Args:
+        asked: "all" of those that can be driven, "" for the first, or UUIDs.
+
+    Raises:
+        ParamsError: a GPU is named that is not there, twice, or that cannot be driven.
+    """
+    known = {gpu.uuid: gpu for gpu in found.gpus}
+    wanted = list(known)[: None if asked == "all" else 1] if isinstance(asked, str) else list(asked)
+    unknown = sorted(set(wanted) - known.keys())
+    if unknown:
+        there = ", ".join(known) or "none"
+        raise ParamsError(f"gpus: expected UUIDs of this host's GPUs ({there}), got {', '.join(unknown)}")
+    if len(set(wanted)) < len(wanted):
+        raise ParamsError(f"gpus: expected each UUID once, got {', '.join(wanted)}")
+    refused = [f"{uuid}: {known[uuid].left_out}" for uuid in wanted if known[uuid].left_out]
+    if refused and asked != "all":
+        raise ParamsError(f"gpus: {'; '.join(refused)}")
+    driven = [known[uuid] for uuid in wanted if not known[uuid].left_out]
+    uuids = {gpu.uuid for gpu in driven}
+    return driven, {gpu.uuid: gpu.left_out or "it was not asked for" for gpu in found.gpus if gpu.uuid not in uuids}
 
 
 def find_hidden(uuids: Sequence[str], variables: dict[str, str]) -> list[str]:

@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from djinn_checks.checks.conclude import Anatomy, Facts, conclude, conclude_early
+from djinn_checks.checks.fleet import Fleet
 from djinn_checks.checks.host.criteria import GPUS_FREE, judge_evidence
 from djinn_checks.checks.host.evidence import HostEvidence, Seen
 from djinn_checks.checks.host.expectation import check_expected, expect_figures
-from djinn_checks.checks.host.fleet import Fleet
 from djinn_checks.checks.host.measurements import gather_measurements, summarize
 from djinn_checks.checks.host.plan import HostPlan, plan_gpus, plan_stand_ins
 from djinn_checks.checks.host.recording import load_recording, save_recording

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from djinn_checks.errors import ParamsError
-from djinn_checks.instruments.gpus import Gpu, HostGpus, Pair
+from djinn_checks.instruments.gpus import Gpu, HostGpus, Pair, choose_gpus
 from djinn_checks.instruments.many_counters import name_board
 from djinn_checks.instruments.topology import PciPath, list_nodes
 from djinn_checks.params import HostParams
@@ -68,16 +67,8 @@ def plan_gpus(params: HostParams, found: HostGpus) -> HostPlan:
     Raises:
         ParamsError: a GPU is named that is not there, or that cannot be driven.
     """
-    known = {gpu.uuid: gpu for gpu in found.gpus}
-    asked = list(known) if params.gpus == "all" else list(params.gpus)
-    _refuse_unknown(asked, known)
-    named = params.gpus != "all"
-    refused = [f"{uuid}: {known[uuid].left_out}" for uuid in asked if known[uuid].left_out]
-    if named and refused:
-        raise ParamsError(f"gpus: {'; '.join(refused)}")
-    driven = [known[uuid] for uuid in asked if not known[uuid].left_out]
+    driven, left_out = choose_gpus(found, params.gpus)
     uuids = {gpu.uuid for gpu in driven}
-    left_out = {gpu.uuid: gpu.left_out or "it was not asked for" for gpu in found.gpus if gpu.uuid not in uuids}
     nodes = tuple(list_nodes())
     return HostPlan(
         subject=PCIE,
@@ -87,15 +78,6 @@ def plan_gpus(params: HostParams, found: HostGpus) -> HostPlan:
         left_out=left_out,
         in_use={gpu.uuid: gpu.in_use for gpu in driven if gpu.in_use},
     )
-
-
-def _refuse_unknown(asked: Sequence[str], known: Mapping[str, Gpu]) -> None:
-    unknown = sorted(set(asked) - known.keys())
-    if unknown:
-        there = ", ".join(known) or "none"
-        raise ParamsError(f"gpus: expected UUIDs of this host's GPUs ({there}), got {', '.join(unknown)}")
-    if len(set(asked)) < len(asked):
-        raise ParamsError(f"gpus: expected each UUID once, got {', '.join(asked)}")
 
 
 def _plan_gpu(gpu: Gpu, nodes: Sequence[int], params: HostParams) -> LinkPlan:

@@ -26,7 +26,7 @@ class Worker:
         """Start it; `wait` hears that it is ready."""
         self.name = name
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
-        command = [*module_command("djinn_checks.checks.host.worker"), opener, json.dumps(dict(options))]
+        command = [*module_command("djinn_checks.checks.fleet_worker"), opener, json.dumps(dict(options))]
         self._process = subprocess.Popen(
             tied(command),
             stdin=subprocess.PIPE,
@@ -89,7 +89,7 @@ class Fleet:
 
     def __init__(self) -> None:
         """Have none yet."""
-        self._workers: dict[str, Worker] = {}
+        self._workers: dict[str, Worker] = {}  # by their names, in the order in which they were added
         self.ready: dict[str, dict[str, Any]] = {}
         """What each said of itself when it was ready."""
         self.lost: dict[str, str] = {}

@@ -32,7 +32,18 @@ def main() -> int:
         module, _, function = opener.partition(":")
         driver = getattr(importlib.import_module(module), function)(**options)
         answer(ready=driver.describe())
-        for line in sys.stdin:
+
+        def meet(found: Any) -> dict[str, Any]:
+            """Answer in the midst of a command, and return what is told next."""
+            answer(done={"found": found})
+            line = sys.stdin.readline()
+            if not line:
+                raise SystemExit(0)  # whoever tells is gone
+            told: dict[str, Any] = json.loads(line)
+            return told
+
+        driver.meet = meet
+        while line := sys.stdin.readline():
             answer(done=do(driver, json.loads(line)))
     except Exception as error:
         traceback.print_exc()
