@@ -7,7 +7,7 @@ version or of a run that stopped early, nothing is compared.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from djinn_checks.measurements import agents, faults, host, logits, pcie
@@ -90,11 +90,24 @@ def _of_pcie(rows: Rows, params: Mapping[str, Any], found: pcie.PcieMeasurements
         is_replay = link is not None and link["subject"] == "replay"
         if isinstance(asked, int | float) and not is_replay and windows["duration_s"] < asked * _OF_DURATION:
             yield f"the parameter duration_s is {asked:g}, and the run was measured for {windows['duration_s']:g} s"
+    yield from _of_gpus(rows, found.get("gpus") or ())
     fraction = params.get("ceiling_fraction")
     if windows and link and isinstance(fraction, int | float):
         yield from _compare_share(rows, "rx_of_ceiling", windows, fraction * float(link["ceiling_bytes_per_s"]) / _MB)
     if limit and limit["ratio"] is not None:
         yield from _compare(rows, "time_per_pass_vs_limit", limit["ratio"])
+
+
+def _of_gpus(rows: Rows, gpus: Sequence[pcie.GpuRow]) -> Iterator[str]:
+    """A row of all GPUs is the row of the one whose status is worst, with its number."""
+    for name in dict.fromkeys(name for gpu in gpus for name in gpu["statuses"]):
+        row, each = rows.get(name), [gpu for gpu in gpus if name in gpu["statuses"]]
+        told = {gpu["statuses"][name] for gpu in each}
+        status = next((one for one in ("FAIL", "INCONCLUSIVE", "PASS") if one in told), "")
+        if row is not None and row.status.value != status:
+            yield f"row {name[:80]} is {row.status}, and by the measurements one of its GPUs is {status}"
+        elif row is not None and row.observed not in (gpu["observed"][name] for gpu in each):
+            yield f"row {name[:80]} says {row.observed}, which it is on none of its GPUs by the measurements"
 
 
 def _of_agents(rows: Rows, params: Mapping[str, Any], found: agents.AgentsMeasurements) -> Iterator[str]:

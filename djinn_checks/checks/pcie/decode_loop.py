@@ -68,7 +68,7 @@ def run_decode_loop(
     progress: Progress,
     *,
     known: KnownWeights | None = None,
-    enter: Enter | None = None,
+    enter: Enter = lambda step: None,
 ) -> DecodeRun:
     """Open the system, warm it up, and decode for `params.duration_s`; at least one pass.
 
@@ -89,8 +89,7 @@ def run_decode_loop(
         witnessed = _witness(loop) if device.type == "cpu" or known else None
         for _ in range(params.warmup_passes):
             loop.step()
-        if enter is not None:
-            enter(loop.step)
+        enter(loop.step)
         claimed = system.claimed_bytes()
         ends: list[float] = []
         held: list[int] = []

@@ -39,11 +39,16 @@ def check_together(params: PcieParams, facts: Facts, progress: Progress, save_to
         return conclude_early(_CHECK, judged, f"nothing was run, as somebody else uses a GPU: {said}", facts)
     evidence = stream_together(params, streams, progress)
     facts["environment"] = read_environment(choose_device(params.device), params.system)
+    if save_to:
+        _save_traces(evidence, Path(save_to))
+    return conclude_all(evidence, facts)
+
+
+def conclude_all(evidence: TogetherEvidence, facts: Facts) -> Outcome:
+    """Judge what was seen of all GPUs, and return the outcome."""
     each = judge_each(evidence)
     criteria = judge_all(evidence, each)
     status = settle(criteria)
-    if save_to:
-        _save_traces(evidence, Path(save_to))
     return Outcome(
         check=_CHECK,
         status=status,
