@@ -91,6 +91,22 @@ def make_evidence(host: MadeHost = MadeHost(), params: HostParams | None = None,
     return HostEvidence(**(values | changed))
 
 
+def make_noisy_evidence(seed: int) -> HostEvidence:
+    """Return the evidence of a host as a real one is: nothing is wrong, and no two links are quite alike."""
+    chance = np.random.default_rng(seed)
+    links = 4
+    return make_evidence(
+        MadeHost(
+            links=links,
+            rates={number: float(chance.uniform(0.97, 1.0)) for number in range(links)},
+            shares={way: float(chance.uniform(0.6, 1.0)) for way in DIRECTIONS},
+            counts={number: {"replays": int(chance.integers(0, 6))} for number in range(links)},
+            idle_bytes_per_s={number: float(chance.uniform(0, 5e7)) for number in range(links)},
+            pinned_pages=int(chance.integers(0, 10_000)),
+        )
+    )
+
+
 def name_link(number: int) -> str:
     """Return the UUID of a made link."""
     return f"GPU-{number:08x}-0000-0000-0000-{number:012x}"

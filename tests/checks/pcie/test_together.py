@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from djinn_checks.checks.pcie.together import GpuStream, Streams, TogetherEviden
 from djinn_checks.checks.pcie.together_check import conclude_all
 from djinn_checks.errors import OutcomeError, ParamsError
 from djinn_checks.faults.pcie.defects import slower
-from djinn_checks.faults.pcie.traffic import START_S, make_evidence
+from djinn_checks.faults.pcie.traffic import START_S, make_ceiling, make_evidence
 from djinn_checks.instruments.gpus import HostGpus
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.params import PcieParams
@@ -109,17 +109,51 @@ def test_what_cannot_be_asked_of_several_is_refused(monkeypatch: pytest.MonkeyPa
     assert check_pcie(PcieParams.create(gpus=["GPU-none"])).status is Status.INCONCLUSIVE
 
 
-def test_all_are_told_the_same_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(together, "_OPENER", "tests.checks.pcie.fake_stream:open_link")
+class ToldFleet:
+    """Processes that answer at once; what each was told is written down."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.ready: dict[str, dict[str, Any]] = {}
+        self.lost: dict[str, str] = {}
+        self.told: dict[str, list[str]] = {}
+
+    def add(self, name: str, opener: str, options: dict[str, Any], variables: dict[str, str]) -> None:
+        assert (options["device"], options["params"]["gpus"], variables) == ("cpu", "", {})
+        self.names.append(name)
+        self.told[name] = []
+
+    def gather(self, limit_s: float) -> None:
+        plain = {"weight_bytes": 1000, "budget_bytes": 400, "encodes": False, "floor": None}
+        self.ready = dict.fromkeys(self.names, plain)
+
+    def run(self, commands: dict[str, dict[str, Any]], limit_s: float, stage: str) -> dict[str, dict[str, Any]]:
+        return {name: {"found": self._answer(name, command)} for name, command in commands.items()}
+
+    def _answer(self, name: str, command: dict[str, Any]) -> Any:
+        words = [command.get("do", ""), "alone" if "alone_for_s" in command else "", "at" if "at_s" in command else ""]
+        self.told[name].append(" ".join(filter(None, words)))
+        if command.get("do") == "measure_ceiling":
+            return asdict(make_ceiling((1.0, 2.0), kind="host memory"))
+        if "alone_for_s" in command:
+            return {"start_s": 1.0, "end_s": 2.0, "passes": 5}
+        run = make_evidence().run
+        assert run is not None
+        return asdict(replace(run, witnessed_bytes=run.predicted_bytes)) if command.keys() == {"at_s"} else "warm"
+
+
+def test_all_are_told_the_same_in_the_same_order() -> None:
     params = PcieParams.create(device="cpu", gpus="all", stand_ins=3, duration_s=1.0)
-    evidence = together.stream_together(params, find_streams(params), lambda *_: None)
-    assert evidence.lost == {}
-    assert evidence.overlap > 0.5
-    assert [gpu.rate for gpu in evidence.gpus] == [pytest.approx(1200.0)] * 3
-    assert [gpu.rate_alone(evidence.alone_passes[gpu.uuid]) for gpu in evidence.gpus] == [pytest.approx(3000.0)] * 3
+    fleet: Any = ToldFleet()
+    evidence = together._Run(params, find_streams(params), fleet, None, lambda *_: None).run()
+    assert list(fleet.told) == ["stand-in-0", "stand-in-1", "stand-in-2"]
+    in_order = ["measure_ceiling", "measure_ceiling at", "decode", "alone", "at", "measure_ceiling at"]
+    assert all(told == in_order for told in fleet.told.values())
+    assert evidence.overlap == 1.0
+    assert [gpu.rate for gpu in evidence.gpus] == [pytest.approx(49.75e9)] * 3
     outcome = conclude(evidence)
     assert outcome.criterion("whole_host").status is Status.INCONCLUSIVE
-    assert [gpu["uuid"] for gpu in outcome.measurements["gpus"]] == ["stand-in-0", "stand-in-1", "stand-in-2"]
+    assert [gpu["uuid"] for gpu in outcome.measurements["gpus"]] == list(fleet.told)
 
 
 def test_a_process_measures_opens_and_decodes_when_it_is_told() -> None:
