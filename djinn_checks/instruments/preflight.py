@@ -1,7 +1,7 @@
 """What a machine needs for the PCIe check, looked at before anything runs, with a remedy for what is missing.
 
-Rows are facts from the driver and the kernel; nothing is measured here (but in `preflight_all.py`). A row that cannot be read is unknown
-(`ok` is None), which is neither good nor bad.
+Rows are facts from the driver and the kernel; what is measured is in `preflight_all.py`. A row that cannot be read is
+unknown (`ok` is None), which is neither good nor bad.
 """
 
 from __future__ import annotations
