@@ -131,10 +131,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--strict", action="store_true", help="exit 3 if a check is INCONCLUSIVE")
     run.add_argument("--resume", action="store_true", help="run what is missing, an ERROR, or of other params")
     run.set_defaults(command=_run)
-    preflight = commands.add_parser("preflight", help="look at what the PCIe check needs of this machine")
+    preflight = commands.add_parser(
+        "preflight", help="look at what the PCIe check needs of this machine, and measure pinned bandwidth on every GPU"
+    )
     preflight.set_defaults(command=_preflight)
     faults = commands.add_parser("faults", help="plant defects, and see that the checks catch them on this machine")
-    faults.add_argument("checks", nargs="*", metavar="check", help="only those of these: logits, pcie, agents")
+    faults.add_argument("checks", nargs="*", metavar="check", help="only those of these: logits, pcie, agents, host")
     faults.add_argument("--fault", action="append", default=[], metavar="NAME", help="only this one")
     faults.add_argument("--clean", type=int, default=3, metavar="N", help="runs of each check without a fault (3)")
     faults.add_argument("--doses", action="store_true", help="smaller doses too, for the smallest that is caught")
@@ -248,9 +250,9 @@ def _preflight(options: argparse.Namespace) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from djinn_checks.instruments.preflight import look_around
+    from djinn_checks.instruments.preflight_all import look_at_all
 
-    rows = look_around()
+    rows = look_at_all()
     table = Table("", "what", "found", "wanted", "remedy", show_lines=True)
     for row in rows:
         word, style = {True: ("ok", "green"), False: ("missing", "bold red"), None: ("unknown", "yellow")}[row.ok]

@@ -220,8 +220,18 @@ class PcieParams(StreamingParams):
     """Source of the counters: auto, field, gpm or throughput."""
     sweep: bool = True
     """Also measure copies of 1 to 512 MiB, pinned and pageable."""
+    gpus: Literal["", "all"] | Annotated[list[str], Field(min_length=1)] = ""
+    """all, or the UUIDs of those that are driven together; empty: the one that `device` names."""
+    stand_ins: Annotated[int, Field(ge=1, le=64)] = 2
+    """Without a GPU: how many links within host memory stand in for those of GPUs."""
     trace: str = ""
     """A recorded trace (csv.gz) to judge in place of a run: with its truth.json, or samples with their outcome."""
+
+    @model_validator(mode="after")
+    def _limit_of_one(self) -> Self:
+        if self.gpus and self.vram_limit_gb is not None:
+            raise ValueError("vram_limit_gb: is for one GPU; leave it out, or gpus")
+        return self
 
 
 _SHORTEST_IDLE_S = 0.4
@@ -296,13 +306,55 @@ class AgentsParams(ModelParams):
         return self.server_address or "djinn-checks serve"
 
 
+class HostParams(CheckParams):
+    """Parameters of the host check."""
+
+    check: ClassVar[str] = "host"
+
+    gpus: Literal["", "all"] | Annotated[list[str], Field(min_length=1)] = "all"
+    """all, or the UUIDs of those that are driven together; empty: the one that `device` names."""
+    stand_ins: Annotated[int, Field(ge=1, le=64)] = 2
+    """Without a GPU: how many links within host memory stand in for those of GPUs."""
+    stage_s: Annotated[float, Field(ge=0.05, le=60)] = 1.0
+    """How long each stage lasts, in seconds."""
+    rounds: Annotated[int, Field(ge=2, le=20)] = 3
+    """How often each stage is entered; the fastest counts, and the others show how well it repeats."""
+    copy_mib: Annotated[int, Field(ge=4, le=1024)] = 128
+    """Size of one copy, in MiB; four of that are pinned for each GPU and NUMA node."""
+    peers: bool = True
+    """Also copy from GPU to GPU, between each two."""
+    alike: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Part of the median of links of its kind that each link must reach alone."""
+    of_width: Annotated[float, Field(gt=0, le=1)] = 0.85
+    """Part of what generation and width allow as payload that each link must reach alone."""
+    duplex_gain: Annotated[float, Field(ge=1, le=2)] = 1.2
+    """How many times one direction's rate both together must reach."""
+    count_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """How far counted and copied bytes may lie apart, as a share."""
+    expect: dict[str, float] = {}
+    """Figures that this type of host must reach, by their names (docs/host.md); empty: none is known."""
+    against: str = ""
+    """An earlier outcome of the same host type, whose figures are expected; empty: none."""
+    expect_tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """How far a figure may fall short of what is expected, as a share."""
+    sampler_hz: Annotated[float, Field(ge=50, le=4000)] = 500.0
+    """Readings of the PCIe counters per second."""
+    recording: str = ""
+    """A recorded host (<name>.samples.json.gz) to judge in place of a run."""
+
+    @property
+    def system(self) -> str:
+        """What is checked, for titles."""
+        return "links of this host"
+
+
 class FaultsParams(CheckParams):
     """Parameters of the planted faults."""
 
     check: ClassVar[str] = "faults"
 
-    of: list[Literal["logits", "pcie", "agents"]] = []
-    """Plant the faults of these checks alone: logits, pcie, agents; empty: of all."""
+    of: list[Literal["logits", "pcie", "agents", "host"]] = []
+    """Plant the faults of these checks alone: logits, pcie, agents, host; empty: of all."""
     fault: str = ""
     """Plant this one alone, by its name; empty: all."""
     clean_runs: Annotated[int, Field(ge=0)] = 30
@@ -312,6 +364,6 @@ class FaultsParams(CheckParams):
 
 
 PARAMS: dict[str, type[Params]] = {
-    model.check: model for model in (LogitsParams, PcieParams, AgentsParams, FaultsParams)
+    model.check: model for model in (LogitsParams, PcieParams, AgentsParams, HostParams, FaultsParams)
 }
 """The params of each check, by the name that its notebook and params files have."""

@@ -62,7 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "__init__": {"loading"},
 }
-ROOMS_OF_CHECKS = {"logits", "pcie", "agents", "faults"}
+ROOMS_OF_CHECKS = {"logits", "pcie", "agents", "host", "faults"}
 HEAVY = {"torch", "pydantic", "pynvml", "transformers"}
 HEAVY_FREE = {"outcome": HEAVY, "measurements": HEAVY | {"pandas"}, "report": HEAVY}
 

@@ -51,14 +51,39 @@ def run_check(
     Raises:
         ParamsError: a parameter turned out impossible before any weights were loaded.
     """
-    started_at, started = datetime.now(UTC).isoformat(timespec="seconds"), clock()
-    facts: Facts = {"params": params.model_dump(), "started_at": started_at}
-    try:
+
+    def on_device(facts: Facts) -> Outcome:
         device = choose_device(params.device)
         if device.type == "cuda":
             torch.cuda.set_device(device)  # streams, events and pinned memory go with the current device
         facts["environment"] = read_environment(device, params.system)
-        outcome = work(device, facts)
+        return work(device, facts)
+
+    return _settle(check, params, on_device, clock)
+
+
+def run_elsewhere(
+    check: str,
+    params: Any,
+    work: Callable[[Facts, Progress, Any], Outcome],
+    progress: Progress | None,
+    save_to: Any,
+    *,
+    clock: Clock = time.monotonic,
+) -> Outcome:
+    """Run a check's work in processes of its own, with no device in this one; settled as by `run_check`.
+
+    Raises:
+        ParamsError: a parameter turned out impossible before any weights were loaded.
+    """
+    return _settle(check, params, lambda facts: work(facts, progress or no_progress, save_to), clock)
+
+
+def _settle(check: str, params: Any, work: Callable[[Facts], Outcome], clock: Clock) -> Outcome:
+    started_at, started = datetime.now(UTC).isoformat(timespec="seconds"), clock()
+    facts: Facts = {"params": params.model_dump(), "started_at": started_at}
+    try:
+        outcome = work(facts)
     except ParamsError:
         raise
     except SystemUnavailableError as error:

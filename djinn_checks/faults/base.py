@@ -36,7 +36,7 @@ class Fault:
 
     name: str
     check: str
-    """The check that must catch it: logits, pcie or agents."""
+    """The check that must catch it: logits, pcie, agents or host."""
     breaks: str
     """What it breaks, in one sentence."""
     modelled_on: str

@@ -10,6 +10,8 @@ import torch
 from djinn_checks.checks.pcie.criteria import PAPER_SECONDS
 from djinn_checks.faults.agents.defects import nothing
 from djinn_checks.faults.agents.runs import run_agents
+from djinn_checks.faults.host.catalog import judge_made
+from djinn_checks.faults.host.made import make_noisy_evidence as make_noisy_evidence_of_host
 from djinn_checks.faults.logits.catalog import run_logits
 from djinn_checks.faults.pcie.made import judge_evidence
 from djinn_checks.faults.pcie.streams import make_encoding, make_in_place
@@ -83,6 +85,11 @@ CLEAN: Mapping[str, CleanRun] = {
         check="pcie",
         says="evidence of layers that travel encoded, made with noise that differs in each run",
         run=lambda number, device: judge_evidence(lambda: make_encoding(number))(device),
+    ),
+    "host_evidence": CleanRun(
+        check="host",
+        says="evidence of a host of four GPUs, whose links differ a little in each run",
+        run=lambda number, device: judge_made(make_noisy_evidence_of_host(number)),
     ),
     "agents": CleanRun(
         check="agents",

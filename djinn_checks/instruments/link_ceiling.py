@@ -67,9 +67,18 @@ class Ceiling:
 
 
 def measure_ceiling(
-    device: torch.device, *, direction: str = "h2d", nbytes: int = 512 * MIB, samples: int = 8, pinned: bool = True
+    device: torch.device,
+    *,
+    direction: str = "h2d",
+    nbytes: int = 512 * MIB,
+    samples: int = 8,
+    pinned: bool = True,
+    at_s: float | None = None,
 ) -> Ceiling:
     """Measure the payload rate of copies of `nbytes` between host memory and `device`.
+
+    Args:
+        at_s: an instant of CLOCK_MONOTONIC to begin at, when memory is pinned and filled; None: at once.
 
     Raises:
         ValueError: the direction is not one of h2d, d2h, both.
@@ -86,6 +95,8 @@ def measure_ceiling(
     timer = _time_on_device if cuda else _time_on_host
     rounds = samples + 2  # the first two warm up
     taken: list[float] = []
+    if at_s is not None:
+        time.sleep(max(0.0, at_s - time.monotonic()))
     start, end = _span(lambda: taken.extend(timer(pairs[direction], rounds)), device)
     del taken[:2]
     fastest = min(taken)
@@ -210,14 +221,19 @@ def calibrate(
     Raises:
         InstrumentError: the counters gave no evidence while the copies ran.
     """
-    source = torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
-    to = torch.empty(nbytes, dtype=torch.uint8, device=device)
-    idle = _span(lambda: time.sleep(_IDLE_S), device)
-    spans = [_span(lambda: _copy(to, source, copies), device) for _ in range(2)]
+    idle, spans, payload_bytes = copy_known(device, nbytes=nbytes, copies=copies)
     series = sampler.read()
     if series is None:
         raise InstrumentError(_NO_READING)
-    return calibrate_by_spans(series, idle, spans, nbytes * copies)
+    return calibrate_by_spans(series, idle, spans, payload_bytes)
+
+
+def copy_known(device: torch.device, *, nbytes: int = 512 * MIB, copies: int = 16) -> tuple[Span, list[Span], int]:
+    """Rest for a while and copy known bytes twice; return when that was, and the bytes of either copy."""
+    source = torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+    to = torch.empty(nbytes, dtype=torch.uint8, device=device)
+    idle = _span(lambda: time.sleep(_IDLE_S), device)
+    return idle, [_span(lambda: _copy(to, source, copies), device) for _ in range(2)], nbytes * copies
 
 
 def calibrate_by_spans(series: CounterSeries, idle: Span, copies: Sequence[Span], payload_bytes: int) -> Calibration:

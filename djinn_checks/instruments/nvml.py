@@ -207,16 +207,86 @@ def _read_health_counter(name: str, field: int, handle: Any) -> dict[str, int | 
 
 def read_numa_node(handle: Any) -> int | None:
     """Return the NUMA node that a GPU hangs on, from the kernel's PCI tree; None if it does not say."""
-    info = _ask(pynvml.nvmlDeviceGetPciInfo, handle)
-    if info is None:
+    name = read_pci_name(handle)
+    if name is None:
         return None
-    bus = info.busId.decode() if isinstance(info.busId, bytes) else str(info.busId)
-    name = bus.lower()[-12:]  # NVML writes the domain with eight digits, the kernel with four
     try:
         node = int(Path(f"/sys/bus/pci/devices/{name}/numa_node").read_text())
     except (OSError, ValueError):
         return None
     return node if node >= 0 else None
+
+
+def list_handles() -> list[Any]:
+    """Return the NVML handle of every GPU that the driver knows, in the order of the PCI bus. NVML must be open.
+
+    Raises:
+        InstrumentError: NVML does not say how many there are.
+    """
+    try:
+        return [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError as error:
+        raise InstrumentError(f"NVML: the GPUs cannot be listed ({error})") from error
+
+
+def read_uuid(handle: Any) -> str | None:
+    """Return NVML's name of a GPU, GPU-..., whatever the order that others count in."""
+    found = _ask(pynvml.nvmlDeviceGetUUID, handle)
+    return found.decode() if isinstance(found, bytes) else found
+
+
+def read_pci_name(handle: Any) -> str | None:
+    """Return the address of a GPU on the PCI bus as the kernel writes it, 0000:18:00.0; None if NVML does not say."""
+    info = _ask(pynvml.nvmlDeviceGetPciInfo, handle)
+    if info is None:
+        return None
+    bus = info.busId.decode() if isinstance(info.busId, bytes) else str(info.busId)
+    return bus.lower()[-12:]  # NVML writes the domain with eight digits, the kernel with four
+
+
+def is_partitioned(handle: Any) -> bool | None:
+    """Tell whether a GPU is partitioned (MIG): its instances share one link. None if NVML does not say."""
+    found = _ask(pynvml.nvmlDeviceGetMigMode, handle)
+    return None if found is None else bool(found[0])
+
+
+def read_processes(handle: Any) -> list[int] | None:
+    """Return the numbers of the processes that compute on a GPU, as the driver counts them; None if it does not say."""
+    found = _ask(pynvml.nvmlDeviceGetComputeRunningProcesses, handle)
+    return None if found is None else [int(process.pid) for process in found]
+
+
+_ANCESTORS = {
+    pynvml.NVML_TOPOLOGY_INTERNAL: "one board",
+    pynvml.NVML_TOPOLOGY_SINGLE: "one PCIe switch",
+    pynvml.NVML_TOPOLOGY_MULTIPLE: "several PCIe switches, no host bridge",
+    pynvml.NVML_TOPOLOGY_HOSTBRIDGE: "one host bridge",
+    pynvml.NVML_TOPOLOGY_NODE: "one NUMA node",
+    pynvml.NVML_TOPOLOGY_SYSTEM: "different NUMA nodes",
+}
+
+
+def read_common_ancestor(one: Any, other: Any) -> str | None:
+    """Return what two GPUs meet in, in words; None if NVML does not say."""
+    found = _ask(lambda handle: pynvml.nvmlDeviceGetTopologyCommonAncestor(handle, other), one)
+    return _ANCESTORS.get(found)
+
+
+def can_peer(one: Any, other: Any, *, over_nvlink: bool) -> bool | None:
+    """Tell whether a GPU can write another's memory, over NVLink or at all; None if NVML does not say."""
+    what = pynvml.NVML_P2P_CAPS_INDEX_NVLINK if over_nvlink else pynvml.NVML_P2P_CAPS_INDEX_WRITE
+    found = _ask(lambda handle: pynvml.nvmlDeviceGetP2PStatus(handle, other, what), one)
+    return None if found is None else bool(found == pynvml.NVML_P2P_STATUS_OK)
+
+
+def count_nvlinks(handle: Any) -> int | None:
+    """Return how many NVLinks of a GPU are up; None if NVML tells of none at all."""
+    states = [
+        _ask(lambda device, link=link: pynvml.nvmlDeviceGetNvLinkState(device, link), handle)
+        for link in range(pynvml.NVML_NVLINK_MAX_LINKS)
+    ]
+    known = [state for state in states if state is not None]
+    return sum(int(state) for state in known) if known else None
 
 
 def read_memory_bytes(handle: Any) -> tuple[int, int] | None:

@@ -1,7 +1,7 @@
 """What a machine needs for the PCIe check, looked at before anything runs, with a remedy for what is missing.
 
-Rows are facts from the driver and the kernel; nothing is measured here. A row that cannot be read is unknown
-(`ok` is None), which is neither good nor bad.
+Rows are facts from the driver and the kernel; what is measured is in `preflight_all.py`. A row that cannot be read is
+unknown (`ok` is None), which is neither good nor bad.
 """
 
 from __future__ import annotations
@@ -41,12 +41,17 @@ def look_around(
         device_bytes: device memory that resident weights and ring will take, if it is known.
         pinned_bytes: host memory that the run will pin, if it is known.
     """
-    rows = [
-        *_gpu_rows(uuid, device_bytes),
-        _locked_memory(pinned_bytes),
-        _free_memory(pinned_bytes),
-        _swap(),
-    ]
+    return [*look_at_gpu(uuid, device_bytes), *look_at_host(pinned_bytes)]
+
+
+def look_at_gpu(uuid: str | None = None, device_bytes: int | None = None) -> list[PreflightRow]:
+    """Return the rows about one GPU."""
+    return [row if not row.ok else _without_remedy(row) for row in _gpu_rows(uuid, device_bytes)]
+
+
+def look_at_host(pinned_bytes: int | None = None) -> list[PreflightRow]:
+    """Return the rows about the host's memory."""
+    rows = [_locked_memory(pinned_bytes), _free_memory(pinned_bytes), _swap()]
     return [row if not row.ok else _without_remedy(row) for row in rows]
 
 

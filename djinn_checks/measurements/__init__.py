@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypedDict
 
 from djinn_checks.measurements.agents import AgentsMeasurements, AgentsTimings
 from djinn_checks.measurements.faults import FaultsMeasurements, FaultsTimings
+from djinn_checks.measurements.host import HostMeasurements
 from djinn_checks.measurements.logits import LogitsMeasurements, LogitsTimings
 from djinn_checks.measurements.pcie import PcieMeasurements
 
@@ -24,6 +25,7 @@ class _NoTimings(TypedDict, total=False):
 _SHAPES = {
     "agents": Shapes(AgentsMeasurements, AgentsTimings),
     "faults": Shapes(FaultsMeasurements, FaultsTimings),
+    "host": Shapes(HostMeasurements, _NoTimings),
     "logits": Shapes(LogitsMeasurements, LogitsTimings),
     "pcie": Shapes(PcieMeasurements, _NoTimings),
 }

@@ -212,8 +212,45 @@ class Limit(TypedDict):
     streamed_of_ceiling: float | None
 
 
+class TogetherFacts(TypedDict):
+    """Of several GPUs at once."""
+
+    start_s: float
+    """When the first began, by the clock of the readings."""
+    overlap: float
+    sum_bytes_per_s: float | None
+    lost: dict[str, str]
+    """Why the process of a GPU did not come to its end, by UUID."""
+    left_out: dict[str, str]
+
+
+class GpuRow(TypedDict):
+    """One GPU of several, by itself."""
+
+    uuid: str
+    status: str
+    summary: str
+    statuses: dict[str, str]
+    """Of its required rows that were judged, by name."""
+    observed: dict[str, float | int | str | None]
+    bytes_per_s: float | None
+    """Payload received while all decoded; by the system's plan where nothing counts."""
+    alone_bytes_per_s: float | None
+    share_of_alone: float | None
+    ceiling_alone_bytes_per_s: float
+    ceiling_together_bytes_per_s: float
+    measurements: dict[str, Any]
+    """Those of the check of one GPU."""
+
+
 class PcieMeasurements(TypedDict, total=False):
-    """All of it. An outcome that stopped early has none of it."""
+    """All of it. An outcome that stopped early has none of it.
+
+    On several GPUs `together` and `gpus` have all but the link's subject, which is that of the first.
+    """
+
+    together: TogetherFacts
+    gpus: list[GpuRow]
 
     link: LinkFacts
     preflight: list[PreflightFacts]

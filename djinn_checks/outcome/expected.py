@@ -120,6 +120,43 @@ _AGENTS = Expected(
 )
 
 
+_HOST_COUNTERS = frozenset({"counters_complete", "links_quiet", "counted_vs_copied"})
+_HOST_LINKS = frozenset({"copies_arrived", "duplex", "link_at_its_best", "together_at_least_one"})
+_HOST_ASKED = frozenset(
+    {
+        "alone_as_expected", "together_as_expected", "sum_as_expected", "far_as_expected", "peer_as_expected",
+        "latency_as_expected",
+    }
+)  # fmt: skip
+_HOST = Expected(
+    always=_HOST_COUNTERS
+    | _HOST_LINKS
+    | _HOST_ASKED
+    | {
+        "whole_host", "gpus_free", "workers_finished", "wire_ratio", "nobody_pins", "entered_together",
+        "alone_like_others", "alone_of_width", "link_replays", "link_errors", "clocks_not_slowed", "sharing_explained",
+    },
+    never_skipped=_HOST_COUNTERS | _HOST_LINKS | {"gpus_free", "workers_finished", "entered_together"},
+    thresholds={
+        "gpus_free": ("==", 0),
+        "workers_finished": ("==", 0),
+        "copies_arrived": ("==", 0),
+        "link_at_its_best": ("==", 0),
+        "link_replays": ("==", 0),
+        "link_errors": ("==", 0),
+        "clocks_not_slowed": ("==", 0),
+        "counters_complete": (">=", 0.99),
+        "together_at_least_one": (">=", 0.95),
+    },
+    named={
+        "counted_vs_copied": ("<=", "count_tolerance"),
+        "alone_like_others": (">=", "alike"),
+        "alone_of_width": (">=", "of_width"),
+        "duplex": (">=", "duplex_gain"),
+    },
+)  # fmt: skip
+
+
 def expect(check: str, params: Mapping[str, Any], measurements: Mapping[str, Any]) -> Expected | None:
     """Return what is known of the rows of such a run; None of a check that this version does not know."""
     if check == "logits":
@@ -131,6 +168,8 @@ def expect(check: str, params: Mapping[str, Any], measurements: Mapping[str, Any
     if check == "agents":
         has_crowd = params.get("agents", 0) != 0
         return _add(_AGENTS, always=_CROWD, since=_CROWD_SINCE, never_skipped=_CROWD) if has_crowd else _AGENTS
+    if check == "host":
+        return _expect_host(params, measurements)
     if check == "faults":  # one for each fault that was planted
         rows = [row["name"] for row in measurements.get("faults") or ()]
         clean = [f"{name}_false_alarms" for name in measurements.get("clean") or ()]
@@ -154,6 +193,21 @@ def _expect_pcie(params: Mapping[str, Any], measurements: Mapping[str, Any]) -> 
     judged = _PCIE_OF_MODEL | _PCIE_COUNTERS | _PCIE_LINK | frozenset(limits)
     whole = _add(counted, always=_PCIE_LINK, never_skipped=judged)
     return _add(whole, thresholds={**_PCIE.thresholds, **limits}, named=dict(_PCIE.named))
+
+
+def _expect_host(params: Mapping[str, Any], measurements: Mapping[str, Any]) -> Expected:
+    """Return what is known of the rows by what was asked for: the whole host, and figures that it must reach."""
+    judged = {"whole_host"} if params.get("gpus", "all") == "all" else set()
+    judged |= {f"{name.partition('_')[0]}_as_expected" for name in measurements.get("expected") or ()}
+    if len(measurements.get("links") or ()) > 1:
+        kinds = {(link["name"], link["max_generation"], link["max_width"]) for link in measurements["links"]}
+        judged |= {"alone_like_others"} if len(kinds) < len(measurements["links"]) else set()
+    return _add(
+        _HOST,
+        never_skipped=frozenset(judged),
+        thresholds=_HOST.thresholds,
+        named=_HOST.named,
+    )
 
 
 def _add(

@@ -7,10 +7,10 @@ version or of a run that stopped early, nothing is compared.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from djinn_checks.measurements import agents, faults, logits, pcie
+from djinn_checks.measurements import agents, faults, host, logits, pcie
 from djinn_checks.outcome.criterion import Criterion, format_quantity
 from djinn_checks.outcome.status import Observed, Status
 
@@ -33,6 +33,8 @@ def find_disagreements(
         yield from _of_pcie(rows, params, pcie.read(measurements))
     elif check == "agents":
         yield from _of_agents(rows, params, agents.read(measurements))
+    elif check == "host":
+        yield from _of_host(rows, host.read(measurements))
     elif check == "faults":
         yield from _of_faults(rows, faults.read(measurements))
 
@@ -88,11 +90,24 @@ def _of_pcie(rows: Rows, params: Mapping[str, Any], found: pcie.PcieMeasurements
         is_replay = link is not None and link["subject"] == "replay"
         if isinstance(asked, int | float) and not is_replay and windows["duration_s"] < asked * _OF_DURATION:
             yield f"the parameter duration_s is {asked:g}, and the run was measured for {windows['duration_s']:g} s"
+    yield from _of_gpus(rows, found.get("gpus") or ())
     fraction = params.get("ceiling_fraction")
     if windows and link and isinstance(fraction, int | float):
         yield from _compare_share(rows, "rx_of_ceiling", windows, fraction * float(link["ceiling_bytes_per_s"]) / _MB)
     if limit and limit["ratio"] is not None:
         yield from _compare(rows, "time_per_pass_vs_limit", limit["ratio"])
+
+
+def _of_gpus(rows: Rows, gpus: Sequence[pcie.GpuRow]) -> Iterator[str]:
+    """A row of all GPUs is the row of the one whose status is worst, with its number."""
+    for name in dict.fromkeys(name for gpu in gpus for name in gpu["statuses"]):
+        row, each = rows.get(name), [gpu for gpu in gpus if name in gpu["statuses"]]
+        told = {gpu["statuses"][name] for gpu in each}
+        status = next((one for one in ("FAIL", "INCONCLUSIVE", "PASS") if one in told), "")
+        if row is not None and row.status.value != status:
+            yield f"row {name[:80]} is {row.status}, and by the measurements one of its GPUs is {status}"
+        elif row is not None and row.observed not in (gpu["observed"][name] for gpu in each):
+            yield f"row {name[:80]} says {row.observed}, which it is on none of its GPUs by the measurements"
 
 
 def _of_agents(rows: Rows, params: Mapping[str, Any], found: agents.AgentsMeasurements) -> Iterator[str]:
@@ -107,6 +122,39 @@ def _of_agents(rows: Rows, params: Mapping[str, Any], found: agents.AgentsMeasur
             yield from _compare_threshold(rows, name, len(sleeps))
     if "agents" in found:
         yield from _compare_count(params, "agents", found["agents"], "agents")
+
+
+def _of_host(rows: Rows, found: host.HostMeasurements) -> Iterator[str]:
+    links, left_out = found.get("links"), found.get("left_out")
+    if links is None or left_out is None:
+        return
+    yield from _compare(rows, "whole_host", len(links))
+    yield from _compare(rows, "workers_finished", sum(bool(link["lost"]) for link in links))
+    yield from _compare(rows, "copies_arrived", sum(link["verified"] is False for link in links))
+    gains = [
+        rates["both"] / max(rates["h2d"], rates["d2h"])
+        for link in links
+        if (rates := link["alone"]).keys() >= {"h2d", "d2h", "both"}
+    ]
+    yield from _compare_near(rows, "duplex", min(gains, default=None))
+    errors = [account["error"] for account in found.get("accounts") or ()]
+    if errors and None not in errors:
+        yield from _compare_near(rows, "counted_vs_copied", max(error for error in errors if error is not None))
+    alone = {way: max((link["alone"].get(way, 0.0) for link in links), default=0.0) for way in ("h2d", "d2h", "both")}
+    sums: dict[str, float] = {}
+    for stage in found.get("stages") or ():
+        if stage["kind"] == "together":
+            sums[stage["direction"]] = max(sums.get(stage["direction"], 0.0), stage["bytes_per_s"])
+    shares = [rate / alone[way] for way, rate in sums.items() if alone.get(way)]
+    yield from _compare_near(rows, "together_at_least_one", min(shares, default=None))
+
+
+def _compare_near(rows: Rows, name: str, measured: float | None) -> Iterator[str]:
+    row = rows.get(name)
+    if row is None or measured is None or not isinstance(row.observed, int | float):
+        return
+    if not math.isclose(row.observed, measured, rel_tol=1e-6, abs_tol=1e-9):
+        yield _differ(row, measured)
 
 
 def _of_faults(rows: Rows, found: faults.FaultsMeasurements) -> Iterator[str]:

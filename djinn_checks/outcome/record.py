@@ -43,7 +43,7 @@ class Outcome:
     """A check's verdict with everything it rests on, as plain data."""
 
     check: str
-    """"logits", "pcie" or "agents"."""
+    """"logits", "pcie", "agents", "host" or "faults"."""
     status: Status
     summary: str
     """One sentence with the key figure, for tables and banners."""

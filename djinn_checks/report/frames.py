@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from djinn_checks.measurements import agents, faults, logits, pcie
+from djinn_checks.measurements import agents, faults, host, logits, pcie
 from djinn_checks.measurements.agents import TurnRow
 from djinn_checks.measurements.logits import DifferenceCounts, KlByPosition, LogitsStatistics
 from djinn_checks.measurements.pcie import CeilingRow, Windows
@@ -162,6 +162,32 @@ def _crowd_turn(agent: int, sent_s: float, first_token_s: float, end_s: float) -
     return {"agent": agent, "sent_s": sent_s, "first_token_s": first_token_s, "end_s": end_s}
 
 
+def _read_host(outcome: Outcome) -> Iterable[tuple[str, Rows]]:
+    found = host.read(outcome.measurements)
+    links = found.get("links") or ()
+    yield "links", [dict(flatten(_joined({**link, "rounds": "", "latencies": ""}))) for link in links]
+    yield (
+        "rounds",
+        [
+            {"uuid": link["uuid"], "direction": way, "round": number, "bytes_per_s": rate}
+            for link in links
+            for way, rates in link["rounds"].items()
+            for number, rate in enumerate(rates, 1)
+        ],
+    )
+    yield "stages", [dict(flatten(stage)) for stage in found.get("stages") or ()]
+    if traces := found.get("traces"):
+        received, sent = traces["rx_mb_per_s"], traces["tx_mb_per_s"]
+        yield (
+            "traffic",
+            [
+                {"uuid": uuid, "start_s": round(number * traces["window_s"], 6), "rx_mb_per_s": rx, "tx_mb_per_s": tx}
+                for uuid in received
+                for number, (rx, tx) in enumerate(zip(received[uuid], sent[uuid], strict=True))
+            ],
+        )
+
+
 def _read_faults(outcome: Outcome) -> Iterable[tuple[str, Rows]]:
     found = faults.read(outcome.measurements)
     planted = found.get("faults") or ()
@@ -188,4 +214,5 @@ _READERS: dict[str, Callable[[Outcome], Iterable[tuple[str, Rows]]]] = {
     "pcie": _read_pcie,
     "agents": _read_agents,
     "faults": _read_faults,
+    "host": _read_host,
 }

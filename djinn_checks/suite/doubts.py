@@ -90,7 +90,8 @@ def _of_notebook(outcome: Outcome, notebook: Path) -> str:
 
 def _of_readings(outcome: Outcome, outcome_file: Path) -> str:
     """Have the PCIe check judge its instrument's readings once more, in a process of its own."""
-    if outcome.check != "pcie" or outcome.params.get("trace"):  # no system has a part in a replay
+    if outcome.check != "pcie" or outcome.params.get("trace") or outcome.params.get("gpus"):
+        # No system has a part in a replay; on several GPUs each runs in a process that judges nothing.
         return ""
     if not outcome.measurements.get("windows"):
         return "it says PASS, and there are no readings of the counters" if outcome.status is Status.PASS else ""

@@ -15,7 +15,7 @@ from djinn_checks.outcome import Outcome
 from djinn_checks.outcome.fields import make_encodable
 
 OUTCOME = ".outcome.json"
-_ENDINGS = (OUTCOME, ".html", ".ipynb", ".params.yaml", ".log", ".samples.csv.gz")
+_ENDINGS = (OUTCOME, ".html", ".ipynb", ".params.yaml", ".log", ".samples.csv.gz", ".samples.json.gz")
 _FRAME = re.compile(r"\.samples\.[^.]+\.csv")
 
 

@@ -9,7 +9,9 @@ import pytest
 
 from djinn_checks.errors import InstrumentError
 from djinn_checks.instruments import nvml, preflight
+from djinn_checks.instruments.gpus import Gpu, HostGpus
 from djinn_checks.instruments.preflight import PreflightRow, look_around
+from djinn_checks.instruments.preflight_all import look_at_all
 
 
 def row(rows: list[PreflightRow], name: str) -> PreflightRow:
@@ -49,3 +51,30 @@ def test_a_gpu_whose_memory_does_not_hold_the_budget_is_seen() -> None:
     assert preflight._ring_row((10**9, 2 * 10**9), 5 * 10**9).ok is False
     assert preflight._ring_row((10**9, 2 * 10**9), 5 * 10**8).ok is True
     assert preflight._ring_row(None, 5 * 10**8).ok is None
+
+
+def test_every_gpu_has_its_bandwidth_measured_or_says_why_not() -> None:
+    def gpu(uuid: str, **changed: str) -> Gpu:
+        return Gpu(
+            uuid=uuid, name="made", max_generation=5, max_width=16, numa_node=0, path=None, nvlinks=None, **changed
+        )
+
+    def measure(uuid: str) -> float:
+        if uuid == "GPU-3":
+            raise RuntimeError("CUDA error")
+        return {"GPU-0": 55e9, "GPU-1": 12e9}[uuid]
+
+    gpus = (gpu("GPU-0"), gpu("GPU-1"), gpu("GPU-2", in_use="process 7 computes on it"), gpu("GPU-3"))
+    rows = look_at_all(found=HostGpus(gpus=gpus, pairs=()), measure=measure)
+    found = {row.name[:5]: row for row in rows if "Pinned bandwidth" in row.name}
+    assert [found[f"GPU-{number}"].ok for number in range(4)] == [True, False, None, False]
+    assert found["GPU-0"].found == "55.0 GB/s"
+    assert "process 7" in found["GPU-2"].found
+    assert "CUDA error" in found["GPU-3"].found
+    assert sum(row.name.startswith("Swap") for row in rows) == 1
+
+
+def test_without_a_gpu_it_says_what_would_be_measured() -> None:
+    (bandwidth,) = [row for row in look_at_all(found=HostGpus(gpus=(), pairs=())) if "Pinned" in row.name]
+    assert bandwidth.ok is None
+    assert "256 MiB" in bandwidth.found

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from djinn_checks.checks.pcie.decode_loop import DecodeRun, run_decode_loop
 from djinn_checks.checks.pcie.evidence import HOST_MEMORY, PCIE, LinkFacts, PcieEvidence
 from djinn_checks.checks.pcie.measurements import gather_measurements, summarize
 from djinn_checks.checks.pcie.replay import replay_trace
+from djinn_checks.checks.pcie.together_check import check_together
 from djinn_checks.checks.pcie.weights import KnownWeights, survey_weights
 from djinn_checks.checks.prompts import check_room
 from djinn_checks.checks.run import (
@@ -35,6 +37,7 @@ from djinn_checks.checks.run import (
     no_progress,
     release_memory,
     run_check,
+    run_elsewhere,
 )
 from djinn_checks.devices import choose_dtype
 from djinn_checks.errors import InstrumentError, ParamsError, SystemUnavailableError
@@ -82,6 +85,10 @@ def check_pcie(
             model, or the trace cannot be read; raised before any weights are loaded.
     """
     factory = system_factory or find_system(params.system)
+    if params.gpus and not params.trace:
+        if system_factory is not None:
+            raise ParamsError("gpus: each GPU's process finds the system by its name; register it, and give `system`")
+        return run_elsewhere(ANATOMY.check, params, partial(check_together, params), progress, save_to, clock=clock)
 
     def work(device: torch.device, facts: Facts) -> Outcome:
         if params.trace:

@@ -7,6 +7,7 @@ never for the device as a whole: that would also wait for copies that run ahead 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ from djinn_checks.instruments.memory import HostGrowth, PeakMemory
 from djinn_checks.instruments.weight_witness import WeightEvidence, WeightWitness
 from djinn_checks.params import PcieParams
 from djinn_checks.systems.base import System
+
+Enter = Callable[[Callable[[], None]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +68,14 @@ def run_decode_loop(
     progress: Progress,
     *,
     known: KnownWeights | None = None,
+    enter: Enter = lambda step: None,
 ) -> DecodeRun:
     """Open the system, warm it up, and decode for `params.duration_s`; at least one pass.
 
     Args:
         progress: called about twice a second, in seconds.
         known: the weights that are looked for in one pass before the start; None: they are not.
+        enter: called when all is warm, with a function that decodes one token; what is judged starts when it returns.
 
     Raises:
         ModelUnsupportedError: the model keeps no cache, so there is nothing to decode with.
@@ -84,6 +89,7 @@ def run_decode_loop(
         witnessed = _witness(loop) if device.type == "cpu" or known else None
         for _ in range(params.warmup_passes):
             loop.step()
+        enter(loop.step)
         claimed = system.claimed_bytes()
         ends: list[float] = []
         held: list[int] = []

@@ -1,0 +1,110 @@
+"""Figures and tables of the PCIe check on several GPUs at once, from an outcome's measurements alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from djinn_checks.measurements.pcie import GpuRow, PcieMeasurements, Windows, read
+from djinn_checks.outcome import Outcome, Status
+from djinn_checks.report.plots import FLOOR, INK, MARK, SYSTEM, Plot, make_figure, set_title
+from djinn_checks.report.tables import Html, render_table, status_chip
+from djinn_checks.units import GB
+
+_ONE = "One link was driven; with `gpus: all` each GPU's flatline stands here, and their sum."
+
+
+def plot_flatlines(outcome: Outcome) -> Plot:
+    """Received payload of each GPU over the run in which all decode, one strip each, and the sum of all."""
+    found = read(outcome.measurements)
+    windows = {gpu["uuid"]: its for gpu in found.get("gpus") or () if (its := _windows(gpu))}
+    if not windows:
+        return Plot(None, _ONE if not found.get("gpus") else "There are no PCIe counters on this machine.")
+    starts = {uuid: its["clock_start_s"] for uuid, its in windows.items()}
+    zero = min(starts.values())
+    figure, panels = make_figure(len(windows) + 1, width=10, height=1.2 + 1.15 * (len(windows) + 1), share_x=True)
+    for axes, gpu in zip(panels, (gpu for gpu in found["gpus"] if gpu["uuid"] in windows), strict=False):
+        its = windows[gpu["uuid"]]
+        rates = _gb(its["rx_mb_per_s"])
+        times = starts[gpu["uuid"]] - zero + its["window_s"] * np.arange(len(rates))
+        ceiling = gpu["ceiling_together_bytes_per_s"] / GB
+        axes.fill_between(times, rates, step="post", color=SYSTEM, alpha=0.18, linewidth=0)
+        axes.step(times, rates, where="post", color=SYSTEM, linewidth=0.9)
+        axes.axhline(ceiling, color=FLOOR, linewidth=1.1, linestyle="--")
+        axes.axhline(gpu["ceiling_alone_bytes_per_s"] / GB, color=FLOOR, linewidth=0.9, linestyle=":")
+        axes.axhline(float(outcome.params.get("threshold_mb_per_s", 20_000)) / 1e3, color=MARK, linewidth=1,
+                     linestyle="--")  # fmt: skip
+        axes.set_ylim(0, 1.15 * max(ceiling, gpu["ceiling_alone_bytes_per_s"] / GB))
+        axes.set_ylabel("GB/s")
+        set_title(axes, f"{gpu['uuid']}: {gpu['status']}")
+    times, total = _sum(windows, zero)
+    panels[-1].step(times, total, where="post", color=INK, linewidth=0.9)
+    panels[-1].set_ylim(0, 1.15 * float(np.nanmax(total, initial=1e-9)))
+    panels[-1].set_ylabel("GB/s")
+    panels[-1].set_xlabel("seconds (dashed: ceiling of all at once and threshold; dotted: ceiling alone)")
+    set_title(panels[-1], "all together")
+    return Plot(figure, _describe(found))
+
+
+def tabulate_gpus(outcome: Outcome) -> Html:
+    """Return each GPU's own verdict, what it received, and what that is of its rate alone."""
+    gpus = read(outcome.measurements).get("gpus") or []
+    if not gpus:
+        return Html(f"<p>{_ONE.replace('`', '')}</p>")
+    rows = [
+        (
+            gpu["uuid"],
+            status_chip(Status(gpu["status"])),
+            _rate(gpu["bytes_per_s"]),
+            _rate(gpu["alone_bytes_per_s"]),
+            "unknown" if gpu["share_of_alone"] is None else f"{gpu['share_of_alone']:.1%}",
+            _rate(gpu["ceiling_together_bytes_per_s"]),
+            _rate(gpu["ceiling_alone_bytes_per_s"]),
+            ", ".join(name for name, status in gpu["statuses"].items() if status != "PASS") or "nothing",
+        )
+        for gpu in gpus
+    ]
+    together = read(outcome.measurements).get("together")
+    total = together["sum_bytes_per_s"] if together else None
+    columns = (
+        "GPU", "Verdict", "Received", "Alone", "Of alone", "Ceiling, all at once", "Ceiling alone", "Not passed",
+    )  # fmt: skip
+    note = f"GB/s of payload; {_rate(total)} in all. Each is judged against the ceiling of all at once."
+    return render_table("Each GPU by itself", columns, rows, note=note, numeric=False)
+
+
+def _windows(gpu: GpuRow) -> Windows | None:
+    found: Windows | None = gpu["measurements"].get("windows")
+    return found
+
+
+def _sum(windows: dict[str, Windows], zero: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sum of all in windows of the first, over the time in which every one ran."""
+    width = max(its["window_s"] for its in windows.values())
+    start = max(its["clock_start_s"] for its in windows.values()) - zero
+    end = min(its["clock_start_s"] + its["duration_s"] for its in windows.values()) - zero
+    times = np.arange(start, max(start + width, end - width), width)
+    total = np.zeros(len(times))
+    for its in windows.values():
+        rates = _gb(its["rx_mb_per_s"])
+        at = np.clip(((times + zero - its["clock_start_s"]) / its["window_s"]).astype(int), 0, max(0, len(rates) - 1))
+        total += rates[at] if len(rates) else np.nan
+    return times, total
+
+
+def _describe(found: PcieMeasurements) -> str:
+    parts = [
+        f"{gpu['uuid']} received {_rate(gpu['bytes_per_s'])} GB/s"
+        + (f", {gpu['share_of_alone']:.1%} of alone" if gpu["share_of_alone"] is not None else "")
+        for gpu in found["gpus"]
+    ]
+    return f"Received payload of {len(found['gpus'])} GPUs while all decode: {'; '.join(parts)}."
+
+
+def _gb(mb_per_s: Sequence[float | None]) -> np.ndarray:
+    return np.array([np.nan if rate is None else rate / 1e3 for rate in mb_per_s], dtype=float)
+
+
+def _rate(bytes_per_s: float | None) -> str:
+    return "unknown" if bytes_per_s is None else f"{bytes_per_s / GB:.2f}"
