@@ -234,8 +234,14 @@ class AgentsParams(ModelParams):
 
     server_address: str = ""
     """Address of a running server of that model, http://...; empty: djinn-checks' own is started and ended."""
-    adapter: Literal["signal", "idle", "slot", "none"] = "signal"
-    """signal: sessions that are told to sleep; idle: that are not; slot: llama-server; none: no sessions."""
+    adapter: Literal["signal", "idle", "slot", "vllm", "sglang", "none"] = "signal"
+    """signal: sessions told to sleep; idle: not told; slot: llama-server; vllm, sglang: a pool; none: no sessions."""
+    server_model: str = ""
+    """Name that the server knows its model by; empty: the first that it lists."""
+    server_pid: Annotated[int, Field(gt=0)] | None = None
+    """Process whose memory is read, such as a server's behind a proxy; empty: the one that listens at the address."""
+    pressure_tokens: Annotated[int, Field(ge=0)] = 0
+    """Tokens of others' prompts that push a session out of a pool; 0: a tenth more than the server says it holds."""
     dtype: DtypeName | None = None
     """Data type of the KV cache and of the reference; empty: float16, on a CPU float32."""
     kv_device_gb: Annotated[float, Field(gt=0)] = 0.021

@@ -16,12 +16,15 @@ from typing import Any, TypeVar
 
 import torch
 
-from djinn_checks.checks.agents.client import connect
+from djinn_checks.checks.agents.client import AgentClient
+from djinn_checks.checks.agents.connect import connect
 from djinn_checks.checks.agents.criteria import judge_evidence
 from djinn_checks.checks.agents.crowd import CrowdRun, run_crowd
 from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.link import LinkWitness
 from djinn_checks.checks.agents.measurements import gather_measurements, gather_timings, summarize
+from djinn_checks.checks.agents.pool.run import PoolRun
+from djinn_checks.checks.agents.pool.sleeper import run_pool_sleeper
 from djinn_checks.checks.agents.reference import ask_reference
 from djinn_checks.checks.agents.scripts import write_script
 from djinn_checks.checks.agents.server_process import OWN_SERVER, ServerProcess
@@ -103,7 +106,7 @@ def _run(
         served = clock()
         pid = server.pid if server else pid
         memory, reason = _watch_memory(watching, pid, device, reason)
-        sleeper = _await(_sleeper(params, model, address, progress))
+        sleeper, pool = _await(_sleeper(params, model, address, progress))
         if witness:
             witness.measure_again()
         link = witness.evidence() if witness else None
@@ -121,6 +124,7 @@ def _run(
         reference=ask_reference(model, device, sleeper, params.new_tokens),
         sleeper=sleeper,
         crowd=crowd,
+        pool=pool,
         memory=memory,
         memory_reason=reason,
         link=link,
@@ -173,15 +177,32 @@ def _watch_memory(
         return None, str(error)
 
 
-async def _sleeper(params: AgentsParams, model: Model, address: str, progress: Progress) -> SleeperRun:
+async def _sleeper(
+    params: AgentsParams, model: Model, address: str, progress: Progress
+) -> tuple[SleeperRun, PoolRun | None]:
     scripts = [
         write_script(model, number=number, tokens=params.prompt_tokens, turns=params.sleeps + 1, seed=params.seed)
         for number in (0, 1 + params.agents)
     ]
     progress("one agent and its twins", 0, 1)
-    async with contextlib.aclosing(connect(params.adapter, address)) as client:
+    async with contextlib.aclosing(_connect(params, model, address)) as client:
         await client.find_routes()
-        return await run_sleeper(client, model, *scripts, new_tokens=params.new_tokens, sleep_s=params.sleep_s)
+        if not client.is_pool:
+            run = await run_sleeper(client, model, *scripts, new_tokens=params.new_tokens, sleep_s=params.sleep_s)
+            return run, None
+        return await run_pool_sleeper(
+            client,
+            model,
+            *scripts,
+            new_tokens=params.new_tokens,
+            sleep_s=params.sleep_s,
+            pressure_tokens=params.pressure_tokens,
+            seed=params.seed,
+        )
+
+
+def _connect(params: AgentsParams, model: Model, address: str) -> AgentClient:
+    return connect(params.adapter, address, model=params.server_model, decode=model.decode)
 
 
 async def _crowd(params: AgentsParams, model: Model, address: str, progress: Progress) -> CrowdRun:
@@ -190,7 +211,7 @@ async def _crowd(params: AgentsParams, model: Model, address: str, progress: Pro
         for agent in range(params.agents)
     ]
     progress(f"{params.agents} agents' twins, then all agents at once", 0, 1)
-    async with contextlib.aclosing(connect(params.adapter, address)) as client:
+    async with contextlib.aclosing(_connect(params, model, address)) as client:
         return await run_crowd(
             client,
             model,
@@ -211,7 +232,7 @@ async def _token_pace(
     progress: Progress,
 ) -> TokenPace:
     progress("the server's decode and generate(), in turns", 0, 1)
-    async with contextlib.aclosing(connect(params.adapter, address)) as client:
+    async with contextlib.aclosing(_connect(params, model, address)) as client:
         return await measure_token_pace(client, model, device, sleeper.histories[0], params.new_tokens)
 
 

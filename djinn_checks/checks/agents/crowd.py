@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from djinn_checks.checks.agents.client import AgentClient, Reply
+from djinn_checks.checks.agents.client import AgentClient
+from djinn_checks.checks.agents.reply import Reply
 from djinn_checks.checks.agents.scripts import AgentScript, session_of
 from djinn_checks.checks.agents.sleeper import SETTLE_S, extend
 from djinn_checks.errors import InstrumentError

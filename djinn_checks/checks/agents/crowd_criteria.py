@@ -30,18 +30,25 @@ def judge_crowd(evidence: AgentsEvidence) -> list[Criterion]:
     if crowd is None:
         return []
     return [
-        _answered(evidence, crowd),
         _overcommitted(evidence, crowd),
         _held(evidence, crowd),
         _swapped(evidence, crowd),
         _resident(evidence, crowd),
-        _twins(crowd),
-        _code_words(crowd),
+        *judge_everyone(evidence, crowd),
         _never_while_decoding(evidence, crowd),
         _within_budget(evidence, crowd),
+        _restore(evidence, crowd),
+    ]
+
+
+def judge_everyone(evidence: AgentsEvidence, crowd: CrowdRun) -> list[Criterion]:
+    """Return the rows that any server's crowd is judged by."""
+    return [
+        _answered(evidence, crowd),
+        _twins(crowd),
+        _code_words(crowd),
         _load(evidence, crowd),
         _wake(evidence, crowd),
-        _restore(evidence, crowd),
     ]
 
 
@@ -71,10 +78,11 @@ def _overcommitted(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
 
 def _total_bytes(evidence: AgentsEvidence, crowd: CrowdRun) -> int:
     """Return the KV of all agents at the end."""
-    return sum(evidence.kv_bytes(_tokens(crowd, number)) for number in range(len(crowd.scripts)))
+    return sum(evidence.kv_bytes(tokens_of(crowd, number)) for number in range(len(crowd.scripts)))
 
 
-def _tokens(crowd: CrowdRun, number: int) -> int:
+def tokens_of(crowd: CrowdRun, number: int) -> int:
+    """Return the tokens of an agent's session at the end."""
     script = crowd.scripts[number]
     answers = sum(len(reply.ids) or len(reply.token_at_s) for reply in crowd.replies[number])
     return len(script.prompt) + sum(map(len, script.follow_ups)) + answers

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from djinn_checks.attention import reproducible_attention
-from djinn_checks.checks.agents.client import Reply
-from djinn_checks.checks.agents.sleeper import SleeperRun
+from djinn_checks.checks.agents.reply import Reply
+from djinn_checks.checks.agents.sleeper import SleeperRun, answer_ids
 from djinn_checks.checks.run import release_memory
 from djinn_checks.engine.kv_cache import probe_shape
 from djinn_checks.models.open import Model
@@ -54,14 +54,9 @@ def ask_reference(model: Model, device: torch.device, run: SleeperRun, new_token
         generated=generated,
         nll_slept=tuple(slept),
         nll_hot=tuple(hot),
-        repetition_slept=tuple(_repetition(ids_of(model, reply)) for reply in run.slept),
-        repetition_hot=tuple(_repetition(ids_of(model, reply)) for reply in run.hot),
+        repetition_slept=tuple(_repetition(answer_ids(model, reply)) for reply in run.slept),
+        repetition_hot=tuple(_repetition(answer_ids(model, reply)) for reply in run.hot),
     )
-
-
-def ids_of(model: Model, reply: Reply) -> tuple[int, ...]:
-    """Return an answer's token ids, from its text if the server gave none."""
-    return reply.ids or tuple(model.encode(reply.text, 10**6))
 
 
 def generate(
@@ -85,7 +80,7 @@ def generate(
 
 
 def _likelihood(module: Any, device: torch.device, model: Model, history: Sequence[int], reply: Reply) -> float:
-    answer = ids_of(model, reply)
+    answer = answer_ids(model, reply)
     ids = torch.tensor([[*history, *answer]], device=device)
     logits = module(input_ids=ids, use_cache=False, logits_to_keep=len(answer) + 1).logits[0, :-1].double()
     logprobs = torch.log_softmax(logits, dim=-1)
