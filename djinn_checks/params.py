@@ -270,6 +270,14 @@ class AgentsParams(ModelParams):
     """Agents that arrive per second, at random (Poisson)."""
     think_s: Annotated[list[float], Field(min_length=2, max_length=2)] = [1.5, 3.0]
     """Shortest and longest pause between an agent's turns, in seconds (uniform)."""
+    burst: Annotated[int, Field(ge=1)] = 1
+    """Agents that arrive at the same moment."""
+    disturbed_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of turns that a second client asks at once, half of them cancelled; for servers with a pool."""
+    most_wrong_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of wrong restores to exclude with 95 %: the crowd comes again until it is; empty: reported, not judged."""
+    soak_s: Annotated[float, Field(gt=0)] = 600.0
+    """Longest time that the crowd may come again for that, in seconds."""
     load_limit: Annotated[float, Field(gt=0)] = 0.8
     """Wake latency is judged while the offered load over the measured capacity is below this."""
     wake_p99_s: Annotated[float, Field(gt=0)] | None = None
@@ -293,6 +301,15 @@ class AgentsParams(ModelParams):
             raise ValueError(
                 f"idle_s: expected at least {_SHORTEST_IDLE_S}, so that memory is read before the session leaves, and "
                 f"less than sleep_s = {self.sleep_s}, so that it does leave; got {self.idle_s}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _disturbed_pool(self) -> Self:
+        if self.disturbed_share and self.adapter not in ("vllm", "sglang"):
+            raise ValueError(
+                f"disturbed_share: expected 0 for adapter {self.adapter!r}, got {self.disturbed_share}; a session is "
+                "one client's, who asks a turn once"
             )
         return self
 

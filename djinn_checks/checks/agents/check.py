@@ -25,6 +25,7 @@ from djinn_checks.checks.agents.link import LinkWitness
 from djinn_checks.checks.agents.measurements import gather_measurements, gather_timings, summarize
 from djinn_checks.checks.agents.pool.run import PoolRun
 from djinn_checks.checks.agents.pool.sleeper import run_pool_sleeper
+from djinn_checks.checks.agents.power import restores_for
 from djinn_checks.checks.agents.reference import ask_reference
 from djinn_checks.checks.agents.scripts import write_script
 from djinn_checks.checks.agents.server_process import OWN_SERVER, ServerProcess
@@ -220,6 +221,10 @@ async def _crowd(params: AgentsParams, model: Model, address: str, progress: Pro
             arrival_rate=params.arrival_rate,
             think_s=(params.think_s[0], params.think_s[1]),
             seed=params.seed,
+            burst=params.burst,
+            disturbed_share=params.disturbed_share,
+            restores_wanted=restores_for(params.most_wrong_rate) if params.most_wrong_rate else 0,
+            most_s=params.soak_s if params.most_wrong_rate else 0.0,
         )
 
 
