@@ -153,12 +153,12 @@ def serve_vllm(spec: str, *, pool_blocks: int, defects: Defects | None = None) -
 
     class Handler(Quiet):
         def do_GET(self) -> None:
-            found = {
-                "/metrics": paged.metrics,
-                "/version": lambda: '{"version": "0.26.0"}',
-                "/v1/models": lambda: '{"object": "list", "data": [{"id": "tiny", "object": "model"}]}',
-            }.get(self.path)
-            self.answer(200, found()) if found else self.answer(404, '{"detail": "Not Found"}')
+            known = {
+                "/metrics": paged.metrics(),
+                "/version": '{"version": "0.26.0"}',
+                "/v1/models": '{"object": "list", "data": [{"id": "tiny", "object": "model"}]}',
+            }
+            self.answer(200 if self.path in known else 404, known.get(self.path, '{"detail": "Not Found"}'))
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"] or 0))
