@@ -14,6 +14,7 @@ from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import psutil
 import torch
 
 from djinn_checks.checks.agents.client import AgentClient
@@ -37,6 +38,7 @@ from djinn_checks.checks.run import Clock, Progress, no_progress, run_check
 from djinn_checks.devices import choose_dtype
 from djinn_checks.errors import AgentLostError, InstrumentError
 from djinn_checks.instruments.server_memory import MemorySeries, ServerMemory, find_listener
+from djinn_checks.instruments.upstream import UpstreamWatch
 from djinn_checks.models.open import Model, open_model
 from djinn_checks.outcome import Outcome
 from djinn_checks.params import AgentsParams
@@ -97,7 +99,7 @@ def _run(
     model = open_model(params.model, dtype=compute, device=device, seed=params.seed)
     started = clock()
     with contextlib.ExitStack() as stack:
-        pid, reason = _find_here(params.server_address) if params.server_address else (None, "")
+        pid, reason = _find_here(params) if params.server_address else (None, "")
         is_here = pid is not None or not params.server_address
         watching = stack.enter_context(contextlib.ExitStack())
         witness = watching.enter_context(LinkWitness(device)) if device.type == "cuda" and is_here else None
@@ -107,12 +109,16 @@ def _run(
         served = clock()
         pid = server.pid if server else pid
         memory, reason = _watch_memory(watching, pid, device, reason)
+        is_found = params.server_address and pid and not params.server_pid
+        upstream = watching.enter_context(UpstreamWatch(pid)) if is_found else None
         sleeper, pool = _await(_sleeper(params, model, address, progress))
         if witness:
             witness.measure_again()
         link = witness.evidence() if witness else None
         crowd = _await(_crowd(params, model, address, progress)) if params.agents else None
         is_alive = server.is_alive if server else None
+        if upstream and upstream.reason:
+            memory, reason = None, upstream.reason
         watching.close()  # its readings would slow down what is timed now, in this process and not in the server's
         is_same_gpu = witness and pid
         pace = _await(_token_pace(params, model, device, address, sleeper, progress)) if is_same_gpu else None
@@ -158,10 +164,12 @@ def _start(params: AgentsParams, device: torch.device, command: Sequence[str]) -
     return ServerProcess([str(part) for pair in options.items() for part in pair], command=command)
 
 
-def _find_here(address: str) -> tuple[int | None, str]:
-    """Return the process on this machine that listens at an address, or why there is none to be seen."""
+def _find_here(params: AgentsParams) -> tuple[int | None, str]:
+    """Return the server's process on this machine, the one that listens unless one is named, or why none is seen."""
+    if params.server_pid is not None:
+        return params.server_pid, ""
     try:
-        return find_listener(address), ""
+        return find_listener(params.server_address), ""
     except InstrumentError as error:
         return None, str(error)
 
@@ -176,6 +184,8 @@ def _watch_memory(
         return stack.enter_context(ServerMemory(pid, device)).series, ""
     except InstrumentError as error:
         return None, str(error)
+    except psutil.Error as error:
+        return None, f"process {pid} cannot be read ({error}); is server_pid the server's?"
 
 
 async def _sleeper(
