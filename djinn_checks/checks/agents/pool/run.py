@@ -35,6 +35,8 @@ class PoolRun:
     pool_tokens: int | None
     """That the device holds."""
     sleeps: tuple[PoolSleep, ...]
+    counted: Counts
+    """From the first request of the run to its last, others' prompts included."""
     left_s: float
     """CLOCK_MONOTONIC when the first pressure on the sleeper began, and nobody else had asked since its first turn."""
 

@@ -21,6 +21,7 @@ from djinn_checks.checks.agents.pool.client import PoolClient
 from djinn_checks.checks.agents.pool.counts import (
     find_missing,
     read_block_tokens,
+    read_counts,
     read_pool_tokens,
 )
 from djinn_checks.checks.agents.pool.run import PoolRun, PoolSleep
@@ -148,6 +149,7 @@ async def run_pool_sleeper(
         raise InstrumentError(f"a server of this kind has no pool: {type(client).__name__}")
     series = await client.series()
     block, pool = read_block_tokens(client.adapter, series), read_pool_tokens(client.adapter, series)
+    before = read_counts(client.adapter, series)
     pressure = pressure_tokens or (math.ceil(_MORE * pool) if pool and _MORE * pool <= _MOST_PRESSURE_TOKENS else 0)
     each = min(len(script.prompt), pressure) if pressure else 0
     others = _Others(client, model, pressure, each, seed)
@@ -190,6 +192,7 @@ async def run_pool_sleeper(
         block_tokens=block,
         pool_tokens=pool,
         sleeps=tuple(pools),
+        counted=read_counts(client.adapter, series).since(before),
         left_s=left,
     )
 
