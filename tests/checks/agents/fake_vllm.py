@@ -43,6 +43,10 @@ class Defects:
     """Nothing leaves the device, and the host is named as the source."""
     unnamed: tuple[str, ...] = ()
     """Metrics that it does not have."""
+    cancelled_stay: bool = False
+    """The blocks of a request that was cancelled are kept as if it had ended, whatever is in them."""
+    slow_s: float = 0.0
+    """Beside what a token takes to compute."""
     routes: bool = True
     """Whether its cache can be emptied."""
 
@@ -128,6 +132,13 @@ class PagedModel:
         while len(self.device) > self.pool_blocks and not self.defects.keeps_in_secret:
             self.device.popitem(last=False)
 
+    def spoil(self, ids: list[int], salt: str) -> None:
+        """Keep blocks of which nothing was computed."""
+        for key in self._keys(ids, salt):
+            size = (1, self.module.config.num_key_value_heads, BLOCK, self.module.config.head_dim)
+            layers = range(self.module.config.num_hidden_layers)
+            self.device[key] = self.host[key] = tuple((torch.zeros(size), torch.zeros(size)) for _ in layers)
+
     def metrics(self) -> str:
         names = ["prompt_tokens_total", *(f'prompt_tokens_by_source_total{{source="{source}"}}' for source in
                  ("local_compute", "local_cache_hit", "external_kv_transfer"))]  # fmt: skip
@@ -181,13 +192,17 @@ def serve_vllm(spec: str, *, pool_blocks: int, defects: Defects | None = None) -
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
             self.end_headers()
-            count = 0
+            count, salt = 0, asked.get("cache_salt") or ""
             with paged.lock:
-                for token, logprobs in paged.answer(
-                    asked["prompt"], asked.get("cache_salt") or "", asked["max_tokens"]
-                ):
-                    count += 1
-                    self.say({"choices": [choice(token, logprobs, asked)]})
+                try:
+                    for token, logprobs in paged.answer(asked["prompt"], salt, asked["max_tokens"]):
+                        count += 1
+                        time.sleep(paged.defects.slow_s)
+                        self.say({"choices": [choice(token, logprobs, asked)]})
+                except OSError:  # the client is gone
+                    if paged.defects.cancelled_stay:
+                        paged.spoil(asked["prompt"], salt)
+                    return
             usage = {"prompt_tokens": len(asked["prompt"]), "completion_tokens": count}
             self.say({"choices": [], "usage": usage | {"prompt_tokens_details": None}})
             self.wfile.write(b"data: [DONE]\n\n")

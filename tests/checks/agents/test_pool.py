@@ -14,12 +14,18 @@ import torch
 from djinn_checks import AgentsParams, Outcome, Status, check_agents
 from djinn_checks.checks.agents.connect import connect
 from djinn_checks.checks.agents.criteria import judge_evidence
+from djinn_checks.checks.agents.crowd import CrowdRun, run_crowd
+from djinn_checks.checks.agents.crowd_distance import distances
+from djinn_checks.checks.agents.link import LinkEvidence
 from djinn_checks.checks.agents.pool import client as pool_client
 from djinn_checks.checks.agents.pool import sleeper as pool_sleeper
-from djinn_checks.checks.agents.pool.run import PoolRun
+from djinn_checks.checks.agents.pool.counts import Counts
+from djinn_checks.checks.agents.pool.run import PoolRun, PoolSleep
+from djinn_checks.checks.agents.pool.speed import judge_pool_moves
 from djinn_checks.checks.agents.reference import ask_reference
 from djinn_checks.checks.agents.scripts import write_script
 from djinn_checks.checks.agents.sleeper import SleeperRun
+from djinn_checks.instruments.link_ceiling import Ceiling
 from djinn_checks.models.open import Model, open_model
 from djinn_checks.outcome import Criterion, settle
 from tests.checks.agents.fake_vllm import Defects, serve_mixer, serve_vllm
@@ -145,6 +151,49 @@ def test_a_pool_that_nothing_empties_shows_nothing(spec: str) -> None:
         rows = judge(spec, address)
     assert rows["kv_left_device"].status is Status.INCONCLUSIVE
     assert "VLLM_SERVER_DEV_MODE=1" in rows["kv_left_device"].reason
+
+
+@pytest.mark.parametrize("stays", [False, True])
+def test_blocks_of_a_cancelled_request_that_stay_are_found_by_those_who_ask_again(spec: str, stays: bool) -> None:
+    async def ask(address: str) -> CrowdRun:
+        model = open_model(spec, dtype=torch.float32, device=CPU)
+        scripts = [write_script(model, number=number, tokens=40, turns=2, seed=0) for number in range(3)]
+        async with contextlib.aclosing(connect("vllm", address)) as client:
+            return await run_crowd(
+                client, model, scripts, new_tokens=30, arrival_rate=50.0, think_s=(0.0, 0.01), seed=0, burst=3,
+                disturbed_share=0.9,
+            )  # fmt: skip
+
+    defects = Defects(cancelled_stay=stays, slow_s=0.01)
+    with serve_vllm(spec, pool_blocks=10**6, defects=defects) as (address, _):
+        crowd = asyncio.run(ask(address))
+    assert crowd.disturbed
+    assert not crowd.errors
+    worst = max(turn.nats or 0.0 for turn in distances(crowd))
+    assert (worst > 1e-3) is stays  # nats; what other parts of a prompt round is a thousandth of that in float32
+
+
+def ceiling(direction: str) -> Ceiling:
+    return Ceiling(
+        kind="pcie", direction=direction, pinned=True, nbytes=1, bytes_per_s=50e9, spread=0.0, samples_s=(),
+        verified=True, start_s=0.0, end_s=1.0, copied_bytes=1,
+    )  # fmt: skip
+
+
+def test_a_pools_speed_is_told_over_the_links_and_decides_nothing() -> None:
+    moved = Counts(load_bytes=40e9, load_s=1.0, store_bytes=45e9, store_s=1.0)
+    pushed = PoolSleep(by="others' prompts", pressed_tokens=1, woken=moved)
+    pool = PoolRun(
+        kind="vllm", version="0.26.0", missing={}, block_tokens=16, pool_tokens=9600, sleeps=(pushed,), counted=moved,
+        left_s=0.0,
+    )  # fmt: skip
+    link = LinkEvidence(ceilings={"in": ceiling("h2d"), "out": ceiling("d2h")}, series=None, reason="no counters")
+    stored, restored = judge_pool_moves(make_evidence(device=torch.device("cuda"), link=link), pool)
+    assert (stored.observed, restored.observed) == (pytest.approx(0.9), pytest.approx(0.8))
+    assert not stored.required
+    assert not restored.required
+    nothing = judge_pool_moves(make_evidence(device=torch.device("cuda"), link=link), replace(pool, counted=Counts()))
+    assert nothing[0].status is Status.INCONCLUSIVE
 
 
 def test_pressure_that_does_not_reach_the_session_leaves_it_there_and_that_is_one_fail(spec: str) -> None:
