@@ -93,7 +93,7 @@ def test_a_list_with_one_prompt_is_that_prompt() -> None:
 
 
 def test_a_field_whose_name_no_text_can_hold_is_refused_like_any_other() -> None:
-    status, body, _ = send(b'{"prompt": "x", "\\ud800": 1}')
+    status, body, _ = send(b'{"prompt": "x", "stream_options": {"\\ud800": 1}}')
     assert status == 400
     assert "unicode string" in body["error"]["message"]
 

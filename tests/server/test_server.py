@@ -122,7 +122,7 @@ def test_a_stop_text_ends_the_completion_and_is_not_part_of_it(client: openai.Op
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ({"prompt": "x", "max_token": 3}, "max_token: Extra inputs"),
+        ({"prompt": "x", "stream_options": {"include_use": True}}, "stream_options.include_use: Extra inputs"),
         ({"prompt": "x", "n": 2}, "n: Input should be 1"),
         ({"prompt": []}, "prompt"),
         ({"prompt": [10**9]}, "token ids go from 0 to"),
