@@ -109,8 +109,8 @@ def _run(
         served = clock()
         pid = server.pid if server else pid
         memory, reason = _watch_memory(watching, pid, device, reason)
-        is_found = params.server_address and pid and not params.server_pid
-        upstream = watching.enter_context(UpstreamWatch(pid)) if is_found else None
+        is_named = params.server_pid is not None or not params.server_address
+        upstream = None if is_named or pid is None else watching.enter_context(UpstreamWatch(pid))
         sleeper, pool = _await(_sleeper(params, model, address, progress))
         if witness:
             witness.measure_again()
