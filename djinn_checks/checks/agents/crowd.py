@@ -209,32 +209,52 @@ async def run_crowd(
     replies: list[list[Reply]] = []
     moved: list[tuple[int | None, int | None]] = []
     while True:
-        gaps = generator.exponential(burst / arrival_rate, len(scripts))
-        arrivals = np.cumsum([0.0 if place % burst else gap for place, gap in enumerate(gaps)])
         first = len(replies)
-        replies += await crowd.round(len(moved), scripts, list(arrivals), seed)
+        gaps = generator.exponential(burst / arrival_rate, len(scripts))
+        replies += await crowd.round(len(moved), scripts, _arrivals(gaps, burst), seed)
         ended = time.monotonic()
         counts = await _counts(client, before)
         moved.append(await _leave(client, crowd, range(first, len(replies))))
-        run = CrowdRun(
-            scripts=tuple(scripts),
-            replies=tuple(map(tuple, replies)),
-            twins=tuple(map(tuple, twins)),
-            errors=tuple(crowd.errors),
-            samples=tuple(samples),
-            started_s=started,
-            ended_s=ended,
-            swaps=_total([swaps for swaps, _ in moved]),
-            restores=_total([restores for _, restores in moved]),
-            rounds=len(moved),
-            disturbed=tuple(crowd.disturbed),
-            counts=counts,
-        )
+        run = _gather(crowd, scripts, twins, replies, samples, moved, counts=counts, started_s=started, ended_s=ended)
         if crowd.errors or (run.least_restores() or 0) >= restores_wanted or ended - started > most_s:
             break
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
     return run
+
+
+def _gather(
+    crowd: _Crowd,
+    scripts: Sequence[AgentScript],
+    twins: Sequence[Sequence[Reply]],
+    replies: Sequence[Sequence[Reply]],
+    samples: Sequence[StateSample],
+    moved: Sequence[tuple[int | None, int | None]],
+    *,
+    counts: Counts | None,
+    started_s: float,
+    ended_s: float,
+) -> CrowdRun:
+    """Return what happened so far; `moved` are the swaps and restores of each round."""
+    return CrowdRun(
+        scripts=tuple(scripts),
+        replies=tuple(map(tuple, replies)),
+        twins=tuple(map(tuple, twins)),
+        errors=tuple(crowd.errors),
+        samples=tuple(samples),
+        started_s=started_s,
+        ended_s=ended_s,
+        swaps=_total([swaps for swaps, _ in moved]),
+        restores=_total([restores for _, restores in moved]),
+        rounds=len(moved),
+        disturbed=tuple(crowd.disturbed),
+        counts=counts,
+    )
+
+
+def _arrivals(gaps: Sequence[float], burst: int) -> list[float]:
+    """Return when each agent arrives: so many at the same moment, then a gap."""
+    return np.cumsum([0.0 if place % burst else gap for place, gap in enumerate(gaps)]).tolist()
 
 
 async def _counts(client: AgentClient, before: Counts | None = None) -> Counts | None:

@@ -121,6 +121,46 @@ class _Run:
         )
         return sleep, PoolSleep(by=by, pressed_tokens=pressed, woken=counts)
 
+    async def sleep_and_wake(self, first: Reply) -> tuple[list[Sleep], list[PoolSleep], list[tuple[int, ...]]]:
+        """Take all turns behind the first, with a sleep before each. Return also the prompts of all turns."""
+        slept: list[Sleep] = []
+        pools: list[PoolSleep] = []
+        last, prompts = first, [self.script.prompt]
+        for number, follow_up in enumerate(self.script.follow_ups):
+            sleep, pushed = await self.sleep(number, prompts[-1], last)
+            slept.append(sleep)
+            pools.append(pushed)
+            prompts.append(extend(self.model, prompts[-1], last, follow_up))
+            last = sleep.reply
+        return slept, pools, prompts
+
+    async def take_all(self) -> tuple[SleeperRun, list[PoolSleep], float]:
+        """Take the twins' turns, then the sleeper's. Return also when others first had the device since its first."""
+        hot, again = await self.take_turns("hot"), await self.take_turns("again")
+        histories = histories_of(self.model, self.script, hot)
+        cold = [await self.compute_anew(number, prompt) for number, prompt in enumerate(histories[1:])]
+        await asyncio.sleep(SETTLE_S)
+        first, _ = await self.client.counted_turn("slept", self.script.prompt, self.new_tokens)
+        await asyncio.sleep(SETTLE_S)
+        left = time.monotonic()
+        slept, pools, prompts = await self.sleep_and_wake(first)
+        closed = time.monotonic()
+        await self.client.close("slept")
+        run = SleeperRun(
+            first=first,
+            sleeps=tuple(slept),
+            hot=tuple(hot),
+            again=tuple(again),
+            cold=tuple(cold),
+            hot_record=None,
+            opened=None,
+            histories=tuple(prompts),
+            last_tokens=len(extend(self.model, prompts[-1], slept[-1].reply, ())),
+            closed_s=closed,
+            gone_s=time.monotonic(),
+        )
+        return run, pools, left
+
 
 async def run_pool_sleeper(
     client: AgentClient,
@@ -150,41 +190,17 @@ async def run_pool_sleeper(
     series = await client.series()
     block, pool = read_block_tokens(client.adapter, series), read_pool_tokens(client.adapter, series)
     before = read_counts(client.adapter, series)
-    pressure = pressure_tokens or (math.ceil(_MORE * pool) if pool and _MORE * pool <= _MOST_PRESSURE_TOKENS else 0)
-    each = min(len(script.prompt), pressure) if pressure else 0
-    others = _Others(client, model, pressure, each, seed)
-    run = _Run(client, model, script, others, max(new_tokens, min((block or 0) + 1, _LONGEST_ANSWER)), sleep_s)
-    await _warm_up(run, other)
-    hot, again = await run.take_turns("hot"), await run.take_turns("again")
-    histories = histories_of(model, script, hot)
-    cold = [await run.compute_anew(number, prompt) for number, prompt in enumerate(histories[1:])]
-    await asyncio.sleep(SETTLE_S)
-    first, _ = await client.counted_turn("slept", script.prompt, run.new_tokens)
-    await asyncio.sleep(SETTLE_S)
-    left = time.monotonic()
-    slept, pools, last, prompts = [], [], first, [script.prompt]
-    for number in range(len(script.follow_ups)):
-        sleep, pushed = await run.sleep(number, prompts[-1], last)
-        slept.append(sleep)
-        pools.append(pushed)
-        prompts.append(extend(model, prompts[-1], last, script.follow_ups[number]))
-        last = sleep.reply
-    closed = time.monotonic()
-    await client.close("slept")
-    series = await client.series()
-    sleeper = SleeperRun(
-        first=first,
-        sleeps=tuple(slept),
-        hot=tuple(hot),
-        again=tuple(again),
-        cold=tuple(cold),
-        hot_record=None,
-        opened=None,
-        histories=tuple(prompts),
-        last_tokens=len(extend(model, prompts[-1], last, ())),
-        closed_s=closed,
-        gone_s=time.monotonic(),
+    run = _Run(
+        client,
+        model,
+        script,
+        _others(client, model, script, pressure_tokens, pool, seed),
+        max(new_tokens, min((block or 0) + 1, _LONGEST_ANSWER)),
+        sleep_s,
     )
+    await _warm_up(run, other)
+    sleeper, pools, left_s = await run.take_all()
+    series = await client.series()
     return sleeper, PoolRun(
         kind=client.adapter.name,
         version=await client.version(),
@@ -193,8 +209,17 @@ async def run_pool_sleeper(
         pool_tokens=pool,
         sleeps=tuple(pools),
         counted=read_counts(client.adapter, series).since(before),
-        left_s=left,
+        left_s=left_s,
     )
+
+
+def _others(
+    client: PoolClient, model: Model, script: AgentScript, wanted: int, pool_tokens: int | None, seed: int
+) -> _Others:
+    """Return those who push a session out: as many tokens as are wanted, or a tenth more than a small pool holds."""
+    fills = math.ceil(_MORE * pool_tokens) if pool_tokens else 0
+    tokens = wanted or (fills if fills <= _MOST_PRESSURE_TOKENS else 0)
+    return _Others(client, model, tokens, min(len(script.prompt), tokens), seed)
 
 
 async def _warm_up(run: _Run, other: AgentScript) -> None:
