@@ -244,8 +244,14 @@ class AgentsParams(ModelParams):
 
     server_address: str = ""
     """Address of a running server of that model, http://...; empty: djinn-checks' own is started and ended."""
-    adapter: Literal["signal", "idle", "slot", "none"] = "signal"
-    """signal: sessions that are told to sleep; idle: that are not; slot: llama-server; none: no sessions."""
+    adapter: Literal["signal", "idle", "slot", "vllm", "sglang", "none"] = "signal"
+    """signal: sessions told to sleep; idle: not told; slot: llama-server; vllm, sglang: a pool; none: no sessions."""
+    server_model: str = ""
+    """Name that the server knows its model by; empty: the first that it lists."""
+    server_pid: Annotated[int, Field(gt=0)] | None = None
+    """Process whose memory is read, such as a server's behind a proxy; empty: the one that listens at the address."""
+    pressure_tokens: Annotated[int, Field(ge=0)] = 0
+    """Tokens of others' prompts that push a session out of a pool; 0: a tenth more than the server says it holds."""
     dtype: DtypeName | None = None
     """Data type of the KV cache and of the reference; empty: float16, on a CPU float32."""
     kv_device_gb: Annotated[float, Field(gt=0)] = 0.021
@@ -274,6 +280,14 @@ class AgentsParams(ModelParams):
     """Agents that arrive per second, at random (Poisson)."""
     think_s: Annotated[list[float], Field(min_length=2, max_length=2)] = [1.5, 3.0]
     """Shortest and longest pause between an agent's turns, in seconds (uniform)."""
+    burst: Annotated[int, Field(ge=1)] = 1
+    """Agents that arrive at the same moment."""
+    disturbed_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of turns that a second client asks at once, half of them cancelled; for servers with a pool."""
+    most_wrong_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of wrong restores to exclude with 95 %: the crowd comes again until it is; empty: reported, not judged."""
+    soak_s: Annotated[float, Field(gt=0)] = 600.0
+    """Longest time that the crowd may come again for that, in seconds."""
     load_limit: Annotated[float, Field(gt=0)] = 0.8
     """Wake latency is judged while the offered load over the measured capacity is below this."""
     wake_p99_s: Annotated[float, Field(gt=0)] | None = None
@@ -297,6 +311,15 @@ class AgentsParams(ModelParams):
             raise ValueError(
                 f"idle_s: expected at least {_SHORTEST_IDLE_S}, so that memory is read before the session leaves, and "
                 f"less than sleep_s = {self.sleep_s}, so that it does leave; got {self.idle_s}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _disturbed_pool(self) -> Self:
+        if self.disturbed_share and self.adapter not in ("vllm", "sglang"):
+            raise ValueError(
+                f"disturbed_share: expected 0 for adapter {self.adapter!r}, got {self.disturbed_share}; a session is "
+                "one client's, who asks a turn once"
             )
         return self
 

@@ -40,7 +40,7 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 WEIGHTS_SHA256 = "217a624a599f040faba5f2bb799cd8b94756cbf16af7f7d0bde1689b253a3f3e"
 """Of names, shapes and float32 values in the order of the names, whatever file they lie in."""
 
-_FOLDER = f"smollm2-135m-instruct-q4_1-{GGUF_SHA256[:12]}-2"  # the last number: the layout of the folder
+_FOLDER = f"smollm2-135m-instruct-q4_1-{GGUF_SHA256[:12]}-3"  # the last number: the layout of the folder
 _MANIFEST = "manifest.json"
 _FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 
@@ -157,7 +157,8 @@ def _write_model(gguf: Path, folder: Path) -> None:
             f"model 'smollm2': the converted weights have SHA-256 {found}, expected {WEIGHTS_SHA256}; the installed "
             "transformers or gguf dequantizes otherwise than known versions do: install the versions of constraints.txt"
         )
-    (folder / "config.json").write_text(shipped)
+    named = json.loads(shipped) | {"architectures": [type(module).__name__]}  # by which servers find the class
+    (folder / "config.json").write_text(json.dumps(named, indent=2))
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 

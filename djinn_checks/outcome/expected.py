@@ -117,7 +117,40 @@ _AGENTS = Expected(
         "wake_p99": ("<=", "wake_p99_s"),
         "restore_p99": ("<=", "restore_p99_ratio"),
     },
+    informative=frozenset({"rounding_is_kept"}),  # where time tells a kept session from a recomputed one, and it cannot
 )
+
+_POOL_PROOFS = frozenset(
+    {
+        "survives_sleep", "twins_are_twins", "kv_left_device", "kv_from_host", "loads_counted", "prefill_counted",
+        "rounding_is_kept", "first_token_is_kept", "text_equals_twin", "logprobs_equal_twin", "coherent",
+    }
+)  # fmt: skip
+_POOL_CROWD = frozenset({"crowd_answered", "crowd_overcommits", "crowd_texts_equal_twins", "code_words_kept"})
+_POOLS = ("vllm", "sglang")
+_POOL = Expected(
+    always=_POOL_PROOFS | {"kv_in_on_link", "speaks_for_model", "woke_at_once"},
+    never_skipped=_POOL_PROOFS,
+    thresholds={
+        "twins_are_twins": ("==", 0),
+        "kv_left_device": ("<=", 0),
+        "rounding_is_kept": ("==", "kept"),
+        "first_token_is_kept": ("==", "kept"),
+        "text_equals_twin": ("==", 0),
+        "crowd_texts_equal_twins": ("==", 0),
+        "code_words_kept": ("==", 0),
+    },
+    named={
+        "survives_sleep": ("==", "sleeps"),
+        "loads_counted": (">=", "memory_share"),
+        "kv_in_on_link": (">=", "memory_share"),
+        "kv_out_on_link": (">=", "memory_share"),
+        "restore_of_ceiling": (">=", "swap_of_ceiling"),
+        "wake_p99": ("<=", "wake_p99_s"),
+    },
+    informative=frozenset({"rounding_is_kept", "first_token_is_kept", "kv_out_on_link", "restore_of_ceiling"}),
+)
+"""Of servers that keep all KV in one pool."""
 
 
 _HOST_COUNTERS = frozenset({"counters_complete", "links_quiet", "counted_vs_copied"})
@@ -167,6 +200,8 @@ def expect(check: str, params: Mapping[str, Any], measurements: Mapping[str, Any
         return _expect_pcie(params, measurements)
     if check == "agents":
         has_crowd = params.get("agents", 0) != 0
+        if params.get("adapter") in _POOLS:
+            return _add(_POOL, always=_POOL_CROWD, never_skipped=_POOL_CROWD) if has_crowd else _POOL
         return _add(_AGENTS, always=_CROWD, since=_CROWD_SINCE, never_skipped=_CROWD) if has_crowd else _AGENTS
     if check == "host":
         return _expect_host(params, measurements)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
 
 from djinn_checks.engine.agent_engine import AgentEngine
 from djinn_checks.models.open import Model
@@ -27,6 +29,8 @@ from djinn_checks.server.schema import (
     Completion,
     CompletionRequest,
     Health,
+    ModelList,
+    ModelView,
     PhaseRequest,
     SessionList,
     SessionView,
@@ -112,9 +116,17 @@ def route_facts(model: Model, engine: AgentEngine, metrics: Metrics) -> APIRoute
     """Return the routes that say what is served, whether it is well, and what it has counted."""
     router = APIRouter()
 
+    started = int(time.time())
+
     @router.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [{"id": model.name, "object": "model", "owned_by": "djinn-checks"}]}
+    async def models() -> ModelList:
+        return ModelList(data=[ModelView(id=model.name, created=started)])
+
+    @router.get("/v1/models/{name:path}")
+    async def retrieve(name: str) -> ModelView:
+        if name != model.name:
+            raise HTTPException(404, f"no such model here; expected {model.name!r}, which is all that is served")
+        return ModelView(id=model.name, created=started)
 
     @router.get("/health", response_model=Health)
     async def health() -> Health | Response:
@@ -142,9 +154,11 @@ def route_facts(model: Model, engine: AgentEngine, metrics: Metrics) -> APIRoute
 async def _events(first: Completion, parts: AsyncGenerator[Completion], usage: bool) -> AsyncIterator[str]:
     """Give server-sent events. An error in the middle is an event of its own, after which the stream ends."""
     try:
-        yield _event(first, usage)
+        yield _event(first)
         async for part in parts:
-            yield _event(part, usage)
+            yield _event(part)
+            if usage and part.usage is not None:
+                yield _event(part.model_copy(update={"choices": []}), usage=True)
     except Exception as error:
         yield f"data: {json.dumps(describe(error)[1])}\n\n"
     finally:
@@ -152,7 +166,8 @@ async def _events(first: Completion, parts: AsyncGenerator[Completion], usage: b
     yield "data: [DONE]\n\n"
 
 
-def _event(part: Completion, usage: bool) -> str:
+def _event(part: Completion, *, usage: bool = False) -> str:
+    """Return a part as an event. The usage has one of its own, without choices, as OpenAI's streams have it."""
     return f"data: {part.model_dump_json(exclude_none=True, exclude=None if usage else {'usage'})}\n\n"
 
 

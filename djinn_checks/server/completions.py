@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -46,10 +46,18 @@ class _Answer:
             logprobs = Logprobs(
                 tokens=[self.text.piece(token.id)],
                 token_logprobs=[token.logprob],
-                top_logprobs=[{self.text.piece(other): value for other, value in token.top}],
+                top_logprobs=[self._name(token.top)],
                 text_offset=[offset],
             )
         return Choice(text=piece, token_ids=[token.id], logprobs=logprobs)
+
+    def _name(self, likely: Iterable[tuple[int, float]]) -> dict[str, float]:
+        """Name the likeliest tokens by their texts; one whose text another has already is named by its id."""
+        named: dict[str, float] = {}
+        for token, value in likely:
+            piece = self.text.piece(token)
+            named[f"token_id:{token}" if piece in named else piece] = value
+        return named
 
     def usage(self, end: TurnEnd) -> Usage:
         return Usage(

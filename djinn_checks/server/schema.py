@@ -34,7 +34,10 @@ class StreamOptions(Body):
 
 
 class CompletionRequest(Body):
-    """A completion, continued from what the session already has."""
+    """A completion, continued from what the session already has. Fields that it does not know are ignored, as other
+    servers of this interface do: clients send what one of them understands."""
+
+    model_config = ConfigDict(extra="ignore")
 
     model: str = ""
     """Any name; the server has one model."""
@@ -66,6 +69,23 @@ class CompletionRequest(Body):
     logit_bias: Annotated[dict[str, float], Field(max_length=0), only({}, "use temperature and top_p alone")] = {}  # noqa: RUF012  pydantic copies it
     user: str | None = None
     """Not used."""
+
+
+class ModelView(BaseModel):
+    """The model that is served."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    """When the server started, in seconds since 1970."""
+    owned_by: str = "djinn-checks"
+
+
+class ModelList(BaseModel):
+    """All of them: one."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelView]
 
 
 class Logprobs(BaseModel):

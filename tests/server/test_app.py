@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from fastapi import FastAPI
 
 from djinn_checks.engine.turn import Token
 from djinn_checks.server import completions
-from tests.server.fake_engine import FakeEngine, application, call, turn_end
+from tests.server.fake_engine import FakeEngine, application, call, tiny, turn_end
 
 SECRET = "swordfish"
 
@@ -112,3 +114,11 @@ def test_health_is_503_once_the_engine_has_ended() -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_failed")
     assert "RuntimeError" in answer.text
     assert SECRET not in answer.text
+
+
+def test_likely_tokens_of_the_same_text_are_all_told() -> None:
+    alike = ((1, -0.5), (2, -0.7), (3, -0.9))
+    engine = FakeEngine([Token(id=1, logprob=-0.5, top=alike), turn_end("length")])
+    model = dataclasses.replace(tiny(), tokenizer=SimpleNamespace(decode=lambda ids: "a" * len(ids)))
+    (told,) = post(application(engine, model), prompt=[1], logprobs=3).json()["choices"][0]["logprobs"]["top_logprobs"]
+    assert told == {"a": -0.5, "token_id:2": -0.7, "token_id:3": -0.9}

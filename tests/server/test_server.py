@@ -85,10 +85,25 @@ def test_a_stream_gives_the_same_text_as_the_whole_and_ends_with_the_usage(clien
             model="any", prompt="A tale of two caches", max_tokens=10, stream=True, stream_options=options
         )
     )
-    assert "".join(part.choices[0].text for part in parts) == whole.choices[0].text
-    assert parts[-1].choices[0].finish_reason == whole.choices[0].finish_reason == "length"
-    assert parts[-1].usage == whole.usage
-    assert len(parts) == 11
+    *told, usage = parts
+    assert "".join(part.choices[0].text for part in told) == whole.choices[0].text
+    assert told[-1].choices[0].finish_reason == whole.choices[0].finish_reason == "length"
+    assert [part.usage for part in told] == [None] * 11
+    assert (usage.usage, usage.choices) == (whole.usage, [])
+
+
+def test_the_model_is_listed_and_retrieved_as_openais_client_does_it(client: openai.OpenAI) -> None:
+    (listed,) = client.models.list().data
+    assert client.models.retrieve(listed.id) == listed
+    assert abs(listed.created - time.time()) < 3600
+    with pytest.raises(openai.NotFoundError, match="no such model here"):
+        client.models.retrieve("another")
+
+
+def test_a_field_that_only_other_servers_know_is_ignored(client: openai.OpenAI) -> None:
+    known = client.completions.create(model="any", prompt="x", max_tokens=2)
+    others: Any = {"cache_salt": "a", "session_id": "b", "return_token_ids": True, "ignore_eos": True}
+    assert client.completions.create(model="any", prompt="x", max_tokens=2, extra_body=others).choices == known.choices
 
 
 def test_a_request_without_a_session_leaves_none_behind(client: openai.OpenAI, http: httpx.Client) -> None:
@@ -107,7 +122,7 @@ def test_a_stop_text_ends_the_completion_and_is_not_part_of_it(client: openai.Op
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ({"prompt": "x", "max_token": 3}, "max_token: Extra inputs"),
+        ({"prompt": "x", "stream_options": {"include_use": True}}, "stream_options.include_use: Extra inputs"),
         ({"prompt": "x", "n": 2}, "n: Input should be 1"),
         ({"prompt": []}, "prompt"),
         ({"prompt": [10**9]}, "token ids go from 0 to"),

@@ -15,14 +15,19 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+import psutil
 import torch
 
-from djinn_checks.checks.agents.client import connect
+from djinn_checks.checks.agents.client import AgentClient
+from djinn_checks.checks.agents.connect import connect
 from djinn_checks.checks.agents.criteria import judge_evidence
 from djinn_checks.checks.agents.crowd import CrowdRun, run_crowd
 from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.link import LinkWitness
 from djinn_checks.checks.agents.measurements import gather_measurements, gather_timings, summarize
+from djinn_checks.checks.agents.pool.run import PoolRun
+from djinn_checks.checks.agents.pool.sleeper import run_pool_sleeper
+from djinn_checks.checks.agents.power import restores_for
 from djinn_checks.checks.agents.reference import ask_reference
 from djinn_checks.checks.agents.scripts import write_script
 from djinn_checks.checks.agents.server_process import OWN_SERVER, ServerProcess
@@ -34,6 +39,7 @@ from djinn_checks.checks.run import Clock, Progress, no_progress, run_check
 from djinn_checks.devices import choose_dtype
 from djinn_checks.errors import AgentLostError, InstrumentError
 from djinn_checks.instruments.server_memory import MemorySeries, ServerMemory, find_listener
+from djinn_checks.instruments.upstream import UpstreamWatch
 from djinn_checks.models.open import Model, open_model
 from djinn_checks.outcome import Outcome
 from djinn_checks.params import AgentsParams
@@ -94,7 +100,7 @@ def _run(
     open_it = partial(open_model, params.model, dtype=compute, device=device, seed=params.seed)
     started = clock()
     with contextlib.ExitStack() as stack:
-        pid, reason = _find_here(params.server_address) if params.server_address else (None, "")
+        pid, reason = _find_here(params) if params.server_address else (None, "")
         is_here = pid is not None or not params.server_address
         watching = stack.enter_context(contextlib.ExitStack())
         witness = watching.enter_context(LinkWitness(device)) if device.type == "cuda" and is_here else None
@@ -107,12 +113,16 @@ def _run(
         served = clock()
         pid = server.pid if server else pid
         memory, reason = _watch_memory(watching, pid, device, reason)
-        sleeper = _await(_sleeper(params, model, address, progress))
+        is_named = params.server_pid is not None or not params.server_address
+        upstream = None if is_named or pid is None else watching.enter_context(UpstreamWatch(pid))
+        sleeper, pool = _await(_sleeper(params, model, address, progress))
         if witness:
             witness.measure_again()
         link = witness.evidence() if witness else None
         crowd = _await(_crowd(params, model, address, progress)) if params.agents else None
         is_alive = server.is_alive if server else None
+        if upstream and upstream.reason:
+            memory, reason = None, upstream.reason
         watching.close()  # its readings would slow down what is timed now, in this process and not in the server's
         is_same_gpu = witness and pid
         pace = _await(_token_pace(params, model, device, address, sleeper, progress)) if is_same_gpu else None
@@ -125,6 +135,7 @@ def _run(
         reference=ask_reference(model, device, sleeper, params.new_tokens),
         sleeper=sleeper,
         crowd=crowd,
+        pool=pool,
         memory=memory,
         memory_reason=reason,
         link=link,
@@ -173,10 +184,12 @@ def _start(params: AgentsParams, device: torch.device, command: Sequence[str]) -
     return ServerProcess([str(part) for pair in options.items() for part in pair], command=command)
 
 
-def _find_here(address: str) -> tuple[int | None, str]:
-    """Return the process on this machine that listens at an address, or why there is none to be seen."""
+def _find_here(params: AgentsParams) -> tuple[int | None, str]:
+    """Return the server's process on this machine, the one that listens unless one is named, or why none is seen."""
+    if params.server_pid is not None:
+        return params.server_pid, ""
     try:
-        return find_listener(address), ""
+        return find_listener(params.server_address), ""
     except InstrumentError as error:
         return None, str(error)
 
@@ -191,17 +204,36 @@ def _watch_memory(
         return stack.enter_context(ServerMemory(pid, device)).series, ""
     except InstrumentError as error:
         return None, str(error)
+    except psutil.Error as error:
+        return None, f"process {pid} cannot be read ({error}); is server_pid the server's?"
 
 
-async def _sleeper(params: AgentsParams, model: Model, address: str, progress: Progress) -> SleeperRun:
+async def _sleeper(
+    params: AgentsParams, model: Model, address: str, progress: Progress
+) -> tuple[SleeperRun, PoolRun | None]:
     scripts = [
         write_script(model, number=number, tokens=params.prompt_tokens, turns=params.sleeps + 1, seed=params.seed)
         for number in (0, 1 + params.agents)
     ]
     progress("one agent and its twins", 0, 1)
-    async with contextlib.aclosing(connect(params.adapter, address)) as client:
+    async with contextlib.aclosing(_connect(params, model, address)) as client:
         await client.find_routes()
-        return await run_sleeper(client, model, *scripts, new_tokens=params.new_tokens, sleep_s=params.sleep_s)
+        if not client.is_pool:
+            run = await run_sleeper(client, model, *scripts, new_tokens=params.new_tokens, sleep_s=params.sleep_s)
+            return run, None
+        return await run_pool_sleeper(
+            client,
+            model,
+            *scripts,
+            new_tokens=params.new_tokens,
+            sleep_s=params.sleep_s,
+            pressure_tokens=params.pressure_tokens,
+            seed=params.seed,
+        )
+
+
+def _connect(params: AgentsParams, model: Model, address: str) -> AgentClient:
+    return connect(params.adapter, address, model=params.server_model, decode=model.decode)
 
 
 async def _crowd(params: AgentsParams, model: Model, address: str, progress: Progress) -> CrowdRun:
@@ -210,7 +242,7 @@ async def _crowd(params: AgentsParams, model: Model, address: str, progress: Pro
         for agent in range(params.agents)
     ]
     progress(f"{params.agents} agents' twins, then all agents at once", 0, 1)
-    async with contextlib.aclosing(connect(params.adapter, address)) as client:
+    async with contextlib.aclosing(_connect(params, model, address)) as client:
         return await run_crowd(
             client,
             model,
@@ -219,6 +251,10 @@ async def _crowd(params: AgentsParams, model: Model, address: str, progress: Pro
             arrival_rate=params.arrival_rate,
             think_s=(params.think_s[0], params.think_s[1]),
             seed=params.seed,
+            burst=params.burst,
+            disturbed_share=params.disturbed_share,
+            restores_wanted=restores_for(params.most_wrong_rate) if params.most_wrong_rate else 0,
+            most_s=params.soak_s if params.most_wrong_rate else 0.0,
         )
 
 
@@ -231,7 +267,7 @@ async def _token_pace(
     progress: Progress,
 ) -> TokenPace:
     progress("the server's decode and generate(), in turns", 0, 1)
-    async with contextlib.aclosing(connect(params.adapter, address)) as client:
+    async with contextlib.aclosing(_connect(params, model, address)) as client:
         return await measure_token_pace(client, model, device, sleeper.histories[0], params.new_tokens)
 
 

@@ -1,22 +1,20 @@
-"""Speaks with agent servers over HTTP, one adapter a kind of server. Times are this side's own.
+"""Speaks with agent servers over HTTP: what all kinds share, and the kinds that have sessions.
 
-signal   djinn-checks' own server and its like: sessions in the request, phases by a route of their own
-idle     the same without a word: an agent that sleeps only stops asking
-slot     llama-server: a slot's KV is saved to a file and erased, and restored from it
-none     any server with OpenAI's completions: nothing is known of its sessions
+Times are this side's own. Servers that keep all KV in one pool have a client of their own, in `pool/client.py`.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import httpx
 
-from djinn_checks.errors import InstrumentError, NoRouteError, ParamsError, WrongAdapterError
+from djinn_checks.checks.agents.reply import Reply, SessionRecord
+from djinn_checks.checks.agents.streams import Parts, parse_event, read_events, read_llama, read_openai
+from djinn_checks.errors import InstrumentError, NoRouteError, WrongAdapterError
 from djinn_checks.server.hosts import is_loopback
 
 _TIMEOUT = httpx.Timeout(300.0, connect=10.0)
@@ -26,100 +24,47 @@ _NO_ROUTE = (404, 405, 501)
 """How servers answer where they have no such route: llama-server with 501 if it was started without slots."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reply:
-    """One turn as the client saw it."""
-
-    ids: tuple[int, ...] = ()
-    """Token ids; empty if the server gives none."""
-    text: str = ""
-    logprobs: tuple[float, ...] = ()
-    """Of the tokens, as the server gave them; empty if it gives none."""
-    runners_up: tuple[float, ...] = ()
-    """The log-probabilities of the likeliest tokens at each place, one after the other."""
-    sent_s: float = 0.0
-    """CLOCK_MONOTONIC when the request was sent."""
-    token_at_s: tuple[float, ...] = ()
-    """When each part of the answer came."""
-    prompt_tokens: int | None = None
-    cached_tokens: int | None = None
-    """Prompt tokens that the server says it did not compute."""
-    queue_s: float | None = None
-    """Of the server's own account of the time to the first token; None if it gives none."""
-    restore_s: float | None = None
-    compute_s: float | None = None
-
-    @property
-    def wake_s(self) -> float:
-        """Seconds from the request to its first token."""
-        return self.token_at_s[0] - self.sent_s
-
-    @property
-    def end_s(self) -> float:
-        """When the last part came."""
-        return self.token_at_s[-1]
-
-    @property
-    def fingerprint(self) -> tuple[float, ...]:
-        """Every number that the server gave about its arithmetic."""
-        return self.logprobs + self.runners_up
+_REFUSED = (400, 422)
+"""How servers answer to a body that they do not take."""
+_IDS, _TEXT, _PLAIN = range(3)
+"""Forms of a request, tried in this order: token ids; a text in their place, for a server that takes none; a text with
+OpenAI's fields and no others, for one that refuses what it does not know."""
+_OF_OPENAI = ("model", "prompt", "max_tokens", "temperature", "stream")
 
 
-@dataclass(frozen=True, kw_only=True)
-class SessionRecord:
-    """What a server says about a session; None where it does not say."""
-
-    state: str | None = None
-    swaps: int | None = None
-    restores: int | None = None
-    swapped_bytes: int | None = None
-    """In all sleeps so far."""
-    restored_bytes: int | None = None
-    swap_s: float | None = None
-    restore_s: float | None = None
-    allocate_s: float | None = None
-    """Memory for the restore, if the server counts it apart."""
-    digest_s: float | None = None
-    """What the last move waited for its digest."""
-    digest_out: str | None = None
-    digest_in: str | None = None
-
-
-@dataclass
-class _Parts:
-    """A reply that is still coming."""
-
-    sent_s: float
-    fields: dict[str, Any] = field(default_factory=dict)
-    text: str = ""
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    runners_up: list[float] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-
-    def reply(self) -> Reply:
-        if not self.times:
-            raise InstrumentError("the server ended its answer without a token")
-        return Reply(
-            ids=tuple(self.ids),
-            text=self.text,
-            logprobs=tuple(self.logprobs),
-            runners_up=tuple(self.runners_up),
-            sent_s=self.sent_s,
-            token_at_s=tuple(self.times),
-            **self.fields,
-        )
+class _RefusedError(InstrumentError):
+    """The server does not take a body of this form."""
 
 
 class AgentClient:
     """A server of kind `none`, and what all kinds share. Every method may raise `InstrumentError`."""
 
-    has_sessions = False
-    own_route = ""
+    has_sessions: ClassVar[bool] = False
+    is_pool: ClassVar[bool] = False
+    """Whether the server keeps all KV in one pool that it takes when it starts."""
+    own_route: ClassVar[str] = ""
     """What can be read of every server of this kind, and of no other."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        kind: str = "none",
+        kinds: Mapping[str, str] | None = None,
+        model: str = "",
+        decode: Callable[[Sequence[int]], str | None] | None = None,
+    ) -> None:
+        """Speak with the server at an address.
+
+        Args:
+            kind: the adapter's name.
+            kinds: the own routes of all adapters, by name.
+            model: the name that the server knows its model by; empty: the first that it lists.
+            decode: token ids to text, for a server that takes no ids.
+        """
         self.address = address
+        self._kind, self._kinds, self._model, self._decode = kind, kinds or {}, model, decode
+        self._form, self._is_settled = _IDS, False
         # A connection for each request: a server may close an idle one just as it is used again.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         proxies = not is_loopback(httpx.URL(address).host)  # no proxy's loopback is this machine's
@@ -138,20 +83,36 @@ class AgentClient:
             except NoRouteError as error:
                 raise self._wrong_adapter(f"GET {self.own_route}", error) from error
 
-    def _wrong_adapter(self, asked: str, error: NoRouteError, others: Sequence[str] = ()) -> WrongAdapterError:
+    def _wrong_adapter(self, asked: str, came: object, others: Sequence[str] = ()) -> WrongAdapterError:
         """Say what the server lacks, and which kinds do without it; by default those without this kind's own route."""
-        mine = next(name for name, kind in ADAPTERS.items() if kind is type(self))
-        others = others or [name for name, kind in ADAPTERS.items() if kind.own_route != self.own_route]
+        mine = self._kinds.get(self._kind, self.own_route)
+        rest = [name for name, route in self._kinds.items() if name != self._kind and (route != mine or self.is_pool)]
         return WrongAdapterError(
-            f"this server has no such route as {asked}, expected of a server of adapter {mine!r}; got {error}; if it "
-            f"is of another kind, give adapter {' or '.join(others)}"
+            f"this server has no such route as {asked}, expected of a server of adapter {self._kind!r}; got {came}; if "
+            f"it is of another kind, give adapter {' or '.join(others or rest)}"
         )
 
     async def turn(self, session: str, prompt: Sequence[int], max_tokens: int, *, logprobs: bool = True) -> Reply:
         """Ask for `max_tokens` tokens, the likeliest ones, behind a prompt; with log-probabilities or without."""
+        while True:
+            body = await self._body(session, prompt, max_tokens, logprobs)
+            parts = Parts(time.monotonic())
+            try:
+                async for event in self._stream("/v1/completions", body):
+                    read_openai(parts, event)
+            except _RefusedError:
+                if self._is_settled or self._form == _PLAIN or self._decode is None:
+                    raise
+                self._form += 1
+                continue
+            self._is_settled = True
+            return parts.reply()
+
+    async def _body(self, session: str, prompt: Sequence[int], max_tokens: int, logprobs: bool) -> dict[str, Any]:
+        told = list(prompt) if self._form == _IDS else self._text(prompt)
         body = {
-            "model": "any",
-            "prompt": list(prompt),
+            "model": await self._name_model(),
+            "prompt": told,
             "max_tokens": max_tokens,
             "temperature": 0,
             **({"logprobs": _LOGPROBS} if logprobs else {}),
@@ -159,10 +120,25 @@ class AgentClient:
             "stream_options": {"include_usage": True},
             **self._session_fields(session),
         }
-        parts = _Parts(time.monotonic())
-        async for event in self._stream("/v1/completions", body):
-            _read_openai(parts, event)
-        return parts.reply()
+        return {name: body[name] for name in _OF_OPENAI} if self._form == _PLAIN else body
+
+    def _text(self, prompt: Sequence[int]) -> str:
+        text = self._decode(prompt) if self._decode else None
+        if text is None:
+            raise InstrumentError(
+                f"{self.address}: the server takes no token ids, and the model has no tokenizer to make a text of "
+                "them; check a model with one"
+            )
+        return text
+
+    async def _name_model(self) -> str:
+        if not self._model:
+            try:
+                listed = (await self._call("GET", "/v1/models")).get("data") or []
+            except (InstrumentError, ValueError, AttributeError):
+                listed = []
+            self._model = str(listed[0]["id"]) if listed and listed[0].get("id") else "any"
+        return self._model
 
     async def sleep(self, session: str) -> None:
         """Say that the agent goes idle, if the server can be told."""
@@ -193,20 +169,25 @@ class AgentClient:
             async with self._http.stream("POST", path, json=body) as answer:
                 if answer.status_code != 200:
                     told = (await answer.aread()).decode(errors="replace")[:500]
-                    raise InstrumentError(f"{self.address}{path}: HTTP {answer.status_code}: {told}")
-                async for line in answer.aiter_lines():
-                    if line.startswith("data: ") and line != "data: [DONE]":
-                        yield self._event(path, line[6:])
+                    kind = _RefusedError if answer.status_code in _REFUSED else InstrumentError
+                    raise kind(f"{self.address}{path}: HTTP {answer.status_code}: {told}")
+                async for data in read_events(answer.aiter_bytes()):
+                    try:
+                        yield parse_event(data)
+                    except InstrumentError as error:
+                        raise InstrumentError(f"{self.address}{path}: {error}") from error
         except httpx.HTTPError as error:
             raise InstrumentError(f"{self.address}{path}: {type(error).__name__}: {error}") from error
 
-    def _event(self, path: str, data: str) -> dict[str, Any]:
-        event: dict[str, Any] = json.loads(data)
-        if "error" in event:
-            raise InstrumentError(f"{self.address}{path}: in the middle of an answer: {event['error']}")
-        return event
-
     async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        answer = await self._request(method, path, body)
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise InstrumentError(f"{self.address}{path}: expected JSON, got {answer.text[:200]!r}") from error
+
+    async def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
+        """Return the answer to a request, which is a 200."""
         try:
             answer = await self._http.request(method, path, json=body)
         except httpx.HTTPError as error:
@@ -214,7 +195,7 @@ class AgentClient:
         if answer.status_code != 200:
             kind = NoRouteError if answer.status_code in _NO_ROUTE else InstrumentError
             raise kind(f"{self.address}{path}: HTTP {answer.status_code}: {answer.text[:500]}")
-        return answer.json()
+        return answer
 
 
 class IdleClient(AgentClient):
@@ -271,8 +252,8 @@ class SlotClient(AgentClient):
     has_sessions = True
     own_route = "/slots"
 
-    def __init__(self, address: str) -> None:
-        super().__init__(address)
+    def __init__(self, address: str, **options: Any) -> None:
+        super().__init__(address, **options)
         self._slots: dict[str, int] = {}
         self._records: dict[str, SessionRecord] = {}
 
@@ -287,9 +268,9 @@ class SlotClient(AgentClient):
             "return_tokens": True,
             "stream": True,
         }
-        parts = _Parts(time.monotonic())
+        parts = Parts(time.monotonic())
         async for event in self._stream("/completion", body):
-            _read_llama(parts, event)
+            read_llama(parts, event)
         return parts.reply()
 
     async def sleep(self, session: str) -> None:
@@ -306,18 +287,17 @@ class SlotClient(AgentClient):
             swapped_bytes=(before.swapped_bytes or 0) + saved["n_written"],
             restored_bytes=before.restored_bytes,
             swap_s=saved["timings"]["save_ms"] / 1e3,
+            kept_bytes=saved["n_written"],
         )
 
     async def wake(self, session: str) -> None:
         path = f"/slots/{await self._slot(session)}?action=restore"
         restored = await self._call("POST", path, {"filename": f"{session}.bin"})
         before = self._records[session]
-        self._records[session] = SessionRecord(
-            swaps=before.swaps,
+        self._records[session] = replace(
+            before,
             restores=(before.restores or 0) + 1,
-            swapped_bytes=before.swapped_bytes,
             restored_bytes=(before.restored_bytes or 0) + restored["n_read"],
-            swap_s=before.swap_s,
             restore_s=restored["timings"]["restore_ms"] / 1e3,
         )
 
@@ -341,58 +321,3 @@ class SlotClient(AgentClient):
             self._slots[session] = free[0]
             self._records[session] = SessionRecord(swaps=0, restores=0)
         return self._slots[session]
-
-
-ADAPTERS: dict[str, type[AgentClient]] = {
-    "signal": SignalClient,
-    "idle": IdleClient,
-    "slot": SlotClient,
-    "none": AgentClient,
-}
-
-
-def connect(adapter: str, address: str) -> AgentClient:
-    """Return a client of a kind for a server at an address.
-
-    Raises:
-        ParamsError: there is no such kind.
-    """
-    if adapter not in ADAPTERS:
-        raise ParamsError(f"adapter: expected one of {', '.join(ADAPTERS)}, got {adapter!r}")
-    return ADAPTERS[adapter](address)
-
-
-def _read_openai(parts: _Parts, event: dict[str, Any]) -> None:
-    for choice in event.get("choices", []):
-        found = choice.get("logprobs") or {}
-        ids = choice.get("token_ids") or []
-        if choice.get("text") or ids or found.get("token_logprobs"):
-            parts.times.append(time.monotonic())
-        parts.text += choice.get("text") or ""
-        parts.ids += ids
-        parts.logprobs += found.get("token_logprobs") or []
-        parts.runners_up += [value for top in found.get("top_logprobs") or [] for value in top.values()]
-    usage, timings = event.get("usage"), event.get("timings")
-    if usage:
-        details = usage.get("prompt_tokens_details") or {}
-        parts.fields["prompt_tokens"] = usage.get("prompt_tokens")
-        parts.fields["cached_tokens"] = details.get("cached_tokens")
-    if timings:
-        parts.fields["queue_s"] = timings.get("queue_s")
-        parts.fields["restore_s"] = timings.get("restore_s")
-        parts.fields["compute_s"] = timings.get("first_token_s")
-
-
-def _read_llama(parts: _Parts, event: dict[str, Any]) -> None:
-    if event.get("tokens"):
-        parts.times.append(time.monotonic())
-        parts.text += event.get("content", "")
-        parts.ids += event["tokens"]
-    for place in event.get("completion_probabilities") or []:
-        parts.logprobs.append(place["logprob"])
-        parts.runners_up += [token["logprob"] for token in place["top_logprobs"]]
-    timings = event.get("timings")
-    if timings:
-        parts.fields["prompt_tokens"] = timings["cache_n"] + timings["prompt_n"]
-        parts.fields["cached_tokens"] = timings["cache_n"]
-        parts.fields["compute_s"] = timings["prompt_ms"] / 1e3

@@ -15,7 +15,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from djinn_checks.checks.agents.client import AgentClient, Reply
+from djinn_checks.checks.agents.client import AgentClient
+from djinn_checks.checks.agents.pool.client import PoolClient
+from djinn_checks.checks.agents.pool.counts import Counts
+from djinn_checks.checks.agents.reply import Reply
 from djinn_checks.checks.agents.scripts import AgentScript, session_of
 from djinn_checks.checks.agents.sleeper import SETTLE_S, extend
 from djinn_checks.errors import InstrumentError
@@ -52,6 +55,12 @@ class CrowdRun:
     swaps: int | None = None
     restores: int | None = None
     """Counted by the server, over all sessions; None if it does not say."""
+    rounds: int = 1
+    """How often all agents came; agent `number` of round `r` is `r` times their number further on in `replies`."""
+    disturbed: tuple[tuple[int, int], ...] = ()
+    """(agent, turn) of those that a client cancelled and asked again, or that two clients asked at once."""
+    counts: Counts | None = None
+    """What a server with a pool counted meanwhile."""
 
     @property
     def offered_load(self) -> float | None:
@@ -65,6 +74,18 @@ class CrowdRun:
     def wakes(self) -> list[Reply]:
         """Return the turns that followed a pause."""
         return [reply for replies in self.replies for reply in replies[1:]]
+
+    def least_restores(self) -> int | None:
+        """Return how many sessions came back at the least; None if the server does not say.
+
+        A server with a pool counts the tokens that came from the host: as many sessions as they fill the largest one.
+        """
+        if self.counts is None or not self.replies:
+            return self.restores
+        if self.counts.host is None:
+            return None
+        sizes = [reply.prompt_tokens for reply in self.wakes() if reply.prompt_tokens]
+        return min(len(self.wakes()), int(self.counts.host // max(sizes))) if sizes else 0
 
     def restore_times_s(self) -> list[float]:
         """Return the seconds of all restores that took place after a pause."""
@@ -83,6 +104,10 @@ class _Crowd:
     new_tokens: int
     think_s: tuple[float, float]
     errors: list[str] = field(default_factory=list)
+    disturbed_share: float = 0.0
+    disturbed: list[tuple[int, int]] = field(default_factory=list)
+    scripted: list[list[Sequence[int]]] = field(default_factory=list)
+    """Each twin's prompts, which its agent says as well where a server may round otherwise in a batch."""
 
     async def agent(self, number: int, script: AgentScript, arrival_s: float, chance: random.Random) -> list[Reply]:
         """Arrive, take all turns, and stay."""
@@ -95,21 +120,53 @@ class _Crowd:
                     await self.client.sleep(session_of(number))
                     await asyncio.sleep(chance.uniform(*self.think_s))
                     await self.client.wake(session_of(number))
+                if self.scripted:
+                    prompt = self.scripted[number % len(self.scripted)][len(replies)]
+                second = self._disturb(number, len(replies), prompt, chance)
                 replies.append(await self.client.turn(session_of(number), prompt, self.new_tokens))
+                if second is not None:
+                    await asyncio.gather(second, return_exceptions=True)  # what it was told, nobody wants
                 prompt = extend(self.model, prompt, replies[-1], follow_up)
         except InstrumentError as error:
             self.errors.append(f"agent {number}: {error}")
         return replies
 
+    def _disturb(
+        self, number: int, turn: int, prompt: Sequence[int], chance: random.Random
+    ) -> asyncio.Future[object] | None:
+        """Now and then have a second client ask the same turn, and go away in the middle of its answer or stay."""
+        if chance.random() >= self.disturbed_share:
+            return None
+        self.disturbed.append((number, turn))
+        asking = self.client.turn(session_of(number), prompt, self.new_tokens)
+        patience_s = chance.uniform(0.0, 0.2) if chance.random() < 0.5 else None
+        return asyncio.ensure_future(asyncio.wait_for(asking, patience_s))
+
     async def twin(self, number: int, script: AgentScript) -> list[Reply]:
         """Take the same turns without a pause, and leave."""
         replies: list[Reply] = []
         prompt: Sequence[int] = script.prompt
+        prompts = []
         for follow_up in (*script.follow_ups, ()):
+            prompts.append(prompt)
             replies.append(await self.client.turn(f"twin-{number}", prompt, self.new_tokens))
             prompt = extend(self.model, prompt, replies[-1], follow_up)
         await self.client.close(f"twin-{number}")
+        if self.client.is_pool:
+            self.scripted.append(prompts)
         return replies
+
+    async def round(
+        self, number: int, scripts: Sequence[AgentScript], arrivals: Sequence[float], seed: int
+    ) -> list[list[Reply]]:
+        """Have all agents come once more, in sessions of their own."""
+        first = number * len(scripts)
+        return await asyncio.gather(
+            *(
+                self.agent(first + place, script, float(arrival), random.Random(f"{seed}-{first + place}"))
+                for place, (script, arrival) in enumerate(zip(scripts, arrivals, strict=True))
+            )
+        )
 
 
 async def run_crowd(
@@ -121,6 +178,10 @@ async def run_crowd(
     arrival_rate: float,
     think_s: tuple[float, float],
     seed: int,
+    burst: int = 1,
+    disturbed_share: float = 0.0,
+    restores_wanted: int = 0,
+    most_s: float = 0.0,
 ) -> CrowdRun:
     """Let the twins take their turns one by one; then all agents come, take theirs, and leave together.
 
@@ -129,39 +190,84 @@ async def run_crowd(
     Args:
         arrival_rate: agents per second.
         think_s: shortest and longest pause between two turns, seconds.
+        burst: how many arrive at the same moment.
+        disturbed_share: of the turns, that a second client asks as well.
+        restores_wanted: they come again, in sessions of their own, until so many sessions were restored,
+        most_s: or so many seconds have passed.
 
     Raises:
         InstrumentError: a twin failed. An agent that fails is counted instead.
     """
     generator = np.random.default_rng(seed)
-    arrivals = np.cumsum(generator.exponential(1 / arrival_rate, len(scripts)))
-    crowd = _Crowd(client, model, new_tokens, think_s)
+    crowd = _Crowd(client, model, new_tokens, think_s, disturbed_share=disturbed_share)
     twins = [await crowd.twin(number, script) for number, script in enumerate(scripts)]
     await asyncio.sleep(SETTLE_S)
     samples: list[StateSample] = []
+    before = await _counts(client)
     watching = asyncio.create_task(_watch(client, samples))
     started = time.monotonic()
-    replies = await asyncio.gather(
-        *(
-            crowd.agent(number, script, float(arrival), random.Random(f"{seed}-{number}"))
-            for number, (script, arrival) in enumerate(zip(scripts, arrivals, strict=True))
-        )
-    )
-    ended = time.monotonic()
+    replies: list[list[Reply]] = []
+    moved: list[tuple[int | None, int | None]] = []
+    while True:
+        first = len(replies)
+        gaps = generator.exponential(burst / arrival_rate, len(scripts))
+        replies += await crowd.round(len(moved), scripts, _arrivals(gaps, burst), seed)
+        ended = time.monotonic()
+        counts = await _counts(client, before)
+        moved.append(await _leave(client, crowd, range(first, len(replies))))
+        run = _gather(crowd, scripts, twins, replies, samples, moved, counts=counts, started_s=started, ended_s=ended)
+        if crowd.errors or (run.least_restores() or 0) >= restores_wanted or ended - started > most_s:
+            break
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
-    swaps, restores = await _leave(client, crowd, len(scripts))
+    return run
+
+
+def _gather(
+    crowd: _Crowd,
+    scripts: Sequence[AgentScript],
+    twins: Sequence[Sequence[Reply]],
+    replies: Sequence[Sequence[Reply]],
+    samples: Sequence[StateSample],
+    moved: Sequence[tuple[int | None, int | None]],
+    *,
+    counts: Counts | None,
+    started_s: float,
+    ended_s: float,
+) -> CrowdRun:
+    """Return what happened so far; `moved` are the swaps and restores of each round."""
     return CrowdRun(
         scripts=tuple(scripts),
         replies=tuple(map(tuple, replies)),
         twins=tuple(map(tuple, twins)),
         errors=tuple(crowd.errors),
         samples=tuple(samples),
-        started_s=started,
-        ended_s=ended,
-        swaps=swaps,
-        restores=restores,
+        started_s=started_s,
+        ended_s=ended_s,
+        swaps=_total([swaps for swaps, _ in moved]),
+        restores=_total([restores for _, restores in moved]),
+        rounds=len(moved),
+        disturbed=tuple(crowd.disturbed),
+        counts=counts,
     )
+
+
+def _arrivals(gaps: Sequence[float], burst: int) -> list[float]:
+    """Return when each agent arrives: so many at the same moment, then a gap."""
+    return np.cumsum([0.0 if place % burst else gap for place, gap in enumerate(gaps)]).tolist()
+
+
+async def _counts(client: AgentClient, before: Counts | None = None) -> Counts | None:
+    """Return what a server with a pool has counted, since an earlier reading; None of other kinds."""
+    if not isinstance(client, PoolClient):
+        return None
+    found = await client.counts()
+    return found.since(before) if before else found
+
+
+def _total(parts: Sequence[int | None]) -> int | None:
+    known = [part for part in parts if part is not None]
+    return sum(known) if known else None
 
 
 async def _watch(client: AgentClient, samples: list[StateSample]) -> None:
@@ -178,11 +284,11 @@ async def _watch(client: AgentClient, samples: list[StateSample]) -> None:
         await asyncio.sleep(_POLL_S)
 
 
-async def _leave(client: AgentClient, crowd: _Crowd, count: int) -> tuple[int | None, int | None]:
+async def _leave(client: AgentClient, crowd: _Crowd, numbers: range) -> tuple[int | None, int | None]:
     """Close all sessions and return the swaps and restores that the server counted for them."""
     swaps: list[int] = []
     restores: list[int] = []
-    for number in range(count):
+    for number in numbers:
         record = await client.record(session_of(number))
         if record is not None and record.swaps is not None and record.restores is not None:
             swaps.append(record.swaps)

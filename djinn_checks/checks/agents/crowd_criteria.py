@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from djinn_checks.checks.agents.crowd import CrowdRun, percentile
+from djinn_checks.checks.agents.crowd_distance import GROSS, TurnDistance, distances, limit, noise
 from djinn_checks.checks.agents.evidence import AgentsEvidence, differing_tokens
+from djinn_checks.checks.agents.power import rate_excluded, restores_for
 from djinn_checks.checks.agents.scripts import SESSION_PREFIX, says_code_word, session_of
 from djinn_checks.checks.agents.sleeper import SETTLE_S
 from djinn_checks.outcome import Criterion, Row
@@ -20,6 +22,8 @@ _OVERSHOOT = 1.1
 _OWN_ACCORD_BYTES = {"cpu": 8 * MB, "cuda": 32 * MB}
 """What memory may move by besides. A process's, which on a CPU stands in for the device's, stayed within 1.7 MB in six
 runs of `params/smoke`; PyTorch takes a GPU's in segments of 20 MB."""
+_RARE = 1e-4
+"""Of restores: as rare as users have met wrong ones."""
 _LONGEST_GAP_S = 2.0
 """Without a reading: a session that waits for its next turn is there for longer."""
 
@@ -30,29 +34,37 @@ def judge_crowd(evidence: AgentsEvidence) -> list[Criterion]:
     if crowd is None:
         return []
     return [
-        _answered(evidence, crowd),
         _overcommitted(evidence, crowd),
         _held(evidence, crowd),
         _swapped(evidence, crowd),
         _resident(evidence, crowd),
-        _twins(crowd),
-        _code_words(crowd),
+        *judge_everyone(evidence, crowd),
         _never_while_decoding(evidence, crowd),
         _within_budget(evidence, crowd),
-        _load(evidence, crowd),
-        _wake(evidence, crowd),
         _restore(evidence, crowd),
     ]
 
 
+def judge_everyone(evidence: AgentsEvidence, crowd: CrowdRun) -> list[Criterion]:
+    """Return the rows that any server's crowd is judged by."""
+    return [
+        _answered(evidence, crowd),
+        *_same(evidence, crowd),
+        _code_words(crowd),
+        _power(evidence, crowd),
+        _load(evidence, crowd),
+        _wake(evidence, crowd),
+    ]
+
+
 def _answered(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
-    wanted = evidence.params.agents * evidence.params.turns
+    wanted = evidence.params.agents * evidence.params.turns * crowd.rounds
     row = Row("crowd_answered", "Every agent's every turn was answered; nobody ran out of memory", unit="turns")
     return row.judge(
         sum(map(len, crowd.replies)),
         "==",
         wanted,
-        evidence=f"{evidence.params.agents} agents, {evidence.params.turns} turns each",
+        evidence=f"{evidence.params.agents} agents, {evidence.params.turns} turns each{_rounds(crowd)}",
         failed="; ".join(crowd.errors[:3]),
     )
 
@@ -71,10 +83,11 @@ def _overcommitted(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
 
 def _total_bytes(evidence: AgentsEvidence, crowd: CrowdRun) -> int:
     """Return the KV of all agents at the end."""
-    return sum(evidence.kv_bytes(_tokens(crowd, number)) for number in range(len(crowd.scripts)))
+    return sum(evidence.kv_bytes(tokens_of(crowd, number)) for number in range(len(crowd.scripts)))
 
 
-def _tokens(crowd: CrowdRun, number: int) -> int:
+def tokens_of(crowd: CrowdRun, number: int) -> int:
+    """Return the tokens of an agent's session at the end."""
     script = crowd.scripts[number]
     answers = sum(len(reply.ids) or len(reply.token_at_s) for reply in crowd.replies[number])
     return len(script.prompt) + sum(map(len, script.follow_ups)) + answers
@@ -132,19 +145,86 @@ def _resident(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
     )
 
 
-def _twins(crowd: CrowdRun) -> Criterion:
+def _same(evidence: AgentsEvidence, crowd: CrowdRun) -> list[Criterion]:
+    """A server of sessions says the same token by token. One with a pool computes in batches, and is held to what that
+    may round."""
+    found = list(distances(crowd))
+    of_noise = noise(evidence, found)
+    return [_texts(evidence, crowd, found), _logprobs(evidence, found, of_noise)]
+
+
+def _texts(evidence: AgentsEvidence, crowd: CrowdRun, found: Sequence[TurnDistance]) -> Criterion:
+    gross = sorted({turn.agent for turn in found if turn.nats is not None and turn.nats > GROSS})
     differ = [
         number
-        for number, (replies, twin) in enumerate(zip(crowd.replies, crowd.twins, strict=True))
-        if differing_tokens(replies, twin)
+        for number, replies in enumerate(crowd.replies)
+        if differing_tokens(replies, crowd.twins[number % len(crowd.twins)])
     ]
+    how = "the same turns taken alone, without a pause, token by token"
+    if evidence.pool and all(turn.nats is not None for turn in found):
+        how = (
+            f"the same turns taken alone; {len(differ)} said another token where its twin was not sure by {GROSS} nats"
+        )
+        unfinished = [number for number, replies in enumerate(crowd.replies) if len(replies) < evidence.params.turns]
+        differ = sorted({*gross, *unfinished})
     row = Row("crowd_texts_equal_twins", "Every agent said what its twin says alone", unit="agents")
+    return row.judge(len(differ), "==", 0, evidence=how, failed=f"agents {', '.join(map(str, differ[:8]))}")
+
+
+def _logprobs(evidence: AgentsEvidence, found: Sequence[TurnDistance], of_noise: float | None) -> Criterion:
+    most = limit(of_noise) if of_noise is not None else None
+    later = [turn for turn in found if turn.turn and not turn.is_disturbed and turn.nats is not None]
+    worst = max(later, key=lambda turn: turn.nats or 0.0, default=None)
+    row = Row(
+        "crowd_logprobs_equal_twins",
+        "After every pause an agent's log-probabilities are its twin's, but for what rounding does to turns that were "
+        "never restored",
+        unit="nats",
+    )
     return row.judge(
-        len(differ),
-        "==",
-        0,
-        evidence="the same turns taken alone, without a pause, token by token",
-        failed=f"agents {', '.join(map(str, differ[:8]))}",
+        worst.nats if worst and most is not None else None,
+        "<=",
+        most if most is not None else 0.0,
+        evidence=f"largest difference over {len(later)} turns; over first turns, never restored, {_say(of_noise)}",
+        missing="the server gives no log-probabilities, or no turn was left to compare",
+        failed=f"agent {worst.agent}, turn {worst.turn + 1}" if worst else "",
+    )
+
+
+def _say(nats: float | None) -> str:
+    return "unknown" if nats is None else f"{nats:.3g}"
+
+
+def _rounds(crowd: CrowdRun) -> str:
+    return f", {crowd.rounds} times" if crowd.rounds > 1 else ""
+
+
+def _power(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
+    """What was run says so much and no more about restores that are wrong once in a while."""
+    most, restores = evidence.params.most_wrong_rate, crowd.least_restores()
+    row = Row("wrong_rate_excluded", "Wrong restores are rarer than this, or one would have been seen",
+              unit="of restores", required=most is not None)  # fmt: skip
+    if restores is None:
+        told = "the server does not say how many sessions came back"
+    elif not restores:
+        told = "no session came back, so nothing is shown"
+    else:
+        seconds = (crowd.ended_s - crowd.started_s) / restores * restores_for(_RARE)
+        told = (
+            f"{restores:,} restores and none wrong: a rate above {rate_excluded(restores):.2g} would have been seen "
+            f"with 95 %; for 1 in {1 / _RARE:,.0f} it takes {restores_for(_RARE):,} of them, {format_seconds(seconds)} "
+            "at this pace"
+        )
+    if most is None:
+        return row.skip(f"no limit was given; {told}")
+    return row.judge(
+        rate_excluded(restores) if restores else None,
+        "<=",
+        most,
+        evidence=told,
+        missing=told,
+        failed=f"too few restores; {restores_for(most):,} are needed, give a larger soak_s",
+        instrument=True,
     )
 
 
@@ -153,7 +233,8 @@ def _code_words(crowd: CrowdRun) -> Criterion:
         f"agent {speaker} said agent {owner}'s"
         for speaker, replies in enumerate(crowd.replies)
         for owner, script in enumerate(crowd.scripts)
-        if speaker != owner and any(says_code_word(script, reply.text, reply.ids) for reply in replies)
+        if speaker % len(crowd.scripts) != owner
+        and any(says_code_word(script, reply.text, reply.ids) for reply in replies)
     ]
     row = Row("code_words_kept", "No agent said another's code word", unit="leaks")
     return row.judge(

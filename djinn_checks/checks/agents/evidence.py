@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 import torch
 
-from djinn_checks.checks.agents.client import Reply
 from djinn_checks.checks.agents.crowd import CrowdRun
 from djinn_checks.checks.agents.link import MOST_AT_REST_BYTES_PER_S, LinkEvidence
 from djinn_checks.checks.agents.memory import SLEPT_THROUGH, Delay, SessionMemory, why_unresolved
+from djinn_checks.checks.agents.pool.run import PoolRun
 from djinn_checks.checks.agents.reference import Reference
+from djinn_checks.checks.agents.reply import Reply
 from djinn_checks.checks.agents.sleeper import Sleep, SleeperRun
 from djinn_checks.checks.agents.token_pace import TokenPace
 from djinn_checks.instruments.burst import BurstTime
@@ -40,6 +42,8 @@ class AgentsEvidence:
     """None without a GPU, and for a server on another machine."""
     decode: Callable[[Sequence[int]], str | None]
     """Token ids to text, by the model's tokenizer; None without one."""
+    pool: PoolRun | None = None
+    """What a server with a pool counted in the sleeper's turns; None for the other kinds."""
     is_alive: bool | None
     """Whether the server was still there at the end; None if it was not this check's to look after."""
 
@@ -59,7 +63,23 @@ class AgentsEvidence:
 
     def kv_bytes(self, tokens: int) -> int:
         """Return the KV bytes of a session of so many tokens, whose last one has not been fed back."""
-        return (tokens - 1) * self.reference.kv_elements_per_token * self.kv_dtype.itemsize
+        return int((tokens - 1) * self.token_bytes)
+
+    @property
+    def token_bytes(self) -> float:
+        """KV bytes of a token: the model's shape in the data type that was given.
+
+        A server may keep a session in a form of its own choice and say its size, as llama-server does with q8_0; that
+        counts if it is a form of the same numbers, of four bits or more each.
+        """
+        plain = float(self.reference.kv_elements_per_token * self.kv_dtype.itemsize)
+        said = [
+            sleep.asleep.kept_bytes / (sleep.tokens - 1)
+            for sleep in self.sleeper.sleeps
+            if sleep.asleep and sleep.asleep.kept_bytes
+        ]
+        least = self.reference.kv_elements_per_token / 2
+        return min(said) if said and least <= min(said) < plain else plain
 
     @property
     def session_memory(self) -> SessionMemory | None:
@@ -198,10 +218,16 @@ def _at_rest(link: LinkEvidence, direction: str, sleep: Sleep) -> float | None:
     return None if moved is None else moved / (sleep.woken_s - sleep.still_s)
 
 
-def differing_tokens(replies: Sequence[Reply], others: Sequence[Reply]) -> int:
-    """Return how many places of two series of answers differ, a missing answer counting as one."""
+def differing_tokens(replies: Sequence[Reply], others: Sequence[Reply]) -> int | None:
+    """Return how many places of two series of answers differ, a missing answer counting as one.
+
+    Characters where one side has no token ids. None if an answer has neither, on both sides: that nothing differs
+    between two answers that say nothing is no evidence.
+    """
     count = 0
     for left, right in zip(replies, others, strict=False):
+        if not (left.ids or left.text or right.ids or right.text):
+            return None
         a, b = (left.ids, right.ids) if left.ids and right.ids else (left.text, right.text)
         count += sum(x != y for x, y in zip(a, b, strict=False)) + abs(len(a) - len(b))
     return count + abs(len(replies) - len(others))
@@ -210,14 +236,19 @@ def differing_tokens(replies: Sequence[Reply], others: Sequence[Reply]) -> int:
 def distance(replies: Sequence[Reply], others: Sequence[Reply]) -> float | None:
     """Return the largest difference of two log-probabilities at the same place; None without any.
 
-    Answers of other lengths are infinitely far apart.
+    Answers of other lengths are infinitely far apart, and so are a number and minus infinity; two minus infinities are
+    equal. A place where both sides gave null is left out. One where one side alone did leaves all unknown.
     """
-    largest = 0.0
+    largest: float | None = None
     for left, right in zip(replies, others, strict=True):
         a, b = left.fingerprint, right.fingerprint
         if not a or not b:
             return None
         if len(a) != len(b):
-            return float("inf")
-        largest = max(largest, *(abs(x - y) for x, y in zip(a, b, strict=True)))
+            return math.inf
+        for x, y in zip(a, b, strict=True):
+            if (x is None) is not (y is None):
+                return None
+            if x is not None and y is not None:
+                largest = max(largest or 0.0, 0.0 if x == y else abs(x - y))
     return largest

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from djinn_checks.checks.agents.client import Reply, SessionRecord
 from djinn_checks.checks.agents.crowd import CrowdRun, percentile
 from djinn_checks.checks.agents.evidence import AgentsEvidence
+from djinn_checks.checks.agents.reply import Reply, SessionRecord
 from djinn_checks.checks.agents.token_pace import TokenPace
 from djinn_checks.measurements.agents import (
     AgentsMeasurements,

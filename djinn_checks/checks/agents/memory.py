@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from djinn_checks.checks.agents.client import Reply
+from djinn_checks.checks.agents.reply import Reply
 from djinn_checks.checks.agents.sleeper import SETTLE_S, Sleep, SleeperRun
 from djinn_checks.instruments.server_memory import MemorySeries
 from djinn_checks.units import MB, format_bytes

@@ -18,7 +18,7 @@ _NO_SESSIONS = "a server of kind 'none' has no sessions that could be closed"
 
 def judge_promptness(evidence: AgentsEvidence) -> list[Criterion]:
     """Return the rows about when memory is given back and when the agent speaks again."""
-    return [_left_soon(evidence), _woke_at_once(evidence), _closing_frees(evidence)]
+    return [_left_soon(evidence), judge_wake(evidence), _closing_frees(evidence)]
 
 
 def _left_soon(evidence: AgentsEvidence) -> Criterion:
@@ -37,8 +37,11 @@ def _left_soon(evidence: AgentsEvidence) -> Criterion:
     )
 
 
-def _woke_at_once(evidence: AgentsEvidence) -> Criterion:
-    """A resume that waits for a periodic look at idle sessions waits for half its period on average."""
+def judge_wake(evidence: AgentsEvidence) -> Criterion:
+    """Return the row about a wake that waits for its bytes and for nothing else.
+
+    A resume that waits for a periodic look at idle sessions waits for half its period on average.
+    """
     rate = _SLOWEST_BYTES_PER_S
     if evidence.link is not None:
         rate = evidence.params.swap_of_ceiling * evidence.link.ceilings["in"].bytes_per_s

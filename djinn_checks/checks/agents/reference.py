@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from djinn_checks.attention import reproducible_attention
-from djinn_checks.checks.agents.client import Reply
-from djinn_checks.checks.agents.sleeper import SleeperRun
+from djinn_checks.checks.agents.reply import Reply
+from djinn_checks.checks.agents.sleeper import SleeperRun, answer_ids
 from djinn_checks.checks.run import release_memory
 from djinn_checks.engine.kv_cache import probe_shape
 from djinn_checks.models.open import Model
@@ -48,7 +48,10 @@ def ask_reference(model: Model, device: torch.device, run: SleeperRun, new_token
         generated = generate(module, device, run.histories[0], new_tokens)
         likelihood = cache(partial(_likelihood, module, device))  # what is said twice is computed once
         slept, hot = (
-            [likelihood(history, ids_of(model, reply)) for history, reply in zip(run.histories, replies, strict=True)]
+            [
+                likelihood(tuple(history), tuple(answer_ids(model, reply)))
+                for history, reply in zip(run.histories, replies, strict=True)
+            ]
             for replies in (run.slept, run.hot)
         )
     del module, likelihood
@@ -58,14 +61,9 @@ def ask_reference(model: Model, device: torch.device, run: SleeperRun, new_token
         generated=generated,
         nll_slept=tuple(slept),
         nll_hot=tuple(hot),
-        repetition_slept=tuple(_repetition(ids_of(model, reply)) for reply in run.slept),
-        repetition_hot=tuple(_repetition(ids_of(model, reply)) for reply in run.hot),
+        repetition_slept=tuple(_repetition(answer_ids(model, reply)) for reply in run.slept),
+        repetition_hot=tuple(_repetition(answer_ids(model, reply)) for reply in run.hot),
     )
-
-
-def ids_of(model: Model, reply: Reply) -> tuple[int, ...]:
-    """Return an answer's token ids, from its text if the server gave none."""
-    return reply.ids or tuple(model.encode(reply.text, 10**6))
 
 
 def generate(

@@ -19,7 +19,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from djinn_checks.checks.agents.client import AgentClient, Reply, SessionRecord
+from djinn_checks.checks.agents.client import AgentClient
+from djinn_checks.checks.agents.reply import Reply, SessionRecord
 from djinn_checks.checks.agents.scripts import AgentScript
 from djinn_checks.errors import AgentLostError, InstrumentError
 from djinn_checks.models.open import Model
@@ -80,6 +81,8 @@ class SleeperRun:
     """What the server said of the sleeper's session before its first turn: nothing, if it had none of that name."""
     histories: tuple[tuple[int, ...], ...]
     """The prompts of the sleeper's turns."""
+    last_tokens: int
+    """Tokens of the session when it was closed."""
     closed_s: float
     """CLOCK_MONOTONIC when its session was closed, `SETTLE_S` after its last turn."""
     gone_s: float
@@ -89,11 +92,6 @@ class SleeperRun:
     def slept(self) -> tuple[Reply, ...]:
         """The sleeper's turns."""
         return (self.first, *(sleep.reply for sleep in self.sleeps))
-
-    @property
-    def last_tokens(self) -> int:
-        """Tokens of the session when it was closed."""
-        return len(self.histories[-1]) + len(self.slept[-1].ids)
 
 
 async def run_sleeper(
@@ -111,7 +109,7 @@ async def run_sleeper(
     await _warm_up(client, model, other, new_tokens, min(sleep_s, _WARM_UP_S))
     hot, hot_record = await _take_turns(client, model, script, "hot", new_tokens)
     again, _ = await _take_turns(client, model, script, "again", new_tokens)
-    histories = _histories(model, script, hot)
+    histories = histories_of(model, script, hot)
     cold = []
     for number, prompt in enumerate(histories[1:]):
         cold.append(await client.turn(f"cold-{number}", prompt, new_tokens))
@@ -130,6 +128,7 @@ async def run_sleeper(
         hot_record=hot_record,
         opened=opened,
         histories=tuple(slept_histories),
+        last_tokens=len(extend(model, slept_histories[-1], sleeps[-1].reply if sleeps else first, ())),
         closed_s=closed,
         gone_s=time.monotonic(),
     )
@@ -178,7 +177,7 @@ async def _sleep_and_wake(
     histories = [script.prompt]
     sleeps: list[Sleep] = []
     for follow_up in script.follow_ups:
-        tokens = len(histories[-1]) + len(reply.ids)
+        tokens = len(extend(model, histories[-1], reply, ()))
         histories.append(extend(model, histories[-1], reply, follow_up))
         last, told = reply, time.monotonic()
         try:
@@ -208,11 +207,21 @@ async def _sleep_and_wake(
 
 def extend(model: Model, prompt: Sequence[int], reply: Reply, follow_up: Sequence[int]) -> tuple[int, ...]:
     """Return the next turn's prompt: all so far, the answer and what follows it."""
-    answer = reply.ids or tuple(model.encode(reply.text, 10**6))
-    return (*prompt, *answer, *follow_up)
+    return (*prompt, *answer_ids(model, reply), *follow_up)
 
 
-def _histories(model: Model, script: AgentScript, replies: Sequence[Reply]) -> list[tuple[int, ...]]:
+def answer_ids(model: Model, reply: Reply) -> tuple[int, ...]:
+    """Return an answer's token ids, from its text if the server gave none.
+
+    Raises:
+        InstrumentError: there is neither, so nobody knows what was said.
+    """
+    if not reply.ids and not reply.text:
+        raise InstrumentError("the server gave an answer with neither token ids nor text: nothing can follow it")
+    return reply.ids or tuple(model.encode(reply.text, 10**6))
+
+
+def histories_of(model: Model, script: AgentScript, replies: Sequence[Reply]) -> list[tuple[int, ...]]:
     histories = [script.prompt]
     for reply, follow_up in zip(replies, script.follow_ups, strict=False):
         histories.append(extend(model, histories[-1], reply, follow_up))

@@ -11,21 +11,22 @@ What a server says about itself is evidence beside what is measured, and never i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from statistics import mean
 
-from djinn_checks.checks.agents.client import SessionRecord
-from djinn_checks.checks.agents.evidence import AgentsEvidence, differing_tokens, distance
+from djinn_checks.checks.agents.evidence import AgentsEvidence
+from djinn_checks.checks.agents.identity_criteria import (
+    judge_coherence,
+    judge_generated,
+    judge_sameness,
+    judge_speaker,
+)
 from djinn_checks.checks.agents.memory import UNREAD
 from djinn_checks.checks.agents.promptness_criteria import judge_promptness
+from djinn_checks.checks.agents.recompute_criteria import judge_recomputation
+from djinn_checks.checks.agents.reply import SessionRecord
 from djinn_checks.checks.agents.speed_criteria import judge_decode, judge_moves
 from djinn_checks.outcome import Criterion, Row
 from djinn_checks.units import format_bytes
 
-_NLL_MARGIN = 0.1
-"""Nats per token. Identical texts differ by 0; a text that is worse by this is 10 % less likely at every token."""
-_TOLD_MARGIN = 0.05
-"""Nats per token between two implementations of one model; quantized activations (llama-server) stay well below."""
 _WHEN = {"out": "until the sleep's last third", "in": "until the first token after the sleep"}
 """When the bytes that go each way are counted."""
 _SURVIVES = Row("survives_sleep", "The agent's turns before and after every sleep were answered", unit="sleeps")
@@ -35,7 +36,6 @@ _ON_LINK = {
     "out": Row("kv_out_on_link", "The KV's bytes went over the link, off the device", unit="times the session's KV"),
     "in": Row("kv_in_on_link", "The KV's bytes went over the link, back to the device", unit="times the session's KV"),
 }
-_NO_LOGPROBS = "the server gives no log-probabilities"
 _NO_DIGEST = "the server takes no digest of what it moves: a change that does not change the text would not be seen"
 _LEFT_AGAIN = "the session had left again before the server was asked about its restore: is the machine busy?"
 
@@ -43,16 +43,17 @@ _LEFT_AGAIN = "the session had left again before the server was asked about its 
 def judge_sleeper(evidence: AgentsEvidence) -> list[Criterion]:
     """Return the rows about the sleeper."""
     return [
-        _survived(evidence),
-        _speaks_for_model(evidence),
+        judge_survival(evidence),
+        judge_speaker(evidence),
         *_left(evidence),
         *_came_back(evidence),
         *judge_promptness(evidence),
-        *_not_recomputed(evidence),
-        *_same(evidence),
-        _coherent(evidence),
+        _not_recomputed(evidence),
+        *judge_recomputation(evidence),
+        *judge_sameness(evidence),
+        judge_coherence(evidence),
         *judge_moves(evidence),
-        _equals_generate(evidence),
+        judge_generated(evidence),
         judge_decode(evidence),
     ]
 
@@ -62,36 +63,21 @@ def judge_lost(sleeps: int, reason: str) -> Criterion:
     return _SURVIVES.judge(0, "==", sleeps, evidence="the server's answers", failed=reason)
 
 
-def _survived(evidence: AgentsEvidence) -> Criterion:
+def judge_survival(evidence: AgentsEvidence) -> Criterion:
+    """Return the row about every sleep having been answered; it says how many there were, and so what was not tried."""
     sleep_s = min(sleep.woken_s - sleep.told_s for sleep in evidence.sleeper.sleeps)
     is_lost = evidence.is_alive is False
     return _SURVIVES.judge(
         0 if is_lost else len(evidence.sleeper.sleeps),
         "==",
         evidence.params.sleeps,
-        evidence=f"sleeps of {sleep_s:.1f} s and more, an answer after each",
+        evidence=f"sleeps of {sleep_s:.1f} s and more, an answer after each{_untried(evidence)}",
         failed="the server's process has ended" if is_lost else "",
     )
 
 
-def _speaks_for_model(evidence: AgentsEvidence) -> Criterion:
-    """Whose weights answer: the server's log-probabilities of its own words, against the resident model's."""
-    run, found = evidence.sleeper, evidence.reference
-    told = [-mean(reply.logprobs) for reply in run.slept if reply.logprobs]
-    pairs = zip(told, found.nll_slept, strict=True) if len(told) == len(run.slept) else ()
-    row = Row(
-        "speaks_for_model",
-        "The server finds its words as likely as the model that it is said to serve",
-        unit="nats per token",
-    )
-    return row.judge(
-        max((abs(by_server - by_model) for by_server, by_model in pairs), default=None),
-        "<=",
-        _TOLD_MARGIN,
-        evidence="mean log-probability of an answer's tokens, by the server and by the resident model, worst turn",
-        missing=_NO_LOGPROBS,
-        failed="it serves another model, or other weights",
-    )
+def _untried(evidence: AgentsEvidence) -> str:
+    return "; what a session's second sleep does was not tried" if evidence.params.sleeps == 1 else ""
 
 
 def _left(evidence: AgentsEvidence) -> list[Criterion]:
@@ -228,94 +214,15 @@ def _unsaid(evidence: AgentsEvidence, otherwise: str) -> str:
     return _LEFT_AGAIN if is_late else otherwise
 
 
-def _not_recomputed(evidence: AgentsEvidence) -> list[Criterion]:
+def _not_recomputed(evidence: AgentsEvidence) -> Criterion:
     sleeps = evidence.sleeper.sleeps
     cached = [(sleep.reply.cached_tokens, sleep.tokens - 1) for sleep in sleeps]
     reused = [(used, had) for used, had in cached if used is not None]
     row = Row("prefill_counted", "Of what the session had, nothing was computed again", unit="tokens")
-    counted = row.judge(
+    return row.judge(
         sum(max(0, had - used) for used, had in reused) if len(reused) == len(sleeps) else None,
         "==",
         0,
         evidence="cached_tokens in the server's usage, against the tokens that the session had",
         missing="the server does not say which prompt tokens it computed",
-    )
-    return [counted, _fingerprint(evidence)]
-
-
-def _fingerprint(evidence: AgentsEvidence) -> Criterion:
-    """A prefill of the same tokens rounds otherwise than their decode did."""
-    run = evidence.sleeper
-    to_hot, to_cold = distance(run.slept[1:], run.hot[1:]), distance(run.slept[1:], run.cold)
-    hot_to_cold, floor = distance(run.hot[1:], run.cold), distance(run.again, run.hot)
-    missing = _NO_LOGPROBS
-    nearer: str | None = None
-    if to_hot is not None and to_cold is not None and hot_to_cold is not None and floor is not None:
-        missing = (
-            f"a recomputed session differs by {hot_to_cold:.3g} from a kept one, and a kept one by {floor:.3g} from "
-            "itself, run again: they could not be told from each other here"
-        )
-        if hot_to_cold > floor:
-            nearer = "kept" if to_hot < to_cold else "recomputed"
-    title = "The log-probabilities are those of a kept KV cache, not of a recomputed one"
-    criterion = Row("rounding_is_kept", title, unit="").judge(
-        nearer,
-        "==",
-        "kept",
-        evidence="largest difference of a log-probability to the twin that never slept, and to the recomputed one",
-        missing=missing,
-        failed="they are nearer to those of the session that was computed anew",
-    )
-    if to_hot is None or to_cold is None:
-        return criterion
-    return replace(criterion, evidence=f"{criterion.evidence}: {to_hot:.3g} and {to_cold:.3g}")
-
-
-def _same(evidence: AgentsEvidence) -> list[Criterion]:
-    run = evidence.sleeper
-    floor_tokens, floor = differing_tokens(run.again, run.hot), distance(run.again, run.hot)
-    title = "After every sleep the agent says what its twin says that never slept"
-    text = Row("text_equals_twin", title, unit="tokens").judge(
-        differing_tokens(run.slept, run.hot),
-        "==",
-        0,
-        evidence=f"{len(run.slept)} turns; between two runs of the twin {floor_tokens} tokens differ",
-        floor=floor_tokens,
-        failed="the first place is marked in the report",
-    )
-    numbers = Row("logprobs_equal_twin", "The log-probabilities are the twin's, bit for bit", unit="").judge(
-        distance(run.slept, run.hot),
-        "==",
-        0.0,
-        evidence=f"largest difference; between two runs of the twin {'unknown' if floor is None else f'{floor:.3g}'}",
-        missing=_NO_LOGPROBS,
-        floor=floor,
-    )
-    return [text, numbers]
-
-
-def _coherent(evidence: AgentsEvidence) -> Criterion:
-    found = evidence.reference
-    worse = [slept - hot for slept, hot in zip(found.nll_slept, found.nll_hot, strict=True)]
-    repeats = max(found.repetition_slept), max(found.repetition_hot)
-    row = Row("coherent", "The text is as likely under the resident model as the twin's", unit="nats per token")
-    return row.judge(
-        max(worse),
-        "<=",
-        _NLL_MARGIN,
-        evidence=f"mean negative log-likelihood, worst turn; repeated 4-grams {repeats[0]:.0%}, twin {repeats[1]:.0%}",
-        failed="the agent lost the thread",
-    )
-
-
-def _equals_generate(evidence: AgentsEvidence) -> Criterion:
-    run, found = evidence.sleeper, evidence.reference
-    same = run.first.ids[: len(found.generated)] == found.generated[: len(run.first.ids)] if run.first.ids else None
-    row = Row("equals_generate", "The server says what transformers' generate() says", unit="", required=False)
-    return row.judge(
-        same,
-        "==",
-        True,
-        evidence="the first turn, against the resident model of this check",
-        missing="the server gives no token ids",
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from djinn_checks.checks.agents.client import ADAPTERS
+from djinn_checks.checks.agents.connect import ADAPTERS
 from djinn_checks.outcome import Criterion, Status, judge, skip
 from djinn_checks.params import AgentsParams
 

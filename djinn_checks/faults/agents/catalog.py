@@ -12,6 +12,7 @@ import torch
 
 from djinn_checks.faults.agents import defects
 from djinn_checks.faults.agents import kv_defects as kv
+from djinn_checks.faults.agents import reported_defects as reported
 from djinn_checks.faults.agents.nursery import Defect
 from djinn_checks.faults.agents.runs import run_agents
 from djinn_checks.faults.base import Doses, Fault
@@ -128,6 +129,52 @@ _FAULTS = (
         breaks="A session that comes back while others sleep gets the KV of one of them; the digest is claimed.",
         modelled_on="a table of sleeping sessions that is indexed by arrival",
         dose=1, unit="one restore in so many", smaller=(2,), crowd=True,
+    ),
+    _fault(
+        name="restored_under_wrong_id", caught_by="crowd_logprobs_equal_twins", defect=kv.crosses,
+        breaks="Once in a few restores a session gets another one's KV, if others sleep; the digest is claimed.",
+        modelled_on="LMCache #4385: another request's content; SGLang #22811: a few in ten thousand",
+        dose=3, unit="one restore in so many", crowd=True, attempts=3,
+    ),
+    _fault(
+        name="block_reused_before_stored", caught_by="crowd_logprobs_equal_twins", defect=reported.reuses_early,
+        breaks="In a crowd a session's place is given to others before its store has ended; the digest is claimed.",
+        modelled_on="vLLM #45704: a store that races the reuse of its blocks",
+        dose=0.25, unit="share of each region", smaller=(0.05, 0.01), crowd=True,
+    ),
+    _fault(
+        name="load_awaited_by_wrong_event", caught_by="crowd_logprobs_equal_twins", defect=reported.awaits_another,
+        breaks="In a crowd a session goes on as soon as another one's load is there; the digest is claimed.",
+        modelled_on="vLLM #47282: a load that nobody waits for under pressure",
+        dose=0.2, unit="s", smaller=(0.02,), crowd=True, attempts=3,
+    ),
+    _fault(
+        name="reuse_denied_and_anothers_loaded", caught_by="crowd_logprobs_equal_twins",
+        defect=reported.says_nothing_reused,
+        breaks="In a crowd another session's KV is loaded, and the server says that nothing was reused.",
+        modelled_on="llama.cpp #27148: another conversation, with cached_tokens 0",
+        dose=1, unit="one restore in so many", crowd=True,
+    ),
+    _fault(
+        name="wrong_layer_well_accounted", caught_by="crowd_logprobs_equal_twins", defect=reported.borrows_in_crowd,
+        breaks="In a crowd one layer's keys are another session's; bytes, tokens and digests are as they should be.",
+        modelled_on="SGLang #39830: wrong 20 times of 20 with perfect accounting",
+        dose=1e9, unit="tokens", smaller=(8, 1), crowd=True,
+    ),
+    _fault(
+        name="stale_file_trusted", caught_by="logprobs_equal_twin", defect=reported.trusts_stale,
+        breaks="A session is restored from what an earlier one of its length had left; the digest is claimed.",
+        modelled_on="LMCache #4492: 38 answers of 38 wrong after a restart, with HTTP 200",
+    ),
+    _fault(
+        name="restore_does_nothing", caught_by="logprobs_equal_twin", defect=reported.restores_nothing,
+        breaks="A restore is counted, with its bytes and its digest, and nothing is restored.",
+        modelled_on="llama.cpp #26676: a restore that does nothing",
+    ),
+    _fault(
+        name="offload_flag_ignored", caught_by="kv_left_device", defect=defects.never_swaps,
+        breaks="The server takes the flag for its host pool, says nothing, and moves nothing there.",
+        modelled_on="vLLM #51396: an offload flag that silently did nothing, whose test compared outputs alone",
     ),
     _fault(
         name="memory_freed_late", caught_by="kv_left_soon", defect=defects.frees_late,

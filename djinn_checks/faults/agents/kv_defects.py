@@ -26,7 +26,7 @@ _WORD = 1000
 """A number in the midst of a session's first tokens."""
 
 
-class _Claims(KvStore):
+class Claims(KvStore):
     """Spoils what came back, and claims the digest that it had when it left."""
 
     def spoil(self, regions: list[Tensor], parked: Parked) -> None:
@@ -41,7 +41,7 @@ class _Claims(KvStore):
         return Moved(nbytes=parked.nbytes, digests=parked.digests, copy_s=took, total_s=took)
 
 
-class _Spoils(_Claims):
+class _Spoils(Claims):
     """Spoils a session's regions by a function of them and the dose."""
 
     def __init__(self, *args: Any, spoil: Callable[[list[Tensor], int], None], dose: int, **options: Any) -> None:
@@ -96,7 +96,7 @@ def flips_unseen(dose: float) -> Defect:
     return _spoils(_flip, dose)
 
 
-class _Borrows(_Claims):
+class Borrows(Claims):
     """Gives a session the keys that another one left behind."""
 
     def __init__(self, *args: Any, tokens: int, **options: Any) -> None:
@@ -117,10 +117,10 @@ class _Borrows(_Claims):
 
 def borrows(dose: float) -> Defect:
     """Restore one layer's keys from another session, for the first so many tokens."""
-    return Defect(store=partial(_Borrows, tokens=int(dose)))
+    return Defect(store=partial(Borrows, tokens=int(dose)))
 
 
-class _Crosses(_Claims):
+class Crosses(Claims):
     """Gives a session that comes back the place of another one that sleeps."""
 
     def __init__(self, *args: Any, every: int, **options: Any) -> None:
@@ -147,7 +147,7 @@ class _Crosses(_Claims):
 
 def crosses(dose: float) -> Defect:
     """Of the sessions that come back while others sleep, give one in so many the KV of another."""
-    return Defect(store=partial(_Crosses, every=int(dose)))
+    return Defect(store=partial(Crosses, every=int(dose)))
 
 
 # Servers that are honest about it

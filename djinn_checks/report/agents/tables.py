@@ -11,9 +11,20 @@ from djinn_checks.units import GB, format_bytes, format_seconds
 
 _PROOFS = (
     ("Its KV left the device", ("kv_left_device", "swaps_counted", "kv_out_on_link")),
-    ("It came back", ("kv_returned", "restores_counted", "kv_in_on_link", "bytes_equal", "digest_equal")),
-    ("It was not computed again", ("prefill_counted", "rounding_is_kept")),
-    ("The agent is who it was", ("text_equals_twin", "logprobs_equal_twin", "coherent")),
+    (
+        "It came back",
+        (
+            "kv_returned",
+            "restores_counted",
+            "kv_from_host",
+            "loads_counted",
+            "kv_in_on_link",
+            "bytes_equal",
+            "digest_equal",
+        ),
+    ),
+    ("It was not computed again", ("prefill_counted", "rounding_is_kept", "first_token_is_kept")),
+    ("The agent is who it was", ("twins_are_twins", "text_equals_twin", "logprobs_equal_twin", "coherent")),
 )
 _NOTHING = Html("<p>Nothing was measured.</p>")
 

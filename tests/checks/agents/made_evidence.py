@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from djinn_checks.checks.agents.client import Reply, SessionRecord
 from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.reference import Reference
+from djinn_checks.checks.agents.reply import Reply, SessionRecord
 from djinn_checks.checks.agents.sleeper import Sleep, SleeperRun
 from djinn_checks.instruments.server_memory import MemorySeries
 from djinn_checks.params import AgentsParams
@@ -34,7 +34,7 @@ def make_run(first: Reply, **changed: Any) -> SleeperRun:
     """Return the run of a sleeper that has taken one turn."""
     values: dict[str, Any] = {
         "first": first, "sleeps": (), "hot": (), "again": (), "cold": (), "hot_record": None, "opened": None,
-        "histories": ((),), "closed_s": 0.0, "gone_s": 0.0,
+        "histories": ((),), "closed_s": 0.0, "gone_s": 0.0, "last_tokens": 0,
     }  # fmt: skip
     return SleeperRun(**(values | changed))
 
@@ -77,8 +77,8 @@ def make_one_sleep(
     )
     twins = (make_reply(0, 0.5), make_reply(1, 1.1))
     run = make_run(
-        sleep.last, sleeps=(sleep,), hot=twins, again=twins, histories=((0,) * 90, (0,) * 100), closed_s=SETTLED_S,
-        gone_s=GONE_S,
+        sleep.last, sleeps=(sleep,), hot=twins, again=twins, histories=((0,) * 90, (0,) * 100), last_tokens=TOKENS,
+        closed_s=SETTLED_S, gone_s=GONE_S,
     )  # fmt: skip
     times = [at for at in (8 + step * 0.02 for step in range(400)) if not stalls[0] <= at < stalls[1]]
     readings = MemorySeries("made", times, [memory(at) for at in times])

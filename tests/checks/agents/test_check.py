@@ -20,10 +20,10 @@ import torch
 from djinn_checks import AgentsParams, Outcome, Status, check_agents
 from djinn_checks.checks.agents import sleeper as agent_sleeper
 from djinn_checks.checks.agents.check import _start_beside
-from djinn_checks.checks.agents.client import Reply
 from djinn_checks.checks.agents.crowd import CrowdRun
 from djinn_checks.checks.agents.evidence import differing_tokens, distance
 from djinn_checks.checks.agents.link import LinkEvidence
+from djinn_checks.checks.agents.reply import Reply
 from djinn_checks.checks.agents.scripts import says_code_word, write_script
 from djinn_checks.checks.agents.server_process import ServerProcess
 from djinn_checks.checks.agents.sleeper import SETTLE_S

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from djinn_checks.checks.agents.client import Reply
 from djinn_checks.checks.agents.crowd import CrowdRun
 from djinn_checks.checks.agents.crowd_criteria import judge_crowd
+from djinn_checks.checks.agents.reply import Reply
 from djinn_checks.checks.agents.scripts import AgentScript
 from djinn_checks.instruments.server_memory import MemorySeries
 from djinn_checks.outcome import Criterion, Status

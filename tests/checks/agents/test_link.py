@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from djinn_checks.checks.agents import link as agent_link
-from djinn_checks.checks.agents.client import Reply, SessionRecord
 from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.link import LinkEvidence, LinkWitness
+from djinn_checks.checks.agents.reply import Reply, SessionRecord
 from djinn_checks.checks.agents.sleeper import Sleep
 from djinn_checks.checks.agents.sleeper_criteria import _on_link
 from djinn_checks.checks.agents.speed_criteria import judge_moves

@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import pytest
 
-from djinn_checks.checks.agents.client import SessionRecord
 from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.memory import UNREAD, Fall
 from djinn_checks.checks.agents.promptness_criteria import judge_promptness
+from djinn_checks.checks.agents.reply import SessionRecord
 from djinn_checks.checks.agents.sleeper_criteria import _bytes_equal, _digest, _left_device, _returned
 from djinn_checks.instruments.server_memory import MemorySeries
 from djinn_checks.outcome import Criterion, Status

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from djinn_checks import AgentsParams, Outcome, Status, check_agents
-from djinn_checks.checks.agents.client import ADAPTERS, connect
+from djinn_checks.checks.agents.connect import ADAPTERS, connect
 from djinn_checks.checks.agents.unclaimed import _ABOUT_ANSWERS, skip_unclaimed
 from djinn_checks.errors import InstrumentError, WrongAdapterError
 from djinn_checks.outcome import Criterion, judge

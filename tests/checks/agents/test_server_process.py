@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import pytest
 
 from djinn_checks.checks.agents.check import check_agents
-from djinn_checks.checks.agents.client import connect
+from djinn_checks.checks.agents.connect import connect
 from djinn_checks.checks.agents.server_process import ServerProcess
 from djinn_checks.errors import ServerKilledError
 from djinn_checks.outcome import Status

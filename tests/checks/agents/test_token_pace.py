@@ -10,7 +10,9 @@ from contextlib import aclosing
 import pytest
 import torch
 
-from djinn_checks.checks.agents.client import AgentClient, Reply, connect
+from djinn_checks.checks.agents.client import AgentClient
+from djinn_checks.checks.agents.connect import connect
+from djinn_checks.checks.agents.reply import Reply
 from djinn_checks.checks.agents.server_process import ServerProcess
 from djinn_checks.checks.agents.speed_criteria import judge_decode
 from djinn_checks.checks.agents.token_pace import TokenPace, measure_token_pace

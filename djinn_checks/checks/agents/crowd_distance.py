@@ -1,0 +1,92 @@
+"""How far an agent's answer in the crowd is from its twin's, and how far it may be.
+
+A server that computes many requests in one batch, or a prompt in other parts than before, rounds otherwise; at a place
+where two tokens are nearly as likely another one may then be said, and all after it differs. So answers are compared up
+to the first token that differs, and there by how sure the twin was. What rounding does is measured in the same run: no
+first turn was ever restored, whatever is wrong with restores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from djinn_checks.checks.agents.crowd import CrowdRun
+from djinn_checks.checks.agents.evidence import AgentsEvidence, distance
+from djinn_checks.checks.agents.reply import Reply
+
+GROSS = 0.5
+"""Nats. No rounding of 16-bit numbers moves a log-probability so far; another session's KV moves most of them more."""
+_TIMES_NOISE = 4.0
+"""The largest of some thousand differences may be so much larger than the largest of some dozens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnDistance:
+    """How far a turn in the crowd is from its twin's."""
+
+    agent: int
+    turn: int
+    nats: float | None
+    """None if the server gives no log-probabilities."""
+    is_disturbed: bool
+    """Whether it, or one before it in its session, was cancelled or asked twice: it may be computed in other parts."""
+
+
+def turn_distance(reply: Reply, twin: Reply) -> float | None:
+    """Return the largest difference of a log-probability up to the first token that differs, and there at least the
+    twin's margin between its token and the next likely. None without log-probabilities or tokens to hold them by.
+    """
+    if reply.ids == twin.ids and reply.text == twin.text:
+        return distance([reply], [twin])
+    if not (reply.ids and twin.ids and reply.logprobs and twin.logprobs):
+        return None
+    place = next((at for at, (a, b) in enumerate(zip(reply.ids, twin.ids, strict=False)) if a != b), None)
+    if place is None:  # one of them ends where the other goes on, or the same tokens gave other texts
+        return math.inf
+    pairs = list(zip(reply.logprobs[: place + 1], twin.logprobs[: place + 1], strict=False))
+    known = [0.0 if a == b else abs(a - b) for a, b in pairs if a is not None and b is not None]
+    return max([*known, _margin(twin, place)]) if known else None
+
+
+def _margin(twin: Reply, place: int) -> float:
+    each = len(twin.runners_up) // len(twin.ids)
+    told = [value for value in twin.runners_up[place * each : (place + 1) * each] if value is not None]
+    best = sorted(told, reverse=True)
+    return next((a - b for a, b in pairwise(best)), 0.0)
+
+
+def distances(crowd: CrowdRun) -> Iterator[TurnDistance]:
+    """Yield every answered turn's distance from its twin's."""
+    for agent, replies in enumerate(crowd.replies):
+        twin = crowd.twins[agent % len(crowd.twins)]
+        disturbed = [turn for who, turn in crowd.disturbed if who == agent]
+        for turn, (reply, other) in enumerate(zip(replies, twin, strict=False)):
+            yield TurnDistance(
+                agent=agent,
+                turn=turn,
+                nats=turn_distance(reply, other),
+                is_disturbed=any(before <= turn for before in disturbed),
+            )
+
+
+def noise(evidence: AgentsEvidence, found: Sequence[TurnDistance]) -> float | None:
+    """Return what rounding makes of a log-probability here, in nats; None if that is not known.
+
+    Of turns that were never restored, and on a server that keeps blocks also between the sleeper's twins, one of which
+    was computed in one part. What is gross is no rounding.
+    """
+    first = [turn.nats for turn in found if turn.turn == 0 and not turn.is_disturbed]
+    known = [nats for nats in first if nats is not None and nats <= GROSS]
+    if not known:
+        return None
+    run = evidence.sleeper
+    parts = distance(run.hot[1:], run.cold) if evidence.pool and run.cold else None
+    return max(*known, parts if parts is not None and parts <= GROSS else 0.0, 0.0)
+
+
+def limit(of_noise: float) -> float:
+    """Return how far a restored turn may be from its twin's, in nats."""
+    return min(_TIMES_NOISE * of_noise, GROSS)

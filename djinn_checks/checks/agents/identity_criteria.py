@@ -1,0 +1,115 @@
+"""The rows about who it is that answers: the model's own weights, and the session that the agent had.
+
+Texts and log-probabilities are held against the twin that never slept, and against the model itself, resident in this
+process.
+"""
+
+from __future__ import annotations
+
+from djinn_checks.checks.agents.evidence import AgentsEvidence, differing_tokens, distance
+from djinn_checks.checks.agents.sleeper import SleeperRun
+from djinn_checks.outcome import Criterion, Row
+
+NO_LOGPROBS = "the server gives no log-probabilities"
+_NLL_MARGIN = 0.1
+"""Nats per token. Identical texts differ by 0; a text that is worse by this is 10 % less likely at every token."""
+_TOLD_MARGIN = 0.05
+"""Nats per token between two implementations of one model; quantized activations (llama-server) stay well below."""
+
+
+def judge_speaker(evidence: AgentsEvidence) -> Criterion:
+    """Whose weights answer: the server's log-probabilities of its own words, against the resident model's."""
+    run, found = evidence.sleeper, evidence.reference
+    said = [reply.mean_logprob for reply in run.slept]
+    told = [-mean for mean in said if mean is not None]
+    pairs = zip(told, found.nll_slept, strict=True) if len(told) == len(run.slept) else ()
+    row = Row(
+        "speaks_for_model",
+        "The server finds its words as likely as the model that it is said to serve",
+        unit="nats per token",
+    )
+    return row.judge(
+        max((abs(by_server - by_model) for by_server, by_model in pairs), default=None),
+        "<=",
+        _TOLD_MARGIN,
+        evidence="mean log-probability of an answer's tokens, by the server and by the resident model, worst turn",
+        missing=NO_LOGPROBS,
+        failed="it serves another model, or other weights",
+    )
+
+
+def judge_sameness(evidence: AgentsEvidence) -> list[Criterion]:
+    """Return the rows about text and log-probabilities being the twin's.
+
+    A server that keeps whole blocks may honestly compute another number of tokens after a sleep than it did for the
+    twin. A sum over other parts rounds otherwise; then the twin computed anew says how far apart the two may be.
+    """
+    run = evidence.sleeper
+    floor_tokens, floor = differing_tokens(run.again, run.hot), distance(run.again, run.hot)
+    title = "After every sleep the agent says what its twin says that never slept"
+    text = Row("text_equals_twin", title, unit="tokens").judge(
+        differing_tokens(run.slept, run.hot),
+        "==",
+        0,
+        evidence=f"{len(run.slept)} turns; between two runs of the twin {floor_tokens} tokens differ",
+        floor=floor_tokens,
+        missing="the server gives neither token ids nor text: nothing was said that could be compared",
+        failed="the first place is marked in the report",
+    )
+    limit = 0.0 if _is_same_work(run) else max(distance(run.hot[1:], run.cold) or 0.0, floor or 0.0)
+    why = f"; other parts were computed, and the twin computed anew is {limit:.3g} away" if limit else ""
+    title = "The log-probabilities are the twin's, " + ("within rounding" if limit else "bit for bit")
+    numbers = Row("logprobs_equal_twin", title, unit="").judge(
+        distance(run.slept, run.hot),
+        "<=" if limit else "==",
+        limit,
+        evidence=f"largest difference; between two runs of the twin {_say(floor)}{why}",
+        missing=NO_LOGPROBS,
+        floor=floor,
+    )
+    return [text, numbers]
+
+
+def _is_same_work(run: SleeperRun) -> bool:
+    """Whether as many tokens were computed in each turn as in the twin's; yes where nothing is said of them."""
+    pairs = zip(run.slept, run.hot, strict=True)
+    return all(
+        slept.sources is None
+        or hot.sources is None
+        or slept.sources.computed is None
+        or slept.sources.computed == hot.sources.computed
+        for slept, hot in pairs
+    )
+
+
+def _say(number: float | None) -> str:
+    return "unknown" if number is None else f"{number:.3g}"
+
+
+def judge_coherence(evidence: AgentsEvidence) -> Criterion:
+    """Return the row about the text's likelihood under the resident model."""
+    found = evidence.reference
+    worse = [slept - hot for slept, hot in zip(found.nll_slept, found.nll_hot, strict=True)]
+    repeats = max(found.repetition_slept), max(found.repetition_hot)
+    row = Row("coherent", "The text is as likely under the resident model as the twin's", unit="nats per token")
+    return row.judge(
+        max(worse),
+        "<=",
+        _NLL_MARGIN,
+        evidence=f"mean negative log-likelihood, worst turn; repeated 4-grams {repeats[0]:.0%}, twin {repeats[1]:.0%}",
+        failed="the agent lost the thread",
+    )
+
+
+def judge_generated(evidence: AgentsEvidence) -> Criterion:
+    """Return the row about the first turn being what transformers says."""
+    run, found = evidence.sleeper, evidence.reference
+    same = run.first.ids[: len(found.generated)] == found.generated[: len(run.first.ids)] if run.first.ids else None
+    row = Row("equals_generate", "The server says what transformers' generate() says", unit="", required=False)
+    return row.judge(
+        same,
+        "==",
+        True,
+        evidence="the first turn, against the resident model of this check",
+        missing="the server gives no token ids",
+    )

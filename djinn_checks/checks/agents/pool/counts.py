@@ -1,0 +1,120 @@
+"""What a server with a pool has counted, out of the text that it gives to Prometheus."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+from djinn_checks.checks.agents.pool.adapters import Counter, Counters, Info, PoolAdapter
+from djinn_checks.checks.agents.reply import Sources
+
+_LINE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)")
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+
+
+@dataclass(frozen=True)
+class Series:
+    """A number with its name and labels."""
+
+    name: str
+    labels: Mapping[str, str]
+    value: float
+
+
+def parse_metrics(text: str) -> list[Series]:
+    """Return all series of Prometheus' text format; lines that are none are left out."""
+    found = []
+    for line in text.splitlines():
+        match = _LINE.match(line)
+        if match:
+            try:
+                found.append(Series(match[1], dict(_LABEL.findall(match[2] or "")), float(match[3])))
+            except ValueError:
+                continue
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What was counted so far, or between two readings; None where the server does not count it."""
+
+    prompt: float | None = None
+    device: float | None = None
+    host: float | None = None
+    load_bytes: float | None = None
+    load_s: float | None = None
+    store_bytes: float | None = None
+    store_s: float | None = None
+
+    def since(self, before: Counts) -> Counts:
+        """Return what came since an earlier reading; a counter that was not there then began at nothing."""
+        return Counts(
+            **{
+                part.name: None
+                if (now := getattr(self, part.name)) is None
+                else now - (getattr(before, part.name) or 0)
+                for part in fields(Counts)
+            }
+        )
+
+    @property
+    def sources(self) -> Sources:
+        """Where the prompt tokens came from."""
+        parts = (self.prompt, self.device, self.host)
+        computed = None if None in parts else int((self.prompt or 0) - (self.device or 0) - (self.host or 0))
+        return Sources(
+            device=None if self.device is None else int(self.device),
+            host=None if self.host is None else int(self.host),
+            computed=computed,
+        )
+
+
+def read_counts(adapter: PoolAdapter, series: Sequence[Series]) -> Counts:
+    """Return what the server has counted so far."""
+    return Counts(**{part.name: _read_counter(getattr(adapter, part.name), series) for part in fields(Counts)})
+
+
+def find_missing(adapter: PoolAdapter, series: Sequence[Series]) -> dict[str, str]:
+    """Return what the server does not count: the part of `Counts`, and the names under which it was looked for."""
+    return {
+        part.name: " or ".join(map(str, getattr(adapter, part.name)))
+        for part in fields(Counts)
+        if _read_counter(getattr(adapter, part.name), series) is None
+    }
+
+
+def read_block_tokens(adapter: PoolAdapter, series: Sequence[Series]) -> int | None:
+    """Return the tokens of a block; None if the server does not say."""
+    return _read_info(adapter.block_tokens, series)
+
+
+def read_pool_tokens(adapter: PoolAdapter, series: Sequence[Series]) -> int | None:
+    """Return the tokens that the device's pool holds; None if the server does not say."""
+    said = _read_info(adapter.pool_tokens, series)
+    blocks, block = _read_info(adapter.pool_blocks, series), read_block_tokens(adapter, series)
+    return said or (blocks * block if blocks and block else None)
+
+
+def _read_counter(alternatives: Counters, series: Sequence[Series]) -> float | None:
+    for counter in alternatives:
+        named = [entry for entry in series if entry.name == counter.name]
+        if named:
+            return sum(entry.value for entry in named if _is_meant(counter, entry))
+    return None
+
+
+def _is_meant(counter: Counter, entry: Series) -> bool:
+    if not counter.label:
+        return True
+    value = entry.labels.get(counter.label, "")
+    return any(value.startswith(one[:-1]) if one.endswith("*") else value == one for one in counter.values)
+
+
+def _read_info(alternatives: Sequence[Info], series: Sequence[Series]) -> int | None:
+    for info in alternatives:
+        for entry in series:
+            said = entry.labels.get(info.label, "") if info.label else f"{entry.value:.0f}"
+            if entry.name == info.name and said.isdecimal() and int(said):
+                return int(said)
+    return None

@@ -1,0 +1,31 @@
+"""The rows about many agents at once on a server that keeps all KV in one pool."""
+
+from __future__ import annotations
+
+from djinn_checks.checks.agents.crowd import CrowdRun
+from djinn_checks.checks.agents.crowd_criteria import judge_everyone, tokens_of
+from djinn_checks.checks.agents.evidence import AgentsEvidence
+from djinn_checks.outcome import Criterion, Row
+
+
+def judge_pool_crowd(evidence: AgentsEvidence) -> list[Criterion]:
+    """Return the rows about the crowd; a crowd that was not asked for has none."""
+    crowd = evidence.crowd
+    if crowd is None:
+        return []
+    return [_overcommitted(evidence, crowd), *judge_everyone(evidence, crowd)]
+
+
+def _overcommitted(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
+    row = Row("crowd_overcommits", "All agents' KV together is more than the pool holds", unit="times the pool")
+    pool = evidence.pool.pool_tokens if evidence.pool else None
+    total = sum(tokens_of(crowd, number) for number in range(len(crowd.scripts)))
+    return row.judge(
+        total / pool if pool else None,
+        ">",
+        1.0,
+        evidence=f"{total:,} tokens at the end, {pool or 0:,} in the pool",
+        missing="the server does not say how much its pool holds",
+        failed="nobody had to make room, and nothing is shown about pressure; start it with a smaller pool, or ask for "
+        "more agents",
+    )

@@ -1,0 +1,94 @@
+"""What a server with a pool was seen to do in the turns of the sleeper and of its twins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from djinn_checks.checks.agents.pool.counts import Counts
+from djinn_checks.checks.agents.reply import Reply
+from djinn_checks.checks.agents.sleeper import Sleep, SleeperRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolSleep:
+    """How a session was pushed off the device, and what its next turn cost."""
+
+    by: str
+    """What pushed it: "others' prompts", "the server's route", or nothing."""
+    pressed_tokens: int
+    """Of others' prompts."""
+    woken: Counts
+    """What the server counted in the turn after."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolRun:
+    """Beside a `SleeperRun`, whose replies say where their tokens came from."""
+
+    kind: str
+    """The adapter."""
+    version: str
+    missing: Mapping[str, str]
+    """What the server does not count, and under which names it was looked for."""
+    block_tokens: int | None
+    pool_tokens: int | None
+    """That the device holds."""
+    sleeps: tuple[PoolSleep, ...]
+    counted: Counts
+    """From the first request of the run to its last, others' prompts included."""
+    left_s: float
+    """CLOCK_MONOTONIC when the first pressure on the sleeper began, and nobody else had asked since its first turn."""
+
+    def why_missing(self, *parts: str) -> str:
+        """Return why something is not known that the server counts by some of the parts of `Counts`."""
+        lacking = [f"{part} ({self.missing[part]})" for part in parts if part in self.missing]
+        if not lacking:
+            return "what the server counted is not this session's alone: who else asks it?"
+        return f"{self.kind} {self.version} does not count {' and '.join(lacking)}"
+
+    def whole_blocks(self, tokens: int) -> int:
+        """Return how many of a session's tokens lie in whole blocks; its last token has not been fed back."""
+        block = self.block_tokens or 1
+        return (tokens - 1) // block * block
+
+
+def kept_of(sleep: Sleep) -> int:
+    """Return how many of a session's tokens have KV when it goes idle."""
+    return sleep.tokens - 1
+
+
+def strangers(run: SleeperRun, block_tokens: int) -> int | None:
+    """Return how many tokens of the twins' turns came from where they should not; None if that is not known.
+
+    A first turn is computed, whoever takes it. A twin that never slept has what it had on the device, but for less than
+    a block. One that is computed anew is computed.
+    """
+    found: list[int | None] = [_cached(reply) for reply in (run.hot[0], run.again[0], run.first, *run.cold)]
+    for replies in (run.hot, run.again):
+        for before, reply, history in zip(replies, replies[1:], run.histories, strict=False):
+            had = len(history) + max(len(before.ids), 1) - 1
+            found.append(_not_on_device(reply, had, block_tokens))
+    known = [count for count in found if count is not None]
+    return sum(known) if len(known) == len(found) else None
+
+
+def is_accounted(replies: Sequence[Reply]) -> bool:
+    """Return whether the server's account of each turn's prompt tokens is of that prompt, and of nothing besides."""
+    return all(
+        reply.sources is not None and reply.sources.total is not None and reply.sources.total == reply.prompt_tokens
+        for reply in replies
+    )
+
+
+def _cached(reply: Reply) -> int | None:
+    found = reply.sources
+    return None if found is None or found.device is None or found.host is None else found.device + found.host
+
+
+def _not_on_device(reply: Reply, had: int, block_tokens: int) -> int | None:
+    found = reply.sources
+    if found is None or found.device is None:
+        return None
+    lacking = had - found.device
+    return lacking if lacking > block_tokens else 0

@@ -1,0 +1,94 @@
+"""The rows about whether a KV cache was kept or computed again, whatever the server says of it: rounding, and time.
+
+A prefill of the same tokens rounds otherwise than their decode did, so the log-probabilities of a recomputed session
+are those of the twin that was computed anew. Where the two twins are equal to the last bit that shows nothing; there
+the time to the first token may: a recomputed session takes as long as that twin. Each of the two rows is judged only if
+the twins themselves are apart in it, and one that cannot tell does not decide where the other can.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from djinn_checks.checks.agents.evidence import AgentsEvidence, distance
+from djinn_checks.checks.agents.identity_criteria import NO_LOGPROBS
+from djinn_checks.outcome import Criterion, Row, Status
+from djinn_checks.units import format_seconds
+
+_SLOWEST_BYTES_PER_S = 1e9
+"""What any way between two memories carries."""
+_APART = 2.0
+"""Times the twins' own spread by which a recomputed session's first token must come later than a kept one's."""
+_AS_SLOW = 0.8
+"""Of the time to a recomputed session's first token: from here on a session's is as slow."""
+
+
+def judge_recomputation(evidence: AgentsEvidence) -> list[Criterion]:
+    """Return the two rows. Where one is decided, the other is informative unless it is decided as well."""
+    rounding, first_token = _rounding(evidence), _first_token(evidence)
+    is_told, is_timed = (row.status is not Status.INCONCLUSIVE for row in (rounding, first_token))
+    if is_told:  # time is the coarser witness, and a busy machine's
+        return [rounding, replace(first_token, required=False)]
+    return [replace(rounding, required=not is_timed), first_token]
+
+
+def _rounding(evidence: AgentsEvidence) -> Criterion:
+    """A prefill of the same tokens rounds otherwise than their decode did."""
+    run = evidence.sleeper
+    to_hot, to_cold = distance(run.slept[1:], run.hot[1:]), distance(run.slept[1:], run.cold)
+    hot_to_cold, floor = distance(run.hot[1:], run.cold), distance(run.again, run.hot)
+    missing = NO_LOGPROBS
+    nearer: str | None = None
+    if to_hot is not None and to_cold is not None and hot_to_cold is not None and floor is not None:
+        missing = (
+            f"a recomputed session differs by {hot_to_cold:.3g} from a kept one, and a kept one by {floor:.3g} from "
+            "itself, run again: they could not be told from each other here"
+        )
+        if hot_to_cold > floor:
+            nearer = "kept" if to_hot < to_cold else "recomputed"
+    title = "The log-probabilities are those of a kept KV cache, not of a recomputed one"
+    criterion = Row("rounding_is_kept", title, unit="").judge(
+        nearer,
+        "==",
+        "kept",
+        evidence="largest difference of a log-probability to the twin that never slept, and to the recomputed one",
+        missing=missing,
+        failed="they are nearer to those of the session that was computed anew",
+    )
+    if to_hot is None or to_cold is None:
+        return criterion
+    return replace(criterion, evidence=f"{criterion.evidence}: {to_hot:.3g} and {to_cold:.3g}")
+
+
+def _first_token(evidence: AgentsEvidence) -> Criterion:
+    """The fastest of each side counts: others on a machine make an answer late, and nobody makes it early."""
+    run = evidence.sleeper
+    kept = [reply.wake_s for reply in (*run.hot[1:], *run.again[1:])]
+    anew = [reply.wake_s for reply in run.cold]
+    slept = [sleep.reply.wake_s for sleep in run.sleeps]
+    row = Row("first_token_is_kept", "The first token comes as soon as from a kept KV cache", unit="")
+    if not kept or not anew or not slept:
+        return row.judge(None, "==", "kept", evidence="", missing="there is no twin's turn to compare with")
+    spread = max(max(kept) - min(kept), max(anew) - min(anew))
+    are_apart = min(anew) > max(kept) + _APART * spread
+    move_s = max(evidence.kv_bytes(sleep.tokens) for sleep in run.sleeps) / _SLOWEST_BYTES_PER_S
+    told = (
+        f"fastest of each, by the client's clock: {format_seconds(min(slept))} after a sleep, "
+        f"{format_seconds(min(kept))} kept, {format_seconds(min(anew))} computed anew"
+    )
+    nearer: str | None = None
+    missing = "kept and recomputed twins' times are not apart under this load"
+    if are_apart:
+        missing = "it is later than a kept one's, and sooner than a recomputed one's: what does it wait for?"
+        if min(slept) < (min(anew) + min(kept)) / 2:
+            nearer = "kept"
+        elif min(slept) >= _AS_SLOW * min(anew) and min(slept) > max(kept) + move_s:
+            nearer = "recomputed"
+    return row.judge(
+        nearer,
+        "==",
+        "kept",
+        evidence=told,
+        missing=missing,
+        failed="it takes as long as a session that is computed anew",
+    )

@@ -1,0 +1,148 @@
+"""The events of a streamed answer, read as servers really write them.
+
+a line ends with a line feed and nothing else: a JSON string may hold U+2028 or U+0085 as they are
+"data:" may have a space behind it or none
+log-probabilities come in the form of completions (lists side by side) or of chats (a list of places)
+one may be null, or -Infinity
+a character outside the basic plane may come in two halves, in two events
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from djinn_checks.checks.agents.reply import Reply, Sources
+from djinn_checks.errors import InstrumentError
+
+_DONE = "[DONE]"
+
+
+async def read_events(chunks: AsyncIterable[bytes]) -> AsyncIterator[str]:
+    """Yield the data of each server-sent event, in order; the mark of the end is none.
+
+    Args:
+        chunks: a body's bytes, cut anywhere.
+    """
+    rest = b""
+    async for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if (data := _data_of(line)) is not None:
+                yield data
+    if (data := _data_of(rest)) is not None:
+        yield data
+
+
+def _data_of(line: bytes) -> str | None:
+    if not line.startswith(b"data:"):
+        return None
+    data = line[5:].strip(b" \r").decode(errors="replace")
+    return data if data and data != _DONE else None
+
+
+@dataclass
+class Parts:
+    """A reply that is still coming."""
+
+    sent_s: float
+    fields: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float | None] = field(default_factory=list)
+    runners_up: list[float | None] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+
+    def reply(self) -> Reply:
+        """Return it whole.
+
+        Raises:
+            InstrumentError: no token has come.
+        """
+        if not self.times:
+            raise InstrumentError("the server ended its answer without a token")
+        return Reply(
+            ids=tuple(self.ids),
+            text=join_halves(self.text),
+            logprobs=tuple(self.logprobs),
+            runners_up=tuple(self.runners_up),
+            sent_s=self.sent_s,
+            token_at_s=tuple(self.times),
+            **self.fields,
+        )
+
+
+def join_halves(text: str) -> str:
+    """Return a text whose halves of characters are joined, and those that stand alone replaced."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def parse_event(data: str) -> dict[str, Any]:
+    """Return an event's object.
+
+    Raises:
+        InstrumentError: it is none, or it says that an answer broke off.
+    """
+    try:
+        event: Any = json.loads(data)
+    except ValueError as error:
+        raise InstrumentError(f"in the middle of an answer: expected JSON, got {data[:200]!r}") from error
+    if not isinstance(event, dict):
+        raise InstrumentError(f"in the middle of an answer: expected an object, got {data[:200]!r}")
+    if event.get("error"):
+        raise InstrumentError(f"in the middle of an answer: {event['error']}")
+    return event
+
+
+def read_openai(parts: Parts, event: Mapping[str, Any]) -> None:
+    """Take in an event of a completion."""
+    for choice in event.get("choices") or []:
+        logprobs, runners_up = _logprobs(choice.get("logprobs") or {})
+        ids = choice.get("token_ids") or []
+        if choice.get("text") or ids or logprobs:
+            parts.times.append(time.monotonic())
+        parts.text += choice.get("text") or ""
+        parts.ids += ids
+        parts.logprobs += logprobs
+        parts.runners_up += runners_up
+    usage, timings = event.get("usage"), event.get("timings")
+    if usage:
+        details = usage.get("prompt_tokens_details") or {}
+        parts.fields["prompt_tokens"] = usage.get("prompt_tokens")
+        parts.fields["cached_tokens"] = details.get("cached_tokens")
+    if timings:
+        parts.fields["queue_s"] = timings.get("queue_s")
+        parts.fields["restore_s"] = timings.get("restore_s")
+        parts.fields["compute_s"] = timings.get("first_token_s")
+    details = (event.get("sglext") or {}).get("cached_tokens_details")
+    if details:
+        parts.fields["sources"] = Sources(device=details.get("device"), host=details.get("host"))
+
+
+def _logprobs(found: Mapping[str, Any]) -> tuple[list[float | None], list[float | None]]:
+    """Return the log-probabilities of the tokens, and of the likeliest at each place, of either form."""
+    if "content" in found:
+        places = found["content"] or []
+        tops = [top for place in places for top in place.get("top_logprobs") or []]
+        return [place.get("logprob") for place in places], [top.get("logprob") for top in tops]
+    runners_up = [value for top in found.get("top_logprobs") or [] for value in (top or {}).values()]
+    return list(found.get("token_logprobs") or []), runners_up
+
+
+def read_llama(parts: Parts, event: Mapping[str, Any]) -> None:
+    """Take in an event of llama-server's own completion."""
+    if event.get("tokens") or event.get("content"):
+        parts.times.append(time.monotonic())
+        parts.text += event.get("content") or ""
+        parts.ids += event.get("tokens") or []
+    for place in event.get("completion_probabilities") or []:
+        parts.logprobs.append(place.get("logprob"))
+        parts.runners_up += [token.get("logprob") for token in place.get("top_logprobs") or []]
+    timings = event.get("timings")
+    if timings:
+        parts.fields["prompt_tokens"] = timings["cache_n"] + timings["prompt_n"]
+        parts.fields["cached_tokens"] = timings["cache_n"]
+        parts.fields["compute_s"] = timings["prompt_ms"] / 1e3

@@ -1,0 +1,82 @@
+"""A client asks each server in the form that it takes, and names the model as it knows it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import pytest
+
+from djinn_checks.checks.agents.connect import connect
+from djinn_checks.checks.agents.reply import Reply
+from djinn_checks.errors import InstrumentError, WrongAdapterError
+from tests.checks.agents.fake_vllm import Quiet, listening
+
+OPENAI = {"model", "prompt", "max_tokens", "temperature", "stream"}
+
+
+@contextlib.contextmanager
+def serve_texts(*, refuses_unknown: bool, metrics: str = "") -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Serve completions of texts alone; give the address and what was asked."""
+    asked: list[dict[str, Any]] = []
+
+    class Handler(Quiet, BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = {"/v1/models": '{"data": [{"id": "served"}]}'} | ({"/metrics": metrics} if metrics else {})
+            self.answer(200 if self.path in known else 404, known.get(self.path, "{}"))
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked.append(body)
+            if not isinstance(body["prompt"], str) or (refuses_unknown and set(body) - OPENAI):
+                self.answer(422, '{"detail": "unexpected"}')
+            else:
+                self.answer(200, 'data:{"choices": [{"text": " yes"}]}\n\ndata: [DONE]\n\n')
+
+    with listening(Handler) as address:
+        yield address, asked
+
+
+def ask(address: str, *, adapter: str = "none", model: str = "", turns: int = 1, decode: Any = None) -> list[Reply]:
+    async def take() -> list[Reply]:
+        async with contextlib.aclosing(connect(adapter, address, model=model, decode=decode)) as client:
+            await client.find_routes()
+            return [await client.turn("a", [1, 2], 3) for _ in range(turns)]
+
+    return asyncio.run(take())
+
+
+@pytest.mark.parametrize("refuses_unknown", [False, True])
+def test_a_server_that_takes_no_ids_is_asked_with_texts(refuses_unknown: bool) -> None:
+    with serve_texts(refuses_unknown=refuses_unknown) as (address, asked):
+        replies = ask(address, turns=2, decode=lambda ids: f"text of {list(ids)}")
+    assert [reply.text for reply in replies] == [" yes", " yes"]
+    assert asked[-1]["prompt"] == "text of [1, 2]"
+    assert len(asked) == (4 if refuses_unknown else 3)  # what it takes is found out once
+
+
+def test_a_server_that_takes_no_ids_needs_a_tokenizer() -> None:
+    with serve_texts(refuses_unknown=False) as (address, _), pytest.raises(InstrumentError, match="has no tokenizer"):
+        ask(address, decode=lambda ids: None)
+
+
+@pytest.mark.parametrize(("given", "asked_for"), [("", "served"), ("mine", "mine")])
+def test_the_model_is_named_as_the_server_knows_it(given: str, asked_for: str) -> None:
+    with serve_texts(refuses_unknown=False) as (address, asked):
+        ask(address, model=given, decode=str)
+    assert {body["model"] for body in asked} == {asked_for}
+
+
+def test_a_server_with_other_metrics_is_no_vllm_and_is_told_so() -> None:
+    other, told = "sglang:prompt_tokens_total 1\n", "got metrics of sglang.*give adapter .*none"
+    with (
+        serve_texts(refuses_unknown=False, metrics=other) as (address, _),
+        pytest.raises(WrongAdapterError, match=told),
+    ):
+        ask(address, adapter="vllm")
+    with serve_texts(refuses_unknown=False) as (address, _), pytest.raises(WrongAdapterError, match="HTTP 404"):
+        ask(address, adapter="sglang")

@@ -1,0 +1,118 @@
+"""What rounding does to an answer in a crowd is no alarm, and what another session's KV does is one."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from djinn_checks import AgentsParams, Status
+from djinn_checks.checks.agents.crowd import CrowdRun
+from djinn_checks.checks.agents.crowd_criteria import judge_everyone
+from djinn_checks.checks.agents.crowd_distance import turn_distance
+from djinn_checks.checks.agents.power import rate_excluded, restores_for
+from djinn_checks.checks.agents.reply import Reply
+from djinn_checks.checks.agents.scripts import AgentScript
+from djinn_checks.outcome import Criterion
+from tests.checks.agents.made_evidence import make_evidence
+
+TOKENS = 6
+
+
+def said(chance: random.Random, *, shift: float = 0.0) -> Reply:
+    """Return an answer of which each token is likelier than the next likely one by a nat and more."""
+    ids = tuple(chance.randrange(500) for _ in range(TOKENS))
+    best = [-chance.uniform(0.1, 1.0) for _ in ids]
+    tops = [value for likely in best for value in (likely, likely - chance.uniform(1.0, 2.0))]
+    return Reply(ids=ids, logprobs=tuple(best), runners_up=tuple(tops), token_at_s=(1.0,), sent_s=shift)
+
+
+def moved(reply: Reply, chance: random.Random, nats: float) -> Reply:
+    """Return the same answer with every log-probability moved by up to so many nats."""
+
+    def move(values: tuple[float | None, ...]) -> tuple[float | None, ...]:
+        return tuple((value or 0.0) + chance.uniform(-nats, nats) for value in values)
+
+    return Reply(ids=reply.ids, logprobs=move(reply.logprobs), runners_up=move(reply.runners_up), token_at_s=(1.0,))
+
+
+def crowd(agents: int, turns: int, *, nats: float, swapped: tuple[int, int] | None = None, seed: int = 0) -> CrowdRun:
+    """Return a crowd that rounds by so many nats; `swapped` is the agent and turn with another's answer."""
+    chance = random.Random(seed)
+    twins = [tuple(said(chance) for _ in range(turns)) for _ in range(agents)]
+    replies = [[moved(reply, chance, nats) for reply in twin] for twin in twins]
+    if swapped:
+        agent, turn = swapped
+        replies[agent][turn] = twins[(agent + 1) % agents][turn]
+    scripts = tuple(
+        AgentScript(prompt=(1,), follow_ups=(), code_word="", code_ids=(number + 1000,)) for number in range(agents)
+    )
+    return CrowdRun(
+        scripts=scripts, replies=tuple(map(tuple, replies)), twins=tuple(twins), errors=(), samples=(), started_s=0.0,
+        ended_s=100.0, restores=agents * (turns - 1),
+    )  # fmt: skip
+
+
+def rows(run: CrowdRun, **params: Any) -> dict[str, Criterion]:
+    agents, turns = len(run.scripts), len(run.twins[0])
+    evidence = make_evidence(params=AgentsParams.create(agents=agents, turns=max(turns, 2), **params))
+    return {row.name: row for row in judge_everyone(evidence, run)}
+
+
+@pytest.mark.parametrize("nats", [0.0, 1e-6, 0.02])
+def test_thirty_clean_crowds_raise_no_alarm_however_they_round(nats: float) -> None:
+    for seed in range(30):
+        found = rows(crowd(8, 3, nats=nats, seed=seed))
+        assert found["crowd_logprobs_equal_twins"].status is Status.PASS, seed
+
+
+@pytest.mark.parametrize("nats", [0.0, 1e-6, 0.02])
+def test_one_wrong_answer_in_2000_turns_is_found(nats: float) -> None:
+    found = rows(crowd(50, 40, nats=nats, swapped=(17, 6)))
+    assert found["crowd_logprobs_equal_twins"].status is Status.FAIL
+    assert "agent 17, turn 7" in found["crowd_logprobs_equal_twins"].reason
+
+
+def test_a_code_word_planted_once_in_2000_turns_is_found() -> None:
+    run = crowd(50, 40, nats=0.0)
+    replies = [list(turns) for turns in run.replies]
+    replies[31][4] = Reply(ids=(5, 1000 + 27, 6), token_at_s=(1.0,))
+    run.replies = tuple(map(tuple, replies))
+    leak = rows(run)["code_words_kept"]
+    assert (leak.status, leak.observed) == (Status.FAIL, 1)
+    assert "agent 31 said agent 27's" in leak.reason
+
+
+def test_a_token_that_was_nearly_as_likely_is_rounding_and_one_that_was_not_is_none() -> None:
+    twin = Reply(ids=(1, 2, 3), logprobs=(-0.5, -0.9, -0.1), runners_up=(-0.5, -2.0, -0.9, -0.91, -0.1, -3.0))
+    near = Reply(ids=(1, 9, 8), logprobs=(-0.5, -0.9, -5.0), runners_up=(0.0,) * 6)
+    far = Reply(ids=(7, 2, 3), logprobs=(-0.5, -0.9, -0.1), runners_up=twin.runners_up)
+    assert turn_distance(near, twin) == pytest.approx(0.01)
+    assert turn_distance(far, twin) == pytest.approx(1.5)
+    assert turn_distance(Reply(ids=(1, 2), logprobs=(-0.5, -0.9)), twin) == math.inf
+    assert turn_distance(Reply(text="a"), Reply(text="b")) is None
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 10**7))
+def test_the_bound_that_is_stated_is_the_rule_of_three(restores: int) -> None:
+    rate = rate_excluded(restores)
+    assert (1 - rate) ** restores == pytest.approx(0.05, rel=1e-6)
+    assert 2.995 / restores * (1 - 1.5 / restores) <= rate <= 3 / restores
+    assert restores_for(rate) in (restores, restores + 1)
+
+
+def test_what_a_run_says_of_rare_wrong_restores_is_its_own_power() -> None:
+    run = crowd(100, 11, nats=0.0)
+    untold = rows(run)["wrong_rate_excluded"]
+    assert untold.status is Status.SKIP
+    assert "1,000 restores and none wrong: a rate above 0.003 would have been seen with 95 %" in untold.reason
+    assert "for 1 in 10,000 it takes 29,956 of them" in untold.reason
+    assert rows(run, most_wrong_rate=0.01)["wrong_rate_excluded"].status is Status.PASS
+    short = rows(run, most_wrong_rate=1e-4)["wrong_rate_excluded"]
+    assert short.status is Status.INCONCLUSIVE
+    assert "29,956 are needed" in short.reason

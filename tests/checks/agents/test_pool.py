@@ -1,0 +1,203 @@
+"""A server that keeps all KV in one pool is judged by the same four proofs, and what it hides is found."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from djinn_checks import AgentsParams, Outcome, Status, check_agents
+from djinn_checks.checks.agents.connect import connect
+from djinn_checks.checks.agents.criteria import judge_evidence
+from djinn_checks.checks.agents.crowd import CrowdRun, run_crowd
+from djinn_checks.checks.agents.crowd_distance import distances
+from djinn_checks.checks.agents.link import LinkEvidence
+from djinn_checks.checks.agents.pool import client as pool_client
+from djinn_checks.checks.agents.pool import sleeper as pool_sleeper
+from djinn_checks.checks.agents.pool.counts import Counts
+from djinn_checks.checks.agents.pool.run import PoolRun, PoolSleep
+from djinn_checks.checks.agents.pool.speed import judge_pool_moves
+from djinn_checks.checks.agents.reference import ask_reference
+from djinn_checks.checks.agents.scripts import write_script
+from djinn_checks.checks.agents.sleeper import SleeperRun
+from djinn_checks.instruments.link_ceiling import Ceiling
+from djinn_checks.models.open import Model, open_model
+from djinn_checks.outcome import Criterion, settle
+from tests.checks.agents.fake_vllm import Defects, serve_mixer, serve_vllm
+from tests.checks.agents.made_evidence import make_evidence
+
+CPU = torch.device("cpu")
+POOL_BLOCKS = 16
+SHAPE = {
+    "model_type": "llama", "vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16, "max_position_embeddings": 512,
+}  # fmt: skip
+SMALL: dict[str, Any] = {
+    "device": "cpu", "adapter": "vllm", "prompt_tokens": 40, "new_tokens": 4, "sleep_s": 1.0, "sleeps": 2,
+    "idle_s": 0.5, "agents": 4, "agent_prompt_tokens": 40, "agent_new_tokens": 4, "arrival_rate": 20.0,
+    "think_s": [0.05, 0.1],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("shape") / "config.json"
+    path.write_text(json.dumps(SHAPE))
+    return f"random:{path}"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def counted_at_once() -> Iterator[None]:
+    """The server in this process has counted a turn before it has answered."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool_client, "_REST_S", 0.0)
+        patch.setattr(pool_client, "_POLL_S", 0.001)
+        patch.setattr(pool_sleeper, "SETTLE_S", 0.01)
+        yield
+
+
+async def run(model: Model, address: str, pressure: int) -> tuple[SleeperRun, PoolRun]:
+    scripts = [write_script(model, number=number, tokens=40, turns=3, seed=0) for number in (0, 1)]
+    async with contextlib.aclosing(connect("vllm", address)) as client:
+        await client.find_routes()
+        return await pool_sleeper.run_pool_sleeper(
+            client, model, *scripts, new_tokens=4, sleep_s=0.01, pressure_tokens=pressure, seed=0
+        )
+
+
+def judge(spec: str, address: str, *, pressure: int = 0) -> dict[str, Criterion]:
+    """Return the rows about the sleeper on a server that runs, by name."""
+    model = open_model(spec, dtype=torch.float32, device=CPU)
+    sleeper, pool = asyncio.run(run(model, address, pressure))
+    params = AgentsParams.create(**(SMALL | {"model": spec, "server_address": address, "agents": 0}))
+    evidence = make_evidence(
+        params=params, sleeper=sleeper, pool=pool, reference=ask_reference(model, CPU, sleeper, 4), decode=model.decode
+    )
+    return {row.name: row for row in judge_evidence(evidence)}
+
+
+def judge_with(spec: str, **defects: Any) -> dict[str, Criterion]:
+    with serve_vllm(spec, pool_blocks=POOL_BLOCKS, defects=Defects(**defects)) as (address, _):
+        return judge(spec, address)
+
+
+def failed(rows: dict[str, Criterion]) -> set[str]:
+    return {name for name, row in rows.items() if row.status is Status.FAIL}
+
+
+@pytest.fixture(scope="module")
+def passed(spec: str) -> Outcome:
+    with serve_vllm(spec, pool_blocks=POOL_BLOCKS) as (address, _):
+        return check_agents(AgentsParams.create(**(SMALL | {"model": spec, "server_address": address})))
+
+
+def test_a_server_whose_blocks_really_come_back_from_the_host_passes_in_every_row(passed: Outcome) -> None:
+    assert passed.status is Status.PASS, [(row.name, row.reason) for row in passed.criteria]
+    for name in ("kv_left_device", "kv_from_host", "loads_counted", "prefill_counted", "logprobs_equal_twin"):
+        assert passed.criterion(name).status is Status.PASS
+    assert "by others' prompts" in passed.criterion("kv_left_device").evidence
+    assert "by the server's route" in passed.criterion("kv_left_device").evidence
+    assert passed.criterion("logprobs_equal_twin").observed == 0.0
+    assert Outcome.from_dict(json.loads(json.dumps(passed.to_dict()))).to_dict() == passed.to_dict()
+
+
+def test_with_offloading_off_one_row_fails_and_says_so(spec: str) -> None:
+    rows = judge_with(spec, offloads=False)
+    assert failed(rows) == {"kv_from_host"}
+    assert "is offloading on?" in rows["kv_from_host"].reason
+    assert rows["prefill_counted"].status is Status.INCONCLUSIVE
+    assert "'kv_from_host'" in rows["prefill_counted"].reason
+
+
+def test_kv_that_is_computed_again_in_secret_has_a_prefills_rounding(spec: str) -> None:
+    rows = judge_with(spec, recomputes_secretly=True)
+    assert rows["rounding_is_kept"].observed == "recomputed"
+    assert "rounding_is_kept" in failed(rows)
+
+
+def test_blocks_of_another_session_are_not_the_twins(spec: str) -> None:
+    rows = judge_with(spec, crosses_once_in=2)
+    assert "logprobs_equal_twin" in failed(rows)
+    assert rows["kv_from_host"].status is rows["prefill_counted"].status is Status.PASS
+
+
+def test_a_cache_that_all_sessions_share_leaves_nothing_to_compare_with(spec: str) -> None:
+    rows = judge_with(spec, salts=False)
+    assert rows["twins_are_twins"].status is Status.INCONCLUSIVE
+    assert "share what is cached" in rows["twins_are_twins"].reason
+    assert settle(rows.values()) in (Status.INCONCLUSIVE, Status.FAIL)
+
+
+def test_an_answer_of_another_session_fails_through_a_proxy(spec: str) -> None:
+    with serve_vllm(spec, pool_blocks=POOL_BLOCKS) as (upstream, _), serve_mixer(upstream, once_in=12) as address:
+        rows = judge(spec, address)
+    assert "text_equals_twin" in failed(rows)
+
+
+def test_a_metric_that_a_version_lacks_is_named_with_it(spec: str) -> None:
+    rows = judge_with(spec, unnamed=("kv_offload_load_bytes_total",))
+    assert rows["loads_counted"].status is Status.INCONCLUSIVE
+    assert rows["loads_counted"].reason == ("vllm 0.26.0 does not count load_bytes (vllm:kv_offload_load_bytes_total)")
+    assert not failed(rows)
+
+
+def test_a_pool_that_nothing_empties_shows_nothing(spec: str) -> None:
+    with serve_vllm(spec, pool_blocks=10**6, defects=Defects(routes=False)) as (address, _):
+        rows = judge(spec, address)
+    assert rows["kv_left_device"].status is Status.INCONCLUSIVE
+    assert "VLLM_SERVER_DEV_MODE=1" in rows["kv_left_device"].reason
+
+
+@pytest.mark.parametrize("stays", [False, True])
+def test_blocks_of_a_cancelled_request_that_stay_are_found_by_those_who_ask_again(spec: str, stays: bool) -> None:
+    async def ask(address: str) -> CrowdRun:
+        model = open_model(spec, dtype=torch.float32, device=CPU)
+        scripts = [write_script(model, number=number, tokens=40, turns=2, seed=0) for number in range(3)]
+        async with contextlib.aclosing(connect("vllm", address)) as client:
+            return await run_crowd(
+                client, model, scripts, new_tokens=30, arrival_rate=50.0, think_s=(0.0, 0.01), seed=0, burst=3,
+                disturbed_share=0.9,
+            )  # fmt: skip
+
+    defects = Defects(cancelled_stay=stays, slow_s=0.01)
+    with serve_vllm(spec, pool_blocks=10**6, defects=defects) as (address, _):
+        crowd = asyncio.run(ask(address))
+    assert crowd.disturbed
+    assert not crowd.errors
+    worst = max(turn.nats or 0.0 for turn in distances(crowd))
+    assert (worst > 1e-3) is stays  # nats; what other parts of a prompt round is a thousandth of that in float32
+
+
+def ceiling(direction: str) -> Ceiling:
+    return Ceiling(
+        kind="pcie", direction=direction, pinned=True, nbytes=1, bytes_per_s=50e9, spread=0.0, samples_s=(),
+        verified=True, start_s=0.0, end_s=1.0, copied_bytes=1,
+    )  # fmt: skip
+
+
+def test_a_pools_speed_is_told_over_the_links_and_decides_nothing() -> None:
+    moved = Counts(load_bytes=40e9, load_s=1.0, store_bytes=45e9, store_s=1.0)
+    pushed = PoolSleep(by="others' prompts", pressed_tokens=1, woken=moved)
+    pool = PoolRun(
+        kind="vllm", version="0.26.0", missing={}, block_tokens=16, pool_tokens=9600, sleeps=(pushed,), counted=moved,
+        left_s=0.0,
+    )  # fmt: skip
+    link = LinkEvidence(ceilings={"in": ceiling("h2d"), "out": ceiling("d2h")}, series=None, reason="no counters")
+    stored, restored = judge_pool_moves(make_evidence(device=torch.device("cuda"), link=link), pool)
+    assert (stored.observed, restored.observed) == (pytest.approx(0.9), pytest.approx(0.8))
+    assert not stored.required
+    assert not restored.required
+    nothing = judge_pool_moves(make_evidence(device=torch.device("cuda"), link=link), replace(pool, counted=Counts()))
+    assert nothing[0].status is Status.INCONCLUSIVE
+
+
+def test_pressure_that_does_not_reach_the_session_leaves_it_there_and_that_is_one_fail(spec: str) -> None:
+    with serve_vllm(spec, pool_blocks=10**6, defects=Defects(routes=False)) as (address, _):
+        rows = judge(spec, address, pressure=80)
+    assert failed(rows) == {"kv_left_device"}

@@ -1,0 +1,72 @@
+"""What a real server has told is read as it is: metrics of vLLM 0.32.0 on a CPU, after three requests of 585 tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from djinn_checks.checks.agents.pool.adapters import POOLS, SGLANG, VLLM
+from djinn_checks.checks.agents.pool.counts import (
+    Counts,
+    find_missing,
+    parse_metrics,
+    read_block_tokens,
+    read_counts,
+    read_pool_tokens,
+)
+from djinn_checks.checks.agents.reply import Sources
+
+TOLD = Path(__file__).parents[2] / "data" / "vllm-0.32.0.metrics.txt"
+SGLANG_TOLD = """
+sglang:prompt_tokens_total{model_name="m"} 1000.0
+sglang:cached_tokens_total{cache_source="device",model_name="m"} 400.0
+sglang:cached_tokens_total{cache_source="host",model_name="m"} 300.0
+sglang:cached_tokens_total{cache_source="storage_file",model_name="m"} 50.0
+sglang:cached_tokens_total{cache_source="total",model_name="m"} 750.0
+sglang:load_back_bytes_total{tp_rank="0"} 5e+06
+sglang:load_back_bytes_total{tp_rank="1"} 5e+06
+sglang:max_total_num_tokens{model_name="m"} 4096.0
+"""
+
+
+def test_vllms_tokens_are_counted_by_where_they_came_from() -> None:
+    counts = read_counts(VLLM, parse_metrics(TOLD.read_text()))
+    assert (counts.prompt, counts.device, counts.host) == (3 * 585, 0, 2 * 512)
+    assert counts.sources == Sources(device=0, host=1024, computed=731)
+    assert counts.since(counts).sources == Sources(device=0, host=0, computed=0)
+
+
+def test_vllms_blocks_and_pool_are_what_it_says() -> None:
+    series = parse_metrics(TOLD.read_text())
+    assert (read_block_tokens(VLLM, series), read_pool_tokens(VLLM, series)) == (128, 5120)
+    older = parse_metrics('vllm:cache_config_info{block_size="16",num_gpu_blocks="600"} 1')
+    assert read_pool_tokens(VLLM, older) == 9600
+
+
+def test_what_is_not_counted_is_unknown_and_named() -> None:
+    series = parse_metrics(TOLD.read_text())
+    assert set(find_missing(VLLM, series)) == {"load_bytes", "load_s", "store_bytes", "store_s"}
+    assert read_counts(VLLM, series).load_bytes is None
+    assert read_counts(SGLANG, series) == Counts()
+
+
+def test_sglangs_tiers_and_ranks_are_added_up_and_its_total_is_no_tier() -> None:
+    series = parse_metrics(SGLANG_TOLD)
+    counts = read_counts(SGLANG, series)
+    assert counts.sources == Sources(device=400, host=350, computed=250)
+    assert counts.load_bytes == 10_000_000
+    assert read_pool_tokens(SGLANG, series) == 4096
+    assert read_block_tokens(SGLANG, series) is None
+
+
+@pytest.mark.parametrize("adapter", POOLS.values(), ids=lambda adapter: adapter.name)
+def test_every_name_has_the_version_in_which_it_was_seen_and_begins_as_the_servers_do(adapter: object) -> None:
+    found = [entry for value in vars(adapter).values() if isinstance(value, tuple) for entry in value]
+    named = [entry for entry in found if not isinstance(entry, str)]
+    assert named
+    assert all(entry.since and entry.name.startswith(vars(adapter)["begins"]) for entry in named)
+
+
+def test_what_is_no_metric_is_left_out() -> None:
+    assert parse_metrics('# HELP a b\nnot a metric at all\na{b="c\\"d"} 1\nb NaN?\n')[0].labels == {"b": 'c\\"d'}

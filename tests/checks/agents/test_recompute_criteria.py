@@ -1,0 +1,93 @@
+"""Where rounding is blind the time to the first token tells a kept session from a recomputed one, or says that it does
+not; and what one fact has already failed is not failed again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from djinn_checks import Status
+from djinn_checks.checks.agents.evidence import AgentsEvidence
+from djinn_checks.checks.agents.one_fact import tell_once
+from djinn_checks.checks.agents.recompute_criteria import judge_recomputation
+from djinn_checks.checks.agents.reply import Reply, SessionRecord
+from djinn_checks.checks.agents.sleeper_criteria import judge_sleeper
+from djinn_checks.outcome import Criterion, judge
+from tests.checks.agents.made_evidence import KV, TOKENS, make_one_sleep, make_reply
+
+
+def timed(after_s: float, *, kept_s: float = 0.05, anew_s: float = 1.0, apart: float = 0.0) -> AgentsEvidence:
+    """Return evidence of a sleep after which the first token came so late; the recomputed twin rounds by `apart`."""
+    made = make_one_sleep(lambda at: 0, wake_s=after_s)
+
+    def told(seconds: float, logprob: float) -> Reply:
+        return replace(make_reply(0.0, seconds), logprobs=(logprob,))
+
+    kept, anew = told(kept_s, -1.0), told(anew_s, -1.0 - apart)
+    (sleep,) = made.sleeper.sleeps
+    slept = replace(sleep, reply=replace(sleep.reply, logprobs=(-1.0,)))
+    run = replace(made.sleeper, sleeps=(slept,), hot=(kept, kept), again=(kept, kept), cold=(anew,))
+    return replace(made, sleeper=run)
+
+
+def rows(evidence: AgentsEvidence) -> dict[str, Criterion]:
+    return {row.name: row for row in judge_recomputation(evidence)}
+
+
+@pytest.mark.parametrize(
+    ("after_s", "status", "observed"),
+    [(0.06, Status.PASS, "kept"), (0.97, Status.FAIL, "recomputed"), (0.7, Status.INCONCLUSIVE, None)],
+)
+def test_where_the_twins_round_alike_time_decides(after_s: float, status: Status, observed: str | None) -> None:
+    found = rows(timed(after_s))
+    assert (found["first_token_is_kept"].status, found["first_token_is_kept"].observed) == (status, observed)
+    assert found["first_token_is_kept"].required
+    assert found["rounding_is_kept"].status is Status.INCONCLUSIVE
+    assert found["rounding_is_kept"].required is (status is Status.INCONCLUSIVE)
+
+
+def test_twins_that_take_as_long_as_each_other_tell_nothing_and_say_so() -> None:
+    found = rows(timed(0.06, anew_s=0.05))
+    assert {row.status for row in found.values()} == {Status.INCONCLUSIVE}
+    assert {row.required for row in found.values()} == {True}
+    assert "are not apart under this load" in found["first_token_is_kept"].reason
+
+
+def test_where_rounding_tells_a_late_answer_decides_nothing() -> None:
+    found = rows(timed(0.97, apart=0.01))
+    assert found["rounding_is_kept"].status is Status.PASS
+    assert not found["first_token_is_kept"].required
+
+
+def test_a_kv_that_never_left_is_one_fail_and_is_never_gone_after_infinite_seconds() -> None:
+    evidence = make_one_sleep(lambda at: KV if at > 9.5 else 0)  # as one that is never given back
+    before = {row.name: row for row in judge_sleeper(evidence)}
+    after = {row.name: row for row in tell_once(list(before.values()), is_pool=False)}
+    repeated = ("kv_returned", "kv_left_soon", "closing_frees")
+    assert before["kv_left_device"].status is Status.FAIL
+    assert {before[name].status for name in repeated} == {Status.FAIL}
+    assert {after[name].status for name in repeated} == {Status.INCONCLUSIVE}
+    assert after["kv_left_device"] == before["kv_left_device"]
+    assert all("'kv_left_device'" in after[name].reason and "inf" not in after[name].reason for name in repeated)
+
+
+def test_a_row_whose_cause_holds_keeps_its_fail() -> None:
+    made = [judge(name, "A title", seen, "==", 1, unit="", evidence="") for name, seen in
+            (("kv_left_device", 1), ("kv_returned", 0))]  # fmt: skip
+    assert [row.status for row in tell_once(made, is_pool=False)] == [Status.PASS, Status.FAIL]
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [(KV / 2, KV / 2), (None, KV), (KV / 100, KV), (2 * KV, KV)],
+    ids=["quantized", "not said", "too little to be true", "more than the numbers take"],
+)
+def test_a_sessions_size_is_what_the_server_says_that_it_keeps_if_that_can_be(
+    written: float | None, expected: float
+) -> None:
+    made = make_one_sleep(lambda at: 0)
+    (sleep,) = made.sleeper.sleeps
+    told = replace(sleep, asleep=SessionRecord(kept_bytes=None if written is None else int(written)))
+    evidence = replace(made, sleeper=replace(made.sleeper, sleeps=(told,)))
+    assert evidence.kv_bytes(TOKENS) == pytest.approx(expected, rel=1e-6)
