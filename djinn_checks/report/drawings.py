@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 FIGURES = {
+    "plot_counts": "faults.plots",
     "plot_crowd": "agents.plots",
     "plot_differences": "logits.plots",
     "plot_distribution": "pcie.plots",

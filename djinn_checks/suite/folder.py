@@ -39,21 +39,24 @@ _BRIEF = 200
 """Characters of another library's message that a sentence quotes."""
 
 
-def render_report(notebook: Path | None, outcome: Outcome, beside: Iterable[Outcome] = ()) -> str:
+def render_report(notebook: Path | None, outcome: Outcome, beside: Iterable[Outcome] = (), *, name: str = "") -> str:
     """Render the report.
 
     Args:
         notebook: as executed. Where there is none, the check's own stands in for it, and for a run that did not come
             to its end, nothing: the verdict is still shown.
         beside: the outcomes in the same folder, of which those of planted faults are mentioned.
+        name: of the report, which then links back to the front page beside it.
     """
-    note = note_faults(outcome, beside)
+    make = partial(
+        render_html, outcome=outcome, note=note_faults(outcome, beside), name=name, index=_INDEX if name else ""
+    )
     if notebook is not None and is_notebook(notebook):
-        return render_html(notebook, outcome, note)
+        return make(notebook)
     if outcome.failure is None:
         with contextlib.suppress(RunnerError):  # a check that this version does not know
-            return render_html(find_notebook(outcome.check), outcome, note)
-    return render_html(nbformat.v4.new_notebook(), outcome, note)
+            return make(find_notebook(outcome.check))
+    return make(nbformat.v4.new_notebook())
 
 
 def render_fault_notes(folder: Path) -> list[Path]:
@@ -64,7 +67,7 @@ def render_fault_notes(folder: Path) -> list[Path]:
 
 
 def _render(folder: Path, outcomes: Mapping[str, Outcome], name: str) -> Path:
-    page = render_report(folder / f"{name}.ipynb", outcomes[name], outcomes.values())
+    page = render_report(folder / f"{name}.ipynb", outcomes[name], outcomes.values(), name=name)
     return write_atomically(folder / f"{name}.html", page)
 
 
