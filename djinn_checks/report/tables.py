@@ -97,7 +97,9 @@ def render_environment(outcome: Outcome) -> Html:
 
 
 def fold(words: str, inner: Html) -> Html:
-    """Return facts that a reader looks up, folded under words; on paper they are there."""
+    """Return a table that a reader looks up, folded under words; on paper it is there. A sentence is not folded."""
+    if inner.startswith("<p>"):
+        return inner
     return Html(f'<details class="facts"><summary>{escape(words)}</summary>{inner}</details>')
 
 

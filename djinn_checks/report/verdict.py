@@ -109,15 +109,16 @@ def show_figure(figure: Figure | None, alt: str) -> None:
     """
     from IPython.display import display  # only where a kernel runs
 
-    inner = render_figure(figure, alt, for_phones=False)
+    inner = render_figure(figure, alt)
     display({"text/html": f'<div class="djinn-checks">{inner}</div>', "text/plain": alt}, raw=True)
 
 
-def render_figure(figure: Figure | None, alt: str, *, for_phones: bool = True) -> Html:
+def render_figure(figure: Figure | None, alt: str, *, for_phones: bool = False) -> Html:
     """Return a figure as an image with alternative text, or the text alone where there is no figure.
 
     Args:
-        for_phones: have a second image beside it that a narrow screen shows in its place.
+        for_phones: have a second image beside it that a narrow screen shows in its place; drawing it takes as long as
+            the first, so it is for the figure that a page begins with. Others are made small there.
     """
     if figure is None:
         return Html(f'<p class="nothing-to-draw">{escape(alt)}</p>')

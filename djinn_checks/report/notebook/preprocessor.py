@@ -72,7 +72,7 @@ def _render_top(outcome: Outcome | None, name: str, lead: Lead | None) -> Html:
     """Return what a page begins with: the verdict, one figure that shows what decided, and the criteria."""
     if outcome is None:
         return render_no_verdict()
-    return render_verdict(outcome, name, render_figure(*lead.plot) if lead else "")
+    return render_verdict(outcome, name, render_figure(*lead.plot, for_phones=True) if lead else "")
 
 
 def _restate(cell: Any, outcome: Outcome | None, shown: str) -> Any:

@@ -109,7 +109,7 @@ def _picture(cast: Cast, answers: Sequence[Answer]) -> Html | str:
     if not decided:
         return ""
     plot = plot_flatline(cast.own[decided], height=2.7)
-    return "" if plot.figure is None else render_figure(plot.figure, f"{decided}. {plot.alt}")
+    return "" if plot.figure is None else render_figure(plot.figure, f"{decided}. {plot.alt}", for_phones=True)
 
 
 def _runs(
