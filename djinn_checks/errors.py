@@ -29,6 +29,7 @@
     ├── InstrumentError          a measurement that could not be taken
     │   └── NoRouteError             the server under check has no such route
     ├── WrongAdapterError        a server that is not of the kind that it is said to be
+    ├── UnfinishedError          a check that crashed, where a verdict was to be shown
     ├── OutcomeError             an outcome file that cannot be read
     └── RunnerError              the suite cannot be run as asked
         └── IncompleteError          part of it could not be done, and the rest is done
@@ -164,6 +165,10 @@ class NoRouteError(InstrumentError):
 
 class WrongAdapterError(DjinnChecksError):
     """A server is not of the kind that the check was told: it lacks the routes of that kind."""
+
+
+class UnfinishedError(DjinnChecksError):
+    """A check crashed, so a notebook has no verdict to show."""
 
 
 class OutcomeError(DjinnChecksError, ValueError):

@@ -50,7 +50,7 @@ TABLES = {
 }
 """Functions that return a table as markup, and the module of this room that holds each."""
 
-_HOMES = FIGURES | TABLES | {"show_figure": "verdict"}
+_HOMES = FIGURES | TABLES | {"show_figure": "verdict", "show_progress": "progress", "stop_on_error": "verdict"}
 
 
 def names() -> list[str]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import os
 from html import escape
 
 from matplotlib.figure import Figure
 
+from djinn_checks.errors import UnfinishedError
 from djinn_checks.outcome import Failure, Outcome, Status
 from djinn_checks.report.criteria_table import render_criteria
 from djinn_checks.report.load import OUTCOME_MIME
 from djinn_checks.report.plots import to_narrow_svg, to_svg
+from djinn_checks.report.progress import SCRATCH
 from djinn_checks.report.style import read_style
 from djinn_checks.report.summary import tell
 from djinn_checks.report.tables import ICONS, Html, describe_subject, render_environment, render_params
@@ -90,6 +93,18 @@ def show(outcome: Outcome) -> None:
 
     data = {"text/html": render_fragment(outcome), "text/plain": describe(outcome), OUTCOME_MIME: outcome.to_dict()}
     display(data, raw=True)
+
+
+def stop_on_error(outcome: Outcome) -> None:
+    """End a notebook whose check did not come to its end, so that papermill's exit code says it.
+
+    In a suite nothing happens: its runner reads the outcome, and settles it.
+
+    Raises:
+        UnfinishedError: the check crashed, so there is no verdict.
+    """
+    if outcome.failure is not None and SCRATCH not in os.environ:
+        raise UnfinishedError(f"the check did not finish, so there is no verdict: {describe(outcome)}")
 
 
 def render_fragment(outcome: Outcome) -> Html:
