@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from djinn_checks.outcome import Outcome
     from djinn_checks.report.suite.compare import Change
 
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
 EXIT_CODES = """exit codes:
   0  nothing failed (INCONCLUSIVE counts as not failed, unless --strict)
   1  a check is FAIL
@@ -110,30 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"djinn-checks {version('djinn-checks')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = commands.add_parser(
-        "run", help="run a suite", epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    run.add_argument("suite", type=Path, help="folder of params files, for example params/smoke, or one such file")
-    run.add_argument(
-        "--only", action="append", default=[], metavar="CHECK", help="run this check or file.yaml alone (repeatable)"
-    )
-    run.add_argument(
-        "--set", action="append", default=[], dest="given", metavar="NAME=VALUE",
-        help="give a parameter in place of what the files say, to each check that has it (repeatable): device=cuda:1",
-    )  # fmt: skip
-    run.add_argument("--out", type=Path, help="where reports go (default: reports/<name of the suite>)")
-    limits = run.add_argument_group("time limits, in place of the suite's own (suite.yaml); what runs over is ERROR")
-    limits.add_argument("--timeout", type=seconds, metavar="S", help="for each check (3600)")
-    limits.add_argument("--cell-timeout", type=whole_seconds, metavar="S", help="for each cell of a notebook (none)")
-    limits.add_argument(
-        "--suite-timeout",
-        type=seconds,
-        metavar="S",
-        help="for all checks together (none); those that it leaves no time for are not started",
-    )
-    run.add_argument("--strict", action="store_true", help="exit 3 if a check is INCONCLUSIVE")
-    run.add_argument("--resume", action="store_true", help="run what is missing, an ERROR, or of other params")
-    run.set_defaults(command=_run)
+    _add_run(commands)
     preflight = commands.add_parser("preflight", help="look at what the PCIe check needs of this machine")
     preflight.set_defaults(command=_preflight)
     faults = commands.add_parser("faults", help="plant defects, and see that the checks catch them on this machine")
@@ -166,6 +145,33 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("folder", type=Path)
     render.set_defaults(command=_render)
     return parser
+
+
+def _add_run(commands: Commands) -> None:
+    run = commands.add_parser(
+        "run", help="run a suite", epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    run.add_argument("suite", type=Path, help="folder of params files, for example params/smoke, or one such file")
+    run.add_argument(
+        "--only", action="append", default=[], metavar="CHECK", help="run this check or file.yaml alone (repeatable)"
+    )
+    run.add_argument(
+        "--set", action="append", default=[], dest="given", metavar="NAME=VALUE",
+        help="give a parameter in place of what the files say, to each check that has it (repeatable): device=cuda:1",
+    )  # fmt: skip
+    run.add_argument("--out", type=Path, help="where reports go (default: reports/<name of the suite>)")
+    limits = run.add_argument_group("time limits, in place of the suite's own (suite.yaml); what runs over is ERROR")
+    limits.add_argument("--timeout", type=seconds, metavar="S", help="for each check (3600)")
+    limits.add_argument("--cell-timeout", type=whole_seconds, metavar="S", help="for each cell of a notebook (none)")
+    limits.add_argument(
+        "--suite-timeout",
+        type=seconds,
+        metavar="S",
+        help="for all checks together (none); those that it leaves no time for are not started",
+    )
+    run.add_argument("--strict", action="store_true", help="exit 3 if a check is INCONCLUSIVE")
+    run.add_argument("--resume", action="store_true", help="run what is missing, an ERROR, or of other params")
+    run.set_defaults(command=_run)
 
 
 def _serve(options: argparse.Namespace) -> int:

@@ -39,7 +39,7 @@ _MARK, _SCRATCH = "DJINN_CHECKS_RUN", SCRATCH
 _USERS_OWN = {"PYTHONSTARTUP"}
 """Variables that have a kernel run a file of the user's before anything else."""
 _KEPT_OUTPUT = 12_000
-_LONGEST_SUMMARY = 300
+_LONGEST_SUMMARY = 600
 _NO_ROOM = os.strerror(errno.ENOSPC)
 _LITTLE_ROOM = 64 * 1024
 """Bytes. A kernel needs more to start."""
