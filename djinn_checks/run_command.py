@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _INTERVAL_S = 15.0
 """Between two lines about a check that runs, where nobody can watch a bar."""
+_LARGE = ("random:llama-2-7b", "random:llama-2-13b", "random:llama-2-70b")
+_DRIVER = Path("/dev/nvidiactl")
 STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "ERROR": "bold magenta", "SKIP": "dim"}
 
 
@@ -53,6 +55,12 @@ def run_and_print(
     folder = suite.parent if suite.is_file() else suite
     out = out or Path("reports") / folder.resolve().name
     console, results = Console(), []
+    large = [job.name for job in jobs if str(job.resolved.get("model", "")).startswith(_LARGE)]
+    if large and not _DRIVER.exists() and not any(job.resolved.get("trace") for job in jobs):
+        told = (
+            f"this machine has no NVIDIA driver, and {', '.join(large)} need a large GPU: expect hours, or no verdict"
+        )
+        console.print(make_visible(f"djinn-checks: {told}"), highlight=False, markup=False)
     with telling(console, len(jobs)) as teller:
         for result in run_suite(
             jobs,

@@ -36,6 +36,7 @@ TABLES = {
     "tabulate_faults": "faults.tables",
     "tabulate_floors": "faults.tables",
     "tabulate_frames": "frames",
+    "tabulate_gain": "agents.tables",
     "tabulate_health": "pcie.stream_tables",
     "tabulate_limit": "pcie.tables",
     "tabulate_preflight": "pcie.tables",

@@ -113,6 +113,8 @@ def _find_check(nb: Any) -> int:
 
 def _restate_outputs(cell: Any, outcome: Outcome | None, shown: str) -> list[Any]:
     """Return what a cell shows of the outcome, made anew; of a run that stopped, only where it came so far."""
+    if outcome is not None and "".join(cell.source).rstrip().endswith("\nparams"):
+        return []  # the page has them folded at its end
     if outcome is not None and (cell.outputs or not outcome.failure):
         made = _FIGURE_ABOVE if shown and names_drawing(cell) == shown else redraw(cell, outcome)
         if made is not None:
