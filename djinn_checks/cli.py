@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from djinn_checks.outcome import Outcome
-    from djinn_checks.suite.runner import Result
+    from djinn_checks.report.suite.compare import Change
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 EXIT_CODES = """exit codes:
   0  nothing failed (INCONCLUSIVE counts as not failed, unless --strict)
@@ -50,7 +53,6 @@ _UNWRITTEN = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """Why nothing more can be printed: nobody reads it, or the disk that it goes to is full or broken."""
 _FILE_COLUMNS = 140
 """Width of a comparison that goes to a file or a pipe."""
-_STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "ERROR": "bold magenta", "SKIP": "dim"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,27 +112,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"djinn-checks {version('djinn-checks')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = commands.add_parser(
-        "run", help="run a suite", epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    run.add_argument("suite", type=Path, help="folder of params files, for example params/smoke")
-    run.add_argument(
-        "--only", action="append", default=[], metavar="CHECK", help="run this check or file.yaml alone (repeatable)"
-    )
-    run.add_argument("--out", type=Path, help="where reports go (default: reports/<name of the suite>)")
-    limits = run.add_argument_group("time limits, in place of the suite's own (suite.yaml); what runs over is ERROR")
-    limits.add_argument("--timeout", type=seconds, metavar="S", help="for each check (3600)")
-    limits.add_argument("--cell-timeout", type=whole_seconds, metavar="S", help="for each cell of a notebook (none)")
-    limits.add_argument(
-        "--suite-timeout",
-        type=seconds,
-        metavar="S",
-        help="for all checks together (none); those that it leaves no time for are not started",
-    )
-    run.add_argument("--strict", action="store_true", help="exit 3 if a check is INCONCLUSIVE")
-    run.add_argument("--resume", action="store_true", help="run what is missing, an ERROR, or of other params")
-    run.set_defaults(command=_run)
+    _add_run(commands)
     preflight = commands.add_parser(
         "preflight", help="look at what the PCIe check needs of this machine, and measure pinned bandwidth on every GPU"
     )
@@ -138,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     faults = commands.add_parser("faults", help="plant defects, and see that the checks catch them on this machine")
     faults.add_argument("checks", nargs="*", metavar="check", help="only those of these: logits, pcie, agents, host")
     faults.add_argument("--fault", action="append", default=[], metavar="NAME", help="only this one")
+    faults.add_argument("--list", action="store_true", help="print their names and what each breaks; plant none")
     faults.add_argument("--clean", type=int, default=3, metavar="N", help="runs of each check without a fault (3)")
     faults.add_argument("--doses", action="store_true", help="smaller doses too, for the smallest that is caught")
     faults.add_argument("--device", default="auto", help=DEVICE_NAMES)
@@ -148,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", help="lay two finished suites side by side")
     compare.add_argument("old", type=Path)
     compare.add_argument("new", type=Path)
+    compare.add_argument("--all", action="store_true", help="list what stayed, too")
     compare.add_argument("--html", type=Path, metavar="FILE", help="write the comparison as a self-contained page, too")
     compare.set_defaults(command=_compare)
     slim = commands.add_parser("slim", help="take the figures, which the pages keep, out of a suite's notebooks")
@@ -166,6 +152,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_run(commands: Commands) -> None:
+    run = commands.add_parser(
+        "run", help="run a suite", epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    run.add_argument("suite", type=Path, help="folder of params files, for example params/smoke, or one such file")
+    run.add_argument(
+        "--only", action="append", default=[], metavar="CHECK", help="run this check or file.yaml alone (repeatable)"
+    )
+    run.add_argument(
+        "--set", action="append", default=[], dest="given", metavar="NAME=VALUE",
+        help="give a parameter in place of what the files say, to each check that has it (repeatable): device=cuda:1",
+    )  # fmt: skip
+    run.add_argument("--out", type=Path, help="where reports go (default: reports/<name of the suite>)")
+    limits = run.add_argument_group("time limits, in place of the suite's own (suite.yaml); what runs over is ERROR")
+    limits.add_argument("--timeout", type=seconds, metavar="S", help="for each check (3600)")
+    limits.add_argument("--cell-timeout", type=whole_seconds, metavar="S", help="for each cell of a notebook (none)")
+    limits.add_argument(
+        "--suite-timeout",
+        type=seconds,
+        metavar="S",
+        help="for all checks together (none); those that it leaves no time for are not started",
+    )
+    run.add_argument("--strict", action="store_true", help="exit 3 if a check is INCONCLUSIVE")
+    run.add_argument("--resume", action="store_true", help="run what is missing, an ERROR, or of other params")
+    run.set_defaults(command=_run)
+
+
 def _serve(options: argparse.Namespace) -> int:
     with uncollected():
         from djinn_checks.server.serve import serve
@@ -177,63 +190,18 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from djinn_checks.run_command import run_and_print
 
-    from djinn_checks.suite.params_folder import read_limits, read_suite
-    from djinn_checks.suite.runner import run_suite
-
-    jobs = read_suite(options.suite, options.only)
-    given = {
-        name: getattr(options, name.removesuffix("_s")) for name in ("timeout_s", "cell_timeout_s", "suite_timeout_s")
-    }
-    limits = read_limits(options.suite).replace_by(**given)
-    out = options.out or Path("reports") / options.suite.resolve().name
-    console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    results = []
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("", total=len(jobs))
-        for result in run_suite(
-            jobs,
-            out,
-            limits=limits,
-            resume=options.resume,
-            on_start=lambda job: bar.update(task, description=job.name),
-        ):
-            results.append(result)
-            bar.advance(task)
-            bar.console.print(_line(result), highlight=False, markup=False)
-    _print_table(console, results)
-    console.print(make_visible(f"all on one page: {out / 'index.html'}"), highlight=False, markup=False)
+    given = ("timeout_s", "cell_timeout_s", "suite_timeout_s")
+    results = run_and_print(
+        options.suite,
+        options.out,
+        only=options.only,
+        given=options.given,
+        resume=options.resume,
+        limits={name: getattr(options, name.removesuffix("_s")) for name in given},
+    )
     return exit_code([result.outcome.status for result in results], strict=options.strict)
-
-
-def _line(result: Result) -> str:
-    told = f"{result.outcome.status}  {result.job.name}  {result.seconds:.0f} s  {_report(result)}"
-    return make_visible(told)
-
-
-def _report(result: Result) -> str:
-    return result.report_problem or str(result.html_file)
-
-
-def _print_table(console: object, results: Sequence[Result]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("check", "verdict", "what was found", "time", show_lines=True)
-    for result in results:
-        status = str(result.outcome.status)
-        table.add_row(
-            Text(make_visible(result.job.name)),
-            Text(status, style=_STYLES[status]),
-            Text(make_visible(result.outcome.summary)),
-            f"{result.seconds:.0f} s",
-        )
-    if isinstance(console, Console):
-        console.print(table)
 
 
 def exit_code(statuses: Sequence[Status], *, strict: bool) -> int:
@@ -270,6 +238,8 @@ def _faults(options: argparse.Namespace) -> int:
     from djinn_checks.params import FaultsParams
     from djinn_checks.report.faults.tables import list_faults
 
+    if options.list:
+        return _list_faults(options)
     if len(options.fault) > 1:  # --only of `run` may be repeated, so somebody will try
         raise ParamsError(f"--fault: expected one name, got {', '.join(options.fault)}; run the command once for each")
     console = Console()
@@ -294,6 +264,17 @@ def _faults(options: argparse.Namespace) -> int:
     return exit_code([outcome.status], strict=True)
 
 
+def _list_faults(options: argparse.Namespace) -> int:
+    from djinn_checks.devices import choose_device
+    from djinn_checks.faults.base import find_faults
+
+    device = choose_device(options.device)
+    for fault in find_faults(options.checks, options.fault[0] if options.fault else None):
+        where = "" if fault.applies(device) else f"  [not on {device.type}]"
+        print(make_visible(f"{fault.check}  {fault.name}  {fault.breaks}{where}"))
+    return 0
+
+
 def _table_of_names(*titles: str) -> Table:
     """Return a table that breaks what is too long and cuts nothing: names are given back to `--fault`."""
     from rich.table import Table
@@ -314,11 +295,7 @@ def _floors_table(outcome: Outcome) -> Table:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.table import Table
-
     from djinn_checks.errors import RunnerError
-    from djinn_checks.outcome import format_quantity
     from djinn_checks.report.suite.compare import compare_suites, summarize_changes
     from djinn_checks.report.suite.compare_page import render_comparison
     from djinn_checks.suite.files import read_finished
@@ -329,8 +306,29 @@ def _compare(options: argparse.Namespace) -> int:
             raise RunnerError(f"{folder}: expected <check>.outcome.json files of a finished suite, found none")
     unreadable = (old.unreadable, new.unreadable)
     rows = compare_suites(old.outcomes, new.outcomes, unreadable)
-    folders = (make_visible(str(folder)) for folder in (options.old, options.new))
-    table = Table("check", "criterion", *folders, "new / old", show_lines=False)
+    shown = rows if options.all else [row for row in rows if row.differs or row.moved]
+    if shown:
+        _print_changes(shown, (options.old, options.new))
+    if options.html:
+        names = (str(options.old), str(options.new))
+        _write(options.html, render_comparison(names, old.outcomes, new.outcomes, unreadable))
+    print(summarize_changes(rows))
+    if len(shown) < len(rows):
+        print(f"{len(rows) - len(shown)} rows stayed and are not listed; --all lists them.")
+    problems = [f"{folder}: {why}" for folder, suite in ((options.old, old), (options.new, new))
+                for why in suite.unreadable.values()]  # fmt: skip
+    if problems:
+        raise IncompleteError(problems, ())
+    return 1 if any(row.differs for row in rows) else 0
+
+
+def _print_changes(rows: Sequence[Change], folders: tuple[Path, Path]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from djinn_checks.outcome import format_quantity
+
+    table = Table("check", "criterion", *(make_visible(str(folder)) for folder in folders), "new / old")
     for column in table.columns:
         column.overflow = "fold"  # a name that is cut cannot be looked for
     for row in rows:
@@ -345,17 +343,7 @@ def _compare(options: argparse.Namespace) -> int:
         style = "bold" if row.differs else "yellow" if row.moved else "dim" if not row.required else ""
         told = map(make_visible, (row.name, row.criterion or "the whole check", *sides, ratio))
         table.add_row(*told, style=style)
-    console = Console(width=None if sys.stdout.isatty() else _FILE_COLUMNS)
-    console.print(table, markup=False)
-    if options.html:
-        names = (str(options.old), str(options.new))
-        _write(options.html, render_comparison(names, old.outcomes, new.outcomes, unreadable))
-    console.print(summarize_changes(rows), highlight=False)
-    problems = [f"{folder}: {why}" for folder, suite in ((options.old, old), (options.new, new))
-                for why in suite.unreadable.values()]  # fmt: skip
-    if problems:
-        raise IncompleteError(problems, ())
-    return 1 if any(row.differs for row in rows) else 0
+    Console(width=None if sys.stdout.isatty() else _FILE_COLUMNS).print(table, markup=False)
 
 
 def _write(file: Path, page: str) -> None:

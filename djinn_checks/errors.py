@@ -5,7 +5,8 @@
     ├── ModelError               a model that cannot be had
     │   ├── ModelNotFoundError       no such file, package or name
     │   ├── ModelCorruptError        found, but its bytes are not what they should be
-    │   └── ModelUnsupportedError    found and whole, and of a kind that no check can decide about
+    │   ├── ModelUnsupportedError    found and whole, and of a kind that no check can decide about
+    │   └── NoWeightError            a weight was asked for by a name that the model does not keep it under
     ├── EngineError              the reference engine cannot do what was asked
     │   ├── CapacityError            the device budget is too small for the model
     │   ├── CopyError                a copy failed; raised in the forward that needed its bytes
@@ -19,6 +20,7 @@
     ├── SystemUnavailableError   a system that cannot run here
     │   ├── SystemNotInstalledError  its package is missing
     │   └── SystemRefusedError       it says no to the model, the budget or the machine, in words of its own
+    ├── SystemContractError      a system whose `open` gives nothing that can be called
     ├── ServerError              a request that the agent server does not answer
     │   ├── RequestError             it cannot be right: unknown field, prompt too long
     │   ├── UnknownSessionError      it names a session that is not there
@@ -29,6 +31,7 @@
     ├── InstrumentError          a measurement that could not be taken
     │   └── NoRouteError             the server under check has no such route
     ├── WrongAdapterError        a server that is not of the kind that it is said to be
+    ├── UnfinishedError          a check that crashed, where a verdict was to be shown
     ├── OutcomeError             an outcome file that cannot be read
     └── RunnerError              the suite cannot be run as asked
         └── IncompleteError          part of it could not be done, and the rest is done
@@ -64,6 +67,13 @@ class ModelCorruptError(ModelError):
 class ModelUnsupportedError(ModelError):
     """A model is there and whole, and of a kind that no check can decide about: quantized, no causal language model,
     one that writes its own weights while it computes. It says nothing about the system, and nothing crashed."""
+
+
+class NoWeightError(ModelError, KeyError):
+    """The model keeps no weight under that name."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # a KeyError would quote it
 
 
 class EngineError(DjinnChecksError, RuntimeError):
@@ -164,6 +174,14 @@ class NoRouteError(InstrumentError):
 
 class WrongAdapterError(DjinnChecksError):
     """A server is not of the kind that the check was told: it lacks the routes of that kind."""
+
+
+class SystemContractError(DjinnChecksError):
+    """A system gave something else than what it has to give."""
+
+
+class UnfinishedError(DjinnChecksError):
+    """A check crashed, so a notebook has no verdict to show."""
 
 
 class OutcomeError(DjinnChecksError, ValueError):

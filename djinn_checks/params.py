@@ -139,7 +139,7 @@ class StreamingParams(ModelParams):
     """The system to check: ring, resident, accelerate, ramtorch, diffusers, djinn, or one registered by entry point."""
     dtype: Dtype = "float32"
     budget_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Device memory for weights, as a share of the model's weight bytes (0 to 1). 0.25 if neither budget is given."""
+    """Device memory for weights, as a share of their bytes (0 to 1). 0.25 without either budget, of random:tiny 0.5."""
     budget_gb: Annotated[float, Field(gt=0)] | None = None
     """Device memory for weights in GB (10^9 bytes), in place of budget_fraction."""
 
@@ -154,7 +154,12 @@ class StreamingParams(ModelParams):
         """Return the budget in bytes for a model of `weight_bytes`."""
         if self.budget_gb is not None:
             return int(self.budget_gb * GB)
-        return int((self.budget_fraction or 0.25) * weight_bytes)
+        return int((self.budget_fraction or self._default_share) * weight_bytes)
+
+    @property
+    def _default_share(self) -> float:
+        """Two layers of the tiny model, which a ring holds at least, are more than a quarter of it."""
+        return 0.5 if self.model == "random:tiny" else 0.25
 
 
 class LogitsParams(StreamingParams):

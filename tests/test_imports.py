@@ -58,7 +58,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plausible": {"errors", "units", "bounded"},
     "argument_types": {"devices"},
     "cli": REPORT
-    | {"argument_types", "devices", "params", "suite", "instruments", "faults", "checks", "server", "plausible"},
+    | {"argument_types", "devices", "params", "suite", "instruments", "faults", "checks", "server", "plausible"}
+    | {"run_command"},
+    "run_command": REPORT | {"suite"},
     "__main__": {"cli"},
     "__init__": {"loading"},
 }

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from djinn_checks.checks.contract import vet_opened
 from djinn_checks.errors import CapacityError, DjinnChecksError, SystemRefusedError
 from djinn_checks.systems.base import System
 
@@ -62,9 +63,10 @@ def open_system(system: System) -> Any:
 
     Raises:
         SystemRefusedError: it says no.
+        SystemContractError: it gives nothing that can be called.
     """
     try:
         with system_says_no(system.name):
-            return system.open()
+            return vet_opened(system.open(), system.name)
     except CapacityError as error:
         raise SystemRefusedError(f"system {system.name!r} refused, in its own words: {error}") from error

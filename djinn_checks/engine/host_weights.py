@@ -8,8 +8,8 @@ one run most often. What cannot stay in its file is copied into one block of pin
 - they are stored in another data type than they are used in;
 - the run is so short that its copy would cost more time than its bytes;
 - the file cannot be mapped, or CUDA cannot register it;
-- copies from the file's addresses are slower. Weights begin at multiples of 8 bytes in a safetensors file, and whether a
-  copy engine minds is up to the machine, so it is measured.
+- copies from the file's addresses are slower. Weights begin at multiples of 8 bytes in a safetensors file, and whether
+  a copy engine minds is up to the machine, so it is measured.
 """
 
 from __future__ import annotations

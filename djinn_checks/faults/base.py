@@ -53,6 +53,8 @@ class Fault:
     """How often it is tried: more than once for a defect that bites at random."""
     applies: Callable[[torch.device], bool] = lambda device: True
     """Whether it can be planted on this device."""
+    made_up: bool = False
+    """Planted in evidence that is made to measure: a check judges it, and no system, link or server runs."""
     doses: Doses | None = None
     """Smaller ones of the same defect, to find the smallest that is still caught; None where it has no size."""
 

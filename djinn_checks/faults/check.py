@@ -13,7 +13,13 @@ from djinn_checks.faults.base import find_faults
 from djinn_checks.faults.clean import CLEAN
 from djinn_checks.faults.matrix import FaultResult, Matrix, fill_matrix
 from djinn_checks.faults.tasks import Ran, how_many_at_once
-from djinn_checks.measurements.faults import CleanRow, FaultRow, FaultsMeasurements, FaultsTimings
+from djinn_checks.measurements.faults import (
+    CleanRow,
+    FaultRow,
+    FaultsMeasurements,
+    FaultsTimings,
+    summarize_faults,
+)
 from djinn_checks.outcome import Criterion, Outcome, Status, judge, settle, skip
 from djinn_checks.params import FaultsParams
 
@@ -101,16 +107,13 @@ def _clean(name: str, ran: Sequence[Ran], params: FaultsParams) -> Criterion:
 
 
 def _summarize(matrix: Matrix) -> str:
-    planted = [result for result in matrix.results if result.verdict != "not applicable"]
-    caught = sum(result.verdict == "caught" for result in planted)
-    escaped = ", ".join(result.fault.name for result in planted if result.verdict == "MISSED")
-    text = f"caught {caught} of {len(planted)} planted faults"
-    text += f", escaped: {escaped}" if escaped else ", each by the criterion that was named beforehand"
-    runs = [run for ran in matrix.clean.values() for run in ran]
-    alarms = sum(run.caught for run in runs)
-    text += f"; {alarms} false alarm{'' if alarms == 1 else 's'} in {len(runs)} clean runs"
-    undecided = sum(run.undecided for run in runs)
-    return f"{text}, {undecided} of them without a verdict" if undecided else text
+    """Return the counts; what was planted in evidence that is made to measure is said apart from what ran."""
+    planted = [(result.fault.made_up, result.verdict == "caught") for result in matrix.results
+               if result.verdict != "not applicable"]  # fmt: skip
+    escaped = ", ".join(result.fault.name for result in matrix.results if result.verdict == "MISSED")
+    runs = [(CLEAN[name].made_up, run.caught) for name, ran in matrix.clean.items() for run in ran]
+    undecided = sum(run.undecided for ran in matrix.clean.values() for run in ran)
+    return summarize_faults(planted, escaped, runs, undecided)
 
 
 def _plain(result: FaultResult, doses: Sequence[Ran]) -> FaultRow:
@@ -126,6 +129,7 @@ def _plain(result: FaultResult, doses: Sequence[Ran]) -> FaultRow:
         "status": None if result.status is None else result.status.value,
         "alarms": list(result.alarms),
         "attempts": result.attempts,
+        "made_up": fault.made_up,
         "dose_unit": fault.doses.unit if fault.doses else "",
         "doses": [{"size": dose.task.size, "caught": dose.caught, "failed": list(dose.failed)} for dose in doses],
     }
@@ -139,6 +143,7 @@ def _count(name: str, ran: Sequence[Ran]) -> CleanRow:
         "runs": len(ran),
         "false_alarms": sum(run.caught for run in ran),
         "alarms": [run.reason for run in ran if run.caught],
+        "made_up": clean.made_up,
         "undecided": sum(run.undecided for run in ran),
         "doubts": [run.reason for run in ran if run.undecided],
     }

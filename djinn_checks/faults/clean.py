@@ -32,6 +32,8 @@ class CleanRun:
     """What runs, for a reader."""
     run: Callable[[int, torch.device], Outcome]
     """Given the number of the run."""
+    made_up: bool = False
+    """It judges evidence that is made to measure, and no system runs."""
     undecidable: Callable[[torch.device], frozenset[str]] = lambda device: frozenset()
     """Required criteria that have to be INCONCLUSIVE in such a run, for the reason that is written down in the README:
     a CPU has no PCIe counters."""
@@ -75,16 +77,19 @@ CLEAN: Mapping[str, CleanRun] = {
         check="pcie",
         says="evidence of a full link, made with jitter, noise and a drift that differ in each run",
         run=lambda number, device: judge_evidence(lambda: make_noisy_evidence(number))(device),
+        made_up=True,
     ),
     "in_place_evidence": CleanRun(
         check="pcie",
         says="evidence of kernels that read in place on a full wire, made with noise that differs in each run",
         run=lambda number, device: judge_evidence(lambda: make_in_place(number))(device),
+        made_up=True,
     ),
     "encoding_evidence": CleanRun(
         check="pcie",
         says="evidence of layers that travel encoded, made with noise that differs in each run",
         run=lambda number, device: judge_evidence(lambda: make_encoding(number))(device),
+        made_up=True,
     ),
     "host_evidence": CleanRun(
         check="host",

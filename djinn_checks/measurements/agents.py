@@ -103,6 +103,19 @@ class WakeRow(TypedDict):
     compute_s: float | None
 
 
+class PressureFacts(TypedDict):
+    """How full the device was while the crowd was there, and who sent sessions out, as seen from outside."""
+
+    looks: int
+    near_budget: float
+    """Share of the looks at which the sessions on the device had 0.9 of the budget and more."""
+    median_of_budget: float
+    left_for_room: int
+    """Before the timer, and without a word: another needed the place."""
+    left_by_timer: int
+    left_when_told: int
+
+
 class CrowdTimes(TypedDict):
     """Many agents at once."""
 
@@ -122,6 +135,8 @@ class CrowdTimes(TypedDict):
     """When, and how many sessions were in each state."""
     memory: list[list[float]]
     """[seconds, bytes] of the device; empty if it could not be read."""
+    pressure: NotRequired[PressureFacts | None]
+    """None if the server does not list its sessions. Older outcomes lack it."""
 
 
 class AgentsTimings(TypedDict):

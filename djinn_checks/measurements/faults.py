@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
 Verdict = Literal["caught", "MISSED", "not applicable"]
@@ -34,6 +34,8 @@ class FaultRow(TypedDict):
     alarms: list[str]
     """Every required criterion that did not pass."""
     attempts: int
+    made_up: NotRequired[bool]
+    """Planted in evidence that is made to measure, while no system ran. Older outcomes do not say."""
     dose_unit: NotRequired[str]
     doses: NotRequired[list[DoseRow]]
     """From the easiest to catch to the hardest."""
@@ -49,6 +51,8 @@ class CleanRow(TypedDict):
     false_alarms: int
     alarms: list[str]
     """What it was accused of."""
+    made_up: NotRequired[bool]
+    """Evidence that is made to measure was judged, and no system ran. Older outcomes do not say."""
     undecided: NotRequired[int]
     doubts: NotRequired[list[str]]
     """Why runs have no verdict."""
@@ -73,3 +77,45 @@ class FaultsTimings(TypedDict):
 def read(measurements: Mapping[str, Any]) -> FaultsMeasurements:
     """Return the measurements of a faults outcome under their names."""
     return cast(FaultsMeasurements, measurements)
+
+
+Found = Sequence[tuple[bool, bool]]
+"""Of each fault or clean run: whether it was made up, no system running; and whether an alarm was raised."""
+
+
+def summarize_faults(planted: Found, escaped: str, clean: Found, undecided: int) -> str:
+    """Return in one sentence what was caught; what was planted in evidence made to measure is said apart.
+
+    Args:
+        escaped: the names of the faults that were not caught.
+        undecided: how many clean runs have no verdict.
+    """
+    text = f"caught {count_faults(planted)}"
+    text += f"; escaped: {escaped}" if escaped else ", each by the criterion that was named beforehand"
+    text += f"; {count_false_alarms(clean)}"
+    return f"{text}, {undecided} of them without a verdict" if undecided else text
+
+
+def count_faults(planted: Found) -> str:
+    """Return how many of how many faults were caught: those that ran, and those in made-up evidence."""
+    ran, made_up = ([caught for made, caught in planted if made is kind] for kind in (False, True))
+    if not made_up:
+        return f"{sum(ran)} of {len(ran)} planted faults"
+    made = f"{sum(made_up)} of {len(made_up)} planted in evidence that is made to measure"
+    return f"{sum(ran)} of {len(ran)} faults planted in a run, and {made}" if ran else made
+
+
+def count_false_alarms(clean: Found) -> str:
+    """Return how many false alarms there were in how many clean runs: of a system, and of made-up evidence."""
+    ran, made_up = ([alarm for made, alarm in clean if made is kind] for kind in (False, True))
+    text = f"{_alarms(ran)} in {len(ran)} clean runs"
+    if not made_up:
+        return text
+    made = f"in {len(made_up)} judgements of clean evidence that is made to measure"
+    if not ran or sum(ran) == sum(made_up) == 0:
+        return f"{_alarms(made_up)} {made}" if not ran else f"{text} and {made}"
+    return f"{text}, {sum(made_up)} {made}"
+
+
+def _alarms(found: Sequence[bool]) -> str:
+    return f"{sum(found)} false alarm{'' if sum(found) == 1 else 's'}"

@@ -34,6 +34,7 @@ from djinn_checks.models.dry_run import part_of
 from djinn_checks.models.limits import count_positions, count_tokens
 from djinn_checks.models.random_weights import RandomWeights
 from djinn_checks.models.smollm2 import smollm2_folder
+from djinn_checks.models.weight_names import NamedWeights
 
 SHAPES = ("llama-2-7b", "llama-2-13b", "llama-2-70b", "tiny")
 
@@ -166,7 +167,7 @@ def open_model(spec: str, *, dtype: torch.dtype, device: torch.device, seed: int
             name=spec,
             config=config,
             dtype=dtype,
-            weights=made,
+            weights=NamedWeights(made, _tied_to(module, frozenset())),
             outline=module,
             visits=dry.visits,
             unused=dry.unused,
@@ -180,7 +181,7 @@ def open_model(spec: str, *, dtype: torch.dtype, device: torch.device, seed: int
         name=spec,
         config=config,
         dtype=dtype,
-        weights=stored.weights,
+        weights=NamedWeights(stored.weights, _tied_to(module, stored.untied)),
         buffers=stored.buffers,
         untied=stored.untied,
         outline=None if stored.untied else module,
@@ -189,6 +190,12 @@ def open_model(spec: str, *, dtype: torch.dtype, device: torch.device, seed: int
         readers=dry.readers,
         tokenizer=tokenizer,
     )
+
+
+def _tied_to(module: nn.Module, untied: frozenset[str]) -> dict[str, str]:
+    """Return the names of tied parameters and, of each, the first name of what it is tied to."""
+    groups = [names for names, _ in tied_names(module).values()]
+    return {name: names[0] for names in groups for name in names[1:] if name not in untied}
 
 
 def _shape_config(spec: str) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 FIGURES = {
+    "plot_counts": "faults.plots",
     "plot_crowd": "agents.plots",
     "plot_differences": "logits.plots",
     "plot_distribution": "pcie.plots",
@@ -40,6 +41,7 @@ TABLES = {
     "tabulate_faults": "faults.tables",
     "tabulate_floors": "faults.tables",
     "tabulate_frames": "frames",
+    "tabulate_gain": "agents.tables",
     "tabulate_gpus": "pcie.together",
     "tabulate_health": "pcie.stream_tables",
     "tabulate_limit": "pcie.tables",
@@ -58,7 +60,7 @@ TABLES = {
 }
 """Functions that return a table as markup, and the module of this room that holds each."""
 
-_HOMES = FIGURES | TABLES | {"show_figure": "verdict"}
+_HOMES = FIGURES | TABLES | {"show_figure": "verdict", "show_progress": "progress", "stop_on_error": "verdict"}
 
 
 def names() -> list[str]:

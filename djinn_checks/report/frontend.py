@@ -6,8 +6,10 @@ a value of it is displayed, so nothing is loaded before.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
+_PARAMS = ("LogitsParams", "PcieParams", "AgentsParams", "FaultsParams")
 _OUTCOME, _CRITERION = "djinn_checks.outcome.record", "djinn_checks.outcome.criterion"
 
 
@@ -20,6 +22,10 @@ def register(shell: Any) -> None:
     formatters = shell.display_formatter.formatters
     formatters["text/html"].for_type_by_name(_OUTCOME, "Outcome", _render_outcome)
     formatters["text/html"].for_type_by_name(_CRITERION, "Criterion", _render_criterion)
+    for name in _PARAMS:
+        formatters["text/html"].for_type_by_name("djinn_checks.params", name, _render_params)
+    # A library's bars need an extension of JupyterLab's that is not asked for; without it they are text, and no matter.
+    warnings.filterwarnings("ignore", message="IProgress not found")
     formatters["text/plain"].for_type_by_name(_OUTCOME, "Outcome", _print_outcome)
 
 
@@ -35,6 +41,17 @@ def _render_criterion(criterion: Any) -> str:
     from djinn_checks.report.tables import render_mapping
 
     return render_mapping(criterion.title, asdict(criterion))._repr_html_()
+
+
+def _render_params(params: Any) -> str:
+    """Return each parameter with its value and what it means: the cell that sets them is one long line each."""
+    from djinn_checks.report.style import read_style
+    from djinn_checks.report.tables import render_table
+
+    fields = type(params).model_fields
+    rows = [(name, getattr(params, name), str(field.description or "")) for name, field in fields.items()]
+    table = render_table(f"Parameters of the {params.check} check", ("Name", "Value", "Meaning"), rows, numeric=False)
+    return f"<style>{read_style()}</style>{table._repr_html_()}"
 
 
 def _print_outcome(outcome: Any, printer: Any, cycle: bool) -> None:

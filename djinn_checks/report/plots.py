@@ -6,12 +6,16 @@ No pyplot: a figure is a value that a function returns, and nothing is left open
 from __future__ import annotations
 
 import io
+import re
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
+from matplotlib.text import Text
 
 SYSTEM = "#0072B2"
 """What the system did. Palette of Okabe and Ito: told apart with any colour vision."""
@@ -23,6 +27,16 @@ EQUAL = "#E3E3DC"
 """No difference at all."""
 INK = "#1F2328"
 _GRID = "#D9D9D4"
+_NARROW = 5.0
+"""Inches of a figure for a phone, which shows it half as wide: letters of 9 points are as small as they may be."""
+_NARROW_TITLE, _NARROW_LEGEND = 56, 2
+"""Letters in a line of a title, and columns of a legend, in so narrow a figure."""
+_LONG_LABEL, _SMALL = 18, 6.0
+"""Names at an axis that are longer take less room in it: letters, and points."""
+_PATH = re.compile(r' d="[^"]*"')
+_SPACE = re.compile(r" ?\n| (?=[ML])|(?<=[ML]) ")
+_DIGITS = re.compile(r"(\.\d\d)\d+")
+"""A hundredth of a point cannot be seen, and more digits and the spaces between them are half of the file."""
 
 
 class Plot(NamedTuple):
@@ -70,4 +84,37 @@ def to_svg(figure: Figure) -> str:
     text = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "djinn-checks", "svg.fonttype": "path"}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, facecolor="white")
-    return text.getvalue()
+    return _PATH.sub(lambda found: _SPACE.sub("", _DIGITS.sub(r"\1", found[0])), text.getvalue())
+
+
+def to_narrow_svg(figure: Figure) -> str:
+    """Return the figure as it fits a phone: panels beneath each other, long titles broken, the letters as large.
+
+    The figure itself is narrow afterwards.
+    """
+    width, height = figure.get_size_inches()
+    panels = [axes for axes in figure.axes if axes.get_subplotspec() is not None]
+    columns = panels[0].get_gridspec().ncols if panels else 1
+    if columns > 1:
+        grid = GridSpec(len(panels), 1, figure=figure)
+        for place, axes in enumerate(panels):
+            axes.set_subplotspec(grid[place])
+    for axes in panels:
+        _narrow_axes(axes)
+    for legend in [*figure.legends, *(axes.get_legend() for axes in panels)]:
+        if legend is not None:
+            legend.set_ncols(_NARROW_LEGEND)
+    figure.set_size_inches(min(width, _NARROW), columns * height)
+    return to_svg(figure)
+
+
+def _narrow_axes(axes: Axes) -> None:
+    """Break what is written over the axes, and make small what is written at their ticks if it is long."""
+    title = axes.get_title(loc="left")
+    for text in axes.findobj(lambda item: isinstance(item, Text) and bool(title) and item.get_text() == title):
+        if isinstance(text, Text):
+            text.set_text(textwrap.fill(title, _NARROW_TITLE))
+    if max((len(label.get_text()) for label in axes.get_yticklabels()), default=0) > _LONG_LABEL:
+        axes.tick_params(labelsize=_SMALL)
+        for text in axes.texts:
+            text.set_fontsize(_SMALL)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import base64
+import os
 from html import escape
 
 from matplotlib.figure import Figure
 
+from djinn_checks.errors import UnfinishedError
 from djinn_checks.outcome import Failure, Outcome, Status
+from djinn_checks.report.criteria_table import render_criteria
 from djinn_checks.report.load import OUTCOME_MIME
-from djinn_checks.report.plots import to_svg
+from djinn_checks.report.plots import to_narrow_svg, to_svg
+from djinn_checks.report.progress import SCRATCH
 from djinn_checks.report.style import read_style
-from djinn_checks.report.tables import ICONS, Html, describe_subject, render_criteria, render_environment, render_params
+from djinn_checks.report.summary import tell
+from djinn_checks.report.tables import ICONS, Html, describe_subject, render_environment, render_params
 
 _MEANINGS = {
     Status.PASS: "measured, and every required criterion holds",
@@ -22,14 +27,19 @@ _MEANINGS = {
 }
 
 
-def render_banner(outcome: Outcome) -> Html:
-    """Return the verdict: icon, word, key figure, and how the criteria came out."""
+def render_banner(outcome: Outcome, name: str = "") -> Html:
+    """Return the verdict: icon, word, key figure, and how the criteria came out.
+
+    Args:
+        name: what the report is called; empty: as the check.
+    """
     status = outcome.status
     return Html(
         f'<div class="banner {status.value.lower()}">'
         f'<p class="verdict"><span class="icon" aria-hidden="true">{ICONS[status]}</span> '
-        f'<strong>{status.value}</strong> <span class="check">{escape(outcome.check)}</span>{_mark(outcome)}</p>'
-        f'<p class="summary">{escape(outcome.summary)}</p>'
+        f'<strong>{status.value}</strong> <span class="check">{escape(name or outcome.check)}</span>'
+        f"{_mark(outcome)}</p>"
+        f'<p class="summary">{escape(tell(outcome))}</p>'
         f'<p class="meaning">{_meaning(outcome)}</p></div>'
     )
 
@@ -50,10 +60,15 @@ def render_no_verdict() -> Html:
     )
 
 
-def render_verdict(outcome: Outcome) -> Html:
-    """Return banner, failure and criteria: everything that decides."""
+def render_verdict(outcome: Outcome, name: str = "", picture: Html | str = "") -> Html:
+    """Return banner, failure and criteria: everything that decides.
+
+    Args:
+        name: as of `render_banner`.
+        picture: stands before the criteria.
+    """
     failure = render_failure(outcome.failure) if outcome.failure else ""
-    return Html(render_banner(outcome) + failure + render_criteria(outcome))
+    return Html(render_banner(outcome, name) + failure + picture + render_criteria(outcome))
 
 
 def render_failure(failure: Failure) -> Html:
@@ -69,10 +84,7 @@ def render_failure(failure: Failure) -> Html:
 
 def render_context(outcome: Outcome) -> Html:
     """Return parameters and machine, folded: for pages whose notebook may not have come so far."""
-    return Html(
-        "<details><summary>Parameters, machine and timings of this outcome</summary>"
-        f"{render_params(outcome)}{render_environment(outcome)}</details>"
-    )
+    return Html(f"{render_params(outcome)}{render_environment(outcome)}")
 
 
 def show(outcome: Outcome) -> None:
@@ -81,6 +93,18 @@ def show(outcome: Outcome) -> None:
 
     data = {"text/html": render_fragment(outcome), "text/plain": describe(outcome), OUTCOME_MIME: outcome.to_dict()}
     display(data, raw=True)
+
+
+def stop_on_error(outcome: Outcome) -> None:
+    """End a notebook whose check did not come to its end, so that papermill's exit code says it.
+
+    In a suite nothing happens: its runner reads the outcome, and settles it.
+
+    Raises:
+        UnfinishedError: the check crashed, so there is no verdict.
+    """
+    if outcome.failure is not None and SCRATCH not in os.environ:
+        raise UnfinishedError(f"the check did not finish, so there is no verdict: {describe(outcome)}")
 
 
 def render_fragment(outcome: Outcome) -> Html:
@@ -104,14 +128,25 @@ def show_figure(figure: Figure | None, alt: str) -> None:
     display({"text/html": f'<div class="djinn-checks">{inner}</div>', "text/plain": alt}, raw=True)
 
 
-def render_figure(figure: Figure | None, alt: str) -> Html:
-    """Return a figure as an image with alternative text, or the text alone where there is no figure."""
+def render_figure(figure: Figure | None, alt: str, *, for_phones: bool = False) -> Html:
+    """Return a figure as an image with alternative text, or the text alone where there is no figure.
+
+    Args:
+        for_phones: have a second image beside it that a narrow screen shows in its place; drawing it takes as long as
+            the first, so it is for the figure that a page begins with. Others are made small there.
+    """
     if figure is None:
         return Html(f'<p class="nothing-to-draw">{escape(alt)}</p>')
-    data = base64.b64encode(to_svg(figure).encode()).decode()
-    image = f'<img src="data:image/svg+xml;base64,{data}" alt="{escape(alt)}">'
+    wide = _as_address(to_svg(figure))
+    narrow = _as_address(to_narrow_svg(figure)) if for_phones else ""
+    source = f'<source media="(max-width: 40rem)" srcset="{narrow}">' if narrow else ""
+    image = f'<picture>{source}<img src="{wide}" alt="{escape(alt)}"></picture>'
     picture = f'<div class="picture" role="group" tabindex="0" aria-label="Figure">{image}</div>'
     return Html(f'<figure>{picture}<figcaption aria-hidden="true">{escape(alt)}</figcaption></figure>')
+
+
+def _as_address(svg: str) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 
 def format_start(started_at: str) -> Html:

@@ -28,14 +28,18 @@ from djinn_checks.bounded import read_text
 from djinn_checks.errors import OutcomeError, RunnerError
 from djinn_checks.outcome import Failure, Outcome, Status
 from djinn_checks.processes import adopting_orphans, end_all, find_family, is_living, start_code
+from djinn_checks.report.progress import SCRATCH, Stage, read_progress
 from djinn_checks.suite.doubts import find_doubt, refuse
 from djinn_checks.suite.limits import describe_limits
+from djinn_checks.suite.stacks import LIMIT, STACKS
+from djinn_checks.suite.texts import shorten
 from djinn_checks.suite.warden import GRACE_S, guarded
 
-_MARK, _SCRATCH = "DJINN_CHECKS_RUN", "DJINN_CHECKS_SCRATCH"
+_MARK, _SCRATCH = "DJINN_CHECKS_RUN", SCRATCH
 _USERS_OWN = {"PYTHONSTARTUP"}
 """Variables that have a kernel run a file of the user's before anything else."""
 _KEPT_OUTPUT = 12_000
+_LONGEST_SUMMARY = 600
 _NO_ROOM = os.strerror(errno.ENOSPC)
 _LITTLE_ROOM = 64 * 1024
 """Bytes. A kernel needs more to start."""
@@ -69,6 +73,10 @@ class End:
     """The time that it was given."""
     stopped: bool = False
     """Whether it was ended because the runner was told to stop, and not for its time."""
+    stage: Stage | None = None
+    """The last that the check told."""
+    stacks: str = ""
+    """Where its threads were when it crashed, or just before its time was over."""
     out_of_memory: bool = False
     """Whether the operating system ended processes for want of memory while it ran."""
 
@@ -80,6 +88,7 @@ def execute(
     *,
     cell_timeout_s: int | None = None,
     stop: Callable[[], bool] = lambda: False,
+    tell: Callable[[Stage], None] = lambda stage: None,
 ) -> End:
     """Run papermill and wait; at the end, whatever the end, nothing that it started is left running.
 
@@ -88,6 +97,7 @@ def execute(
         timeout_s: limit for the whole run.
         cell_timeout_s: papermill's limit for each cell.
         stop: asked ten times a second; the run is ended once it says yes.
+        tell: told of each stage that the check is in, and how far it is.
 
     Raises:
         OSError: the scratch folder cannot be written.
@@ -98,7 +108,7 @@ def execute(
     command += [str(job.notebook), str(scratch / "executed.ipynb"), "--engine", "djinn-checks", "--no-progress-bar"]
     command += ["--log-output", "--cwd", os.getcwd(), "-f", str(scratch / "params.yaml")]
     command += [] if cell_timeout_s is None else ["--execution-timeout", str(cell_timeout_s)]
-    environment = _environment(scratch)
+    environment = _environment(scratch, timeout_s)
     killed_before = _count_memory_kills()
     with (scratch / "log.txt").open("w+b") as log, adopting_orphans():
         before = psutil.Process().children()
@@ -106,7 +116,7 @@ def execute(
             guarded(command, scratch), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
         )
         try:
-            code = _wait(process, timeout_s, stop)
+            code = _wait(process, timeout_s, stop, lambda: _tell(scratch, tell))
         finally:
             _end(process, environment[_MARK], before)
         log.seek(0)
@@ -115,25 +125,44 @@ def execute(
             output=log.read().decode(errors="replace")[-_KEPT_OUTPUT:],
             limit_s=timeout_s,
             stopped=code is None and stop(),
+            stage=read_progress(scratch),
+            stacks=_read_stacks(scratch),
             out_of_memory=_count_memory_kills() > killed_before,
         )
 
 
-def _environment(scratch: Path) -> dict[str, str]:
+def _tell(scratch: Path, tell: Callable[[Stage], None]) -> None:
+    stage = read_progress(scratch)
+    if stage is not None:
+        tell(stage)
+
+
+def _read_stacks(scratch: Path) -> str:
+    try:
+        return (scratch / STACKS).read_text(encoding="utf-8", errors="replace")[-_KEPT_OUTPUT:]
+    except OSError:
+        return ""
+
+
+def _environment(scratch: Path, timeout_s: float) -> dict[str, str]:
     """Return the environment of a run: what the user starts in every notebook has no part in ours, and what a run
     puts into the temporary folder lies in its own.
     """
     own = {_MARK: str(uuid.uuid4()), _SCRATCH: str(scratch), "IPYTHONDIR": str(scratch / "ipython")}
+    own[LIMIT] = f"{timeout_s:.1f}"
     temporary = scratch / "tmp"
     temporary.mkdir()
     others = {name: value for name, value in os.environ.items() if name not in _USERS_OWN}
     return {**others, **own, "TMPDIR": str(temporary)}
 
 
-def _wait(process: subprocess.Popen[bytes], timeout_s: float, stop: Callable[[], bool]) -> int | None:
+def _wait(
+    process: subprocess.Popen[bytes], timeout_s: float, stop: Callable[[], bool], look: Callable[[], None]
+) -> int | None:
     """Return the exit code, or None once the time is over or the runner was told to stop."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end and not stop():
+        look()
         with contextlib.suppress(subprocess.TimeoutExpired):
             return process.wait(min(0.1, max(end - time.monotonic(), 0)))
     return process.poll()
@@ -205,7 +234,7 @@ def settle_error(job: Job, cause: Failure, started: str) -> Outcome:
     return Outcome(
         check=job.check,
         status=Status.ERROR,
-        summary=f"{cause.type}: {cause.message}".splitlines()[0][:300],
+        summary=shorten(f"{cause.type}: {cause.message}".splitlines()[0], _LONGEST_SUMMARY),
         params=job.resolved or job.values,
         failure=cause,
         started_at=started,
@@ -219,7 +248,8 @@ def _cause(scratch: Path, end: End, error: OutcomeError) -> Failure:
         return Failure(type="Interrupted", message=message, traceback=end.output)
     if end.code is None:
         message = f"the run was ended after {end.limit_s:.0f} s: its own time limit, or what the suite had left"
-        return Failure(type="Timeout", message=message, traceback=end.output)
+        message += f"; the stage that it was in: {end.stage.describe()}" if end.stage else ""
+        return Failure(type="Timeout", message=message, traceback=_with_stacks(end))
     if end.code and (line := _find_cell_timeout(end.output)):  # papermill interrupts the cell, which then raises too
         return Failure(type="CellTimeout", message=line.removeprefix(_CELL_TIMEOUT), traceback=end.output)
     if full and (raised is None or _NO_ROOM in raised.message):
@@ -249,11 +279,17 @@ def _death(end: End) -> Failure:
     )
     if end.code is not None and end.code < 0:
         said = f"papermill was ended by {signal.Signals(-end.code).name}{memory}{describe_limits()}"
-        return Failure(type="Killed", message=said, traceback=end.output)
+        return Failure(type="Killed", message=said, traceback=_with_stacks(end))
     message = (
         f"the kernel died, or papermill failed (exit code {end.code}){memory}{describe_limits()}; see the last output"
     )
-    return Failure(type="OutOfMemory" if memory else "DeadKernel", message=message, traceback=end.output)
+    message += f"; the stage that it was in: {end.stage.describe()}" if end.stage else ""
+    return Failure(type="OutOfMemory" if memory else "DeadKernel", message=message, traceback=_with_stacks(end))
+
+
+def _with_stacks(end: End) -> str:
+    """Return the last output, and before it where the check was, if that is known."""
+    return f"{end.stacks.rstrip()}\n\n{end.output}" if end.stacks.strip() else end.output
 
 
 def _find_cell_timeout(text: str) -> str:

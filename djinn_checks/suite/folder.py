@@ -30,6 +30,7 @@ from djinn_checks.report.suite.index import render_index
 from djinn_checks.report.suite.league import PAGE, render_league
 from djinn_checks.suite.execution import find_notebook, is_notebook
 from djinn_checks.suite.files import OUTCOME, FinishedSuite, list_files, list_names, read_finished
+from djinn_checks.suite.texts import shorten
 from djinn_checks.units import format_bytes
 
 _INDEX = "index.html"
@@ -39,21 +40,24 @@ _BRIEF = 200
 """Characters of another library's message that a sentence quotes."""
 
 
-def render_report(notebook: Path | None, outcome: Outcome, beside: Iterable[Outcome] = ()) -> str:
+def render_report(notebook: Path | None, outcome: Outcome, beside: Iterable[Outcome] = (), *, name: str = "") -> str:
     """Render the report.
 
     Args:
         notebook: as executed. Where there is none, the check's own stands in for it, and for a run that did not come
             to its end, nothing: the verdict is still shown.
         beside: the outcomes in the same folder, of which those of planted faults are mentioned.
+        name: of the report, which then links back to the front page beside it.
     """
-    note = note_faults(outcome, beside)
+    make = partial(
+        render_html, outcome=outcome, note=note_faults(outcome, beside), name=name, index=_INDEX if name else ""
+    )
     if notebook is not None and is_notebook(notebook):
-        return render_html(notebook, outcome, note)
+        return make(notebook)
     if outcome.failure is None:
         with contextlib.suppress(RunnerError):  # a check that this version does not know
-            return render_html(find_notebook(outcome.check), outcome, note)
-    return render_html(nbformat.v4.new_notebook(), outcome, note)
+            return make(find_notebook(outcome.check))
+    return make(nbformat.v4.new_notebook())
 
 
 def render_fault_notes(folder: Path) -> list[Path]:
@@ -64,7 +68,7 @@ def render_fault_notes(folder: Path) -> list[Path]:
 
 
 def _render(folder: Path, outcomes: Mapping[str, Outcome], name: str) -> Path:
-    page = render_report(folder / f"{name}.ipynb", outcomes[name], outcomes.values())
+    page = render_report(folder / f"{name}.ipynb", outcomes[name], outcomes.values(), name=name)
     return write_atomically(folder / f"{name}.html", page)
 
 
@@ -146,7 +150,7 @@ def slim_notebooks(folder: Path) -> int:
             with _saying_what_cannot_be_written(folder):
                 saved += _slim(file, text)
         except (ValueError, KeyError, AttributeError, TypeError) as error:  # what nbformat makes of a file cut short
-            told = str(error).partition("\n")[0][:_BRIEF]
+            told = shorten(str(error).partition("\n")[0], _BRIEF)
             problems.append(f"{file.name} is no whole notebook ({type(error).__name__}: {told})")
     if problems:
         told = f"{folder}: {format_bytes(saved)} less"
@@ -204,8 +208,11 @@ def _leave_out(title: str, finished: FinishedSuite, files: Mapping[str, Mapping[
     return FinishedSuite(outcomes=shown, unreadable=unreadable)
 
 
-def set_aside(folder: Path) -> Path | None:
-    """Move everything that an earlier suite left in a folder to `earlier/<when it ran>`, where its pages still work.
+def set_aside(folder: Path, names: Iterable[str] | None = None) -> Path | None:
+    """Move what an earlier suite left in a folder to `earlier/<when it ran>`, where its pages still work.
+
+    Args:
+        names: of the runs whose files are moved; None: everything, the front page included.
 
     Returns:
         Where it is now; None if there was nothing.
@@ -213,11 +220,15 @@ def set_aside(folder: Path) -> Path | None:
     Raises:
         OSError: it cannot be moved.
     """
-    left = [file for name in list_names(folder) for file in list_files(folder, name)]
+    there = list_names(folder)
+    moving = there if names is None else [name for name in names if name in there]
+    left = [file for name in moving for file in list_files(folder, name)]
     if not left:
         return None
-    left += [file for file in (folder / _INDEX, folder / PAGE, folder / FILE_NAME) if file.is_file()]
-    dates = [outcome.started_at for outcome in read_outcomes(folder).values() if outcome.started_at]
+    if names is None:
+        left += [file for file in (folder / _INDEX, folder / PAGE, folder / FILE_NAME) if file.is_file()]
+    found = read_outcomes(folder)
+    dates = [found[name].started_at for name in moving if name in found and found[name].started_at]
     when = re.sub(r"[^0-9T]", "", min(dates, default="undated").partition("+")[0]) or "undated"
     target = next(place for place in _places(folder / "earlier" / when) if not place.exists())
     target.mkdir(parents=True)

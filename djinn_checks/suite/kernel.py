@@ -33,7 +33,10 @@ class OwnKernelManager(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        code = start_code("from ipykernel.kernelapp import launch_new_instance as start; start()")
+        code = start_code(
+            "from djinn_checks.suite.stacks import watch_this_run; watch_this_run(); "
+            "from ipykernel.kernelapp import launch_new_instance as start; start()"
+        )
         argv = [sys.executable, "-c", code, "-f", "{connection_file}", "--InteractiveShellApp.ignore_cwd=True"]
         return KernelSpec(argv=tied(argv), display_name="Python 3", language="python")
 

@@ -7,8 +7,9 @@ suite's time limits.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import yaml
@@ -19,6 +20,7 @@ from djinn_checks.errors import ParamsError, RunnerError
 from djinn_checks.outcome.fields import make_encodable
 from djinn_checks.params import PARAMS, Params
 from djinn_checks.suite.execution import Job, find_notebook
+from djinn_checks.suite.given import refuse_unknown_names
 
 LIMITS_FILE = "suite.yaml"
 _SUFFIXES = (".yaml", ".yml")
@@ -46,17 +48,20 @@ class Limits(Params):
         return self.create(**self.model_dump() | {name: value for name, value in given.items() if value is not None})
 
 
-def read_suite(folder: Path, only: Iterable[str] = ()) -> list[Job]:
+def read_suite(folder: Path, only: Iterable[str] = (), given: Mapping[str, Any] = MappingProxyType({})) -> list[Job]:
     """Read and validate every params file of a suite before anything runs.
 
     Args:
-        folder: holds the params files.
+        folder: holds the params files; or one of them, which then runs alone.
+        given: parameters in place of what the files say, for each check that knows their names.
         only: run these alone, in the order of the folder: a check is all of its files, `agents.yaml` that one file.
 
     Raises:
         ParamsError: a file is not a mapping of known names to possible values.
         RunnerError: the folder has no params file, `only` names none of them, or a notebook is missing.
     """
+    if folder.is_file():
+        folder, only = folder.parent, [folder.name]
     files = sorted(file for file in folder.glob("*") if file.suffix.lower() in _SUFFIXES and file.name != LIMITS_FILE)
     _refuse_impossible_names(folder, files)
     if not files:
@@ -66,7 +71,13 @@ def read_suite(folder: Path, only: Iterable[str] = ()) -> list[Job]:
     if unknown:
         names = ", ".join(file.stem for file in files)
         raise RunnerError(f"suite {folder}: --only names {', '.join(unknown)}; it has {names}")
-    return [_read_job(file) for file, names in zip(files, called, strict=True) if not only or names & set(only)]
+    chosen = [file for file, names in zip(files, called, strict=True) if not only or names & set(only)]
+    jobs = [_read_job(file, given) for file in chosen]
+    unused = sorted(set(given) - {name for job in jobs for name in PARAMS[job.check].model_fields})
+    if unused:
+        checks = ", ".join(dict.fromkeys(job.check for job in jobs))
+        raise ParamsError(f"--set {', '.join(unused)}: none of the checks that would run ({checks}) has it")
+    return jobs
 
 
 def read_limits(folder: Path) -> Limits:
@@ -75,7 +86,7 @@ def read_limits(folder: Path) -> Limits:
     Raises:
         ParamsError: the file is not a mapping of known names to possible values.
     """
-    file = folder / LIMITS_FILE
+    file = (folder.parent if folder.is_file() else folder) / LIMITS_FILE
     values = _read_values(file) if file.is_file() else {}
     return _validate(Limits, file, values)
 
@@ -96,17 +107,22 @@ def _check_of(name: str) -> str:
     return name.partition("-")[0]
 
 
-def _read_job(file: Path) -> Job:
+def _read_job(file: Path, given: Mapping[str, Any]) -> Job:
     check = _check_of(file.stem)
     if check not in PARAMS:
         raise RunnerError(f"{file}: there is no check of that name; known: {', '.join(PARAMS)}")
-    values = _read_values(file)
+    fields = PARAMS[check].model_fields
+    values = _read_values(file) | {name: value for name, value in given.items() if name in fields}
     resolved = _validate(PARAMS[check], file, values).model_dump(mode="json")
     if resolved.get(_FINISHED):
         raise ParamsError(
             f"{file}: {_FINISHED}: a suite measures, and does not show what was measured some other day or elsewhere; "
             f"got {resolved[_FINISHED]!r}; leave it out, and explore a finished outcome in the notebook by hand"
         )
+    try:
+        refuse_unknown_names(resolved)
+    except ParamsError as error:
+        raise ParamsError(f"{file}: {error}") from None
     notebook = find_notebook(check)
     return Job(name=file.stem, check=check, params_file=file, notebook=notebook, values=values, resolved=resolved)
 

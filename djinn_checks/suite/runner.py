@@ -15,10 +15,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from djinn_checks.errors import OutcomeError, RunnerError
 from djinn_checks.outcome import Failure, Outcome, Status
+from djinn_checks.report.progress import Stage
 from djinn_checks.suite.doubts import only_params
 from djinn_checks.suite.execution import Job, execute, settle, settle_error, settle_not_started
 from djinn_checks.suite.folder import render_fault_notes, set_aside, write_index
@@ -36,6 +38,8 @@ _SHORT = {
     errno.ENOMEM: "this machine's memory or addresses",
 }
 """What there is too little of to start a process."""
+Tell = Callable[[Job, Stage], None]
+"""Takes a job and the stage that it is in."""
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -60,7 +64,9 @@ def run_suite(
     *,
     limits: Limits | None = None,
     resume: bool = False,
+    part: bool = False,
     on_start: Callable[[Job], None] = lambda job: None,
+    on_progress: Tell = lambda job, stage: None,
 ) -> Iterator[Result]:
     """Run jobs one after the other and write `<name>.outcome.json`, `.ipynb`, `.html` and samples into `out`.
 
@@ -75,15 +81,18 @@ def run_suite(
             leaves no time for is not started. Both are ERROR, with a report.
         resume: go on in the folder, and leave a job alone whose outcome is there, was made here from the same
             params, and is no ERROR.
+        part: these jobs are a part of a suite: what other jobs left in the folder stays there.
+        on_start: called with each job before it runs.
+        on_progress: called with a job and its stage, several times a second while it runs.
 
     Raises:
         RunnerError: `out` cannot be written, or another run writes there.
     """
-    limits = limits or Limits()
+    limits, jobs = limits or Limits(), list(jobs)
     end = time.monotonic() + (limits.suite_timeout_s or math.inf)
     with alone_in(out):
         if not resume:
-            _set_aside(out)
+            _set_aside(out, [job.name for job in jobs] if part else None)
         for job in jobs:
             on_start(job)
             result = (find_result(job, out) if resume else None) or run_job(
@@ -91,6 +100,7 @@ def run_suite(
                 out,
                 timeout_s=min(limits.timeout_s, end - time.monotonic()),
                 cell_timeout_s=limits.cell_timeout_s,
+                tell=partial(on_progress, job),
             )
             try:
                 write_index(out)
@@ -105,9 +115,9 @@ def run_suite(
             render_fault_notes(out)
 
 
-def _set_aside(out: Path) -> None:
+def _set_aside(out: Path, names: list[str] | None) -> None:
     try:
-        set_aside(out)
+        set_aside(out, names)
     except OSError as error:
         message = f"output folder {out}: what an earlier run left there cannot be moved ({error.strerror}); use --out"
         raise RunnerError(message) from error
@@ -154,7 +164,14 @@ def find_result(job: Job, out: Path) -> Result | None:
     )
 
 
-def run_job(job: Job, out: Path, *, timeout_s: float = Limits().timeout_s, cell_timeout_s: int | None = None) -> Result:
+def run_job(
+    job: Job,
+    out: Path,
+    *,
+    timeout_s: float = Limits().timeout_s,
+    cell_timeout_s: int | None = None,
+    tell: Callable[[Stage], None] = lambda stage: None,
+) -> Result:
     """Run one job and settle its outcome, whatever happens; without time it is not started. See `run_suite`."""
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     with _hold_signals() as held, owner_may(), contextlib.ExitStack() as stack:
@@ -162,7 +179,7 @@ def run_job(job: Job, out: Path, *, timeout_s: float = Limits().timeout_s, cell_
         try:
             clear(job.name, out)
             scratch = stack.enter_context(scratch_folder())
-            outcome = _run(job, scratch, timeout_s, cell_timeout_s, started, held)
+            outcome = _run(job, scratch, timeout_s, cell_timeout_s, started, held, tell)
         except OSError as error:  # not even a place to run in
             outcome = settle_error(job, _describe(error), started)
         outcome = add_provenance(outcome, job, time.monotonic() - clock)
@@ -180,11 +197,17 @@ def run_job(job: Job, out: Path, *, timeout_s: float = Limits().timeout_s, cell_
 
 
 def _run(
-    job: Job, scratch: Path, timeout_s: float, cell_timeout_s: int | None, started: str, held: list[int]
+    job: Job,
+    scratch: Path,
+    timeout_s: float,
+    cell_timeout_s: int | None,
+    started: str,
+    held: list[int],
+    tell: Callable[[Stage], None],
 ) -> Outcome:
     if timeout_s <= 0:
         return settle_not_started(job, started)
-    end = execute(job, scratch, timeout_s, cell_timeout_s=cell_timeout_s, stop=lambda: bool(held))
+    end = execute(job, scratch, timeout_s, cell_timeout_s=cell_timeout_s, stop=lambda: bool(held), tell=tell)
     return settle(job, scratch, end, started)
 
 

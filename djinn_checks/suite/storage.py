@@ -87,7 +87,7 @@ def keep(scratch: Path | None, outcome: Outcome, job: Job, out: Path) -> tuple[O
         out.mkdir(parents=True, exist_ok=True)
         clear(job.name, out)
         outcome.save(out / f"{job.name}.outcome.json")  # the verdict first: nothing that follows can lose it
-        page, problem = _try_render(scratch, outcome, out)
+        page, problem = _try_render(scratch, outcome, job.name, out)
         problem = _store(scratch, outcome, page, job, out) or problem
     except (OSError, UnicodeError) as error:
         return _not_stored(outcome, job.name, out, error), "the results could not be written"
@@ -172,11 +172,11 @@ def _not_stored(outcome: Outcome, name: str, out: Path, error: OSError | Unicode
     with contextlib.suppress(OSError):
         clear(name, out)
         settled.save(out / f"{name}.outcome.json")
-        write_atomically(out / f"{name}.html", render_report(None, settled))
+        write_atomically(out / f"{name}.html", render_report(None, settled, name=name))
     return settled
 
 
-def _try_render(scratch: Path | None, outcome: Outcome, out: Path) -> tuple[str | None, str]:
+def _try_render(scratch: Path | None, outcome: Outcome, name: str, out: Path) -> tuple[str | None, str]:
     """Return the report, or None and why there is none: a verdict is not lost for the sake of its page.
 
     Args:
@@ -184,6 +184,6 @@ def _try_render(scratch: Path | None, outcome: Outcome, out: Path) -> tuple[str 
     """
     notebook = scratch / "executed.ipynb" if scratch else None
     try:
-        return render_report(notebook, outcome, read_outcomes(out).values()), ""
+        return render_report(notebook, outcome, read_outcomes(out).values(), name=name), ""
     except Exception as error:
         return None, f"no report could be written ({type(error).__name__}: {error}); `djinn-checks render` tries again"

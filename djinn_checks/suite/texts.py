@@ -72,3 +72,11 @@ def make_all_encodable(value: Any) -> Any:
 
 def _join(text: Any) -> str:
     return "".join(text) if isinstance(text, list) else str(text)
+
+
+def shorten(text: str, longest: int) -> str:
+    """Return a text of so many characters at most, cut between two words and never within a number."""
+    if len(text) <= longest:
+        return text
+    head, space, _ = text[: longest - 1].rpartition(" ")
+    return f"{head if space else text[: longest - 1]}…"

@@ -36,6 +36,8 @@ LOOKS = {
     "paper": {"width": 800, "scheme": "light", "media": "print"},
 }
 KINDS = ("pass", "fail", "inconclusive", "error", "pcie", "agents", "faults", "hostile", "index", "compare")
+FIGURES = ("pass", "fail", "pcie", "agents", "faults", "index")
+"""Kinds that begin with a picture: an ERROR has nothing to draw, nor has a system that could not run."""
 AGENTS = Path(__file__).parents[1] / "data" / "outcomes" / "agents.outcome.json"
 ATTACK = "<script>alert(1)</script><img src=https://example.org/x onerror=alert(2)>\"'"
 SCROLLS = "summary, a[href], .scroll, .picture, .foreign"
@@ -111,7 +113,12 @@ def test_a_page_is_quiet_and_accessible(kind: str, look: str, folder: Path, brow
     assert browser.complaints() == []
     unreachable = f"[...document.querySelectorAll('{SCROLLS}')].filter(node => node.tabIndex < 0).length"
     assert browser.evaluate(unreachable) == 0
+    if look == "light" and kind in FIGURES:
+        top = browser.evaluate("document.querySelector('figure').getBoundingClientRect().top")
+        assert top <= 900, "the picture stands on the first screen"
     if look == "phone":
+        wide = "[...document.images].filter(image => image.getBoundingClientRect().width > innerWidth).length"
+        assert browser.evaluate(wide) == 0, "every figure is seen whole"
         assert browser.evaluate("document.documentElement.scrollWidth") <= view["width"], "it does not scroll sideways"
     assert AXE is not None
     browser.evaluate(AXE.read_text(encoding="utf-8") + ";0")

@@ -55,7 +55,7 @@ def test_samples_that_a_check_keeps_lie_beside_its_outcome_under_its_name(tmp_pa
 
 
 def test_a_verdict_is_kept_when_its_report_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> str:
+    def broken(*_: object, **__: object) -> str:
         raise ValueError("no template")
 
     monkeypatch.setattr(folders, "render_html", broken)

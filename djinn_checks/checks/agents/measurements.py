@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from djinn_checks.checks.agents.crowd import CrowdRun, percentile
 from djinn_checks.checks.agents.evidence import AgentsEvidence
+from djinn_checks.checks.agents.pressure import gather_pressure
 from djinn_checks.checks.agents.reply import Reply, SessionRecord
 from djinn_checks.checks.agents.token_pace import TokenPace
 from djinn_checks.measurements.agents import (
@@ -173,6 +174,7 @@ def _crowd(evidence: AgentsEvidence, crowd: CrowdRun) -> CrowdTimes:
     back = crowd.restore_times_s()
     return {
         "offered_load": crowd.offered_load,
+        "pressure": gather_pressure(evidence, crowd),
         "duration_s": crowd.ended_s - start,
         "swaps": crowd.swaps,
         "restores": crowd.restores,

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from djinn_checks.attention import reproducible_attention
-from djinn_checks.checks.agents.reply import Reply
 from djinn_checks.checks.agents.sleeper import SleeperRun, answer_ids
 from djinn_checks.checks.run import release_memory
 from djinn_checks.engine.kv_cache import probe_shape

@@ -16,6 +16,7 @@ import torch
 
 from djinn_checks.attention import reproducible_attention
 from djinn_checks.checks.conclude import Anatomy, Facts, conclude
+from djinn_checks.checks.contract import is_rehearsed, rehearse
 from djinn_checks.checks.logits.bench import LogitsBench
 from djinn_checks.checks.logits.criteria import judge_evidence
 from djinn_checks.checks.logits.evidence import LogitsEvidence
@@ -25,6 +26,7 @@ from djinn_checks.checks.logits.prompt_run import Prompt
 from djinn_checks.checks.logits.spool import LogitSpool
 from djinn_checks.checks.logits.watch import draw_watch
 from djinn_checks.checks.prompts import check_room, select_prompts
+from djinn_checks.checks.refusals import open_system
 from djinn_checks.checks.run import (
     Clock,
     Progress,
@@ -101,6 +103,9 @@ def _run(
 ) -> Outcome:
     model = open_model(params.model, dtype=choose_dtype(params.dtype, device), device=device, seed=params.seed)
     system, budget_bytes = build_system(factory, params, model, device)
+    if is_rehearsed(system, model.weight_bytes):
+        progress("opening the system", 0.0, 1.0)
+        rehearse(lambda: build_system(factory, params, model, device)[0], open_system, device)
     prompts = _encode(params, model, device)
     plan = draw_watch(
         prompts,

@@ -184,7 +184,9 @@ def _describe_crowd(outcome: Outcome, crowd: CrowdTimes) -> str:
     ]
     most = f", at most {max(resident)} of them on the device or on their way" if resident else ""
     moves = f"; {crowd['swaps']} swaps and {crowd['restores']} restores" if crowd["swaps"] is not None else ""
+    found = crowd.get("pressure")
+    full = f"; within 10 % of the budget for {found['near_budget']:.0%} of the time" if found else ""
     return (
         f"{read(outcome.measurements)['agents']} agents over {crowd['duration_s']:.0f} s on a KV budget of "
-        f"{format_bytes(float(outcome.params['kv_device_gb']) * GB)}{most}{moves}."
+        f"{format_bytes(float(outcome.params['kv_device_gb']) * GB)}{most}{moves}{full}."
     )

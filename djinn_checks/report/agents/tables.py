@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from statistics import median
 
 from djinn_checks.measurements.agents import AgentsTimings, Said, read, read_timings
 from djinn_checks.outcome import Outcome, Status, format_quantity
@@ -26,6 +27,7 @@ _PROOFS = (
     ("It was not computed again", ("prefill_counted", "rounding_is_kept", "first_token_is_kept")),
     ("The agent is who it was", ("twins_are_twins", "text_equals_twin", "logprobs_equal_twin", "coherent")),
 )
+_GAIN_NOTE = "By the client's clock. What a restore saves grows with the session; what it costs, too, and more slowly."
 _NOTHING = Html("<p>Nothing was measured.</p>")
 
 
@@ -96,6 +98,46 @@ def tabulate_sleeps(outcome: Outcome) -> Html:
         note="Swap-out and restore by the server's account, and on a GPU by the link's counters, with their share of "
         "its ceiling; first tokens by the client's clock, for the sleeper and for its twins on the same turn.",
     )
+
+
+def tabulate_gain(outcome: Outcome) -> Html:
+    """Return what users wait for after a sleep, with the KV kept and without, and what filled the device."""
+    timings = read_timings(outcome.timings)
+    if not timings.get("sleeps"):
+        return _NOTHING
+    woken, cold, hot = [sleep["wake_s"] for sleep in timings["sleeps"]], timings["wake_cold_s"], timings["wake_hot_s"]
+    rows = [
+        ("First token after a sleep, the KV restored", _median(woken)),
+        ("First token of the same turn, all of it computed anew", _median(cold)),
+        ("First token of the same turn without a sleep", _median(hot)),
+    ]
+    if woken and cold:
+        saved = median(cold) - median(woken)
+        words = "Saved by a restore" if saved >= 0 else "Lost by a restore"
+        rows.append((f"{words}, of recomputing", f"{format_seconds(abs(saved))}, {abs(saved) / median(cold):.0%}"))
+    return render_table("What users wait for", ("What", "Time"), [*rows, *_pressure_rows(timings)], note=_GAIN_NOTE)
+
+
+def _pressure_rows(timings: AgentsTimings) -> list[tuple[str, str]]:
+    crowd = timings.get("crowd")
+    if not crowd:
+        return []
+    load, found = crowd.get("offered_load"), crowd.get("pressure")
+    rows = [] if load is None else [("Load that all agents offered, of what the server can do", f"{load:.2f}")]
+    if not found:
+        return rows
+    left = found["left_for_room"] + found["left_by_timer"] + found["left_when_told"]
+    return [
+        *rows,
+        ("Time with the device within 10 % of its budget", f"{found['near_budget']:.0%} of {found['looks']:,} looks"),
+        ("Sessions that left because another needed the place", f"{found['left_for_room']} of {left}"),
+        ("Sessions that left by an idle timer", f"{found['left_by_timer']} of {left}"),
+        ("Sessions that left when they were told to", f"{found['left_when_told']} of {left}"),
+    ]
+
+
+def _median(seconds: list[float]) -> str:
+    return f"{format_seconds(median(seconds))}, median of {len(seconds)}" if seconds else "unknown"
 
 
 def _move(timings: AgentsTimings, direction: str, number: int, nbytes: float, seconds: float | None) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from djinn_checks.measurements.faults import FaultRow, read
 from djinn_checks.outcome import Outcome
+from djinn_checks.report.faults.counts import is_made_up
 from djinn_checks.report.tables import Html, render_table
 
 
@@ -17,13 +18,28 @@ def list_faults(outcome: Outcome) -> list[FaultRow]:
 def tabulate_faults(outcome: Outcome) -> Html:
     """Return every fault with what it breaks, what it stands for and what became of it."""
     rows = [
-        (row["name"], row["check"], row["verdict"], row["caught_by"], row["breaks"], row["modelled_on"])
+        (
+            row["name"],
+            row["check"],
+            _planted_in(row, outcome),
+            row["verdict"],
+            row["caught_by"],
+            row["breaks"],
+            row["modelled_on"],
+        )
         for row in list_faults(outcome)
     ]
     if not rows:
         return Html("<p>No fault was planted.</p>")
-    columns = ("Fault", "Check", "Verdict", "Caught by", "What it breaks", "Modelled on")
-    return render_table("Planted faults", columns, rows, numeric=False)
+    columns = ("Fault", "Check", "Planted in", "Verdict", "Caught by", "What it breaks", "Modelled on")
+    note = "In a run: a system, a link or a server ran. Made-up evidence is judged alone; only the judgement is tried."
+    return render_table("Planted faults", columns, rows, note=note, numeric=False)
+
+
+def _planted_in(row: FaultRow, outcome: Outcome) -> str:
+    if row["verdict"] == "not applicable":
+        return ""
+    return "made-up evidence" if is_made_up(row, outcome) else "a run"
 
 
 def tabulate_floors(outcome: Outcome) -> Html:

@@ -16,13 +16,18 @@ from nbconvert import HTMLExporter
 
 from djinn_checks.bounded import read_text
 from djinn_checks.outcome import Outcome
-from djinn_checks.report.notebook.preprocessor import NOTE, RESOURCE
+from djinn_checks.report.notebook.preprocessor import INDEX, NAME, NOTE, RESOURCE
 from djinn_checks.report.style import TEMPLATE, TEMPLATE_FOLDER
 from djinn_checks.report.tables import Html
 
 
 def render_html(
-    notebook: str | os.PathLike[str] | Any, outcome: Outcome | None = None, note: Html | None = None
+    notebook: str | os.PathLike[str] | Any,
+    outcome: Outcome | None = None,
+    note: Html | None = None,
+    *,
+    name: str = "",
+    index: str = "",
 ) -> str:
     """Return an executed notebook as one self-contained HTML page, the verdict first.
 
@@ -31,6 +36,8 @@ def render_html(
         outcome: the settled outcome; None takes the one that the notebook embeds, and if there is none the
             page says so.
         note: stands below the verdict.
+        name: what the report is called, as a rule its file; empty: as the check.
+        index: a page beside it that lists it with others, to link back to; empty: none.
 
     Raises:
         OSError: the notebook cannot be read, or is no regular file.
@@ -38,7 +45,8 @@ def render_html(
     """
     is_path = isinstance(notebook, str | os.PathLike)
     node = nbformat.reads(read_text(notebook), as_version=4) if is_path else notebook
-    name = Path(notebook).stem if is_path else "notebook"
+    title = Path(notebook).stem if is_path else "notebook"
     exporter = HTMLExporter(template_name=TEMPLATE, extra_template_basedirs=[str(TEMPLATE_FOLDER)])
-    page, _ = exporter.from_notebook_node(node, {"metadata": {"name": name}, RESOURCE: outcome, NOTE: note or ""})
+    given = {RESOURCE: outcome, NOTE: note or "", NAME: name, INDEX: index}
+    page, _ = exporter.from_notebook_node(node, {"metadata": {"name": title}, **given})
     return str(page)

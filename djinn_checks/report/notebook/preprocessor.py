@@ -12,11 +12,12 @@ from nbconvert.preprocessors import Preprocessor
 from nbformat.v4 import new_code_cell, new_output
 
 from djinn_checks.outcome import Outcome
+from djinn_checks.report.lead import Lead, draw_lead
 from djinn_checks.report.load import carries_outcome, find_outcome
-from djinn_checks.report.notebook.cells import redraw
+from djinn_checks.report.notebook.cells import names_drawing, redraw
 from djinn_checks.report.notebook.clean import clean_html
 from djinn_checks.report.tables import Html
-from djinn_checks.report.verdict import render_context, render_no_verdict, render_verdict
+from djinn_checks.report.verdict import render_context, render_figure, render_no_verdict, render_verdict
 
 RESOURCE = "djinn_checks_outcome"
 """The resource under which an exporter's caller may hand over a settled outcome."""
@@ -24,9 +25,17 @@ RESOURCE = "djinn_checks_outcome"
 NOTE = "djinn_checks_note"
 """The resource for HTML that stands below the verdict and comes from elsewhere than the outcome."""
 
+NAME = "djinn_checks_name"
+"""The resource for what the report is called: its file's name, where it has one."""
+
+INDEX = "djinn_checks_index"
+"""The resource for the page that lists this report beside others; empty where there is none."""
+
 _POINTER = new_output(
     "display_data", {"text/html": Html("<p><small>The verdict stands at the top of this page.</small></p>")}
 )
+
+_FIGURE_ABOVE = Html("<p><small>This figure stands at the top of the page.</small></p>")
 
 RUN_TAG = "djinn-checks-run"
 """Marks the cell that runs the check. A notebook of before this tag is read by what its cells showed."""
@@ -43,23 +52,37 @@ class VerdictPreprocessor(Preprocessor):  # type: ignore[misc]  # nbconvert has 
 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
         outcome: Outcome | None = resources.get(RESOURCE) or find_outcome(nb)
+        name, lead = resources.get(NAME, ""), draw_lead(outcome) if outcome else None
         resources["djinn_checks"] = {
-            "title": f"{outcome.status.value}: {outcome.check}" if outcome else "No verdict",
-            "verdict": (render_verdict(outcome) if outcome else render_no_verdict()) + resources.get(NOTE, ""),
+            "title": f"{outcome.status.value}: {name or outcome.check}" if outcome else "No verdict",
+            "verdict": _render_top(outcome, name, lead) + resources.get(NOTE, ""),
+            "index": resources.get(INDEX, ""),
             "context": render_context(outcome) if outcome and outcome.failure else "",
             "clean": clean_html,
             "show": _show,
         }
         if outcome is not None and outcome.failure:
             _fold_what_was_not_run(nb)
-        nb.cells = [_restate(cell, outcome) for cell in nb.cells]
+        shown = lead.drawing if lead else ""
+        nb.cells = [_restate(cell, outcome, shown) for cell in nb.cells]
         return nb, resources
 
 
-def _restate(cell: Any, outcome: Outcome | None) -> Any:
-    """Return a cell with what it shows of the outcome made anew. All else is cleaned where the template writes it."""
+def _render_top(outcome: Outcome | None, name: str, lead: Lead | None) -> Html:
+    """Return what a page begins with: the verdict, one figure that shows what decided, and the criteria."""
+    if outcome is None:
+        return render_no_verdict()
+    return render_verdict(outcome, name, render_figure(*lead.plot, for_phones=True) if lead else "")
+
+
+def _restate(cell: Any, outcome: Outcome | None, shown: str) -> Any:
+    """Return a cell with what it shows of the outcome made anew. All else is cleaned where the template writes it.
+
+    Args:
+        shown: the drawing that stands at the top of the page; it is not drawn again.
+    """
     if cell.cell_type == "code":
-        cell.outputs = _restate_outputs(cell, outcome)
+        cell.outputs = _restate_outputs(cell, outcome, shown)
     elif cell.cell_type == "markdown" and _PAPERMILL_TAG in (cell.metadata.get("tags") or ()):
         said = new_output("display_data", {"text/html": _restate_marker(cell.source)})
         return new_code_cell("", outputs=[said])
@@ -88,10 +111,12 @@ def _find_check(nb: Any) -> int:
     return found[0] + 1 if found else 0
 
 
-def _restate_outputs(cell: Any, outcome: Outcome | None) -> list[Any]:
+def _restate_outputs(cell: Any, outcome: Outcome | None, shown: str) -> list[Any]:
     """Return what a cell shows of the outcome, made anew; of a run that stopped, only where it came so far."""
+    if outcome is not None and "".join(cell.source).rstrip().endswith("\nparams"):
+        return []  # the page has them folded at its end
     if outcome is not None and (cell.outputs or not outcome.failure):
-        made = redraw(cell, outcome)
+        made = _FIGURE_ABOVE if shown and names_drawing(cell) == shown else redraw(cell, outcome)
         if made is not None:
             return [new_output("display_data", {"text/html": Html(f'<div class="djinn-checks">{made}</div>')})]
     return [_POINTER if carries_outcome(output) else output for output in cell.outputs]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from djinn_checks.measurements.pcie import Windows, Zoom, read
-from djinn_checks.outcome import Outcome
+from djinn_checks.outcome import Criterion, Outcome, Status
 from djinn_checks.report.pcie.weight_rate import WEIGHTS, describe_weight_rate, draw_weight_rate
 from djinn_checks.report.plots import FLOOR, INK, MARK, SYSTEM, Plot, make_figure, set_title
 from djinn_checks.report.tables import format_share
@@ -23,18 +24,22 @@ _PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.85}
 """The box behind words that are written over data."""
 
 
-def plot_flatline(outcome: Outcome) -> Plot:
-    """Received payload over the whole run, window by window, with threshold and ceiling."""
+def plot_flatline(outcome: Outcome, height: float = 3.6) -> Plot:
+    """Received payload over the whole run, window by window, with the ceiling and the level that decided.
+
+    Args:
+        height: of the figure, in inches.
+    """
     windows = read(outcome.measurements).get("windows")
     if not windows:
         return Plot(None, _NO_COUNTERS)
     rates = _gb(windows["rx_mb_per_s"])
-    ceiling, threshold = _ceiling(outcome), _threshold(outcome)
+    ceiling, level = _ceiling(outcome), _find_level(outcome)
     starts = windows["window_s"] * np.arange(len(rates))
-    figure, (axes,) = make_figure(width=10, height=3.6)
+    figure, (axes,) = make_figure(width=10, height=height)
     axes.fill_between(starts, rates, step="post", color=SYSTEM, alpha=0.18, linewidth=0)
     axes.step(starts, rates, where="post", color=SYSTEM, linewidth=0.9, label="received")
-    _draw_levels(axes, ceiling, threshold)
+    _draw_levels(axes, ceiling, level)
     for start, end in windows["holes_s"]:
         axes.axvspan(start, end, color=MARK, alpha=0.25, linewidth=0)
     highest = draw_weight_rate(axes, outcome, starts, rates)
@@ -42,7 +47,7 @@ def plot_flatline(outcome: Outcome) -> Plot:
     axes.set_ylim(0, 1.2 * max(ceiling, highest, float(np.nanmax(rates, initial=0.0))))
     axes.set_xlabel("seconds")
     axes.set_ylabel("GB/s")
-    set_title(axes, f"{format_share(_share_above(rates, threshold))} of windows above {1e3 * threshold:,.0f} MB/s")
+    set_title(axes, f"{format_share(level.share(rates))} of windows {level.words}. {level.asked}")
     return Plot(figure, _describe_flatline(outcome, rates, windows))
 
 
@@ -142,11 +147,48 @@ def _share_above(rates: np.ndarray, threshold: float) -> float:
     return float((rates > threshold).mean()) if len(rates) else 0.0
 
 
-def _draw_levels(axes: Axes, ceiling: float, threshold: float) -> None:
-    for value, text, colour in ((ceiling, "ceiling", FLOOR), (threshold, "threshold", MARK)):
-        axes.axhline(value, color=colour, linewidth=1.1, linestyle="--")
-        axes.annotate(f"{text} {value:.1f} GB/s", (1, value), xycoords=("axes fraction", "data"), xytext=(-4, 6),
-                      fontsize=9, color=colour, textcoords="offset points", ha="right", bbox=_PAPER)  # fmt: skip
+def _find_level(outcome: Outcome) -> _Level:
+    """Return the level that decided: the paper's where that was missed, and else the part of the ceiling."""
+    rows = {row.name: row for row in outcome.criteria}
+    paper, part = rows.get("rx_above_threshold"), rows.get("rx_of_ceiling")
+    if (paper is not None and paper.status is Status.FAIL) or part is None or part.status is Status.SKIP:
+        share = float(outcome.params.get("threshold_share", 0.8))
+        words = f"above {1e3 * _threshold(outcome):,.0f} MB/s, the paper's threshold"
+        return _Level(_threshold(outcome), False, paper, words, f"Asked for: more than {100 * share:g} %")
+    fraction = float(outcome.params.get("ceiling_fraction", 0.9))
+    share = float(outcome.params.get("ceiling_share", 0.95))
+    value = fraction * _ceiling(outcome)
+    words = f"at {value:.1f} GB/s or more, {100 * fraction:g} % of the ceiling"
+    return _Level(value, True, part, words, f"Asked for: at least {100 * share:g} %")
+
+
+class _Level(NamedTuple):
+    """A rate that windows are held against, in GB/s."""
+
+    value: float
+    included: bool
+    """Whether a window that just reaches it counts."""
+    row: Criterion | None
+    words: str
+    asked: str
+
+    def share(self, rates: np.ndarray) -> float:
+        """Return the share of windows that reach it: the criterion's own where it has one."""
+        if self.row is not None and isinstance(self.row.observed, int | float):
+            return float(self.row.observed)
+        if not len(rates):
+            return 0.0
+        return float((rates >= self.value if self.included else rates > self.value).mean())
+
+
+def _draw_levels(axes: Axes, ceiling: float, level: _Level) -> None:
+    deciding = "asked for"
+    for value, text, colour, width in ((ceiling, "ceiling", FLOOR, 1.1), (level.value, deciding, MARK, 1.8)):
+        above = value == ceiling
+        axes.axhline(value, color=colour, linewidth=width, linestyle="--")
+        axes.annotate(f"{text}: {value:.1f} GB/s", (1, value), xycoords=("axes fraction", "data"),
+                      xytext=(-4, 6 if above else -6), fontsize=9, color=colour, textcoords="offset points", ha="right",
+                      va="bottom" if above else "top", bbox=_PAPER)  # fmt: skip
 
 
 def _draw_zoom(axes: Axes, outcome: Outcome, zoom: Zoom) -> None:

@@ -7,20 +7,20 @@ claim, and the check as a whole is PASS: perfect logits of a system that streame
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from djinn_checks.outcome import Criterion, Outcome, Status, worst
+from djinn_checks.report.criteria_table import render_observed
 from djinn_checks.report.tables import (
     Html,
     describe_subject,
-    render_quantity,
     render_table,
-    render_threshold,
     status_chip,
 )
-from djinn_checks.units import format_bytes, format_seconds
+from djinn_checks.units import format_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +116,12 @@ _MEMORY = {"vram_limit": "GPU", "peak_device_memory": "GPU", "host_memory": "hos
 """Criteria whose observation is a peak of memory, in bytes."""
 
 
+_WRONG = (Status.FAIL, Status.ERROR)
+"""What a run of less than the claim may say of it all the same."""
+_SHOWN = 2
+"""Criteria that a row of the claims shows in words where all of them hold."""
+
+
 class Finding(NamedTuple):
     """What an outcome says about a claim."""
 
@@ -144,20 +150,50 @@ def judge_claim(claim: Claim, outcome: Outcome) -> Finding:
     return Finding(outcome.status, (f"these hold, but the check is {outcome.status}: {first}",))
 
 
-def tabulate_claims(outcomes: Mapping[str, Outcome], disk_bytes: Mapping[str, int]) -> Html:
-    """Return every claim with its check, what is expected, what was observed, and what finding out cost.
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a suite says about a claim; status None where no run was about it."""
+
+    claim: Claim
+    status: Status | None
+    decided_by: str
+    """Name of the run that made the status what it is; empty without one."""
+    runs: tuple[str, ...]
+    """Names of all runs that were about the claim, that one first."""
+    notes: tuple[str, ...] = ()
+
+
+def answer_claims(own: Mapping[str, Outcome]) -> list[Answer]:
+    """Return one answer to each claim, from all runs of what is under test that asked for no less than it says.
+
+    Runs that asked for less decide nothing where another asked for enough, unless they show that the claim is wrong.
 
     Args:
-        outcomes: by the name of the params file.
-        disk_bytes: what each left on disk, by the same names.
+        own: outcomes of what is under test, by the name of the params file.
     """
-    rows: list[Sequence[Any]] = []
-    for claim in CLAIMS:
-        ran = [name for name, outcome in outcomes.items() if outcome.check == claim.check]
-        rows += [_row(claim, name, outcomes[name], disk_bytes.get(name)) for name in ran]
-        if not ran:
-            rows.append((claim.text, claim.check, "not run", claim.expected, "not run", ""))
-    columns = ("The paper's claim", "Check", "Verdict", "Expected", "Observed", "Cost")
+    return [_answer(claim, {name: found for name, found in own.items() if found.check == claim.check})
+            for claim in CLAIMS]  # fmt: skip
+
+
+def _answer(claim: Claim, runs: Mapping[str, Outcome]) -> Answer:
+    if not runs:
+        return Answer(claim=claim, status=None, decided_by="", runs=())
+    found = {name: judge_claim(claim, outcome) for name, outcome in runs.items()}
+    enough = [name for name in runs if not _weaker(claim, runs[name].params) or found[name].status in _WRONG]
+    about = enough or list(runs)
+    status = worst(found[name].status for name in about)
+    about.sort(key=lambda name: found[name].status is not status)
+    return Answer(claim=claim, status=status, decided_by=about[0], runs=tuple(about), notes=found[about[0]].notes)
+
+
+def tabulate_claims(outcomes: Mapping[str, Outcome]) -> Html:
+    """Return every claim once: its verdict, what was seen, and the reports that it rests on.
+
+    Args:
+        outcomes: of what is under test, by the name of the params file.
+    """
+    rows = [_row(answer, outcomes) for answer in answer_claims(outcomes)]
+    columns = ("The paper's claim", "Verdict", "Seen", "Asked for", "Report")
     note = "A claim is PASS only if its check as a whole is, and if the run asked for no less than the claim."
     return render_table("Claims", columns, rows, note=note, numeric=False)
 
@@ -168,29 +204,41 @@ def render_limits() -> Html:
     return Html(f'<section class="markdown"><h2>What is not claimed</h2><ul>{items}</ul></section>')
 
 
-def _row(claim: Claim, name: str, outcome: Outcome, disk_bytes: int | None) -> Sequence[Any]:
-    finding = judge_claim(claim, outcome)
+def _row(answer: Answer, outcomes: Mapping[str, Outcome]) -> Sequence[Any]:
+    if answer.status is None:
+        return (answer.claim.text, "not run", "", answer.claim.expected, "")
+    outcome = outcomes[answer.decided_by]
+    notes = [f"<em>{escape(note)}</em>" for note in answer.notes]
+    seen = Html("".join(f'<div class="item">{item}</div>' for item in [*_seen(answer.claim, outcome), *notes]))
+    links = Html("".join(f'<div class="item">{_report(name, outcomes[name])}</div>' for name in answer.runs))
+    return (answer.claim.text, status_chip(answer.status), seen, answer.claim.expected, links)
+
+
+def _report(name: str, outcome: Outcome) -> str:
     subject = describe_subject(outcome)
-    check = Html(
-        f'<span class="whole">{escape(name)}</span>' + (f"<small>{escape(subject)}</small>" if subject else "")
-    )
-    observed = [_observed(row) for row in _criteria(claim, outcome)]
-    observed += [f"<em>{escape(note)}</em>" for note in finding.notes]
-    cost = _cost(outcome, disk_bytes)
-    seen = Html("".join(f'<div class="item">{item}</div>' for item in observed))
-    return (claim.text, check, status_chip(finding.status), claim.expected, seen, cost)
+    link = f'<a class="whole" href="./{escape(quote(f"{name}.html"))}">{escape(name)}</a>'
+    return link + (f"<small>{escape(subject)}</small>" if subject else "")
+
+
+def _seen(claim: Claim, outcome: Outcome) -> list[str]:
+    """Return what was seen: of what holds the first row, which is the claim's own; of what does not, every row."""
+    rows = [row for name in claim.criteria for row in outcome.criteria if row.name == name]
+    failed = [row for row in rows if row.status is not Status.PASS]
+    if failed:
+        return [_observed(row, outcome) for row in failed]
+    shown = [_observed(row, outcome) for row in rows[:_SHOWN]]
+    more = len(rows) - len(shown)
+    return [*shown, f"and {more} more, all of which hold"] if more else shown
 
 
 def _criteria(claim: Claim, outcome: Outcome) -> list[Criterion]:
     return [row for row in outcome.criteria if row.name in claim.criteria]
 
 
-def _observed(row: Criterion) -> str:
-    name = f"<code>{escape(row.name)}</code>"
+def _observed(row: Criterion, outcome: Outcome) -> str:
     if row.status is Status.SKIP:
-        return f"{name} not asked for: {escape(row.reason)}"
-    expected = render_threshold(row if row.unit.startswith(("share", "bytes")) else replace(row, unit=""))
-    return f"{name} {render_quantity(row.observed, row.unit)} ({expected})"
+        return f"{escape(row.title)}: not asked for, {escape(row.reason)}"
+    return f"{escape(row.title)}: <strong>{render_observed(outcome, row)}</strong>"
 
 
 def _weaker(claim: Claim, params: Mapping[str, Any]) -> list[str]:
@@ -207,10 +255,9 @@ def _number(params: Mapping[str, Any], name: str, otherwise: float) -> float:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else otherwise
 
 
-def _cost(outcome: Outcome, disk_bytes: int | None) -> Html:
-    seconds = outcome.timings.get("run_s", outcome.timings.get("total_s"))
-    parts = [format_seconds(seconds)]
-    parts += [f"{format_bytes(row.observed)} {_MEMORY[row.name]}" for row in outcome.criteria
-              if row.name in _MEMORY and isinstance(row.observed, int | float)]  # fmt: skip
+def render_cost(outcome: Outcome, disk_bytes: int | None) -> Html:
+    """Return what a run took of memory and disk, where it was measured."""
+    parts = [f"{format_bytes(row.observed)} {_MEMORY[row.name]}" for row in outcome.criteria
+             if row.name in _MEMORY and isinstance(row.observed, int | float)]  # fmt: skip
     parts += [] if disk_bytes is None else [f"{format_bytes(disk_bytes)} disk"]
-    return Html(f'<span class="whole">{"<br>".join(escape(part) for part in parts)}</span>')
+    return Html("<br>".join(escape(part) for part in parts))

@@ -1,8 +1,10 @@
-"""The front page of a suite's folder: every verdict on one page, with links to the reports."""
+"""The front page of a suite's folder: the claims of what is under test, each answered once, and every verdict with its
+report.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from types import MappingProxyType
 from typing import Any
@@ -10,10 +12,13 @@ from urllib.parse import quote
 
 from djinn_checks.outcome import Outcome, Status, worst
 from djinn_checks.report.page import render_page
-from djinn_checks.report.suite.claims import render_limits, tabulate_claims
+from djinn_checks.report.pcie.plots import plot_flatline
+from djinn_checks.report.suite.claims import Answer, answer_claims, render_cost, render_limits, tabulate_claims
 from djinn_checks.report.suite.league import PAGE, rank_systems, tabulate_league
-from djinn_checks.report.tables import Html, render_mapping, render_table, status_chip
-from djinn_checks.report.verdict import format_start
+from djinn_checks.report.suite.subjects import Cast, cast_runs, name_subject
+from djinn_checks.report.summary import tell
+from djinn_checks.report.tables import ICONS, Html, fold, render_mapping, render_table, status_chip
+from djinn_checks.report.verdict import format_start, render_figure
 from djinn_checks.units import format_seconds
 
 _EVIDENCE = {
@@ -40,40 +45,104 @@ def render_index(
         files: the files that each left beside the page, by the same names: file name to bytes.
         unreadable: why an outcome that is there cannot be read, by the names of those. Each counts as an ERROR.
     """
-    status = worst((*(outcome.status for outcome in outcomes.values()), *(Status.ERROR for _ in unreadable)))
-    total = len(outcomes) + len(unreadable)
-    count = f"{total} check{'' if total == 1 else 's'}"
-    count += f", of which {len(unreadable)} cannot be read" if unreadable else ""
+    cast = cast_runs(outcomes)
+    answers = answer_claims(cast.own)
     disk = {name: sum(sizes.values()) for name, sizes in files.items()}
     parts = (
-        f"<p>{count}, {status_chip(status)} on the whole: the worst verdict decides.</p>\n",
-        _verdicts(outcomes, files, unreadable),
-        tabulate_claims(outcomes, disk),
-        render_limits(),
+        _answer_in_short(cast, answers, unreadable),
+        _picture(cast, answers),
+        tabulate_claims(cast.own),
+        _runs("Runs of what is under test", cast.own, files, disk),
+        _unreadable(unreadable, files),
+        _runs("Other systems, beside it" if cast.own else "Runs", cast.rivals, files, disk, rivals=True),
         _league(outcomes),
+        _runs("Can the checks fail? Planted faults", cast.faults, files, disk),
+        render_limits(),
         _machine(outcomes),
     )
     return render_page(title, parts)
 
 
-def _verdicts(
-    outcomes: Mapping[str, Outcome], files: Mapping[str, Mapping[str, int]], unreadable: Mapping[str, str]
-) -> Html:
+def _answer_in_short(cast: Cast, answers: Sequence[Answer], unreadable: Mapping[str, str]) -> Html:
+    """Return the suite's verdict as a banner: about what is under test, and not about its rivals."""
+    asked = [answer.status for answer in answers if answer.status is not None]
+    ran = [outcome.status for outcome in (*cast.own.values(), *cast.faults.values())]
+    status = worst((*asked, *ran, *(Status.ERROR for _ in unreadable)))
+    if not asked and not ran and not unreadable:
+        return _no_subject(cast)
+    held = asked.count(Status.PASS)
+    summary = f"{held} of the paper's {len(answers)} claims hold" if asked else "None of the paper's claims was run"
+    others = [f"{asked.count(kind)} {kind.value}" for kind in Status if kind is not Status.PASS and kind in asked]
+    others += [f"{len(answers) - len(asked)} not run"] if asked and len(asked) < len(answers) else []
+    summary += f"; {', '.join(others)}" if others else ""
+    meaning = [f"Under test: {', '.join(cast.subjects)}."] if cast.own else []
+    meaning += [f"{_count(len(unreadable), 'outcome')} cannot be read, which counts as ERROR."] if unreadable else []
+    meaning += [f"{_count(len(cast.rivals), 'run')} of other systems below: their verdicts are their own."] * bool(
+        cast.rivals
+    )
+    return Html(
+        f'<div class="banner {status.value.lower()}"><p class="verdict">'
+        f'<span class="icon" aria-hidden="true">{ICONS[status]}</span> <strong>{status.value}</strong></p>'
+        f'<p class="summary">{escape(summary)}</p><p class="meaning">{escape(" ".join(meaning))}</p></div>'
+    )
+
+
+def _no_subject(cast: Cast) -> Html:
+    """Return the sentence of a suite in which no system is singled out."""
+    if not cast.rivals:
+        return Html("<p>Nothing was run.</p>")
+    statuses = [outcome.status for outcome in cast.rivals.values()]
+    tally = ", ".join(f"{statuses.count(kind)} {status_chip(kind)}" for kind in Status if kind in statuses)
+    return Html(
+        f"<p>{_count(len(statuses), 'run')} beside each other: {tally}. None of them is singled out as the one under "
+        "test, so each verdict stands for itself, and no claim is answered here.</p>"
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _picture(cast: Cast, answers: Sequence[Answer]) -> Html | str:
+    """Return the flatline of the run that decided about the link; nothing where no counters were read."""
+    decided = next((answer.decided_by for answer in answers if answer.claim.check == "pcie"), "")
+    if not decided:
+        return ""
+    plot = plot_flatline(cast.own[decided], height=2.7)
+    return "" if plot.figure is None else render_figure(plot.figure, f"{decided}. {plot.alt}", for_phones=True)
+
+
+def _runs(
+    caption: str,
+    outcomes: Mapping[str, Outcome],
+    files: Mapping[str, Mapping[str, int]],
+    disk: Mapping[str, int],
+    *,
+    rivals: bool = False,
+) -> Html | str:
     rows = [
         (
             _link(name, files.get(name, {})),
             status_chip(outcome.status),
-            outcome.summary,
-            _time(outcome),
+            *((name_subject(outcome),) if rivals else ()),
+            tell(outcome),
+            Html(_time(outcome) + f"<small>{render_cost(outcome, disk.get(name))}</small>"),
             _evidence(name, files.get(name, {})),
         )
         for name, outcome in outcomes.items()
     ]
-    rows += [
-        (_link(name, files.get(name, {})), Html("unknown"), why, Html(""), _evidence(name, files.get(name, {})))
+    columns = ("Report", "Verdict", *(("Of",) if rivals else ()), "What was found", "Time and memory", "Evidence")
+    return render_table(caption, columns, rows, numeric=False) if rows else ""
+
+
+def _unreadable(unreadable: Mapping[str, str], files: Mapping[str, Mapping[str, int]]) -> Html | str:
+    rows = [
+        (_link(name, files.get(name, {})), why, _evidence(name, files.get(name, {})))
         for name, why in unreadable.items()
     ]
-    return render_table("Verdicts", ("Check", "Verdict", "What was found", "Time", "Evidence"), rows, numeric=False)
+    return (
+        render_table("Outcomes that cannot be read", ("Report", "Why", "Evidence"), rows, numeric=False) if rows else ""
+    )
 
 
 def _time(outcome: Outcome) -> Html:
@@ -120,7 +189,7 @@ def _machine(outcomes: Mapping[str, Outcome]) -> Html:
         return Html("")
     differ = any(facts != known[0] for facts in known)
     note = "<p>Not all checks ran in the same environment; each report has its own.</p>" if differ else ""
-    return Html(render_mapping("Machine and software", known[0]) + note)
+    return Html(fold("Machine and software", render_mapping("Machine and software", known[0])) + note)
 
 
 def _shared(environment: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from djinn_checks.report.agents.tables import tabulate_sleeps
+from djinn_checks.report.agents.tables import tabulate_gain, tabulate_sleeps
 from djinn_checks.report.load import load_outcome
 
 AGENTS = Path(__file__).parents[2] / "data" / "outcomes" / "agents.outcome.json"
@@ -37,3 +37,20 @@ def test_without_counters_there_is_only_the_servers_word(counted: dict[str, Any]
 def test_a_server_that_says_nothing_leaves_it_unknown() -> None:
     sleeps = [sleep | {"swap": None, "restore": None} for sleep in load_outcome(AGENTS).timings["sleeps"]]
     assert table(sleeps=sleeps).count("unknown") >= 2 * len(sleeps)
+
+
+def test_what_users_gain_is_said_beside_what_filled_the_device() -> None:
+    outcome = load_outcome(AGENTS)
+    assert "unknown" not in tabulate_gain(replace(outcome, timings=outcome.timings | {"crowd": None}))
+    facts = {"looks": 100, "near_budget": 0.92, "median_of_budget": 0.95, "left_for_room": 370, "left_by_timer": 2,
+             "left_when_told": 0}  # fmt: skip
+    timings = outcome.timings | {
+        "sleeps": [{**outcome.timings["sleeps"][0], "wake_s": 0.06}],
+        "wake_cold_s": [0.08],
+        "crowd": {**outcome.timings["crowd"], "pressure": facts},
+    }
+    text = tabulate_gain(replace(outcome, timings=timings))
+    assert "20 ms, 25%" in text
+    assert "370 of 372" in text
+    assert "92% of 100 looks" in text
+    assert "Lost by a restore" in tabulate_gain(replace(outcome, timings=timings | {"wake_cold_s": [0.05]}))

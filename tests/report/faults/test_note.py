@@ -10,6 +10,7 @@ import pytest
 
 from djinn_checks.outcome import Outcome
 from djinn_checks.report.faults.note import note_faults
+from djinn_checks.report.summary import tell
 from djinn_checks.suite.folder import render_fault_notes, render_folder
 from tests.report.faults.samples import fault
 from tests.whole import whole
@@ -33,13 +34,30 @@ def planted(*verdicts: str, **changed: Any) -> Outcome:
 def test_the_line_counts_what_was_planted_for_this_check() -> None:
     note = note_faults(of("logits"), [of("logits"), planted("caught", "caught", "MISSED", "not applicable")])
     assert note is not None
-    assert "This check caught 2 of 3 planted faults on this machine" in note
-    assert "no false alarm in 30 clean runs." in note
+    assert "On this machine, this check caught 2 of 3 planted faults" in note
+    assert "raised 0 false alarms in 30 clean runs." in note
     faults = planted("caught")
     faults.measurements["clean"]["logits"]["undecided"] = 2
     assert "in 30 clean runs, 2 of them without a verdict." in (note_faults(of("logits"), [faults]) or "")
     assert note_faults(of("pcie"), [planted("caught")]) is None
     assert note_faults(planted("caught"), [planted("caught")]) is None
+
+
+def test_what_was_planted_in_made_up_evidence_is_counted_apart() -> None:
+    faults = planted("caught", "caught", "MISSED")
+    found: Any = faults.measurements
+    for row, made_up in zip(found["faults"], (False, True, True), strict=True):
+        row["made_up"] = made_up
+    found["clean"]["made"] = {"check": "logits", "runs": 7, "false_alarms": 0, "made_up": True}
+    note = note_faults(of("logits"), [faults]) or ""
+    assert "caught 1 of 1 faults planted in a run, and 1 of 2 planted in evidence that is made to measure" in note
+    assert "0 false alarms in 30 clean runs and in 7 judgements of clean evidence that is made to measure." in note
+
+
+def test_older_outcomes_are_counted_by_the_time_that_a_fault_took() -> None:
+    rows = [fault("ran"), fault("made")]
+    old = replace(of("faults"), measurements={"faults": rows}, timings={"faults_s": {"ran": 1.3, "made": 0.004}})
+    assert tell(old).startswith("caught 1 of 1 faults planted in a run, and 1 of 1 planted in evidence")
 
 
 def test_as_many_threads_as_the_faults_were_given_do_not_matter() -> None:
@@ -72,6 +90,6 @@ def test_a_report_that_is_older_than_the_faults_gets_the_line_and_rendering_give
     whole("faults", environment=PLACE, measurements=found).save(tmp_path / "faults.outcome.json")
     assert render_fault_notes(tmp_path) == [tmp_path / "logits.html"]
     page = (tmp_path / "logits.html").read_bytes()
-    assert b"caught 1 of 1 planted faults on this machine" in page
+    assert b"On this machine, this check caught 1 of 1 planted faults" in page
     render_folder(tmp_path)
     assert (tmp_path / "logits.html").read_bytes() == page

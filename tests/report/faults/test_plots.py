@@ -11,7 +11,7 @@ def test_the_matrix_names_what_was_caught_and_what_escaped() -> None:
     outcome = found(fault("a"), fault("b", verdict="MISSED", alarms=[]), fault("c", verdict="not applicable"))
     plot = plot_matrix(outcome, "logits")
     assert plot.figure is not None
-    assert "1 of 2 were caught" in plot.alt
+    assert "1 of 2 planted faults" in plot.alt
     texts = [text.get_text() for text in plot.figure.axes[0].texts]
     assert texts == ["named", "MISSED", "n/a"]
     assert to_svg(plot.figure)

@@ -85,8 +85,9 @@ def test_a_page_is_small_enough_to_send(pages: dict[Status, str]) -> None:
 
 def test_every_figure_has_a_description_of_its_own(pages: dict[Status, str]) -> None:
     images = Page(pages[Status.FAIL]).named("img")
-    assert len(images) == 4
-    assert len({image["alt"] for image in images}) == 4
+    assert len(images) == 5, "four of the notebook, and what decided at the top"
+    assert len({image["alt"] for image in images}) == 5
+    assert len(Page(pages[Status.PASS]).named("img")) == 2, "what stands at the top is not drawn again"
     assert all(len(image["alt"]) > 40 for image in images)
 
 

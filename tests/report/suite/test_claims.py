@@ -12,7 +12,7 @@ import djinn_checks.checks
 from djinn_checks.checks.pcie.check import check_pcie
 from djinn_checks.outcome import Outcome, Status, judge, settle
 from djinn_checks.params import PcieParams
-from djinn_checks.report.suite.claims import CLAIMS, Claim, judge_claim, render_limits, tabulate_claims
+from djinn_checks.report.suite.claims import CLAIMS, Claim, answer_claims, judge_claim, render_limits, tabulate_claims
 from djinn_checks.report.suite.index import render_index
 
 ATTACK = "<script>alert(1)</script>"
@@ -56,10 +56,23 @@ def test_perfect_logits_of_a_check_that_did_not_pass_support_no_claim(status: St
 def test_a_claim_without_its_check_is_not_run_and_what_came_from_outside_is_text() -> None:
     attacked = replace(outcome(CLAIMS[0], params={"top_k": ATTACK}), timings={"run_s": 12.0})
     row = judge(CLAIMS[0].criteria[0], ATTACK, ATTACK, "==", ATTACK, unit=ATTACK, evidence=ATTACK)
-    table = tabulate_claims({ATTACK: replace(attacked, criteria=(row,))}, {ATTACK: 2_500_000})
+    table = tabulate_claims({ATTACK: replace(attacked, criteria=(row,))})
     assert "<script" not in table
-    assert table.count("<div>not run</div>") == 2 * len([claim for claim in CLAIMS if claim.check != "logits"])
-    assert "12 s<br>2.5 MB disk" in table
+    assert table.count("<div>not run</div>") == len([claim for claim in CLAIMS if claim.check != "logits"])
+
+
+def test_each_claim_is_answered_once_by_the_runs_that_asked_for_no_less() -> None:
+    sleeps = next(claim for claim in CLAIMS if "sleep_s" in claim.at_least)
+    enough, less = outcome(sleeps), outcome(sleeps, params={"sleep_s": 3.0})
+    answers = {answer.claim.text: answer for answer in answer_claims({"agents-many": less, "agents": enough})}
+    assert list(answers) == [claim.text for claim in CLAIMS]
+    assert (answers[sleeps.text].status, answers[sleeps.text].runs) == (Status.PASS, ("agents",))
+    worse = outcome(sleeps, value=1, params={"sleep_s": 3.0})
+    failed = {answer.claim.text: answer for answer in answer_claims({"agents": enough, "agents-many": worse})}
+    assert failed[sleeps.text].status is Status.FAIL, "a run of less that shows the claim to be wrong counts"
+    assert failed[sleeps.text].runs == ("agents-many", "agents")
+    alone = {answer.claim.text: answer for answer in answer_claims({"agents": less})}
+    assert alone[sleeps.text].status is Status.INCONCLUSIVE
 
 
 def test_the_front_page_says_what_is_claimed_and_what_is_not() -> None:
@@ -74,7 +87,7 @@ def test_a_replay_in_the_table_is_said_to_be_one() -> None:
     replayed = check_pcie(PcieParams.create(trace=str(TRACES / "ring.csv.gz"), device="cpu"))
     claim = next(claim for claim in CLAIMS if claim.check == "pcie")
     assert judge_claim(claim, replayed) == (Status.PASS, ())
-    assert "<small>replay of a recorded trace</small>" in tabulate_claims({"pcie": replayed}, {})
+    assert "<small>replay of a recorded trace</small>" in tabulate_claims({"pcie": replayed})
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.text)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.report.suite.index import render_index
+from djinn_checks.report.suite.subjects import Cast, cast_runs
 from djinn_checks.suite.folder import write_index
 from tests.whole import whole
 
@@ -40,7 +41,7 @@ def test_every_verdict_is_there_with_its_link_and_what_came_from_outside_is_esca
     assert "<b>bold" not in page
     assert "a &lt;suite&gt;" in page
     assert "12 s" in page
-    assert re.search(r"2 checks, .*FAIL</span> on the whole", page)
+    assert '<div class="banner fail">' in page
 
 
 def test_the_page_asks_for_nothing() -> None:
@@ -55,6 +56,31 @@ def test_one_system_or_replays_alone_have_no_league() -> None:
     assert "league" not in page
 
 
+def test_a_rival_that_fails_stands_in_a_table_of_its_own_and_fails_nothing_else() -> None:
+    suite = {
+        "logits": outcome(),
+        "pcie": outcome(check="pcie"),
+        "pcie-other": replace(outcome(Status.FAIL, check="pcie", system="other"), measurements={}),
+    }
+    page = render_index("s", suite, {})
+    assert '<div class="banner inconclusive">' in page, "the claims of these runs lack criteria; the rival has no part"
+    own, rivals = page.split("Other systems, beside it</div>")
+    assert "pcie-other" not in own
+    assert "pcie-other" in rivals
+    assert "1 run of other systems below: their verdicts are their own." in page
+    assert Cast(own={"logits": suite["logits"], "pcie": suite["pcie"]}, rivals={"pcie-other": suite["pcie-other"]}) == (
+        cast_runs(suite)
+    )
+    assert cast_runs({"pcie": suite["pcie-other"], "logits-a": suite["logits"]}).subjects == ["other"]
+    assert render_index("s", {**suite, "pcie": outcome(Status.FAIL, check="pcie")}, {}).count("banner fail") == 1
+
+
+def test_systems_beside_each_other_of_which_none_is_singled_out_get_no_common_verdict() -> None:
+    page = render_index("s", {"pcie-a": outcome(), "pcie-b": outcome(Status.FAIL, system="other")}, {})
+    assert "banner" not in page.partition("</style>")[2]
+    assert "each verdict stands for itself" in page
+
+
 def test_an_environment_that_differs_is_said_to_differ() -> None:
     other = replace(outcome(), environment={"device": "cuda:0"})
     assert "Not all checks ran in the same environment" in render_index("s", {"a": outcome(), "b": other}, {})
@@ -67,6 +93,7 @@ def test_the_folder_is_read_and_an_outcome_that_cannot_be_read_is_named(tmp_path
     (tmp_path / "pcie.outcome.json").write_text("{}")
     (tmp_path / "logits.html").write_text("")
     page = write_index(tmp_path).read_text()
-    assert "2 checks, of which 1 cannot be read," in page
+    assert "1 outcome cannot be read, which counts as ERROR." in page
+    assert '<div class="banner error">' in page
     assert "pcie.outcome.json cannot be read" in page
     assert '<a href="./logits.html">' in page

@@ -1,0 +1,45 @@
+"""Weights by name: what is asked for under a name that holds none is told where it is kept."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor
+
+from djinn_checks.errors import NoWeightError
+
+
+class NamedWeights(Mapping[str, Tensor]):
+    """The same weights, with errors that name what was meant. A tied weight has its first name alone."""
+
+    def __init__(self, weights: Mapping[str, Tensor], tied: Mapping[str, str]) -> None:
+        """Wrap weights.
+
+        Args:
+            tied: names of parameters that are another's, and that other's.
+        """
+        self._weights = weights
+        self._tied = tied
+        self._names = frozenset(weights)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names  # without making the tensor
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name in self:
+            return self._weights[name]
+        if name in self._tied:
+            raise NoWeightError(
+                f"weight {name!r} is tied to {self._tied[name]!r}, and kept under that name alone; "
+                "module.named_parameters() gives each weight once, and setting the first sets both"
+            )
+        nearest = difflib.get_close_matches(str(name), self._names, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else "their names are those of skeleton().named_parameters()"
+        raise NoWeightError(f"the model has no weight {name!r}; {hint}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)

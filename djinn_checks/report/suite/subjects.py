@@ -1,0 +1,76 @@
+"""Who is under test in a suite, and who runs beside it.
+
+A params file that bears the bare name of its check, `pcie.yaml`, runs the system under test; `pcie-diffusers.yaml` with
+another system runs a rival, whose verdict is its own. Where all runs are of one system, that is it. A recorded trace is
+nobody's run on this machine: it is under test only where it alone stands for its check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from djinn_checks.outcome import Outcome
+
+_FAMILIES = {"logits": "streaming", "pcie": "streaming", "agents": "agents", "faults": "faults"}
+"""Checks whose system is the same one. Any other check is a family of its own."""
+_OWN_SERVER = "djinn-checks serve"
+
+Outcomes = dict[str, Outcome]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cast:
+    """The runs of a suite by what they are about; each by the name of its params file."""
+
+    own: Outcomes = field(default_factory=dict)
+    """Of what is under test."""
+    rivals: Outcomes = field(default_factory=dict)
+    """Of other systems, beside it."""
+    faults: Outcomes = field(default_factory=dict)
+    """Planted, to see whether the checks can fail."""
+
+    @property
+    def subjects(self) -> list[str]:
+        """The names of what is under test, in the order of the runs."""
+        return list(dict.fromkeys(name_subject(outcome) for outcome in self.own.values()))
+
+
+def cast_runs(outcomes: Mapping[str, Outcome]) -> Cast:
+    """Tell the runs of what is under test from those of rivals."""
+    families: dict[str, Outcomes] = {}
+    for name, outcome in outcomes.items():
+        families.setdefault(_FAMILIES.get(outcome.check, outcome.check), {})[name] = outcome
+    found = Cast()
+    for family, runs in families.items():
+        if family == "faults":
+            found.faults.update(runs)
+            continue
+        subjects = _find_subjects(runs)
+        for name, outcome in runs.items():
+            (found.own if _identify(outcome) in subjects else found.rivals)[name] = outcome
+    return Cast(
+        own={name: found.own[name] for name in outcomes if name in found.own},
+        rivals={name: found.rivals[name] for name in outcomes if name in found.rivals},
+        faults=found.faults,
+    )
+
+
+def name_subject(outcome: Outcome) -> str:
+    """Return what a run is about, for a reader."""
+    trace = str(outcome.params.get("trace") or "")
+    if trace:
+        return f"recorded trace {trace.rpartition('/')[2]}"
+    if outcome.check == "agents":
+        return str(outcome.params.get("server_address") or _OWN_SERVER)
+    return str(outcome.params.get("system") or outcome.check)
+
+
+def _identify(outcome: Outcome) -> tuple[str, str]:
+    return name_subject(outcome), str(outcome.params.get("adapter", "")) if outcome.check == "agents" else ""
+
+
+def _find_subjects(runs: Mapping[str, Outcome]) -> set[tuple[str, str]]:
+    named = {_identify(outcome) for name, outcome in runs.items() if name == outcome.check}
+    every = {_identify(outcome) for outcome in runs.values()}
+    return named or (every if len(every) == 1 else set())

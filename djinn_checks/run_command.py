@@ -1,0 +1,167 @@
+"""`djinn-checks run`: a suite is run, and told as it goes. On a terminal by a bar, in a pipe by lines at intervals."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from djinn_checks.report.progress import Stage
+from djinn_checks.report.summary import tell
+from djinn_checks.suite.given import read_given
+from djinn_checks.suite.params_folder import read_limits, read_suite
+from djinn_checks.suite.runner import Result, run_suite
+from djinn_checks.visible import make_visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from djinn_checks.suite.execution import Job
+
+_INTERVAL_S = 15.0
+"""Between two lines about a check that runs, where nobody can watch a bar."""
+_LARGE = ("random:llama-2-7b", "random:llama-2-13b", "random:llama-2-70b")
+_DRIVER = Path("/dev/nvidiactl")
+STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "ERROR": "bold magenta", "SKIP": "dim"}
+
+
+def run_and_print(
+    suite: Path,
+    out: Path | None,
+    *,
+    only: Sequence[str],
+    given: Sequence[str],
+    resume: bool,
+    limits: Mapping[str, float | None],
+) -> list[Result]:
+    """Run a suite, print what comes of it, and return the results.
+
+    Args:
+        suite: the folder, or one of its files.
+        out: where reports go; None: `reports/<name of the suite>`.
+        only: names of checks and files.
+        given: `name=value`, in place of what the files say.
+        limits: of time, in seconds; None: the suite's own.
+
+    Raises:
+        ParamsError: a parameter cannot be right; nothing ran.
+        RunnerError: the suite or the folder cannot be used.
+    """
+    from rich.console import Console
+
+    jobs = read_suite(suite, only, read_given(given))
+    folder = suite.parent if suite.is_file() else suite
+    out = out or Path("reports") / folder.resolve().name
+    console, results = Console(), []
+    large = [job.name for job in jobs if str(job.resolved.get("model", "")).startswith(_LARGE)]
+    if large and not _DRIVER.exists() and not any(job.resolved.get("trace") for job in jobs):
+        told = (
+            f"this machine has no NVIDIA driver, and {', '.join(large)} need a large GPU: expect hours, or no verdict"
+        )
+        console.print(make_visible(f"djinn-checks: {told}"), highlight=False, markup=False)
+    with telling(console, len(jobs)) as teller:
+        for result in run_suite(
+            jobs,
+            out,
+            limits=read_limits(suite).replace_by(**limits),
+            resume=resume,
+            part=bool(only) or suite.is_file(),
+            on_start=teller.start,
+            on_progress=teller.tell,
+        ):
+            results.append(result)
+            teller.end(_line(result))
+    _print_table(console, results)
+    console.print(make_visible(f"all on one page: {out / 'index.html'}"), highlight=False, markup=False)
+    return results
+
+
+@contextlib.contextmanager
+def telling(console: Console, total: int) -> Iterator[Teller]:
+    """Give what tells how far a suite is: a bar if the console is a terminal, else lines."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+
+        def show(text: str, share: float) -> None:
+            bar.update(task, description=make_visible(text), completed=share)
+
+        def say(line: str) -> None:
+            bar.console.print(make_visible(line), highlight=False, markup=False, soft_wrap=not console.is_terminal)
+
+        yield Teller(total, show if console.is_terminal else None, say)
+
+
+class Teller:
+    """Tells which check runs, in which stage, and how far that is."""
+
+    def __init__(
+        self,
+        total: int,
+        show: Callable[[str, float], None] | None,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin with nothing done.
+
+        Args:
+            total: how many checks there are.
+            show: draws a bar with a text; None: nobody watches, so lines are said at intervals.
+            say: prints a line that stays.
+        """
+        self._total, self._show, self._say, self._clock = total, show, say, clock
+        self._number = 0
+        self._started = self._said = clock()
+
+    def start(self, job: Job) -> None:
+        """Tell that a check begins."""
+        self._number += 1
+        self._started = self._said = self._clock()
+        if self._show is None:
+            self._say(f"...  {self._place(job)}: starts")
+        else:
+            self._show(f"{self._place(job)}: starts", 0.0)
+
+    def tell(self, job: Job, stage: Stage) -> None:
+        """Tell the stage that a check is in."""
+        now = self._clock()
+        if self._show is not None:
+            self._show(f"{self._place(job)}: {stage.describe()}", stage.share())
+        elif now - self._said >= _INTERVAL_S:
+            self._said = now
+            self._say(f"...  {self._place(job)}: {stage.describe()}, {now - self._started:.0f} s")
+
+    def end(self, line: str) -> None:
+        """Tell what came of a check."""
+        self._say(line)
+
+    def _place(self, job: Job) -> str:
+        return f"{job.name} ({self._number} of {self._total})"
+
+
+def _line(result: Result) -> str:
+    return f"{result.outcome.status}  {result.job.name}  {result.seconds:.0f} s  {_report(result)}"
+
+
+def _report(result: Result) -> str:
+    return result.report_problem or str(result.html_file)
+
+
+def _print_table(console: Console, results: Sequence[Result]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("check", "verdict", "what was found", "time", show_lines=True)
+    for result in results:
+        status = str(result.outcome.status)
+        table.add_row(
+            Text(make_visible(result.job.name)),
+            Text(status, style=STYLES[status]),
+            Text(make_visible(tell(result.outcome))),
+            f"{result.seconds:.0f} s",
+        )
+    console.print(table)

@@ -1,0 +1,107 @@
+"""What the command line gives in place of what stands in params files, and names that nothing answers to.
+
+A name that cannot be right is refused here, before a kernel starts: a system that no entry point registers, and a model
+that is none of the known kinds or a slip of the pen away from a known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from djinn_checks.bounded import refuse_bulk
+from djinn_checks.errors import ParamsError
+from djinn_checks.params import PARAMS
+
+SYSTEMS = "djinn_checks.systems"
+"""The entry point group of systems."""
+SHAPES = ("llama-2-7b", "llama-2-13b", "llama-2-70b", "tiny")
+"""Shapes of random models that are known by name; any other is the path of a config.json."""
+_BUNDLED = "smollm2"
+_RANDOM = "random:"
+_NEAR = 0.8
+"""So alike are a name and what it was meant to be, by difflib's measure."""
+
+
+def read_given(texts: Sequence[str]) -> dict[str, Any]:
+    """Return the parameters of `name=value` texts; values are read as YAML, as those of params files are.
+
+    Raises:
+        ParamsError: a text is of another form, a name stands twice, or no check knows it.
+    """
+    known = {name for params in PARAMS.values() for name in params.model_fields}
+    given: dict[str, Any] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            raise ParamsError(f"--set {text}: expected name=value, as in --set device=cuda:1")
+        if name in given:
+            raise ParamsError(f"--set {name}: stands twice; leave one")
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(sorted(known))}"
+            raise ParamsError(f"--set {name}: no check has a parameter of that name; {hint}")
+        given[name] = _read_value(text, value)
+    return given
+
+
+def _read_value(text: str, value: str) -> Any:
+    try:
+        found = yaml.safe_load(value)
+        refuse_bulk(found)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ParamsError(f"--set {text}: the value cannot be read as YAML ({error})") from error
+    return found
+
+
+def refuse_unknown_names(values: Mapping[str, Any]) -> None:
+    """Refuse a system or a model that nothing answers to.
+
+    Args:
+        values: parameters of a check, defaults included.
+
+    Raises:
+        ParamsError: there is no such thing.
+    """
+    system, model = values.get("system"), values.get("model")
+    if isinstance(system, str) and not values.get("trace"):
+        _refuse_system(system)
+    if isinstance(model, str) and not values.get("trace"):
+        _refuse_model(model)
+
+
+def _refuse_system(name: str) -> None:
+    known = sorted({entry.name for entry in entry_points(group=SYSTEMS)})
+    if known and name not in known:
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise ParamsError(
+            f"system: unknown name {name!r}; {hint}registered: {', '.join(known)}. "
+            f"Register your own in the entry point group {SYSTEMS!r}"
+        )
+
+
+def _refuse_model(name: str) -> None:
+    if name.startswith(_RANDOM):
+        shape = name.removeprefix(_RANDOM)
+        if shape not in SHAPES and not Path(shape).is_file():
+            nearest = difflib.get_close_matches(shape, SHAPES, n=1, cutoff=0.5)
+            hint = f"did you mean {_RANDOM}{nearest[0]}?" if nearest else "is the path right?"
+            raise ParamsError(
+                f"model: {name!r} names no shape; known: {', '.join(SHAPES)}, or the path of a config.json; {hint}"
+            )
+        return
+    if name == _BUNDLED or Path(name).exists():
+        return
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ParamsError(f"model: there is no folder {name!r}, and a hub id has one slash at most")
+    spoken = [_BUNDLED, *SHAPES]
+    nearest = difflib.get_close_matches(name, spoken, n=1, cutoff=_NEAR)
+    if nearest:
+        meant = nearest[0] if nearest[0] == _BUNDLED else _RANDOM + nearest[0]
+        raise ParamsError(f"model: unknown name {name!r}; did you mean {meant!r}?")
