@@ -12,7 +12,7 @@ from djinn_checks.checks.pcie.together import GpuStream, TogetherEvidence, find_
 from djinn_checks.checks.pcie.together_criteria import judge_all, judge_each
 from djinn_checks.checks.run import Progress, read_environment
 from djinn_checks.devices import choose_device
-from djinn_checks.instruments.counters import save_trace
+from djinn_checks.instruments.traces import save_trace
 from djinn_checks.measurements.pcie import GpuRow, PcieMeasurements, TogetherFacts
 from djinn_checks.outcome import Criterion, Outcome, Row, Status, settle
 from djinn_checks.params import PcieParams
