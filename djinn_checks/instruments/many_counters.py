@@ -109,7 +109,8 @@ def _open(output: Path, name: str, options: argparse.Namespace) -> _Looked:
     out, health = output.open("ab", buffering=0), health_path(output).open("ab", buffering=0)
     if name.startswith(_BOARD):
         file = Path(name.removeprefix(_BOARD))
-        source, reader, reasons = "board", board.open_counters(file), {}
+        source, reasons = "board", dict[str, str]()
+        reader: Reader | None = board.open_counters(file)
         steps: list[HealthStep] = [board.open_health(file)]
     else:
         found = open_source(options.counters, name)

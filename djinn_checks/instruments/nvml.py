@@ -281,12 +281,13 @@ def can_peer(one: Any, other: Any, *, over_nvlink: bool) -> bool | None:
 
 def count_nvlinks(handle: Any) -> int | None:
     """Return how many NVLinks of a GPU are up; None if NVML tells of none at all."""
-    states = [
-        _ask(lambda device, link=link: pynvml.nvmlDeviceGetNvLinkState(device, link), handle)
-        for link in range(pynvml.NVML_NVLINK_MAX_LINKS)
-    ]
+    states = [_ask(partial(_read_nvlink, link), handle) for link in range(pynvml.NVML_NVLINK_MAX_LINKS)]
     known = [state for state in states if state is not None]
     return sum(int(state) for state in known) if known else None
+
+
+def _read_nvlink(link: int, handle: Any) -> int:
+    return int(pynvml.nvmlDeviceGetNvLinkState(handle, link))
 
 
 def read_memory_bytes(handle: Any) -> tuple[int, int] | None:

@@ -124,7 +124,7 @@ def _find_links(params: HostParams, folder: Path) -> HostPlan:
             return plan
         said = "; ".join(f"{uuid}: {why}" for uuid, why in plan.left_out.items())
         raise SystemUnavailableError(f"none of the {len(found.gpus)} GPU(s) of this host can be driven: {said}")
-    if params.device.startswith("cuda") or params.gpus != "all":
+    if params.device.startswith("cuda") or params.gpus not in ("", "all"):
         raise SystemUnavailableError(
             "GPUs were asked for, and NVML lists none on this machine; use device: auto or cpu"
         )

@@ -70,9 +70,9 @@ def list_shared_ports(evidence: HostEvidence) -> list[tuple[Port, tuple[str, ...
     groups = {tuple(sorted(uuids)) for uuids in below.values() if len(uuids) > 1}
     found = []
     for group in sorted(groups, key=len):
-        port = find_shared_port([path for uuid in group if (path := paths[uuid]) is not None])
-        if port is not None:
-            found.append((port, group))
+        shared = find_shared_port([path for uuid in group if (path := paths[uuid]) is not None])
+        if shared is not None:
+            found.append((shared, group))
     return found
 
 

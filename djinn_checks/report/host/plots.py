@@ -89,7 +89,7 @@ def _describe_links(found: HostMeasurements, links: Sequence[LinkRow]) -> str:
         shares = [share for link in links if (share := link["share_of_alone"].get(way)) is not None]
         if alone:
             said = f"{words} {_range(alone)} GB/s alone"
-            said += f", {min(shares):.0%} to {max(shares):.0%} of it all at once" if shares else ""
+            said += f", {_percent(shares)} of it all at once" if shares else ""
             parts.append(said)
     total = [stage["bytes_per_s"] / GB for stage in found.get("stages") or () if stage["kind"] == "together"]
     best = f" Together they carry up to {max(total):.3g} GB/s." if total else ""
@@ -108,6 +108,11 @@ def _describe_traffic(found: HostMeasurements, links: Sequence[LinkRow]) -> str:
 def _range(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
     return f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g}"
+
+
+def _percent(shares: Sequence[float]) -> str:
+    low, high = f"{min(shares):.0%}", f"{max(shares):.0%}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _gb(mb_per_s: Sequence[float | None]) -> np.ndarray:

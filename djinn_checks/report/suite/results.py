@@ -33,6 +33,7 @@ _FIGURES: Mapping[str, Sequence[str]] = {
         "restore_p99",
         "wake_p99",
     ),
+    "host": ("alone_like_others", "alone_of_width", "together_at_least_one", "counted_vs_copied"),
 }
 """What is quoted of each check, by the criterion's name; of the faults, their summary says all."""
 

@@ -139,8 +139,9 @@ def test_a_recording_is_judged_as_the_run_was(tmp_path: Path) -> None:
 @given(st.lists(st.integers(0, WRAP - 1), min_size=2, max_size=20))
 def test_readings_come_back_from_a_recording_whatever_wraps(values: list[int]) -> None:
     raw = np.array(values, dtype=np.int64)
-    times = 5.0 + 0.001 * np.arange(len(raw))
-    series = build_series(times, times + 1e-4, raw, raw[::-1].copy(), source="made")
+    times = np.asarray(5.0 + 0.001 * np.arange(len(raw)), dtype=np.float64)
+    after = np.asarray(times + 1e-4, dtype=np.float64)
+    series = build_series(times, after, raw, raw[::-1].copy(), source="made")
     again = _read_readings(_write_readings(series))
     assert again.raw.rx.tolist() == raw.tolist()
     assert again.raw.tx.tolist() == raw[::-1].tolist()
