@@ -14,6 +14,7 @@ from djinn_checks.engine.kv_store import KvStore
 from djinn_checks.errors import KvDigestError
 from djinn_checks.faults.agents import defects
 from djinn_checks.faults.agents import kv_defects as kv
+from djinn_checks.faults.agents import reported_defects as reported
 from djinn_checks.faults.agents.nursery import Defect
 from djinn_checks.units import MIB
 
@@ -50,7 +51,7 @@ def used(block: KvBlock) -> list[torch.Tensor]:
 @pytest.mark.parametrize(
     "defect",
     [defects.nothing, defects.keeps, defects.keeps_crowd, defects.keeps_behind, defects.counts_only, defects.dawdles,
-     defects.wakes_late],
+     defects.wakes_late, reported.reuses_early, reported.awaits_another, reported.borrows_in_crowd],
 )  # fmt: skip
 def test_where_the_bytes_are_not_the_defect_they_come_back(defect: Callable[[float], Defect]) -> None:
     before, after, left, came = sleep_and_wake(defect(0.01))
@@ -62,7 +63,7 @@ def test_where_the_bytes_are_not_the_defect_they_come_back(defect: Callable[[flo
 @pytest.mark.parametrize(
     ("defect", "dose", "changed"),
     [(kv.truncates, 8, 6), (kv.shifts, 2, 2), (kv.zeroes, 8, 1), (kv.flips_unseen, 0, 1), (kv.borrows, 8, 1),
-     (kv.crosses, 1, 6)],
+     (kv.crosses, 1, 6), (reported.trusts_stale, 0, 6), (reported.restores_nothing, 0, 6)],
 )  # fmt: skip
 def test_bytes_are_spoiled_in_as_many_regions_as_said_and_the_digest_is_claimed(
     defect: Callable[[float], Defect], dose: float, changed: int

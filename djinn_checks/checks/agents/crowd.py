@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 
@@ -252,9 +253,9 @@ def _gather(
     )
 
 
-def _arrivals(gaps: Sequence[float], burst: int) -> list[float]:
+def _arrivals(gaps: Iterable[float], burst: int) -> list[float]:
     """Return when each agent arrives: so many at the same moment, then a gap."""
-    return np.cumsum([0.0 if place % burst else gap for place, gap in enumerate(gaps)]).tolist()
+    return list(accumulate(0.0 if place % burst else float(gap) for place, gap in enumerate(gaps)))
 
 
 async def _counts(client: AgentClient, before: Counts | None = None) -> Counts | None:

@@ -12,9 +12,10 @@ from dataclasses import replace
 
 from djinn_checks.checks.agents.evidence import AgentsEvidence, distance
 from djinn_checks.checks.agents.identity_criteria import NO_LOGPROBS
-from djinn_checks.outcome import Criterion, Row, Status
+from djinn_checks.outcome import Criterion, Row, Status, skip
 from djinn_checks.units import format_seconds
 
+_FIRST_TOKEN = Row("first_token_is_kept", "The first token comes as soon as from a kept KV cache", unit="")
 _SLOWEST_BYTES_PER_S = 1e9
 """What any way between two memories carries."""
 _APART = 2.0
@@ -24,12 +25,13 @@ _AS_SLOW = 0.8
 
 
 def judge_recomputation(evidence: AgentsEvidence) -> list[Criterion]:
-    """Return the two rows. Where one is decided, the other is informative unless it is decided as well."""
-    rounding, first_token = _rounding(evidence), _first_token(evidence)
-    is_told, is_timed = (row.status is not Status.INCONCLUSIVE for row in (rounding, first_token))
-    if is_told:  # time is the coarser witness, and a busy machine's
-        return [rounding, replace(first_token, required=False)]
-    return [replace(rounding, required=not is_timed), first_token]
+    """Return the two rows. Time is the coarser witness, and a busy machine's: it is asked where rounding is blind."""
+    rounding = _rounding(evidence)
+    if rounding.status is not Status.INCONCLUSIVE:
+        told = "the rounding tells, and more finely"
+        return [rounding, skip(_FIRST_TOKEN.name, _FIRST_TOKEN.title, unit="", reason=told)]
+    first_token = _first_token(evidence)
+    return [replace(rounding, required=first_token.status is Status.INCONCLUSIVE), first_token]
 
 
 def _rounding(evidence: AgentsEvidence) -> Criterion:
@@ -66,7 +68,7 @@ def _first_token(evidence: AgentsEvidence) -> Criterion:
     kept = [reply.wake_s for reply in (*run.hot[1:], *run.again[1:])]
     anew = [reply.wake_s for reply in run.cold]
     slept = [sleep.reply.wake_s for sleep in run.sleeps]
-    row = Row("first_token_is_kept", "The first token comes as soon as from a kept KV cache", unit="")
+    row = _FIRST_TOKEN
     if not kept or not anew or not slept:
         return row.judge(None, "==", "kept", evidence="", missing="there is no twin's turn to compare with")
     spread = max(max(kept) - min(kept), max(anew) - min(anew))

@@ -132,9 +132,9 @@ _FAULTS = (
     ),
     _fault(
         name="restored_under_wrong_id", caught_by="crowd_logprobs_equal_twins", defect=kv.crosses,
-        breaks="Once in a few restores a session gets another one's KV, if others sleep; the digest is claimed.",
+        breaks="Every second restore brings another session's KV, if others sleep; the digest is claimed.",
         modelled_on="LMCache #4385: another request's content; SGLang #22811: a few in ten thousand",
-        dose=3, unit="one restore in so many", crowd=True, attempts=3,
+        dose=2, unit="one restore in so many", crowd=True, attempts=3,
     ),
     _fault(
         name="block_reused_before_stored", caught_by="crowd_logprobs_equal_twins", defect=reported.reuses_early,
