@@ -101,8 +101,8 @@ def count_faults(planted: Found) -> str:
     ran, made_up = ([caught for made, caught in planted if made is kind] for kind in (False, True))
     if not made_up:
         return f"{sum(ran)} of {len(ran)} planted faults"
-    made = f"{sum(made_up)} of {len(made_up)} planted in evidence that is made to measure"
-    return f"{sum(ran)} of {len(ran)} faults planted in a run, and {made}" if ran else made
+    made = f"{sum(made_up)} of {len(made_up)} in made-up evidence"
+    return f"{sum(ran)} of {len(ran)} faults planted in a run and {made}" if ran else f"{made} (no system ran)"
 
 
 def count_false_alarms(clean: Found) -> str:
@@ -111,7 +111,7 @@ def count_false_alarms(clean: Found) -> str:
     text = f"{_alarms(ran)} in {len(ran)} clean runs"
     if not made_up:
         return text
-    made = f"in {len(made_up)} judgements of clean evidence that is made to measure"
+    made = f"in {len(made_up)} pieces of made-up evidence"
     if not ran or sum(ran) == sum(made_up) == 0:
         return f"{_alarms(made_up)} {made}" if not ran else f"{text} and {made}"
     return f"{text}, {sum(made_up)} {made}"

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from djinn_checks.errors import OutcomeError
 from djinn_checks.outcome import Criterion, Outcome, Status, format_quantity
 from djinn_checks.report.suite.league import League, league_columns, list_league, rank_systems
+from djinn_checks.report.summary import tell
 from djinn_checks.units import GB
 from djinn_checks.visible import make_visible
 
@@ -61,11 +62,15 @@ def render_verdicts(
     if not outcomes and not unreadable:
         raise OutcomeError(f"{folder}: expected <check>.outcome.json files of a finished suite, found none")
     rows = [
-        (_link(folder, name), _verdict(outcome.status), _plain(outcome.summary), _commit(outcome))
+        (_link(folder, name), _verdict(outcome.status), _plain(_summarize(outcome)), _commit(outcome))
         for name, outcome in sorted(outcomes.items())
     ]
     rows += [(_plain(name), "unknown", _plain(why), "unknown") for name, why in sorted(unreadable.items())]
     return f"{_machine(outcomes)}\n\n{_table(('Report', 'Verdict', 'What was found', 'Commit'), rows)}\n"
+
+
+def _summarize(outcome: Outcome) -> str:
+    return tell(outcome) if outcome.check == "faults" else outcome.summary
 
 
 def render_results(

@@ -50,14 +50,14 @@ def test_what_was_planted_in_made_up_evidence_is_counted_apart() -> None:
         row["made_up"] = made_up
     found["clean"]["made"] = {"check": "logits", "runs": 7, "false_alarms": 0, "made_up": True}
     note = note_faults(of("logits"), [faults]) or ""
-    assert "caught 1 of 1 faults planted in a run, and 1 of 2 planted in evidence that is made to measure" in note
-    assert "0 false alarms in 30 clean runs and in 7 judgements of clean evidence that is made to measure." in note
+    assert "caught 1 of 1 faults planted in a run and 1 of 2 in made-up evidence" in note
+    assert "0 false alarms in 30 clean runs and in 7 pieces of made-up evidence." in note
 
 
 def test_older_outcomes_are_counted_by_the_time_that_a_fault_took() -> None:
     rows = [fault("ran"), fault("made")]
     old = replace(of("faults"), measurements={"faults": rows}, timings={"faults_s": {"ran": 1.3, "made": 0.004}})
-    assert tell(old).startswith("caught 1 of 1 faults planted in a run, and 1 of 1 planted in evidence")
+    assert tell(old).startswith("caught 1 of 1 faults planted in a run and 1 of 1 in made-up evidence")
 
 
 def test_as_many_threads_as_the_faults_were_given_do_not_matter() -> None:
