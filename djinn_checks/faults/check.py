@@ -107,8 +107,9 @@ def _summarize(matrix: Matrix) -> str:
     text = f"caught {caught} of {len(planted)} planted faults"
     text += f", escaped: {escaped}" if escaped else ", each by the criterion that was named beforehand"
     runs = [run for ran in matrix.clean.values() for run in ran]
-    alarms = sum(run.caught for run in runs)
-    text += f"; {alarms} false alarm{'' if alarms == 1 else 's'} in {len(runs)} clean runs"
+    alarms = [run.reason for run in runs if run.caught]
+    text += f"; {len(alarms)} false alarm{'' if len(alarms) == 1 else 's'} in {len(runs)} clean runs"
+    text += f" ({alarms[0]})" if alarms else ""
     undecided = sum(run.undecided for run in runs)
     return f"{text}, {undecided} of them without a verdict" if undecided else text
 
