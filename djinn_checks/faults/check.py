@@ -113,7 +113,8 @@ def _summarize(matrix: Matrix) -> str:
     escaped = ", ".join(result.fault.name for result in matrix.results if result.verdict == "MISSED")
     runs = [(CLEAN[name].made_up, run.caught) for name, ran in matrix.clean.items() for run in ran]
     undecided = sum(run.undecided for ran in matrix.clean.values() for run in ran)
-    return summarize_faults(planted, escaped, runs, undecided)
+    alarms = [run.reason for ran in matrix.clean.values() for run in ran if run.caught]
+    return summarize_faults(planted, escaped, runs, undecided) + (f"; first alarm: {alarms[0]}" if alarms else "")
 
 
 def _plain(result: FaultResult, doses: Sequence[Ran]) -> FaultRow:
