@@ -216,7 +216,8 @@ class EncodedWeights:
                 put = partial(self._put, encoded, length=encoded.numel(), is_plain=is_plain, total=int(checksum(plain)))
                 source = sources.get(index)
                 waiting.append((index, keepers.submit(self._put_and_keep, index, put, source, index in stays)))
-                if len(waiting) > _BEHIND:
+                del plain, encoded, put  # or they lie beside what is read and encoded next
+                if len(waiting) >= _BEHIND:
                     done, future = waiting.popleft()
                     self._kept[done] = future.result()
             for done, future in waiting:

@@ -49,6 +49,10 @@ class MappedFile:
     buffer: Tensor
     _registered: list[Any] = field(default_factory=list)
 
+    @property
+    def is_registered(self) -> bool:
+        return bool(self._registered)
+
     def register(self, stretches: Iterable[Stretch]) -> str:
         """Register the pages of some stretches with CUDA, and return why that cannot be done; empty if it was.
 
@@ -101,6 +105,17 @@ def join_pages(stretches: Iterable[Stretch]) -> list[Stretch]:
         else:
             joined.append(Stretch(start, end))
     return joined
+
+
+def current_context() -> int | None:
+    """Return this thread's CUDA context, for another one to enter."""
+    found = ctypes.c_void_p()
+    return found.value if _driver().cuCtxGetCurrent(ctypes.byref(found)) == 0 else None
+
+
+def enter_context(context: int | None) -> None:
+    """Have this thread work in a context of another one's; the driver's calls fail in a thread without any."""
+    _driver().cuCtxSetCurrent(ctypes.c_void_p(context))
 
 
 def _unregister(address: int) -> None:

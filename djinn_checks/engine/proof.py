@@ -64,12 +64,17 @@ class CudaProof:
         self._found = torch.zeros_like(self._sums)
         self._wrong = torch.zeros(len(sums), dtype=torch.bool, device=device)
         self._told = torch.zeros(len(sums), dtype=torch.bool, pin_memory=device.type == "cuda")
+        self._poison = torch.zeros(len(sums), dtype=torch.int32, device=device)
+        self._all_bits = torch.full((), -1, dtype=torch.int32, device=device)
 
     def prove(self, slot: int) -> None:
-        place, wrong = self._places[slot], self._wrong[slot]
+        # Tensors of the device alone: with a number for `masked_fill_` an H200 was counted to read 128 bytes of host
+        # memory for each 32 words of it, 1.4 % of what the link carried.
+        place, wrong, poison = self._places[slot], self._wrong[slot], self._poison[slot]
         checksum(place, out=self._found[slot])
         torch.ne(self._found[slot], self._sums[slot], out=wrong)
-        place.view(torch.int32)[::_EVERY].masked_fill_(wrong, -1)
+        torch.mul(wrong, self._all_bits, out=poison)
+        place.view(torch.int32)[::_EVERY].bitwise_or_(poison)
         if slot == len(self._places) - 1:
             self._told.copy_(self._wrong, non_blocking=True)
 

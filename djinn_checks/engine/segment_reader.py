@@ -72,6 +72,7 @@ class SegmentReader:
             ready, following = following, (index, self._start(segment))
             if ready is not None:
                 yield ready[0], ready[1].result()
+            del ready  # it holds what its reader may have let go of
         if following is not None:
             yield following[0], following[1].result()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -147,14 +148,29 @@ class Driver:
     def __init__(self, refuses: int) -> None:
         self.refuses, self.calls = refuses, 0
         self.locked: dict[int, int] = {}
+        self.contexts = {threading.get_ident()}
+        self.refused: set[int] = set()
 
     def cuMemHostRegister_v2(self, address: Any, nbytes: Any, flags: Any) -> int:  # noqa: N802 - CUDA's name
         assert flags.value == 8, "a shared mapping of a file can be registered only as read-only"
         assert address.value % os.sysconf("SC_PAGESIZE") == 0
+        if threading.get_ident() not in self.contexts:
+            return 201
         self.calls += 1
         if self.calls == self.refuses:
+            self.refused.add(address.value)
+        if address.value in self.refused:
             return 801
         self.locked[address.value] = nbytes.value
+        return 0
+
+    def cuCtxGetCurrent(self, found: Any) -> int:  # noqa: N802 - CUDA's name
+        found._obj.value = 4711
+        return 0
+
+    def cuCtxSetCurrent(self, context: Any) -> int:  # noqa: N802 - CUDA's name
+        assert context.value == 4711
+        self.contexts.add(threading.get_ident())
         return 0
 
     def cuMemHostUnregister(self, address: Any) -> int:  # noqa: N802 - CUDA's name
@@ -188,6 +204,15 @@ def test_files_are_registered_for_the_time_that_they_stream(folders: dict[str, P
     dropped, _ = host_weights(opened(folders["wide"]), pinned=True)
     assert driver.locked
     del dropped
+
+
+def test_a_file_that_could_not_be_registered_beside_others_is_tried_again_alone(
+    folders: dict[str, Path], driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_weights_module, "enter_context", lambda context: None)
+    held, cut = host_weights(opened(folders["sharded"]), pinned=True)
+    assert held.own_bytes < 0.05 * cut.nbytes
+    held.close()
 
 
 def test_a_file_that_cuda_refuses_is_copied_and_the_others_stream_where_they_lie(
@@ -273,7 +298,7 @@ def test_short_runs_between_long_ones_are_copied_and_it_is_said_why(folders: dic
     held.close()
 
 
-@pytest.mark.parametrize(("slowdown", "stays"), [(1.005, True), (1.03, False)])
+@pytest.mark.parametrize(("slowdown", "stays"), [(1.012, True), (1.03, False)])
 def test_a_file_from_whose_addresses_copies_are_slower_is_copied_and_it_is_said(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, slowdown: float, stays: bool
 ) -> None:

@@ -79,7 +79,7 @@ def test_weights_that_travel_encoded_are_drawn_above_the_wire_with_the_ceiling_b
     (axes,) = plot.figure.axes
     drawn_lines = {str(line.get_color()): max(map(float, line.get_ydata())) for line in axes.lines}  # type: ignore[arg-type]
     assert drawn_lines[SYSTEM] < 1.1 * ceiling < drawn_lines[WEIGHTS] < axes.get_ylim()[1]
-    unseen = replace(outcome, measurements=outcome.measurements | {"figures": None})
+    unseen = replace(outcome, measurements={**outcome.measurements, "figures": None})
     for other in (unseen, ran()):
         assert "Decoded" not in plot_flatline(other).alt
 
