@@ -95,6 +95,7 @@ CLEAN: Mapping[str, CleanRun] = {
         check="host",
         says="evidence of a host of four GPUs, whose links differ a little in each run",
         run=lambda number, device: judge_made(make_noisy_evidence_of_host(number)),
+        made_up=True,
     ),
     "agents": CleanRun(
         check="agents",

@@ -94,11 +94,12 @@ def to_narrow_svg(figure: Figure) -> str:
     """
     width, height = figure.get_size_inches()
     panels = [axes for axes in figure.axes if axes.get_subplotspec() is not None]
-    columns = panels[0].get_gridspec().ncols if panels else 1
+    grid = panels[0].get_gridspec() if panels else None
+    columns = grid.ncols if grid is not None else 1
     if columns > 1:
-        grid = GridSpec(len(panels), 1, figure=figure)
+        below = GridSpec(len(panels), 1, figure=figure)
         for place, axes in enumerate(panels):
-            axes.set_subplotspec(grid[place])
+            axes.set_subplotspec(below[place])
     for axes in panels:
         _narrow_axes(axes)
     for legend in [*figure.legends, *(axes.get_legend() for axes in panels)]:

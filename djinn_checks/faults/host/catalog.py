@@ -51,6 +51,7 @@ def _made(
         caught_by=caught_by,
         effect=effect,
         run=lambda device: run(dose, device),
+        made_up=True,
         doses=Doses(unit=unit, sizes=smaller, run=run) if smaller else None,
     )
 
