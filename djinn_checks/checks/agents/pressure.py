@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from djinn_checks.checks.agents.reply import Reply
 from djinn_checks.checks.agents.crowd import CrowdRun, StateSample
 from djinn_checks.checks.agents.evidence import AgentsEvidence
+from djinn_checks.checks.agents.reply import Reply
 from djinn_checks.checks.agents.scripts import session_of
 from djinn_checks.measurements.agents import PressureFacts
 from djinn_checks.units import GB
