@@ -133,7 +133,7 @@ def test_one_bad_file_stops_nothing_for_the_others(tmp_path: Path) -> None:
     for name in ("deep", "null", "pipe", "zero"):
         assert f"pcie-{name}.outcome.json cannot be read" in str(caught.value)
     assert (tmp_path / "logits.html").is_file()
-    assert "5 checks, of which 4 cannot be read" in (tmp_path / "index.html").read_text()
+    assert "4 outcomes cannot be read" in (tmp_path / "index.html").read_text()
 
 
 def test_an_outcome_that_no_front_page_can_show_has_a_line_and_the_others_theirs(
@@ -152,7 +152,7 @@ def test_an_outcome_that_no_front_page_can_show_has_a_line_and_the_others_theirs
     monkeypatch.setattr(folders, "render_index", picky)
     page = write_index(tmp_path).read_text()
     assert "pcie-odd.outcome.json cannot be shown (KeyError: &#x27;windows&#x27;)" in page
-    assert "2 checks, of which 1 cannot be read" in page
+    assert "1 outcome cannot be read" in page
 
 
 def test_two_hundred_thousand_rows_are_refused_at_once(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_no_command_passes_on_what_a_terminal_would_obey(
     else:
         outcome.save(tmp_path / "logits.outcome.json")
         whole("pcie").save(tmp_path / f"pcie{HOSTILE.replace('/', '')}.outcome.json")
-        code = main([command, str(tmp_path), *([str(tmp_path)] if command == "compare" else [])])
+        code = main([command, str(tmp_path), *([str(tmp_path), "--all"] if command == "compare" else [])])
     said = capsys.readouterr()
     assert code == (5 if command == "bad" else 0), said
     letters = set(said.out + said.err) - {"\n", "\t"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -37,6 +38,12 @@ class NamedWeights(Mapping[str, Tensor]):
         nearest = difflib.get_close_matches(str(name), self._names, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]!r}?" if nearest else "their names are those of skeleton().named_parameters()"
         raise NoWeightError(f"the model has no weight {name!r}; {hint}")
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the weights tell beside themselves, such as where each lies in its file."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._weights, name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._weights)

@@ -207,9 +207,9 @@ def test_the_command_says_what_caught_what_and_exits_by_it(capsys: pytest.Captur
     chosen = ["faults", "pcie", "--fault", "claims_two_percent_more", "--doses", "--clean", "1", "--device", "cpu"]
     assert main(chosen) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "PASS: caught 1 of 1 planted faults" in shown
+    assert "PASS: caught 1 of 1 in made-up evidence" in shown
     assert "0.011" in shown
-    assert "0 false alarms in 4 clean runs" in shown
+    assert "0 false alarms in 1 clean runs and in 3 pieces of made-up evidence" in shown
     assert main(["faults", "--fault", "nothing"]) == 2
     assert main(["faults", "logistics"]) == 2
     assert main(["faults", "--fault", "row_zeroed", "--fault", "claims_twice"]) == 2
@@ -234,7 +234,10 @@ def test_clean_runs_without_a_verdict_are_no_alarm_and_no_pass(monkeypatch: pyte
     row = found.criterion("pcie_false_alarms")
     assert row.status is found.status is Status.INCONCLUSIVE
     assert row.reason.startswith("2 of 2 runs have no verdict: ")
-    assert "0 false alarms in 8 clean runs, 2 of them without a verdict" in found.summary
+    assert (
+        "0 false alarms in 2 clean runs and in 6 pieces of made-up evidence, 2 of them without a verdict"
+        in found.summary
+    )
     assert found.measurements["clean"]["pcie"]["undecided"] == 2
 
 

@@ -61,11 +61,11 @@ def test_a_prompt_longer_than_the_positions_is_refused_before_anything_loads(
         check_pcie(PcieParams(**shared, dtype="float32"))
 
 
-def test_the_default_budget_of_a_tiny_model_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_budget_too_small_for_a_tiny_model_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("djinn_checks.models.open.Model.resident", lambda *_: pytest.fail("weights were loaded"))
     for check, params in ((check_logits, LogitsParams), (check_pcie, PcieParams)):
-        with pytest.raises(ParamsError, match="budget_fraction: its default of random:tiny .* too little for system"):
-            check(params(model="random:tiny", device="cpu"))  # type: ignore[operator]
+        with pytest.raises(ParamsError, match="budget_fraction: 0.25 of random:tiny .* too little for system"):
+            check(params(model="random:tiny", device="cpu", budget_fraction=0.25))  # type: ignore[operator]
 
 
 def test_a_token_that_the_weights_have_no_row_for_is_named(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_outcomes_that_cannot_be_read_are_named_by_render_and_on_the_front_page_
         assert sentence in said.err
         assert sentence in page
         assert sentence in json.loads(crate)["@graph"][0].get("description", "") + crate
-    assert "4 checks, of which 3 cannot be read" in page
+    assert "3 outcomes cannot be read, which counts as ERROR" in page
     assert 'class="status error"' in page or "ERROR" in page.partition("on the whole")[0]
     assert str(torn / "pcie.html") in said.out
     assert (torn / "pcie.html").read_text() != "old", "the rest is done"
@@ -148,10 +148,10 @@ def test_an_outcome_that_has_no_page_is_named_and_all_others_have_theirs(
 ) -> None:
     out, render = fill(tmp_path / "out", "pcie", "pcie-odd"), folders.render_html
 
-    def picky(notebook: object, outcome: Outcome, note: object) -> str:
+    def picky(notebook: object, outcome: Outcome, note: object, *, name: str) -> str:
         if outcome.summary == "odd":
             raise KeyError("windows")
-        return render(notebook, outcome, note)
+        return render(notebook, outcome, note, name=name)
 
     whole("pcie", summary="odd").save(out / "pcie-odd.outcome.json")
     (out / "pcie.html").unlink()
