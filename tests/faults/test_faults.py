@@ -146,7 +146,7 @@ def test_faulty_servers_are_caught_in_processes_of_their_own_and_a_clean_one_is_
         excused += [
             run.reason for run in clean if run.reason.startswith(("rounding_is_kept: ", "first_token_is_kept: "))
         ]
-    assert {verdict for verdict, _ in verdicts.values()} == {"caught"}, verdicts
+    assert {name: found for name, found in verdicts.items() if found[0] != "caught"} == {}
     assert len(clean) >= 3
     wrong = [run.reason for run in clean if run.caught or (run.undecided and not run.reason.startswith(tuple(excused)))]
     assert not wrong
