@@ -148,10 +148,10 @@ def test_an_outcome_that_has_no_page_is_named_and_all_others_have_theirs(
 ) -> None:
     out, render = fill(tmp_path / "out", "pcie", "pcie-odd"), folders.render_html
 
-    def picky(notebook: object, outcome: Outcome, note: object, *, name: str) -> str:
+    def picky(notebook: object, outcome: Outcome, note: object, **others: str) -> str:
         if outcome.summary == "odd":
             raise KeyError("windows")
-        return render(notebook, outcome, note, name=name)
+        return render(notebook, outcome, note, **others)
 
     whole("pcie", summary="odd").save(out / "pcie-odd.outcome.json")
     (out / "pcie.html").unlink()

@@ -138,6 +138,7 @@ options = xllamacpp.CommonParams()
 options.model.path, options.slot_save_path = sys.argv[1:3]
 options.n_ctx, options.n_parallel, options.port = 4096, 4, 0
 options.endpoint_slots = True
+options.cpuparams.n_threads = options.cpuparams_batch.n_threads = 1  # two would spin while they wait for each other
 server = xllamacpp.Server(options)
 print("serving SmolLM2 at", server.listening_address, flush=True)
 time.sleep(600)
