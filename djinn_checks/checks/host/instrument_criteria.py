@@ -6,6 +6,7 @@ import resource
 
 import numpy as np
 
+from djinn_checks.checks.fleet_criteria import judge_whole_host
 from djinn_checks.checks.host.accounts import find_rates
 from djinn_checks.checks.host.driver import D2H, H2D
 from djinn_checks.checks.host.evidence import ALONE, HostEvidence
@@ -44,27 +45,13 @@ def judge_instruments(evidence: HostEvidence) -> tuple[Criterion, ...]:
 
 
 def _whole_host(evidence: HostEvidence) -> Criterion:
-    row = Row("whole_host", "Every GPU of the host was driven", unit="GPU(s)")
-    driven, left_out = len(evidence.seen), evidence.plan.left_out
-    if evidence.subject == HOST_MEMORY:
-        return row.judge(
-            None,
-            "==",
-            driven,
-            evidence="NVML",
-            missing=f"this machine has no PCIe GPU: {driven} link(s) within host memory stand in, which prove the "
-            "check's machinery and nothing about a host",
-        )
-    if evidence.params.gpus != "all":
-        return row.skip(f"{driven} of {driven + len(left_out)} were asked for by name, and the verdict is about those")
-    return row.judge(
-        driven,
-        "==",
-        driven + len(left_out),
-        evidence="GPUs that NVML lists, by UUID",
-        failed="; ".join(f"{uuid}: {why}" for uuid, why in left_out.items()),
-        instrument=True,
+    driven = len(evidence.seen)
+    stand_ins = (
+        f"this machine has no PCIe GPU: {driven} link(s) within host memory stand in, which prove the check's "
+        "machinery and nothing about a host"
     )
+    none = evidence.subject == HOST_MEMORY
+    return judge_whole_host(driven, evidence.plan.left_out, evidence.params.gpus, stand_ins if none else "")
 
 
 def _gpus_free(evidence: HostEvidence) -> Criterion:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
+from collections.abc import Mapping
 
 from djinn_checks.checks.host.accounts import Account, list_accounts
 from djinn_checks.checks.host.driver import BOTH, D2H, H2D
 from djinn_checks.checks.host.evidence import DIRECTIONS, HostEvidence, Seen
-from djinn_checks.instruments.link_health import LANE_BITS_PER_S, HealthSample, most_replays
+from djinn_checks.instruments.link_health import HealthSample, most_carried, most_replays
 from djinn_checks.instruments.payload import ANSWER_BYTES, LARGEST_REQUEST_BYTES
 from djinn_checks.outcome import Criterion, Row
 from djinn_checks.units import GB, format_bytes
@@ -27,10 +28,10 @@ def payload_limit(generation: int | None, width: int | None) -> float | None:
     256 bytes of data a packet, and 20 beside them: what no measurement exceeds. An H200's x16 of generation 5 has 58.4
     GB/s by this, and reaches 55.4.
     """
-    if generation not in _ENCODING or not width:
+    wire, coded = most_carried(generation, width), _ENCODING.get(generation or 0)
+    if wire is None or coded is None:
         return None
-    wire = LANE_BITS_PER_S[generation] * width / 8 * _ENCODING[generation]
-    return wire * LARGEST_REQUEST_BYTES / (LARGEST_REQUEST_BYTES + ANSWER_BYTES)
+    return wire * coded * LARGEST_REQUEST_BYTES / (LARGEST_REQUEST_BYTES + ANSWER_BYTES)
 
 
 def judge_links(evidence: HostEvidence) -> tuple[Criterion, ...]:
@@ -115,14 +116,13 @@ def _alone_like_others(evidence: HostEvidence) -> Criterion:
                 shares |= {(uuid, way): rate / like for uuid, rate in rates.items()}
     if len(evidence.seen) == len(kinds):
         return row.skip("there is no other of its kind")
-    worst = min(shares, key=lambda key: shares[key], default=None)
-    return row.judge(
-        None if worst is None else shares[worst],
-        ">=",
+    return _judge_slowest(
+        evidence,
+        row,
+        shares,
         evidence.params.alike,
-        evidence="the fastest round of each direction; of two links the faster is the measure",
+        how="the fastest round of each direction; of two links the faster is the measure",
         missing="no two links were driven",
-        failed=f"{worst[0]} {worst[1]} has {evidence.alone[worst[0]][worst[1]] / GB:.2f} GB/s" if worst else "",
     )
 
 
@@ -136,13 +136,27 @@ def _alone_of_width(evidence: HostEvidence) -> Criterion:
                        for way in (H2D, D2H) if way in evidence.alone[link.uuid]}  # fmt: skip
     if not _is_pcie(evidence):
         return row.skip("a link within host memory has no lanes")
+    return _judge_slowest(
+        evidence,
+        row,
+        shares,
+        evidence.params.of_width,
+        how="the fastest round against the most that GPU and slot can do together, less what packets cost",
+        missing="generation and width are not known, or no rate is stated for them",
+    )
+
+
+def _judge_slowest(
+    evidence: HostEvidence, row: Row, shares: Mapping[tuple[str, str], float], least: float, *, how: str, missing: str
+) -> Criterion:
+    """Hold the least of the shares, by link and direction, against what is asked for, and name it."""
     worst = min(shares, key=lambda key: shares[key], default=None)
     return row.judge(
         None if worst is None else shares[worst],
         ">=",
-        evidence.params.of_width,
-        evidence="the fastest round against the most that GPU and slot can do together, less what packets cost",
-        missing="generation and width are not known, or no rate is stated for them",
+        least,
+        evidence=how,
+        missing=missing,
         failed=f"{worst[0]} {worst[1]} has {evidence.alone[worst[0]][worst[1]] / GB:.2f} GB/s" if worst else "",
     )
 

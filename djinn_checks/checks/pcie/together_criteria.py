@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from djinn_checks.checks.fleet_criteria import judge_whole_host
 from djinn_checks.checks.pcie.criteria import judge_evidence
 from djinn_checks.checks.pcie.evidence import HOST_MEMORY
 from djinn_checks.checks.pcie.together import TogetherEvidence
@@ -50,26 +51,11 @@ def _pick_worst(name: str, each: Mapping[str, Sequence[Criterion]]) -> Criterion
 
 
 def _whole_host(evidence: TogetherEvidence) -> Criterion:
-    row = Row("whole_host", "Every GPU of the host was driven", unit="GPU(s)")
-    driven, left_out = len(evidence.streams.names), evidence.streams.left_out
-    if evidence.streams.subject == HOST_MEMORY:
-        return row.judge(
-            None,
-            "==",
-            driven,
-            evidence="NVML",
-            missing=f"there is no PCIe GPU: {driven} system(s) over host memory ran",
-        )
-    if evidence.params.gpus != "all":
-        return row.skip(f"{driven} of {driven + len(left_out)} were asked for by name, and the verdict is about those")
-    return row.judge(
-        driven,
-        "==",
-        driven + len(left_out),
-        evidence="GPUs that NVML lists, by UUID",
-        failed="; ".join(f"{uuid}: {why}" for uuid, why in left_out.items()),
-        instrument=True,
-    )
+    streams = evidence.streams
+    driven = len(streams.names)
+    stand_ins = f"there is no PCIe GPU: {driven} system(s) over host memory ran"
+    none = streams.subject == HOST_MEMORY
+    return judge_whole_host(driven, streams.left_out, evidence.params.gpus, stand_ins if none else "")
 
 
 def _workers_finished(evidence: TogetherEvidence) -> Criterion:
