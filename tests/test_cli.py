@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from djinn_checks import cli
 from djinn_checks.cli import main
+from djinn_checks.commands import finished
+from djinn_checks.commands.exit_codes import EXIT_CODES
 
 
 @pytest.mark.parametrize(
@@ -42,12 +43,12 @@ def test_a_crash_of_ours_has_an_exit_code_of_its_own(
     def broken(*_: object) -> int:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(cli, "_render", broken)
+    monkeypatch.setattr(finished, "_render", broken)
     assert main(["render", str(tmp_path)]) == 6
     said = capsys.readouterr().err
     assert "ZeroDivisionError: a bug" in said
     assert "please report" in said
-    assert "  6  djinn-checks itself crashed" in cli.EXIT_CODES
+    assert "  6  djinn-checks itself crashed" in EXIT_CODES
 
 
 FIGURE = Path(__file__).parent / "data" / "plausible" / "impossible-pocketllm-goal.yaml"

@@ -57,10 +57,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "suite": REPORT | {"params", "processes", "suite"},
     "plausible": {"errors", "units", "bounded"},
     "argument_types": {"devices"},
-    "cli": REPORT
+    "commands": REPORT
     | {"argument_types", "devices", "params", "suite", "instruments", "faults", "checks", "server", "plausible"}
-    | {"run_command"},
-    "run_command": REPORT | {"suite"},
+    | {"commands"},
+    "cli": {"errors", "visible", "checks", "commands"},
     "__main__": {"cli"},
     "__init__": {"loading"},
 }

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from djinn_checks.cli import main
+from djinn_checks.commands.running import Teller
 from djinn_checks.errors import ParamsError
 from djinn_checks.models.open import SHAPES as MODEL_SHAPES
 from djinn_checks.report.progress import Stage
-from djinn_checks.run_command import Teller
 from djinn_checks.suite import given
 from djinn_checks.suite.folder import set_aside
 from djinn_checks.suite.params_folder import read_limits, read_suite

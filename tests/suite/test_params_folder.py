@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from djinn_checks.cli import exit_code, main
+from djinn_checks.cli import main
+from djinn_checks.commands.exit_codes import exit_code
 from djinn_checks.errors import ParamsError, RunnerError
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.suite import storage

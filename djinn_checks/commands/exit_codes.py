@@ -1,0 +1,31 @@
+"""The exit codes, and what they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from djinn_checks.outcome import Status
+
+EXIT_CODES = """exit codes:
+  0  nothing failed (INCONCLUSIVE counts as not failed, unless --strict)
+  1  a check is FAIL
+  2  the command line or a params file is wrong; nothing ran
+  3  a check is INCONCLUSIVE, under --strict
+  4  a check is ERROR: it crashed, timed out or was killed
+  5  part of a folder, or what is printed, could not be read or written; all else is done
+  6  djinn-checks itself crashed, which says nothing about any check
+130  the suite was told to stop, by Ctrl-C or a signal; the check that this hit is ERROR, finished ones are kept
+preflight: 0 if nothing is missing, 1 otherwise
+faults: 1 if one escapes, or a clean run raises an alarm; 3 if a clean run has no verdict
+compare: 1 if a status differs or a suite lacks one
+plausible: 0 if the figure is possible, 1 if it is impossible, 3 if that is not decidable
+"""
+
+
+def exit_code(statuses: Sequence[Status], *, strict: bool) -> int:
+    """Return the exit code for the statuses of a suite; see EXIT_CODES."""
+    if Status.ERROR in statuses:
+        return 4
+    if Status.FAIL in statuses:
+        return 1
+    return 3 if strict and Status.INCONCLUSIVE in statuses else 0

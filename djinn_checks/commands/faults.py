@@ -1,0 +1,92 @@
+"""`djinn-checks faults`: defects are planted, and told by what caught them."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from djinn_checks.commands.exit_codes import exit_code
+from djinn_checks.devices import DEVICE_NAMES
+from djinn_checks.visible import make_visible
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from djinn_checks.commands import Commands
+    from djinn_checks.outcome import Outcome
+
+
+def add_faults(commands: Commands) -> None:
+    """Add `faults` to the commands of a parser."""
+    faults = commands.add_parser("faults", help="plant defects, and see that the checks catch them on this machine")
+    faults.add_argument("checks", nargs="*", metavar="check", help="only those of these: logits, pcie, agents, host")
+    faults.add_argument("--fault", action="append", default=[], metavar="NAME", help="only this one")
+    faults.add_argument("--list", action="store_true", help="print their names and what each breaks; plant none")
+    faults.add_argument("--clean", type=int, default=3, metavar="N", help="runs of each check without a fault (3)")
+    faults.add_argument("--doses", action="store_true", help="smaller doses too, for the smallest that is caught")
+    faults.add_argument("--device", default="auto", help=DEVICE_NAMES)
+    faults.set_defaults(command=_faults)
+
+
+def _faults(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from djinn_checks.errors import ParamsError
+    from djinn_checks.faults.check import check_faults
+    from djinn_checks.params import FaultsParams
+    from djinn_checks.report.faults.tables import list_faults
+
+    if options.list:
+        return _list_faults(options)
+    if len(options.fault) > 1:  # --only of `run` may be repeated, so somebody will try
+        raise ParamsError(f"--fault: expected one name, got {', '.join(options.fault)}; run the command once for each")
+    console = Console()
+    params = FaultsParams.create(
+        of=options.checks,
+        fault=options.fault[0] if options.fault else "",
+        clean_runs=options.clean,
+        doses=options.doses,
+        device=options.device,
+    )
+    outcome = check_faults(
+        params, progress=lambda name, done, total: console.print(f"{done}/{total} {name}", highlight=False)
+    )
+    table = _table_of_names("fault", "verdict", "caught by", "also alarmed")
+    for row in list_faults(outcome):
+        others = [name for name in row["alarms"] if name != row["caught_by"]]
+        table.add_row(*map(make_visible, (row["name"], row["verdict"], row["caught_by"], ", ".join(others))))
+    console.print(table, markup=False)
+    if options.doses:
+        console.print(_floors_table(outcome), markup=False)
+    console.print(make_visible(f"{outcome.status}: {outcome.summary}"), highlight=False, markup=False)
+    return exit_code([outcome.status], strict=True)
+
+
+def _list_faults(options: argparse.Namespace) -> int:
+    from djinn_checks.devices import choose_device
+    from djinn_checks.faults.base import find_faults
+
+    device = choose_device(options.device)
+    for fault in find_faults(options.checks, options.fault[0] if options.fault else None):
+        where = "" if fault.applies(device) else f"  [not on {device.type}]"
+        print(make_visible(f"{fault.check}  {fault.name}  {fault.breaks}{where}"))
+    return 0
+
+
+def _table_of_names(*titles: str) -> Table:
+    """Return a table that breaks what is too long and cuts nothing: names are given back to `--fault`."""
+    from rich.table import Table
+
+    table = Table(show_lines=True)
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    return table
+
+
+def _floors_table(outcome: Outcome) -> Table:
+    from djinn_checks.report.faults.tables import list_floors
+
+    table = _table_of_names("fault", "criterion", "smallest dose caught", "largest that escaped", "unit")
+    for row in list_floors(outcome):
+        table.add_row(*row)
+    return table

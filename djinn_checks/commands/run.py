@@ -1,0 +1,56 @@
+"""`djinn-checks run`: what may be asked of it, and the code that it exits with."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from djinn_checks.argument_types import seconds, whole_seconds
+from djinn_checks.commands.exit_codes import EXIT_CODES, exit_code
+
+if TYPE_CHECKING:
+    from djinn_checks.commands import Commands
+
+
+def add_run(commands: Commands) -> None:
+    """Add `run` to the commands of a parser."""
+    run = commands.add_parser(
+        "run", help="run a suite", epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    run.add_argument("suite", type=Path, help="folder of params files, for example params/smoke, or one such file")
+    run.add_argument(
+        "--only", action="append", default=[], metavar="CHECK", help="run this check or file.yaml alone (repeatable)"
+    )
+    run.add_argument(
+        "--set", action="append", default=[], dest="given", metavar="NAME=VALUE",
+        help="give a parameter in place of what the files say, to each check that has it (repeatable): device=cuda:1",
+    )  # fmt: skip
+    run.add_argument("--out", type=Path, help="where reports go (default: reports/<name of the suite>)")
+    limits = run.add_argument_group("time limits, in place of the suite's own (suite.yaml); what runs over is ERROR")
+    limits.add_argument("--timeout", type=seconds, metavar="S", help="for each check (3600)")
+    limits.add_argument("--cell-timeout", type=whole_seconds, metavar="S", help="for each cell of a notebook (none)")
+    limits.add_argument(
+        "--suite-timeout",
+        type=seconds,
+        metavar="S",
+        help="for all checks together (none); those that it leaves no time for are not started",
+    )
+    run.add_argument("--strict", action="store_true", help="exit 3 if a check is INCONCLUSIVE")
+    run.add_argument("--resume", action="store_true", help="run what is missing, an ERROR, or of other params")
+    run.set_defaults(command=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from djinn_checks.commands.running import run_and_print
+
+    given = ("timeout_s", "cell_timeout_s", "suite_timeout_s")
+    results = run_and_print(
+        options.suite,
+        options.out,
+        only=options.only,
+        given=options.given,
+        resume=options.resume,
+        limits={name: getattr(options, name.removesuffix("_s")) for name in given},
+    )
+    return exit_code([result.outcome.status for result in results], strict=options.strict)

@@ -1,0 +1,31 @@
+"""`djinn-checks serve`: a model is served to agents that sleep and wake."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from typing import TYPE_CHECKING
+
+from djinn_checks.loading import uncollected
+from djinn_checks.server.arguments import add_serve_arguments
+from djinn_checks.server.options import ServeOptions
+
+if TYPE_CHECKING:
+    from djinn_checks.commands import Commands
+
+
+def add_serve(commands: Commands) -> None:
+    """Add `serve` to the commands of a parser."""
+    serve = commands.add_parser("serve", help="serve a model to agents that sleep and wake")
+    add_serve_arguments(serve)
+    serve.set_defaults(command=_serve)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    with uncollected():
+        from djinn_checks.server.serve import serve
+
+    values = {name: value for name, value in vars(options).items() if name != "command"}
+    with contextlib.suppress(KeyboardInterrupt):  # it has ended its requests and let go of its memory by then
+        serve(ServeOptions(**values))
+    return 0
