@@ -5,17 +5,19 @@ No pyplot: a figure is a value that a function returns, and nothing is left open
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import textwrap
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.text import Text
+from matplotlib.ticker import Formatter, LogFormatter
 
 SYSTEM = "#0072B2"
 """What the system did. Palette of Okabe and Ito: told apart with any colour vision."""
@@ -35,6 +37,8 @@ _LONG_LABEL, _SMALL = 18, 6.0
 """Names at an axis that are longer take less room in it: letters, and points."""
 _PATH = re.compile(r' d="[^"]*"')
 _SPACE = re.compile(r" ?\n| (?=[ML])|(?<=[ML]) ")
+_FORMULA, _POWER = re.compile(r"\$\\mathdefault\{(.*)\}\$"), re.compile(r"\^\{(.*?)\}")
+_RAISED = str.maketrans("0123456789-\N{MINUS SIGN}", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁻")
 _DIGITS = re.compile(r"(\.\d\d)\d+")
 """A hundredth of a point cannot be seen, and more digits and the spaces between them are half of the file."""
 
@@ -82,9 +86,52 @@ def set_title(axes: Axes, title: str) -> None:
 def to_svg(figure: Figure) -> str:
     """Return the figure as SVG text: no date, fixed ids, glyphs as paths so that no font is needed."""
     text = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "djinn-checks", "svg.fonttype": "path"}):
+    _write_powers_plainly(figure)
+    with _laid_out(figure), mpl.rc_context({"svg.hashsalt": "djinn-checks", "svg.fonttype": "path"}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, facecolor="white")
     return _PATH.sub(lambda found: _SPACE.sub("", _DIGITS.sub(r"\1", found[0])), text.getvalue())
+
+
+@contextlib.contextmanager
+def _laid_out(figure: Figure) -> Iterator[None]:
+    """Lay the figure out and leave it so: saving it would draw everything once more before, only to lay it out."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+    try:
+        yield
+    finally:
+        figure.set_layout_engine(engine)
+
+
+def _write_powers_plainly(figure: Figure) -> None:
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            for found, use in (
+                (axis.get_major_formatter(), axis.set_major_formatter),
+                (axis.get_minor_formatter(), axis.set_minor_formatter),
+            ):
+                if isinstance(found, LogFormatter):
+                    use(_PlainPowers(found))
+
+
+class _PlainPowers(Formatter):
+    """Writes 10⁻⁷ with letters that the font has: matplotlib's formulas take a fifth of the time of a figure."""
+
+    def __init__(self, formulas: LogFormatter) -> None:
+        self._formulas = formulas
+
+    def set_axis(self, axis: Any) -> None:
+        super().set_axis(axis)
+        self._formulas.set_axis(axis)
+
+    def set_locs(self, locs: Any) -> None:
+        self._formulas.set_locs(locs)
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        formula = _FORMULA.sub(r"\1", str(self._formulas(x, pos)))
+        return _POWER.sub(lambda found: found[1].translate(_RAISED), formula).replace(r"\times", "×")
 
 
 def to_narrow_svg(figure: Figure) -> str:

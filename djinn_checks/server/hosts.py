@@ -7,23 +7,14 @@ loopback has to ask for loopback, or for a name that the server was given. (No b
 
 from __future__ import annotations
 
-import ipaddress
 import reprlib
 from collections.abc import Iterable
 
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from djinn_checks.server.listening import is_loopback
 from djinn_checks.server.schema import error_response
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a name or an address is this machine's own, by itself and without asking anybody."""
-    name = host.strip("[]").rstrip(".").lower()
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost" or name.endswith(".localhost")
 
 
 class KnownHosts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import socket
 import sys
@@ -17,11 +16,11 @@ from djinn_checks.engine.agent_engine import AgentEngine
 from djinn_checks.engine.decode_graphs import record_decode
 from djinn_checks.engine.kv_cache import probe_shape
 from djinn_checks.engine.kv_store import KvStore
-from djinn_checks.errors import EngineError, ParamsError
+from djinn_checks.errors import EngineError
 from djinn_checks.models.open import Model, open_model
 from djinn_checks.server.app import create_app
 from djinn_checks.server.descriptors import count_connections, raise_limit
-from djinn_checks.server.hosts import is_loopback
+from djinn_checks.server.listening import listen
 from djinn_checks.server.metrics import Metrics
 from djinn_checks.server.options import ServeOptions
 from djinn_checks.units import GB
@@ -36,8 +35,20 @@ _GRACE_S = 20
 """How long running requests may take to end when the server is told to."""
 
 
-def serve(options: ServeOptions, *, make_store: MakeStore = KvStore, say: Callable[[str], None] = print) -> None:
+def serve(
+    options: ServeOptions,
+    *,
+    make_store: MakeStore = KvStore,
+    say: Callable[[str], None] = print,
+    bound: socket.socket | None = None,
+) -> None:
     """Serve until told to stop. Says "serving <model> at <address>" when it listens.
+
+    Args:
+        options: of the command line.
+        make_store: takes what `KvStore` takes.
+        say: prints a line.
+        bound: the socket of the options' address, where that was bound before.
 
     Raises:
         ModelError: the model cannot be had.
@@ -48,7 +59,7 @@ def serve(options: ServeOptions, *, make_store: MakeStore = KvStore, say: Callab
     device, most_files = choose_device(options.device), raise_limit()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     sys.setswitchinterval(_SWITCH_S)
-    listening = _listen(options)
+    listening = bound or listen(options)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     model = open_model(options.model, dtype=choose_dtype(options.dtype, device), device=device, seed=options.seed)
@@ -110,27 +121,3 @@ def end_tokens(model: Model, module: Any) -> frozenset[int]:
     configured = getattr(module.generation_config, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
     return frozenset(token for token in (*ids, model.tokenizer.eos_token_id) if token is not None)
-
-
-def _listen(options: ServeOptions) -> socket.socket:
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        _see_loopback(options.host)
-        listening.bind((options.host, options.port))
-    except OSError as error:
-        listening.close()
-        remedy = "choose another, or --port 0 for a free one"
-        if error.errno in (errno.ENETUNREACH, errno.EADDRNOTAVAIL) and is_loopback(options.host):
-            remedy = "this machine, or this container, has no loopback interface that is up: `ip link set lo up`"
-        raise ParamsError(
-            f"--host {options.host} --port {options.port}: cannot be listened at ({error.strerror}); {remedy}"
-        ) from error
-    return listening
-
-
-def _see_loopback(host: str) -> None:
-    """See that who asks over loopback can be heard: one may listen at an interface that is down. Nothing is sent."""
-    if is_loopback(host):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-            asking.connect((host, 1))

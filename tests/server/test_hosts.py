@@ -7,7 +7,7 @@ import asyncio
 import httpx
 import pytest
 
-from djinn_checks.server.hosts import is_loopback
+from djinn_checks.server.listening import is_loopback
 from tests.server.fake_engine import FakeEngine, application, tiny
 
 MODEL = tiny()

@@ -12,7 +12,8 @@ from djinn_checks.server.options import ServeOptions
 
 def test_the_command_line_has_every_option_with_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[ServeOptions] = []
-    monkeypatch.setattr("djinn_checks.server.serve.serve", told.append)
+    monkeypatch.setattr("djinn_checks.server.serve.serve", lambda options, *, bound: told.append(options))
+    monkeypatch.setattr("djinn_checks.commands.serve.listen", lambda options: None)
     assert cli.main(["serve"]) == 0
     assert told == [ServeOptions()]
     changed = ["--port", "7", "--kv-device-gb", "0.5", "--device", "cpu", "--no-recording", "--allow-host", "a.example"]

@@ -261,7 +261,7 @@ def test_a_server_that_cannot_start_says_why() -> None:
         ServerProcess(["--model", "random:nothing", "--port", "0"])
 
 
-def test_the_address_of_another_is_refused(server: ServerProcess) -> None:
+def test_the_address_of_another_is_refused_before_anything_is_loaded(server: ServerProcess) -> None:
     port = server.address.rsplit(":", 1)[1]
     with pytest.raises(SystemUnavailableError, match="--port 0 for a free one"):
-        ServerProcess([*TINY, "--port", port])
+        ServerProcess(["--model", "random:no-such-shape", "--port", port])

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from djinn_checks.checks.agents.server_process import ServerProcess
 from djinn_checks.errors import ParamsError
+from djinn_checks.server.listening import listen
 from djinn_checks.server.options import ServeOptions
-from djinn_checks.server.serve import _listen
 
 TINY = ("--model", "random:tiny", "--device", "cpu", "--port", "0", "--idle-s", "0.2", "--session-tokens", "1020")
 SESSION_IDS = st.from_regex(r"[A-Za-z0-9._:\-]{1,128}", fullmatch=True) | st.text("._:-aZ0", min_size=1, max_size=5)
@@ -143,7 +143,7 @@ def test_a_machine_without_a_loopback_interface_is_told_that_and_nothing_is_list
         try:
             if ctypes.CDLL(None).unshare(CLONE_NEWNET) == 0:
                 said = "it listens"
-                _listen(ServeOptions(port=0))
+                listen(ServeOptions(port=0))
         except ParamsError as error:
             said = str(error)
         finally:

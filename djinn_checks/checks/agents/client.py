@@ -15,7 +15,7 @@ import httpx
 from djinn_checks.checks.agents.reply import Reply, SessionRecord
 from djinn_checks.checks.agents.streams import Parts, parse_event, read_events, read_llama, read_openai
 from djinn_checks.errors import InstrumentError, NoRouteError, WrongAdapterError
-from djinn_checks.server.hosts import is_loopback
+from djinn_checks.server.listening import is_loopback
 
 _TIMEOUT = httpx.Timeout(300.0, connect=10.0)
 _LOGPROBS = 2
