@@ -1,0 +1,146 @@
+"""Each criterion of a run over time, one panel a criterion, one line a machine; changes marked where they were found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from djinn_checks.outcome import Status
+from djinn_checks.report.plots import FLOOR, INK, MARK, SYSTEM, Plot, make_figure, set_title
+from djinn_checks.report.suite.history import Point, Series
+
+_COLOURS = (SYSTEM, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+"""Palette of Okabe and Ito, without the colour of marks. Further machines begin anew, with another shape."""
+_SHAPES = ("o", "s", "D", "^", "v", "P")
+_MOST_TICKS = 12
+_COLUMNS, _WIDTH, _HEIGHT, _ROOM = 2, 11.0, 2.0, 0.9
+"""Panels beside each other, and inches."""
+_LONGEST_TITLE = 58
+
+Key = tuple[str, str]
+"""Folder and start of a run: what panels have in common."""
+
+
+def plot_run(run: str, rows: Sequence[Sequence[Series]], machines: Sequence[str]) -> Plot:
+    """Return the criteria of one run.
+
+    Args:
+        run: its name.
+        rows: of each criterion, its series by machine.
+        machines: all labels, in the order of the colours.
+    """
+    if not rows:
+        return Plot(None, f"{run}: no figure of it changed from run to run.")
+    order = _order(series for row in rows for series in row)
+    columns = min(_COLUMNS, len(rows))
+    height = _HEIGHT * math.ceil(len(rows) / columns) + _ROOM
+    figure, panels = make_figure(math.ceil(len(rows) / columns), columns, width=_WIDTH, height=height)
+    for axes, row in zip(panels, rows, strict=False):
+        _draw(axes, row, order, machines)
+    for axes in panels[len(rows) :]:
+        axes.set_axis_off()
+    here = [label for label in machines if any(series.machine == label for row in rows for series in row)]
+    figure.legend(handles=[*map(_legend_of(machines), here), *_LEGEND], loc="outside upper left", fontsize=9,
+                  ncols=min(4, len(here) + len(_LEGEND)), frameon=False)  # fmt: skip
+    return Plot(figure, _describe(run, rows))
+
+
+_LEGEND = (
+    Line2D([], [], color=FLOOR, linewidth=1.0, linestyle=(0, (4, 3)), label="threshold"),
+    Line2D([], [], color=MARK, marker="X", linestyle="", markersize=7, label="not PASS"),
+    Line2D([], [], color=MARK, linewidth=1.6, label="marked change"),
+)
+
+
+def _legend_of(machines: Sequence[str]):  # type: ignore[no-untyped-def]
+    def make(label: str) -> Line2D:
+        colour, shape = _look(machines, label)
+        return Line2D([], [], color=colour, marker=shape, markersize=5, linewidth=1.0, label=label)
+
+    return make
+
+
+def _look(machines: Sequence[str], label: str) -> tuple[str, str]:
+    place = machines.index(label)
+    return _COLOURS[place % len(_COLOURS)], _SHAPES[(place + place // len(_COLOURS)) % len(_SHAPES)]
+
+
+def _order(every: object) -> dict[Key, tuple[int, Point]]:
+    """Return the place of each run on the axis of time, and a point of it: even steps, whatever lies between them."""
+    points: dict[Key, Point] = {}
+    for series in every:  # type: ignore[attr-defined]
+        for point in series.points:
+            points.setdefault(_key(point), point)
+    ordered = sorted(points.items(), key=lambda item: (item[1].when, item[0]))
+    return {key: (place, point) for place, (key, point) in enumerate(ordered)}
+
+
+def _key(point: Point) -> Key:
+    return point.folder, point.outcome.started_at
+
+
+def _draw(axes: Axes, row: Sequence[Series], order: Mapping[Key, tuple[int, Point]], machines: Sequence[str]) -> None:
+    first = row[0].row
+    assert first is not None  # the check as a whole has no figure
+    factor = 100.0 if first.unit.startswith("share") else 1.0
+    for series in row:
+        colour, shape = _look(machines, series.machine)
+        points = [(order[_key(point)][0], point) for point in series.points if point.value is not None]
+        places, values = [place for place, _ in points], [factor * (point.value or 0.0) for _, point in points]
+        axes.plot(places, values, color=colour, marker=shape, markersize=4, linewidth=1.0)
+        wrong = [(x, y) for (x, point), y in zip(points, values, strict=True) if point.status is not Status.PASS]
+        axes.plot([x for x, _ in wrong], [y for _, y in wrong], color=MARK, marker="X", markersize=7, linestyle="")
+        _draw_shifts(axes, series, order, factor)
+    _draw_threshold(axes, row, factor)
+    _name_times(axes, order)
+    title = first.title if len(first.title) <= _LONGEST_TITLE else f"{first.title[:_LONGEST_TITLE]}…"
+    set_title(axes, title)
+    axes.title.set_fontsize(9.5)
+    axes._left_title.set_fontsize(9)  # type: ignore[attr-defined]
+    axes.set_ylabel("%" + first.unit.removeprefix("share") if factor != 1.0 else first.unit, fontsize=8)
+    axes.ticklabel_format(axis="y", useOffset=False)
+    axes.margins(x=0.04, y=0.18)
+
+
+def _draw_shifts(axes: Axes, series: Series, order: Mapping[Key, tuple[int, Point]], factor: float) -> None:
+    places = [order[_key(point)][0] for point in series.points]
+    bounds = [0, *(shift.at for shift in series.shifts), len(places)]
+    levels = [*(shift.before for shift in series.shifts), *(shift.after for shift in series.shifts[-1:])]
+    for level, start, end in zip(levels, bounds, bounds[1:], strict=False):
+        axes.plot([places[start], places[end - 1]], [factor * level] * 2, color=MARK, linewidth=1.6, zorder=1)
+    for shift in series.shifts:
+        axes.axvline((places[shift.at - 1] + places[shift.at]) / 2, color=MARK, linewidth=1.6, zorder=1)
+
+
+def _draw_threshold(axes: Axes, row: Sequence[Series], factor: float) -> None:
+    """Draw the threshold where it does not squeeze the figures: not more than three times their span away."""
+    values = [factor * value for series in row for value in series.values]
+    known = {point.threshold for series in row for point in series.points if point.threshold is not None}
+    span = max(values) - min(values)
+    for level in (factor * threshold for threshold in known):
+        away = max(min(values) - level, level - max(values), 0.0)
+        if away <= 3 * span:
+            axes.axhline(level, color=FLOOR, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
+
+
+def _name_times(axes: Axes, order: Mapping[Key, tuple[int, Point]]) -> None:
+    step = math.ceil(len(order) / _MOST_TICKS)
+    shown = [(place, point) for place, point in order.values() if place % step == 0]
+    labels = [f"{point.outcome.started_at[5:10]}\n{point.commit[:7]}" for _, point in shown]
+    axes.set_xticks([place for place, _ in shown], labels)
+    axes.tick_params(axis="x", labelsize=6.5, colors=INK)
+    axes.tick_params(axis="y", labelsize=8)
+
+
+def _describe(run: str, rows: Sequence[Sequence[Series]]) -> str:
+    every = [series for row in rows for series in row]
+    marks = sum(len(series.shifts) for series in every)
+    count = max(len(series.points) for series in every)
+    return (
+        f"{run}: {len(rows)} criteria whose figures differ from run to run, up to {count} runs a machine; "
+        f"{marks or 'no'} marked change{'' if marks == 1 else 's'}. Date and commit stand below; "
+        "the steps between runs are even, whatever time lies between them."
+    )
