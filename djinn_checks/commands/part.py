@@ -89,5 +89,5 @@ def refuse_other_devices(devices: Sequence[object], count: int) -> None:
         kind, _, index = str(device).partition(":")
         if count and kind == "cuda" and index.isdecimal() and int(index) >= count:
             raise ParamsError(
-                f"device: {device} is hidden by --gpu, whose GPUs count from cuda:0 to cuda:{count - 1}; use cuda or auto"
+                f"device: {device} is hidden by --gpu: its {count} GPU(s) count from cuda:0; use cuda or auto"
             )

@@ -113,7 +113,7 @@ def _refuse_impossible(parts: Sequence[Part], out: Path) -> None:
     for part in parts:
         if part.host and not is_label(part.host):
             raise RunnerError(
-                f"{part.host}={part.folder}: a host's name may have letters, digits, hyphens and underscores, 40 at most"
+                f"{part.host}={part.folder}: a host is named by letters, digits, hyphens and underscores, 40 at most"
             )
         if not part.folder.is_dir() or not list_names(part.folder):
             raise RunnerError(f"{part.folder}: expected <check>.outcome.json files of a finished suite, found none")

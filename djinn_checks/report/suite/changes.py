@@ -29,6 +29,7 @@ one of 32 series of six runs at most, and in one of 290 of twelve.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -112,7 +113,7 @@ def _trim(ordered: Sequence[float]) -> tuple[float, float, int]:
 
 def _smallest_gap(values: Sequence[float]) -> float:
     ordered = sorted(set(values))
-    return min((after - before for before, after in zip(ordered, ordered[1:], strict=False)), default=0.0)
+    return min((after - before for before, after in itertools.pairwise(ordered)), default=0.0)
 
 
 def tail_of_t(t: float, freedom: int) -> float:

@@ -7,6 +7,7 @@ lies so near the threshold that noise decides, or the row has no figure.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from djinn_checks.report.suite.hosts import Machine, find_machines, split_host
 from djinn_checks.report.tables import flatten
 
 ALPHA = 0.025
-"""How often a page whose figures are nothing but noise has a mark, by the formula: shared out evenly among its series."""
+"""How often a page of nothing but noise has a mark, by the formula: shared out evenly among its series."""
 WHOLE = ""
 """Stands for the check as a whole, in place of a criterion's name."""
 _NEAR = 1
@@ -82,7 +83,7 @@ class Series:
     shifts: tuple[Shift, ...] = ()
     """`at` counts among `points`."""
     explained: tuple[int, ...] = ()
-    """Where else a flip is explained: the check as a whole flips with its rows."""
+    """Where else a flip is told of: the check as a whole flips with its rows."""
 
     @property
     def values(self) -> list[float]:
@@ -92,7 +93,7 @@ class Series:
     @property
     def flips(self) -> list[int]:
         """The points whose status is another one than the point's before."""
-        pairs = zip(self.points, self.points[1:], strict=False)
+        pairs = itertools.pairwise(self.points)
         return [place for place, (before, after) in enumerate(pairs, 1) if before.status is not after.status]
 
     @property
@@ -191,11 +192,12 @@ def _mark(series: Series, alpha: float) -> tuple[Shift, ...]:
 
 
 def _explain_wholes(found: Sequence[Series]) -> Iterator[Series]:
-    """Give the series; those of whole checks with the places where a row of theirs has a mark."""
+    """Give the series; those of whole checks with the places where a row of theirs has a mark or flips."""
     marks: dict[tuple[str, str], set[int]] = {}
     for series in found:
-        for shift in series.shifts:
-            marks.setdefault((series.run, series.machine), set()).add(id(series.points[shift.at].outcome))
+        at = [*(shift.at for shift in series.shifts), *(series.flips if series.criterion != WHOLE else ())]
+        outcomes = {id(series.points[place].outcome) for place in at}
+        marks.setdefault((series.run, series.machine), set()).update(outcomes)
     for series in found:
         near = marks.get((series.run, series.machine), set()) if series.criterion == WHOLE else set()
         yield replace(
@@ -212,8 +214,8 @@ def tell_differences(before: Outcome, after: Outcome) -> list[str]:
 def _facts(outcome: Outcome) -> dict[str, object]:
     environment = outcome.environment
     facts: dict[str, object] = {f"parameter {name}": value for name, value in flatten(outcome.params)}
-    for what, source in (("commit", environment.get("source")),
-                         ("system's commit", (environment.get("system") or {}).get("source"))):  # fmt: skip
+    own, system = environment.get("source"), (environment.get("system") or {}).get("source")
+    for what, source in (("commit", own), ("system's commit", system if system != own else None)):
         if source:
             facts[what] = str(source.get("commit"))[:7] + ("+" if source.get("dirty") else "")
     facts["driver"] = (environment.get("gpu") or {}).get("driver")

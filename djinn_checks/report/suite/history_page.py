@@ -7,8 +7,8 @@ from html import escape
 
 from djinn_checks.outcome import Status, format_quantity
 from djinn_checks.report.page import render_page
-from djinn_checks.report.suite.history import WHOLE, History, Series, tell_differences
 from djinn_checks.report.suite.changes import Shift
+from djinn_checks.report.suite.history import WHOLE, History, Point, Series, tell_differences
 from djinn_checks.report.suite.history_plots import plot_run
 from djinn_checks.report.tables import Html, fold, render_quantity, render_table, status_chip
 from djinn_checks.report.verdict import format_start, render_figure
@@ -16,8 +16,8 @@ from djinn_checks.report.verdict import format_start, render_figure
 _METHOD = (
     "A change is marked where two levels differ by more than the noise that the series itself shows: the pooled t of "
     "trimmed means, at the place where it is largest, with at least two runs on either side (Yuen and Dixon 1973; "
-    "Hawkins 1977). The level is shared out among all series of the page, so that a page of nothing but noise has a mark "
-    "in one case of twenty at most. A few runs show large changes only. Each machine is a series of its own."
+    "Hawkins 1977). The level is shared out among all series of the page, so that a page of nothing but noise has a "
+    "mark in one case of twenty at most. A few runs show large changes only. Each machine is a series of its own."
 )
 
 
@@ -68,7 +68,7 @@ def tell_change(series: Series, shift: Shift) -> str:
     before, after = (format_quantity(value, unit) for value in (shift.before, shift.after))
     point = series.points[shift.at]
     commit = f", commit {point.commit}" if point.commit else ""
-    return f"{name_series(series)}: {before} → {after}{_size(series, shift)} since {point.outcome.started_at}{commit}"
+    return f"{name_series(series)}: {before} → {after}{_size(series, shift)} since {_minute(point)}{commit}"
 
 
 def tell_flips(series: Series) -> str:
@@ -90,8 +90,12 @@ def _size(series: Series, shift: Shift) -> str:
 def _flips(series: Series) -> str:
     statuses = [point.status for point in series.points]
     tally = ", ".join(f"{statuses.count(kind)} {kind.value}" for kind in Status if kind in statuses)
-    last = series.points[series.flips[-1]].outcome.started_at
+    last = _minute(series.points[series.flips[-1]])
     return f"{_count(len(series.flips), 'flip')} in {_count(len(statuses), 'run')} ({tally}), the last at {last}"
+
+
+def _minute(point: Point) -> str:
+    return point.outcome.started_at[:16].replace("T", " ") or "an unknown day"
 
 
 def _count(number: int, what: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -11,14 +12,17 @@ from matplotlib.lines import Line2D
 from djinn_checks.outcome import Status
 from djinn_checks.report.plots import FLOOR, INK, MARK, SYSTEM, Plot, make_figure, set_title
 from djinn_checks.report.suite.history import Point, Series
+from djinn_checks.units import GB
 
 _COLOURS = (SYSTEM, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 """Palette of Okabe and Ito, without the colour of marks. Further machines begin anew, with another shape."""
 _SHAPES = ("o", "s", "D", "^", "v", "P")
-_MOST_TICKS = 12
+_MOST_TICKS = 6
 _COLUMNS, _WIDTH, _HEIGHT, _ROOM = 2, 11.0, 2.0, 0.9
 """Panels beside each other, and inches."""
 _LONGEST_TITLE = 58
+_LETTERS = 8
+"""Points of the labels: on a phone they are as small as they may be."""
 
 Key = tuple[str, str]
 """Folder and start of a run: what panels have in common."""
@@ -43,24 +47,21 @@ def plot_run(run: str, rows: Sequence[Sequence[Series]], machines: Sequence[str]
     for axes in panels[len(rows) :]:
         axes.set_axis_off()
     here = [label for label in machines if any(series.machine == label for row in rows for series in row)]
-    figure.legend(handles=[*map(_legend_of(machines), here), *_LEGEND], loc="outside upper left", fontsize=9,
-                  ncols=min(4, len(here) + len(_LEGEND)), frameon=False)  # fmt: skip
+    figure.legend(handles=[*(_legend_of(machines, label) for label in here), *_LEGEND], loc="outside upper left", fontsize=9,
+                  ncols=3, frameon=False)  # fmt: skip
     return Plot(figure, _describe(run, rows))
 
 
 _LEGEND = (
     Line2D([], [], color=FLOOR, linewidth=1.0, linestyle=(0, (4, 3)), label="threshold"),
     Line2D([], [], color=MARK, marker="X", linestyle="", markersize=7, label="not PASS"),
-    Line2D([], [], color=MARK, linewidth=1.6, label="marked change"),
+    Line2D([], [], color=MARK, linewidth=2, marker=">", markersize=5, label="marked change"),
 )
 
 
-def _legend_of(machines: Sequence[str]):  # type: ignore[no-untyped-def]
-    def make(label: str) -> Line2D:
-        colour, shape = _look(machines, label)
-        return Line2D([], [], color=colour, marker=shape, markersize=5, linewidth=1.0, label=label)
-
-    return make
+def _legend_of(machines: Sequence[str], label: str) -> Line2D:
+    colour, shape = _look(machines, label)
+    return Line2D([], [], color=colour, marker=shape, markersize=5, linewidth=1.0, label=label)
 
 
 def _look(machines: Sequence[str], label: str) -> tuple[str, str]:
@@ -68,10 +69,10 @@ def _look(machines: Sequence[str], label: str) -> tuple[str, str]:
     return _COLOURS[place % len(_COLOURS)], _SHAPES[(place + place // len(_COLOURS)) % len(_SHAPES)]
 
 
-def _order(every: object) -> dict[Key, tuple[int, Point]]:
+def _order(every: Iterable[Series]) -> dict[Key, tuple[int, Point]]:
     """Return the place of each run on the axis of time, and a point of it: even steps, whatever lies between them."""
     points: dict[Key, Point] = {}
-    for series in every:  # type: ignore[attr-defined]
+    for series in every:
         for point in series.points:
             points.setdefault(_key(point), point)
     ordered = sorted(points.items(), key=lambda item: (item[1].when, item[0]))
@@ -85,7 +86,7 @@ def _key(point: Point) -> Key:
 def _draw(axes: Axes, row: Sequence[Series], order: Mapping[Key, tuple[int, Point]], machines: Sequence[str]) -> None:
     first = row[0].row
     assert first is not None  # the check as a whole has no figure
-    factor = 100.0 if first.unit.startswith("share") else 1.0
+    factor, unit = _scale(first.unit)
     for series in row:
         colour, shape = _look(machines, series.machine)
         points = [(order[_key(point)][0], point) for point in series.points if point.value is not None]
@@ -93,26 +94,37 @@ def _draw(axes: Axes, row: Sequence[Series], order: Mapping[Key, tuple[int, Poin
         axes.plot(places, values, color=colour, marker=shape, markersize=4, linewidth=1.0)
         wrong = [(x, y) for (x, point), y in zip(points, values, strict=True) if point.status is not Status.PASS]
         axes.plot([x for x, _ in wrong], [y for _, y in wrong], color=MARK, marker="X", markersize=7, linestyle="")
-        _draw_shifts(axes, series, order, factor)
+        _draw_shifts(axes, series, order, factor, colour)
     _draw_threshold(axes, row, factor)
     _name_times(axes, order)
-    title = first.title if len(first.title) <= _LONGEST_TITLE else f"{first.title[:_LONGEST_TITLE]}…"
-    set_title(axes, title)
-    axes.title.set_fontsize(9.5)
-    axes._left_title.set_fontsize(9)  # type: ignore[attr-defined]
-    axes.set_ylabel("%" + first.unit.removeprefix("share") if factor != 1.0 else first.unit, fontsize=8)
+    set_title(axes, textwrap.shorten(first.title, _LONGEST_TITLE, placeholder=" …"))
+    axes.set_ylabel(unit, fontsize=_LETTERS)
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.margins(x=0.04, y=0.18)
 
 
-def _draw_shifts(axes: Axes, series: Series, order: Mapping[Key, tuple[int, Point]], factor: float) -> None:
+def _scale(unit: str) -> tuple[float, str]:
+    """Return by what figures are multiplied to be drawn, and the unit that they then have."""
+    if unit.startswith("share"):
+        return 100.0, f"%{unit.removeprefix('share')}"
+    return (1 / GB, f"GB{unit.removeprefix('bytes')}") if unit.startswith("bytes") else (1.0, unit)
+
+
+def _draw_shifts(
+    axes: Axes, series: Series, order: Mapping[Key, tuple[int, Point]], factor: float, colour: str
+) -> None:
     places = [order[_key(point)][0] for point in series.points]
     bounds = [0, *(shift.at for shift in series.shifts), len(places)]
     levels = [*(shift.before for shift in series.shifts), *(shift.after for shift in series.shifts[-1:])]
     for level, start, end in zip(levels, bounds, bounds[1:], strict=False):
-        axes.plot([places[start], places[end - 1]], [factor * level] * 2, color=MARK, linewidth=1.6, zorder=1)
+        ends = [places[start], places[end - 1]]
+        axes.plot(ends, [factor * level] * 2, color=colour, linewidth=5, alpha=0.3, solid_capstyle="butt", zorder=1)
     for shift in series.shifts:
-        axes.axvline((places[shift.at - 1] + places[shift.at]) / 2, color=MARK, linewidth=1.6, zorder=1)
+        middle = (places[shift.at - 1] + places[shift.at]) / 2
+        ends = {"xy": (middle, factor * shift.after), "xytext": (middle, factor * shift.before)}
+        axes.annotate(
+            "", **ends, arrowprops={"arrowstyle": "-|>", "color": MARK, "linewidth": 2, "shrinkA": 0, "shrinkB": 0}
+        )
 
 
 def _draw_threshold(axes: Axes, row: Sequence[Series], factor: float) -> None:
@@ -131,8 +143,8 @@ def _name_times(axes: Axes, order: Mapping[Key, tuple[int, Point]]) -> None:
     shown = [(place, point) for place, point in order.values() if place % step == 0]
     labels = [f"{point.outcome.started_at[5:10]}\n{point.commit[:7]}" for _, point in shown]
     axes.set_xticks([place for place, _ in shown], labels)
-    axes.tick_params(axis="x", labelsize=6.5, colors=INK)
-    axes.tick_params(axis="y", labelsize=8)
+    axes.tick_params(axis="x", labelsize=_LETTERS, colors=INK)
+    axes.tick_params(axis="y", labelsize=_LETTERS)
 
 
 def _describe(run: str, rows: Sequence[Sequence[Series]]) -> str:
