@@ -1,4 +1,4 @@
-"""Each criterion of a run over time, one panel a criterion, one line a machine; changes marked where they were found."""
+"""Each criterion of a run over time, one panel a criterion, one line a machine, and where it changed."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ _LETTERS = 8
 
 Key = tuple[str, str]
 """Folder and start of a run: what panels have in common."""
+Places = Mapping[Key, tuple[int, Point]]
+"""Where each run stands on the axis of time, and a point of it."""
 
 
 def plot_run(run: str, rows: Sequence[Sequence[Series]], machines: Sequence[str]) -> Plot:
@@ -47,8 +49,8 @@ def plot_run(run: str, rows: Sequence[Sequence[Series]], machines: Sequence[str]
     for axes in panels[len(rows) :]:
         axes.set_axis_off()
     here = [label for label in machines if any(series.machine == label for row in rows for series in row)]
-    figure.legend(handles=[*(_legend_of(machines, label) for label in here), *_LEGEND], loc="outside upper left", fontsize=9,
-                  ncols=3, frameon=False)  # fmt: skip
+    handles = [*(_legend_of(machines, label) for label in here), *_LEGEND]
+    figure.legend(handles=handles, loc="outside upper left", fontsize=9, ncols=3, frameon=False)
     return Plot(figure, _describe(run, rows))
 
 
@@ -83,10 +85,9 @@ def _key(point: Point) -> Key:
     return point.folder, point.outcome.started_at
 
 
-def _draw(axes: Axes, row: Sequence[Series], order: Mapping[Key, tuple[int, Point]], machines: Sequence[str]) -> None:
-    first = row[0].row
-    assert first is not None  # the check as a whole has no figure
-    factor, unit = _scale(first.unit)
+def _draw(axes: Axes, row: Sequence[Series], order: Places, machines: Sequence[str]) -> None:
+    said = [series.row for series in row if series.row is not None]  # the check as a whole has none, and no figure
+    factor, unit = _scale(said[0].unit)
     for series in row:
         colour, shape = _look(machines, series.machine)
         points = [(order[_key(point)][0], point) for point in series.points if point.value is not None]
@@ -97,7 +98,7 @@ def _draw(axes: Axes, row: Sequence[Series], order: Mapping[Key, tuple[int, Poin
         _draw_shifts(axes, series, order, factor, colour)
     _draw_threshold(axes, row, factor)
     _name_times(axes, order)
-    set_title(axes, textwrap.shorten(first.title, _LONGEST_TITLE, placeholder=" …"))
+    set_title(axes, textwrap.shorten(said[0].title, _LONGEST_TITLE, placeholder=" …"))
     axes.set_ylabel(unit, fontsize=_LETTERS)
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.margins(x=0.04, y=0.18)
@@ -110,9 +111,10 @@ def _scale(unit: str) -> tuple[float, str]:
     return (1 / GB, f"GB{unit.removeprefix('bytes')}") if unit.startswith("bytes") else (1.0, unit)
 
 
-def _draw_shifts(
-    axes: Axes, series: Series, order: Mapping[Key, tuple[int, Point]], factor: float, colour: str
-) -> None:
+_ARROW = {"arrowstyle": "-|>", "color": MARK, "linewidth": 2, "shrinkA": 0, "shrinkB": 0}
+
+
+def _draw_shifts(axes: Axes, series: Series, order: Places, factor: float, colour: str) -> None:
     places = [order[_key(point)][0] for point in series.points]
     bounds = [0, *(shift.at for shift in series.shifts), len(places)]
     levels = [*(shift.before for shift in series.shifts), *(shift.after for shift in series.shifts[-1:])]
@@ -122,9 +124,7 @@ def _draw_shifts(
     for shift in series.shifts:
         middle = (places[shift.at - 1] + places[shift.at]) / 2
         ends = {"xy": (middle, factor * shift.after), "xytext": (middle, factor * shift.before)}
-        axes.annotate(
-            "", **ends, arrowprops={"arrowstyle": "-|>", "color": MARK, "linewidth": 2, "shrinkA": 0, "shrinkB": 0}
-        )
+        axes.annotate("", **ends, arrowprops=_ARROW)
 
 
 def _draw_threshold(axes: Axes, row: Sequence[Series], factor: float) -> None:
@@ -138,7 +138,7 @@ def _draw_threshold(axes: Axes, row: Sequence[Series], factor: float) -> None:
             axes.axhline(level, color=FLOOR, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
 
 
-def _name_times(axes: Axes, order: Mapping[Key, tuple[int, Point]]) -> None:
+def _name_times(axes: Axes, order: Places) -> None:
     step = math.ceil(len(order) / _MOST_TICKS)
     shown = [(place, point) for place, point in order.values() if place % step == 0]
     labels = [f"{point.outcome.started_at[5:10]}\n{point.commit[:7]}" for _, point in shown]
