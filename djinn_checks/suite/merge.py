@@ -134,9 +134,15 @@ def _read_part(part: Part, told: _Told) -> Iterator[_Run]:
         told.problems += [f"{part.folder}/{file}: is no regular file, and was left" for file in odd]
         files = {ending: file for ending, file in files.items() if file.is_file()}
         if OUTCOME in files:
-            digest = _digest(files[OUTCOME])[:_DIGITS]
+            digest = _digest_all(files)
             folders = (part.folder,)
             yield _Run(name=name, base=base, host=host, folders=folders, files=files, outcome=outcome, digest=digest)
+
+
+def _digest_all(files: Mapping[str, Path]) -> str:
+    """Return the digest of a run's outcome and evidence."""
+    found = [f"{ending} {_digest(files[ending])}" for ending in sorted(files.keys() - {_PAGE, _NOTEBOOK})]
+    return hashlib.sha256("\n".join(found).encode(errors="surrogateescape")).hexdigest()[:_DIGITS]
 
 
 def _digest(file: Path) -> str:
@@ -173,7 +179,7 @@ def _is_same(one: _Run, other: _Run) -> bool:
     notebook may be slim.
     """
     if one.outcome is None or other.outcome is None:
-        is_same = one.digest == other.digest
+        return one.digest == other.digest
     else:
         is_same = one.outcome.to_dict() == other.outcome.to_dict()
     shared = one.files.keys() & other.files.keys() - {OUTCOME, _PAGE, _NOTEBOOK}

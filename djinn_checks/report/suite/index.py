@@ -149,9 +149,9 @@ def _runs(
     rows = [
         (
             _link(name, files.get(name, {})),
-            *((hosts[name],) if many else ()),
+            *((_whole(hosts[name]),) if many else ()),
             status_chip(outcome.status),
-            *((name_subject(outcome),) if rivals else ()),
+            *((_whole(name_subject(outcome)) if many else name_subject(outcome),) if rivals else ()),
             tell(outcome),
             Html(_time(outcome) + f"<small>{render_cost(outcome, disk.get(name))}</small>"),
             _evidence(name, files.get(name, {})),
@@ -168,6 +168,11 @@ def _runs(
         "Evidence",
     )
     return render_table(caption, columns, rows, numeric=False) if rows else ""
+
+
+def _whole(words: str) -> Html:
+    """Return a short name that a narrow column does not break."""
+    return Html(f'<span class="whole">{escape(words)}</span>')
 
 
 def _unreadable(unreadable: Mapping[str, str], files: Mapping[str, Mapping[str, int]]) -> Html | str:
