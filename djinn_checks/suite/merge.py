@@ -180,8 +180,7 @@ def _is_same(one: _Run, other: _Run) -> bool:
     """
     if one.outcome is None or other.outcome is None:
         return one.digest == other.digest
-    else:
-        is_same = one.outcome.to_dict() == other.outcome.to_dict()
+    is_same = one.outcome.to_dict() == other.outcome.to_dict()
     shared = one.files.keys() & other.files.keys() - {OUTCOME, _PAGE, _NOTEBOOK}
     return is_same and all(_digest(one.files[ending]) == _digest(other.files[ending]) for ending in shared)
 
