@@ -125,13 +125,17 @@ class History:
     def changed(self) -> list[tuple[Series, Shift]]:
         """Every marked change, the largest ratio first."""
         found = [(series, shift) for series in self.series for shift in series.shifts]
-        return sorted(found, key=lambda pair: -abs(math.log(pair[1].ratio)) if (pair[1].ratio or 0) > 0 else -math.inf)
+        return sorted(found, key=lambda pair: -_size(pair[1]))
 
     @property
     def flaky(self) -> list[Series]:
         """Every series with a flip that no change explains, the most flips first."""
         found = [series for series in self.series if series.flaky_flips]
         return sorted(found, key=lambda series: -len(series.flaky_flips))
+
+
+def _size(shift: Shift) -> float:
+    return abs(math.log(shift.ratio)) if shift.ratio is not None and shift.ratio > 0 else math.inf
 
 
 def trace_history(visits: Sequence[Visit]) -> History:

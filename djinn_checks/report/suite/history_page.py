@@ -163,7 +163,7 @@ _COLUMNS = ("Row", "Machine", "Runs", "First", "Last", "Lowest", "Highest", "Sta
 def _line(series: Series) -> Sequence[object]:
     unit, values = series.row.unit if series.row else "", series.values
     ends = (values[0], values[-1], min(values), max(values)) if values else ()
-    cells = [render_quantity(value, unit) for value in ends] or [""] * 4
+    cells = [render_quantity(value, unit) for value in ends] or [Html("")] * 4
     statuses = [point.status for point in series.points]
     tally = ", ".join(f"{statuses.count(kind)} {kind.value}" for kind in Status if kind in statuses)
     return (_name(series), series.machine, str(len(series.points)), *cells, tally)

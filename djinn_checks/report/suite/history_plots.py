@@ -123,8 +123,8 @@ def _draw_shifts(axes: Axes, series: Series, order: Places, factor: float, colou
         axes.plot(ends, [factor * level] * 2, color=colour, linewidth=5, alpha=0.3, solid_capstyle="butt", zorder=1)
     for shift in series.shifts:
         middle = (places[shift.at - 1] + places[shift.at]) / 2
-        ends = {"xy": (middle, factor * shift.after), "xytext": (middle, factor * shift.before)}
-        axes.annotate("", **ends, arrowprops=_ARROW)
+        tip, tail = (middle, factor * shift.after), (middle, factor * shift.before)
+        axes.annotate("", xy=tip, xytext=tail, arrowprops=_ARROW)
 
 
 def _draw_threshold(axes: Axes, row: Sequence[Series], factor: float) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,13 +37,14 @@ def test_the_tail_of_student_is_that_of_the_tables(t: float, freedom: int, p: fl
 def test_noise_of_any_kind_is_marked_hardly_more_often_than_asked_for(kind: str, runs: int) -> None:
     """300 series at 0.01: 3 marks are expected; 15 and more come in one of a million such tests, were it so."""
     rng = random.Random(f"{kind} {runs}")
-    draw = {
-        "gauss": lambda: rng.gauss(0, 1),
+    kinds: dict[str, Callable[[], float]] = {
+        "gauss": partial(rng.gauss, 0, 1),
         "uniform": rng.random,
         "cauchy": lambda: rng.gauss(0, 1) / (rng.gauss(0, 1) or 1.0),
         "rounded": lambda: float(round(rng.gauss(0, 1))),
         "counted": lambda: float(rng.random() < 0.1) + float(rng.random() < 0.1),
-    }[kind]
+    }
+    draw = kinds[kind]
     marked = sum(bool(find_shifts([draw() for _ in range(runs)], 0.01)) for _ in range(300))
     assert marked <= (15 if kind != "cauchy" or runs < 20 else 25)
 
