@@ -17,7 +17,7 @@ _METHOD = (
     "A change is marked where two levels differ by more than the noise that the series itself shows: the pooled t of "
     "trimmed means, at the place where it is largest, with at least two runs on either side (Yuen and Dixon 1973; "
     "Hawkins 1977). The level is shared out among all series of the page, so that a page of nothing but noise has a "
-    "mark in one case of twenty at most. A few runs show large changes only. Each machine is a series of its own."
+    "mark in about one case of twenty. A few runs show large changes only. Each machine is a series of its own."
 )
 
 
