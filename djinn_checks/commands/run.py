@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from djinn_checks.argument_types import seconds, whole_seconds
 from djinn_checks.commands.exit_codes import EXIT_CODES, exit_code
+from djinn_checks.commands.part import add_part_options, seeing_gpus
 
 if TYPE_CHECKING:
     from djinn_checks.commands import Commands
@@ -38,6 +39,7 @@ def add_run(commands: Commands) -> None:
     )
     run.add_argument("--strict", action="store_true", help="exit 3 if a check is INCONCLUSIVE")
     run.add_argument("--resume", action="store_true", help="run what is missing, an ERROR, or of other params")
+    add_part_options(run)
     run.set_defaults(command=_run)
 
 
@@ -45,12 +47,15 @@ def _run(options: argparse.Namespace) -> int:
     from djinn_checks.commands.running import run_and_print
 
     given = ("timeout_s", "cell_timeout_s", "suite_timeout_s")
-    results = run_and_print(
-        options.suite,
-        options.out,
-        only=options.only,
-        given=options.given,
-        resume=options.resume,
-        limits={name: getattr(options, name.removesuffix("_s")) for name in given},
-    )
+    with seeing_gpus(options.gpu):
+        results = run_and_print(
+            options.suite,
+            options.out,
+            only=options.only,
+            given=options.given,
+            resume=options.resume,
+            limits={name: getattr(options, name.removesuffix("_s")) for name in given},
+            shard=options.shard,
+            gpus=len(options.gpu),
+        )
     return exit_code([result.outcome.status for result in results], strict=options.strict)

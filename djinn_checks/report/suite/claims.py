@@ -198,6 +198,29 @@ def tabulate_claims(outcomes: Mapping[str, Outcome]) -> Html:
     return render_table("Claims", columns, rows, note=note, numeric=False)
 
 
+def tabulate_claims_by_host(hosts: Mapping[str, Mapping[str, Outcome]]) -> Html:
+    """Return every claim once, and beside it what was found on each host: its verdict, what was seen, and the report.
+
+    Args:
+        hosts: outcomes of what is under test, by the name of the params file, by host.
+    """
+    answers = {host: answer_claims(own) for host, own in hosts.items()}
+    rows = [
+        (claim.text, *(_cell(answers[host][place], own) for host, own in hosts.items()), claim.expected)
+        for place, claim in enumerate(CLAIMS)
+    ]
+    note = "Each host answers for itself. A claim is PASS there only if its check is, and the run asked for no less."
+    columns = ("The paper's claim", *hosts, "Asked for")
+    return render_table("Claims, host by host", columns, rows, note=note, numeric=False)
+
+
+def _cell(answer: Answer, outcomes: Mapping[str, Outcome]) -> Html:
+    if answer.status is None:
+        return Html("not run")
+    _, chip, seen, _, links = _row(answer, outcomes)
+    return Html(f'<div class="item">{chip}</div>{seen}{links}')
+
+
 def render_limits() -> Html:
     """Return what is not claimed."""
     items = "".join(f"<li>{escape(limit)}</li>" for limit in LIMITS)

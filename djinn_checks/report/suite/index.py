@@ -7,13 +7,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 from types import MappingProxyType
-from typing import Any
 from urllib.parse import quote
 
 from djinn_checks.outcome import Outcome, Status, worst
 from djinn_checks.report.page import render_page
 from djinn_checks.report.pcie.plots import plot_flatline
-from djinn_checks.report.suite.claims import Answer, answer_claims, render_cost, render_limits, tabulate_claims
+from djinn_checks.report.suite.claims import (
+    Answer,
+    answer_claims,
+    render_cost,
+    render_limits,
+    tabulate_claims,
+    tabulate_claims_by_host,
+)
+from djinn_checks.report.suite.hosts import name_hosts
+from djinn_checks.report.suite.hosts_table import find_shared_facts, group_by_host, render_hosts
 from djinn_checks.report.suite.league import PAGE, rank_systems, tabulate_league
 from djinn_checks.report.suite.subjects import Cast, cast_runs, name_subject
 from djinn_checks.report.summary import tell
@@ -45,25 +53,39 @@ def render_index(
         files: the files that each left beside the page, by the same names: file name to bytes.
         unreadable: why an outcome that is there cannot be read, by the names of those. Each counts as an ERROR.
     """
-    cast = cast_runs(outcomes)
-    answers = answer_claims(cast.own)
+    cast, hosts = cast_runs(outcomes), name_hosts(outcomes)
+    own_by_host = group_by_host(cast.own, hosts)
+    answers = _answer_claims(own_by_host)
     disk = {name: sum(sizes.values()) for name, sizes in files.items()}
     parts = (
-        _answer_in_short(cast, answers, unreadable),
+        _answer_in_short(cast, answers, unreadable, list(own_by_host)),
         _picture(cast, answers),
-        tabulate_claims(cast.own),
-        _runs("Runs of what is under test", cast.own, files, disk),
+        tabulate_claims_by_host(own_by_host) if len(own_by_host) > 1 else tabulate_claims(cast.own),
+        _runs("Runs of what is under test", cast.own, files, disk, hosts),
         _unreadable(unreadable, files),
-        _runs("Other systems, beside it" if cast.own else "Runs", cast.rivals, files, disk, rivals=True),
+        _runs("Other systems, beside it" if cast.own else "Runs", cast.rivals, files, disk, hosts, rivals=True),
         _league(outcomes),
-        _runs("Can the checks fail? Planted faults", cast.faults, files, disk),
+        _runs("Can the checks fail? Planted faults", cast.faults, files, disk, hosts),
         render_limits(),
-        _machine(outcomes),
+        render_hosts(outcomes, hosts) if len(set(hosts.values())) > 1 else _machine(outcomes),
     )
     return render_page(title, parts)
 
 
-def _answer_in_short(cast: Cast, answers: Sequence[Answer], unreadable: Mapping[str, str]) -> Html:
+def _answer_claims(own_by_host: Mapping[str, Mapping[str, Outcome]]) -> list[Answer]:
+    """Return one answer to each claim: that of the only host, else the worst of all hosts that were asked."""
+    answers = [answer_claims(own) for own in own_by_host.values()] or [answer_claims({})]
+    return [min(of_claim, key=_worst_first) for of_claim in zip(*answers, strict=True)]
+
+
+def _worst_first(answer: Answer) -> int:
+    order = (Status.ERROR, Status.FAIL, Status.INCONCLUSIVE, Status.PASS, Status.SKIP, None)
+    return order.index(answer.status)
+
+
+def _answer_in_short(
+    cast: Cast, answers: Sequence[Answer], unreadable: Mapping[str, str], hosts: Sequence[str]
+) -> Html:
     """Return the suite's verdict as a banner: about what is under test, and not about its rivals."""
     asked = [answer.status for answer in answers if answer.status is not None]
     ran = [outcome.status for outcome in (*cast.own.values(), *cast.faults.values())]
@@ -76,6 +98,8 @@ def _answer_in_short(cast: Cast, answers: Sequence[Answer], unreadable: Mapping[
     others += [f"{len(answers) - len(asked)} not run"] if asked and len(asked) < len(answers) else []
     summary += f"; {', '.join(others)}" if others else ""
     meaning = [f"Under test: {', '.join(cast.subjects)}."] if cast.own else []
+    if len(hosts) > 1:
+        meaning.append(f"On {len(hosts)} hosts, {', '.join(hosts)}: of each claim the worst that one of them came to.")
     meaning += [f"{_count(len(unreadable), 'outcome')} cannot be read, which counts as ERROR."] if unreadable else []
     meaning += [f"{_count(len(cast.rivals), 'run')} of other systems below: their verdicts are their own."] * bool(
         cast.rivals
@@ -117,22 +141,38 @@ def _runs(
     outcomes: Mapping[str, Outcome],
     files: Mapping[str, Mapping[str, int]],
     disk: Mapping[str, int],
+    hosts: Mapping[str, str],
     *,
     rivals: bool = False,
 ) -> Html | str:
+    many = len(set(hosts.values())) > 1
     rows = [
         (
             _link(name, files.get(name, {})),
+            *((_whole(hosts[name]),) if many else ()),
             status_chip(outcome.status),
-            *((name_subject(outcome),) if rivals else ()),
+            *((_whole(name_subject(outcome)) if many else name_subject(outcome),) if rivals else ()),
             tell(outcome),
             Html(_time(outcome) + f"<small>{render_cost(outcome, disk.get(name))}</small>"),
             _evidence(name, files.get(name, {})),
         )
         for name, outcome in outcomes.items()
     ]
-    columns = ("Report", "Verdict", *(("Of",) if rivals else ()), "What was found", "Time and memory", "Evidence")
+    columns = (
+        "Report",
+        *(("Host",) if many else ()),
+        "Verdict",
+        *(("Of",) if rivals else ()),
+        "What was found",
+        "Time and memory",
+        "Evidence",
+    )
     return render_table(caption, columns, rows, numeric=False) if rows else ""
+
+
+def _whole(words: str) -> Html:
+    """Return a short name that a narrow column does not break."""
+    return Html(f'<span class="whole">{escape(words)}</span>')
 
 
 def _unreadable(unreadable: Mapping[str, str], files: Mapping[str, Mapping[str, int]]) -> Html | str:
@@ -184,14 +224,9 @@ def _league(outcomes: Mapping[str, Outcome]) -> Html:
 
 def _machine(outcomes: Mapping[str, Outcome]) -> Html:
     """Return machine and software of the first check that knows them, and say so if others differ."""
-    known = [facts for outcome in outcomes.values() if (facts := _shared(outcome.environment))]
+    known = [facts for outcome in outcomes.values() if (facts := find_shared_facts(outcome.environment))]
     if not known:
         return Html("")
     differ = any(facts != known[0] for facts in known)
     note = "<p>Not all checks ran in the same environment; each report has its own.</p>" if differ else ""
     return Html(fold("Machine and software", render_mapping("Machine and software", known[0])) + note)
-
-
-def _shared(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts that all checks of a suite have in common: without what each of them was about."""
-    return {name: value for name, value in environment.items() if name not in ("notebook", "system", "read")}

@@ -2,7 +2,8 @@
 
 A params file that bears the bare name of its check, `pcie.yaml`, runs the system under test; `pcie-diffusers.yaml` with
 another system runs a rival, whose verdict is its own. Where all runs are of one system, that is it. A recorded trace is
-nobody's run on this machine: it is under test only where it alone stands for its check.
+nobody's run on this machine: it is under test only where it alone stands for its check. A name may end with its host,
+`pcie@node-1`, which says nothing about the system.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from djinn_checks.outcome import Outcome
+from djinn_checks.report.suite.hosts import split_host
 
 _FAMILIES = {"logits": "streaming", "pcie": "streaming", "agents": "agents", "faults": "faults"}
 """Checks whose system is the same one. Any other check is a family of its own."""
@@ -71,6 +73,6 @@ def _identify(outcome: Outcome) -> tuple[str, str]:
 
 
 def _find_subjects(runs: Mapping[str, Outcome]) -> set[tuple[str, str]]:
-    named = {_identify(outcome) for name, outcome in runs.items() if name == outcome.check}
+    named = {_identify(outcome) for name, outcome in runs.items() if split_host(name).run == outcome.check}
     every = {_identify(outcome) for outcome in runs.values()}
     return named or (every if len(every) == 1 else set())
