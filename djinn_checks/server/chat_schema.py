@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -14,10 +15,10 @@ def _join_parts(value: object) -> object:
     """Take a list of texts for the text that they are together."""
     if not isinstance(value, list):
         return value
-    kinds = {part.get("type") if isinstance(part, dict) else type(part).__name__ for part in value}
-    texts = [part.get("text") for part in value if isinstance(part, dict)]
-    if kinds != {"text"} or not all(isinstance(text, str) for text in texts):
-        raise refusal('a text, or a list of parts of type "text"', f"parts of {kinds}", "the model reads text alone")
+    texts = [part.get("text") for part in value if isinstance(part, dict) and part.get("type") == "text"]
+    if len(texts) < max(len(value), 1) or not all(isinstance(text, str) for text in texts):
+        expected = 'a text, or a list of {"type": "text", "text": ...}'
+        raise refusal(expected, reprlib.repr(value), "the model reads text alone")
     return "".join(map(str, texts))
 
 
