@@ -101,7 +101,7 @@ def test_a_stream_says_who_speaks_then_what_then_why_it_ends() -> None:
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
             400, "the model reads text alone", "messages.0.content",
         ),
-        ({"messages": [{"role": "user", "content": [{"type": {}, "text": ""}]}]}, 400, "text alone", "messages.0.content"),
+        ({"messages": [{"role": "user", "content": [{"type": {}}]}]}, 400, "text alone", "messages.0.content"),
         ({"messages": [{"role": "user", "content": []}]}, 400, "text alone", "messages.0.content"),
         (HELLO | {"max_tokens": 1000}, 400, "--session-tokens", "prompt"),
     ],
