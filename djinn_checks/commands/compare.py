@@ -64,8 +64,9 @@ def tell_quantity(value: Observed, unit: str) -> str:
     """Return a value with its unit, and a time as a person says it: 26 ms."""
     from djinn_checks.outcome import format_quantity
 
-    is_time = unit == "s" and isinstance(value, int | float) and 0 < value < math.inf
-    return format_seconds(value) if is_time else format_quantity(value, unit)
+    if unit == "s" and isinstance(value, int | float) and 0 < value < math.inf:
+        return format_seconds(value)
+    return format_quantity(value, unit)
 
 
 def _print_changes(rows: Sequence[Change], folders: tuple[Path, Path]) -> None:

@@ -78,7 +78,7 @@ class Progress:
 
     def _end_with_cell(self) -> None:
         """Have the bar end with the cell that it stands under: a check does not tell that its last stage is over."""
-        from IPython import get_ipython  # type: ignore[attr-defined]
+        from IPython import get_ipython
 
         shell = get_ipython()
         if shell is None:
