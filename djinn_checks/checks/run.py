@@ -4,8 +4,9 @@ went wrong."""
 from __future__ import annotations
 
 import gc
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +21,9 @@ from djinn_checks.models.open import Model
 from djinn_checks.outcome import Failure, Outcome, Row, Status
 from djinn_checks.systems.base import System
 from djinn_checks.units import format_bytes
+
+_THREADS_END_S = 1.0
+"""Time that threads get to end after a system was closed."""
 
 SystemFactory = Callable[..., System]
 """Called as a subclass of `System` is: (model, device=, budget_bytes=)."""
@@ -82,6 +86,7 @@ def run_elsewhere(
 def _settle(check: str, params: Any, work: Callable[[Facts], Outcome], clock: Clock) -> Outcome:
     started_at, started = datetime.now(UTC).isoformat(timespec="seconds"), clock()
     facts: Facts = {"params": params.model_dump(), "started_at": started_at}
+    there = set(threading.enumerate())
     try:
         outcome = work(facts)
     except ParamsError:
@@ -94,7 +99,26 @@ def _settle(check: str, params: Any, work: Callable[[Facts], Outcome], clock: Cl
         summary = f"{params.system} on {params.model}: {type(error).__name__}: {error}"
         failure = Failure.from_exception(error)
         outcome = Outcome(check=check, status=Status.ERROR, summary=summary, failure=failure, **facts)
-    return replace(outcome, timings={**outcome.timings, "total_s": clock() - started})
+    outcome = replace(outcome, timings={**outcome.timings, "total_s": clock() - started})
+    left = name_threads_left(there)
+    if not left:
+        return outcome
+    system = outcome.environment.get("system")
+    told = {**(system if isinstance(system, dict) else {}), "threads_left": left}
+    return replace(outcome, environment={**outcome.environment, "system": told})
+
+
+def name_threads_left(there: Collection[threading.Thread]) -> list[str]:
+    """Return the names of threads that run and were not there before; those that are about to end are waited for.
+
+    A progress bar's thread is left out: tqdm has one for the whole process, whoever draws the first bar.
+    """
+    started = [thread for thread in threading.enumerate() if thread not in there]
+    started = [thread for thread in started if type(thread).__module__.partition(".")[0] != "tqdm"]
+    deadline = time.monotonic() + _THREADS_END_S
+    for thread in started:
+        thread.join(max(deadline - time.monotonic(), 0.0))
+    return sorted(thread.name for thread in started if thread.is_alive())
 
 
 def no_progress(stage: str, done: float, total: float) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from djinn_checks.errors import IncompleteError
+from djinn_checks.units import format_seconds
 from djinn_checks.visible import make_visible
 
 if TYPE_CHECKING:
     from djinn_checks.commands import Commands
+    from djinn_checks.outcome import Observed
     from djinn_checks.report.suite.compare import Change
 
 _FILE_COLUMNS = 140
@@ -57,11 +60,18 @@ def _compare(options: argparse.Namespace) -> int:
     return 1 if any(row.differs for row in rows) else 0
 
 
+def tell_quantity(value: Observed, unit: str) -> str:
+    """Return a value with its unit, and a time as a person says it: 26 ms."""
+    from djinn_checks.outcome import format_quantity
+
+    if unit == "s" and isinstance(value, int | float) and 0 < value < math.inf:
+        return format_seconds(value)
+    return format_quantity(value, unit)
+
+
 def _print_changes(rows: Sequence[Change], folders: tuple[Path, Path]) -> None:
     from rich.console import Console
     from rich.table import Table
-
-    from djinn_checks.outcome import format_quantity
 
     table = Table("check", "criterion", *(make_visible(str(folder)) for folder in folders), "new / old")
     for column in table.columns:
@@ -69,7 +79,7 @@ def _print_changes(rows: Sequence[Change], folders: tuple[Path, Path]) -> None:
     for row in rows:
         sides = (
             f"{status or ('cannot be read' if torn else 'absent')} "
-            f"{'' if value is None else format_quantity(value, row.unit)}"
+            f"{'' if value is None else tell_quantity(value, row.unit)}"
             for status, value, torn in zip(
                 (row.old, row.new), (row.old_value, row.new_value), row.unreadable, strict=True
             )

@@ -45,6 +45,7 @@ def add_run(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from djinn_checks.commands.running import run_and_print
+    from djinn_checks.report.suite.subjects import cast_runs
 
     given = ("timeout_s", "cell_timeout_s", "suite_timeout_s")
     with seeing_gpus(options.gpu):
@@ -58,4 +59,5 @@ def _run(options: argparse.Namespace) -> int:
             shard=options.shard,
             gpus=len(options.gpu),
         )
-    return exit_code([result.outcome.status for result in results], strict=options.strict)
+    deciding = cast_runs({result.job.name: result.outcome for result in results}).deciding
+    return exit_code([outcome.status for outcome in deciding.values()], strict=options.strict)

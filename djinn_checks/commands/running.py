@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from djinn_checks.commands.part import refuse_other_devices
 from djinn_checks.report.progress import Stage
+from djinn_checks.report.suite.subjects import cast_runs
 from djinn_checks.report.summary import tell
 from djinn_checks.suite.given import read_given
 from djinn_checks.suite.params_folder import read_limits, read_suite
@@ -168,13 +169,19 @@ def _print_table(console: Console, results: Sequence[Result]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    cast = cast_runs({result.job.name: result.outcome for result in results})
+    others = cast.rivals if cast.own else {}
     table = Table("check", "verdict", "what was found", "time", show_lines=True)
     for result in results:
         status = str(result.outcome.status)
+        whose = "\nanother system" if result.job.name in others else ""
         table.add_row(
-            Text(make_visible(result.job.name)),
+            Text(make_visible(result.job.name) + whose),
             Text(status, style=STYLES[status]),
             Text(make_visible(tell(result.outcome))),
             f"{result.seconds:.0f} s",
         )
     console.print(table)
+    if others:
+        told = f"under test: {', '.join(cast.subjects)}; verdicts of other systems are theirs, and not in the exit code"
+        console.print(make_visible(told), highlight=False, markup=False, soft_wrap=not console.is_terminal)

@@ -73,6 +73,7 @@ def _row(result: FaultResult) -> Criterion:
     title = f"{fault.breaks} To be caught by {fault.caught_by}."
     if result.verdict == "not applicable":
         return skip(fault.name, title, unit="faults", reason=result.reason)
+    attempts = "1 attempt" if result.attempts == 1 else f"{result.attempts} attempts"
     row = judge(
         fault.name,
         title,
@@ -80,7 +81,7 @@ def _row(result: FaultResult) -> Criterion:
         "==",
         "caught",
         unit="",
-        evidence=f"the {fault.check} check, with this fault planted, in {result.attempts} attempt(s)",
+        evidence=f"the {fault.check} check, with this fault planted, in {attempts}",
         failed=result.reason,
     )
     return replace(row, reason=f"{fault.caught_by}: {result.reason}") if row.status is Status.PASS else row

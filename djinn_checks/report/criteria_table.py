@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from html import escape
 
@@ -9,6 +10,8 @@ from djinn_checks.outcome import Criterion, Outcome, Status, format_quantity
 from djinn_checks.report.tables import Html, render_quantity, render_threshold, status_chip
 from djinn_checks.report.wholes import count_words
 
+_WORTH_SAYING_ONCE = 40
+"""Characters of evidence: shorter words are read faster than looked up in the row above."""
 _COLUMNS = ("Status", "Claim", "Observed", "Expected", "Evidence", "Reason")
 
 
@@ -51,14 +54,27 @@ def _group(title: str, criteria: Sequence[Criterion], outcome: Outcome, columns:
     if not criteria:
         return ""
     heading = f'<tr class="group"><th scope="rowgroup" colspan="{len(columns)}">{title}</th></tr>'
-    return f"<tbody>{heading}{''.join(_row(row, outcome, columns) for row in criteria)}</tbody>"
+    told = shorten_evidence([row.evidence for row in criteria])
+    rows = (_row(row, evidence, outcome, columns) for row, evidence in zip(criteria, told, strict=True))
+    return f"<tbody>{heading}{''.join(rows)}</tbody>"
 
 
-def _row(row: Criterion, outcome: Outcome, columns: Sequence[str]) -> str:
+def shorten_evidence(every: Sequence[str]) -> list[str]:
+    """Return the evidence of rows that stand beneath each other: what one begins with as the one before it, once."""
+    told = list(every[:1])
+    for before, evidence in itertools.pairwise(every):
+        shared = [part for part, other in itertools.takewhile(
+            lambda pair: pair[0] == pair[1], zip(evidence.split("; "), before.split("; "), strict=False))]  # fmt: skip
+        begun = "; ".join(shared)
+        told.append(evidence if len(begun) < _WORTH_SAYING_ONCE else f"as above{evidence.removeprefix(begun)}")
+    return told
+
+
+def _row(row: Criterion, evidence: str, outcome: Outcome, columns: Sequence[str]) -> str:
     mark = "" if row.required else ' <span class="mark">informative</span>'
     claim = f"{escape(row.title)}<br><code>{escape(row.name)}</code>{mark}"
     observed = "" if row.status is Status.SKIP else render_observed(outcome, row)
-    cells = (observed, render_threshold(row), _prose(row.evidence), _prose(tell_reason(row)))
+    cells = (observed, render_threshold(row), _prose(evidence), _prose(tell_reason(row)))
     filled = zip(columns[2:], cells, strict=False)
     weight = "" if row.required else " informative"
     return (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-_PARAMS = ("LogitsParams", "PcieParams", "AgentsParams", "FaultsParams")
+_PARAMS = ("LogitsParams", "PcieParams", "AgentsParams", "HostParams", "FaultsParams")
 _OUTCOME, _CRITERION = "djinn_checks.outcome.record", "djinn_checks.outcome.criterion"
 
 
@@ -49,7 +49,11 @@ def _render_params(params: Any) -> str:
     from djinn_checks.report.tables import render_table
 
     fields = type(params).model_fields
-    rows = [(name, getattr(params, name), str(field.description or "")) for name, field in fields.items()]
+    given = {name: getattr(params, name) for name in sorted(fields, key=lambda name: name == "outcome")}
+    rows = [
+        (name, "not given" if value in (None, "") else value, str(fields[name].description or ""))
+        for name, value in given.items()
+    ]
     table = render_table(f"Parameters of the {params.check} check", ("Name", "Value", "Meaning"), rows, numeric=False)
     return f"<style>{read_style()}</style>{table._repr_html_()}"
 

@@ -34,8 +34,9 @@ class Stage(NamedTuple):
         return min(max(self.done / self.total, 0.0), 1.0) if self.total > 0 else 0.0
 
     def describe(self) -> str:
-        """Return the stage in words; of one that is only begun, its name alone."""
-        return self.name if self.done <= 0 and self.total <= 1 else f"{self.name}, {self.share():.0%}"
+        """Return the stage in words; of one that is not counted, its name alone."""
+        is_whole = self.total <= 1 and self.done in (0, 1)
+        return self.name if is_whole else f"{self.name}, {self.share():.0%}"
 
 
 class Progress:
@@ -71,8 +72,26 @@ class Progress:
         shown = {"text/html": render_bar(stage, seconds), "text/plain": f"{stage.describe()} ({seconds:.0f} s)"}
         if self._handle is None:
             self._handle = display(shown, raw=True, display_id=True)
+            self._end_with_cell()
         else:
             self._handle.update(shown, raw=True)
+
+    def _end_with_cell(self) -> None:
+        """Have the bar end with the cell that it stands under: a check does not tell that its last stage is over."""
+        from IPython import get_ipython
+
+        shell = get_ipython()
+        if shell is None:
+            return
+
+        def end(result: Any) -> None:
+            shell.events.unregister("post_run_cell", end)
+            stage, seconds = self._shown[0], self._clock() - self._started
+            over = Stage("finished" if result.success else f"ended in the stage: {stage}", 0.0 + result.success, 1.0)
+            shown = {"text/html": render_bar(over, seconds), "text/plain": f"{over.name} ({seconds:.0f} s)"}
+            self._handle.update(shown, raw=True)
+
+        shell.events.register("post_run_cell", end)
 
 
 def show_progress() -> Progress:

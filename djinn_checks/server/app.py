@@ -15,16 +15,19 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.exceptions import HTTPException
 
 from djinn_checks.engine.agent_engine import AgentEngine
+from djinn_checks.errors import WrongModelError
 from djinn_checks.models.open import Model
 from djinn_checks.server.body_limit import BodyLimit
+from djinn_checks.server.chat import Chats
+from djinn_checks.server.chat_schema import ChatChunk, ChatCompletion, ChatRequest
 from djinn_checks.server.completions import Completions
 from djinn_checks.server.error_answers import ERRORS, add_errors, describe
 from djinn_checks.server.fields import SessionId
 from djinn_checks.server.hosts import KnownHosts
 from djinn_checks.server.metrics import Metrics
+from djinn_checks.server.reference_page import route_reference
 from djinn_checks.server.schema import (
     Completion,
     CompletionRequest,
@@ -39,6 +42,9 @@ from djinn_checks.server.schema import (
 from djinn_checks.server.sessions import Sessions
 
 MOST_BODY_BYTES = 4_000_000
+
+Part = Completion | ChatChunk
+"""What a stream consists of."""
 
 
 def create_app(
@@ -62,14 +68,18 @@ def create_app(
         yield
         await asyncio.to_thread(engine.stop)
 
-    app = FastAPI(title="djinn-checks agent server", lifespan=life, responses=ERRORS)
+    title = "djinn-checks agent server"  # FastAPI's own pages load scripts from a CDN
+    app = FastAPI(title=title, lifespan=life, responses=ERRORS, docs_url=None, redoc_url=None)
     app.add_middleware(BodyLimit, most_bytes=MOST_BODY_BYTES)
     add_errors(app)
     app.add_middleware(KnownHosts, also=frozenset(hosts))
     sessions = Sessions(engine)
-    app.include_router(route_completions(Completions(model, sessions, end_ids=end_ids, session_tokens=session_tokens)))
+    completions = Completions(model, sessions, end_ids=end_ids, session_tokens=session_tokens)
+    app.include_router(route_completions(completions))
+    app.include_router(route_chats(Chats(model, completions, session_tokens=session_tokens)))
     app.include_router(route_sessions(sessions))
     app.include_router(route_facts(model, engine, metrics))
+    app.include_router(route_reference(app))
     return app
 
 
@@ -79,18 +89,37 @@ def route_completions(completions: Completions) -> APIRouter:
 
     @router.post("/v1/completions", response_model=Completion, responses={200: {"content": {"text/event-stream": {}}}})
     async def complete(asked: CompletionRequest, request: Request) -> Response:
-        if not asked.stream:
-            whole = await _unless_gone(request, completions.whole(asked))
-            return JSONResponse(whole.model_dump(exclude_none=True)) if whole else Response(status_code=499)
-        parts = completions.stream(asked)
-        # Refusals come before the stream begins, with a status of their own.
-        first = await _unless_gone(request, anext(parts))
-        if first is None:
-            return Response(status_code=499)
-        usage = asked.stream_options is not None and asked.stream_options.include_usage
-        return StreamingResponse(_events(first, parts, usage), media_type="text/event-stream")
+        """Continue a prompt."""
+        return await _answer(asked, request, completions)
 
     return router
+
+
+def route_chats(chats: Chats) -> APIRouter:
+    """Return the route that answers chats, whole or as a stream."""
+    router = APIRouter()
+    streamed: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+
+    @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=streamed)
+    async def chat(asked: ChatRequest, request: Request) -> Response:
+        """Answer a chat, by the template of the model's own."""
+        return await _answer(asked, request, chats)
+
+    return router
+
+
+async def _answer(asked: Any, request: Request, answers: Any) -> Response:
+    """Return what was asked for, whole or as a stream. `answers` has a method for each."""
+    if not asked.stream:
+        whole = await _unless_gone(request, answers.whole(asked))
+        return JSONResponse(whole.model_dump(exclude_none=True)) if whole else Response(status_code=499)
+    parts = answers.stream(asked)
+    # Refusals come before the stream begins, with a status of their own.
+    first = await _unless_gone(request, anext(parts))
+    if first is None:
+        return Response(status_code=499)
+    usage = asked.stream_options is not None and asked.stream_options.include_usage
+    return StreamingResponse(_events(first, parts, usage), media_type="text/event-stream")
 
 
 def route_sessions(sessions: Sessions) -> APIRouter:
@@ -125,7 +154,7 @@ def route_facts(model: Model, engine: AgentEngine, metrics: Metrics) -> APIRoute
     @router.get("/v1/models/{name:path}")
     async def retrieve(name: str) -> ModelView:
         if name != model.name:
-            raise HTTPException(404, f"no such model here; expected {model.name!r}, which is all that is served")
+            raise WrongModelError(f"model: no such model here; expected {model.name!r}, which is all that is served")
         return ModelView(id=model.name, created=started)
 
     @router.get("/health", response_model=Health)
@@ -151,7 +180,7 @@ def route_facts(model: Model, engine: AgentEngine, metrics: Metrics) -> APIRoute
     return router
 
 
-async def _events(first: Completion, parts: AsyncGenerator[Completion], usage: bool) -> AsyncIterator[str]:
+async def _events(first: Part, parts: AsyncGenerator[Part], usage: bool) -> AsyncIterator[str]:
     """Give server-sent events. An error in the middle is an event of its own, after which the stream ends."""
     try:
         yield _event(first)
@@ -166,7 +195,7 @@ async def _events(first: Completion, parts: AsyncGenerator[Completion], usage: b
     yield "data: [DONE]\n\n"
 
 
-def _event(part: Completion, *, usage: bool = False) -> str:
+def _event(part: Part, *, usage: bool = False) -> str:
     """Return a part as an event. The usage has one of its own, without choices, as OpenAI's streams have it."""
     return f"data: {part.model_dump_json(exclude_none=True, exclude=None if usage else {'usage'})}\n\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import secrets
 import time
 import uuid
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from djinn_checks.engine.turn import Token, TurnEnd, TurnRequest
+from djinn_checks.errors import WrongModelError
 from djinn_checks.models.open import Model
 from djinn_checks.server.prompts import Prompts
 from djinn_checks.server.schema import (
@@ -76,13 +78,24 @@ class Completions:
         self._model, self._sessions = model, sessions
         self._end_ids, self._prompts = end_ids, Prompts(model, session_tokens=session_tokens)
 
+    def see_model(self, name: str) -> None:
+        """See that a request means the model that is served; one that names none does.
+
+        Raises:
+            WrongModelError: it names another.
+        """
+        if name not in ("", self._model.name):
+            got = reprlib.repr(name)
+            raise WrongModelError(f"model: {got} is not served here; expected {self._model.name!r}, or leave it out")
+
     async def stream(self, asked: CompletionRequest) -> AsyncGenerator[Completion]:
         """Give the answer in parts; the last one has the finish reason, the usage and the timings.
 
         Raises:
-            RequestError: the request cannot be right.
+            RequestError: the request cannot be right, or names another model.
             DjinnChecksError: the engine refused it or could not finish it.
         """
+        self.see_model(asked.model)
         prompt = await self._prompts.read(asked.prompt, asked.max_tokens)
         stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
         answer = _Answer(text=TextStream(self._model.decode, stops), prompt_tokens=len(prompt), end_ids=self._end_ids)

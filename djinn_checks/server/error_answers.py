@@ -5,8 +5,11 @@ What a client sent may be in its own answer; it is never in the log, and neither
 
 from __future__ import annotations
 
+import http
 import logging
+import reprlib
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +28,14 @@ from djinn_checks.errors import (
     RequestError,
     SessionClosedError,
     UnknownSessionError,
+    WrongModelError,
 )
 from djinn_checks.server.schema import ErrorResponse, error_response
 
 _log = logging.getLogger(__name__)
 
 _KINDS: tuple[tuple[type[BaseException], int, str, str], ...] = (
+    (WrongModelError, 404, "invalid_request_error", "model_not_found"),
     (RequestError, 400, "invalid_request_error", "invalid_request"),
     (UnknownSessionError, 404, "invalid_request_error", "unknown_session"),
     (SessionClosedError, 409, "conflict_error", "session_closed"),
@@ -45,7 +50,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": text}
     for status, text in (
         (400, "the request cannot be right"),
-        (404, "no such session"),
+        (404, "no such session, no such route, or a model that is not served"),
         (409, "another request closed the session in the middle of this one"),
         (413, "the body is too large"),
         (421, "over loopback, a Host header that is neither loopback's nor one of --allow-host"),
@@ -62,7 +67,8 @@ def describe(error: BaseException) -> tuple[int, dict[str, Any]]:
     """Return the status and the body for an error. One that nobody expected is logged, without its text."""
     for kind, status, name, code in _KINDS:
         if isinstance(error, kind):
-            return status, error_response(str(error), kind=name, code=code)
+            param = str(error).partition(":")[0] if isinstance(error, RequestError) else None
+            return status, error_response(str(error), kind=name, code=code, param=param)
     if isinstance(error, DjinnChecksError):
         return 500, error_response(str(error), kind="server_error", code="engine_error")
     _log.error("a request failed: %s at %s", type(error).__name__, _places(error))
@@ -86,17 +92,36 @@ async def _answer(request: Request, error: Exception) -> Response:
 
 async def _answer_invalid(request: Request, error: Exception) -> Response:
     problems = error.errors() if isinstance(error, RequestValidationError) else []
-    told = "; ".join(f"{'.'.join(map(str, problem['loc'][1:]))}: {problem['msg']}" for problem in problems[:5])
+    told = "; ".join(map(_tell, problems[:5]))
     told = told.encode(errors="backslashreplace").decode()  # JSON can name what UTF-8 cannot
-    return JSONResponse(
-        error_response(told or "not valid", kind="invalid_request_error", code="invalid_request"), status_code=400
+    fields = [_name(problem) for problem in problems if problem["type"] != "json_invalid" and _name(problem)]
+    body = error_response(
+        told or "not valid", kind="invalid_request_error", code="invalid_request", param=fields[0] if fields else None
     )
+    return JSONResponse(body, status_code=400)
+
+
+def _tell(problem: Mapping[str, Any]) -> str:
+    """Return a sentence about what is wrong with a body."""
+    if problem["type"] == "json_invalid":
+        return f"the body is not JSON: {problem['ctx']['error']} at character {problem['loc'][-1]}"
+    if problem["type"] == "missing":
+        return f"{_name(problem)}: Field required, and it is missing" if _name(problem) else "the body is missing"
+    return f"{_name(problem) or 'the body'}: {problem['msg']}"
+
+
+def _name(problem: Mapping[str, Any]) -> str:
+    """Return the name of the field that a problem is about."""
+    return ".".join(map(str, problem["loc"][1:])).encode(errors="backslashreplace").decode()
 
 
 async def _answer_http(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     headers = error.headers if isinstance(error, HTTPException) else None
     told = str(error.detail) if isinstance(error, HTTPException) else "error"
+    if status in (404, 405) and told == http.HTTPStatus(status).phrase:
+        wrong = "no such route" if status == 404 else "the route does not take this method"
+        told = f"{request.method} {reprlib.repr(request.url.path)}: {wrong}; /docs lists what there is"
     body = error_response(told, kind="invalid_request_error", code="http_error")
     return JSONResponse(body, status_code=status, headers=headers)
 

@@ -33,42 +33,47 @@ class StreamOptions(Body):
     include_obfuscation: Annotated[Literal[False], only(False, "the server pads nothing; leave it out")] = False
 
 
-class CompletionRequest(Body):
-    """A completion, continued from what the session already has. Fields that it does not know are ignored, as other
-    servers of this interface do: clients send what one of them understands."""
+class Generation(Body):
+    """What a request for text has, whether it continues a prompt or a chat. Fields that it does not know are ignored,
+    as other servers of this interface do: clients send what one of them understands."""
 
     model_config = ConfigDict(extra="ignore")
 
     model: str = ""
-    """Any name; the server has one model."""
-    prompt: Prompt
-    """The whole conversation so far: a text or token ids. What the session's KV holds of it is not computed again."""
-    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 16
-    """Tokens to generate."""
+    """The name that is served, as `/v1/models` has it; another one is a 404. Left out, it is that one."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     """0 takes the most likely token. (OpenAI's default is 1.)"""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Sample from the most likely tokens that together have this probability."""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     """Makes sampling repeatable."""
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    """Report each token's log-probability, and that many of the most likely ones."""
     stop: Stops | None = None
-    """Texts that end the completion and are not part of it: at most 4 of at most 1,000 characters each."""
+    """Texts that end the answer and are not part of it: at most 4 of at most 1,000 characters each."""
     stream: bool = False
     """Send each token as a server-sent event."""
     stream_options: StreamOptions | None = None
     agent_hint: AgentHint | None = None
     """Without it the request has a session of its own, which ends with it."""
     n: Annotated[Literal[1], only(1, "send a request for each completion")] = 1
-    best_of: Annotated[Literal[1], only(1, "send a request for each completion and choose")] = 1
-    echo: Annotated[Literal[False], only(False, "put the prompt before the text yourself")] = False
-    suffix: Annotated[Literal[""], only("", "the server only continues a prompt; leave it out")] = ""
     frequency_penalty: Annotated[Literal[0], only(0, "use temperature and top_p alone")] = 0
     presence_penalty: Annotated[Literal[0], only(0, "use temperature and top_p alone")] = 0
     logit_bias: Annotated[dict[str, float], Field(max_length=0), only({}, "use temperature and top_p alone")] = {}  # noqa: RUF012  pydantic copies it
     user: str | None = None
     """Not used."""
+
+
+class CompletionRequest(Generation):
+    """A completion, continued from what the session already has."""
+
+    prompt: Prompt
+    """The whole conversation so far: a text or token ids. What the session's KV holds of it is not computed again."""
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 16
+    """Tokens to generate."""
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    """Report each token's log-probability, and that many of the most likely ones."""
+    best_of: Annotated[Literal[1], only(1, "send a request for each completion and choose")] = 1
+    echo: Annotated[Literal[False], only(False, "put the prompt before the text yourself")] = False
+    suffix: Annotated[Literal[""], only("", "the server only continues a prompt; leave it out")] = ""
 
 
 class ModelView(BaseModel):
@@ -243,6 +248,6 @@ class ErrorResponse(BaseModel):
     error: ErrorBody
 
 
-def error_response(message: str, *, kind: str, code: str) -> dict[str, Any]:
-    """Return the body of an error."""
-    return ErrorResponse(error=ErrorBody(message=message, type=kind, code=code)).model_dump()
+def error_response(message: str, *, kind: str, code: str, param: str | None = None) -> dict[str, Any]:
+    """Return the body of an error; `param` is the field that it is about."""
+    return ErrorResponse(error=ErrorBody(message=message, type=kind, code=code, param=param)).model_dump()

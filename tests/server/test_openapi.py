@@ -20,7 +20,7 @@ def test_no_generated_request_brings_a_server_error_or_an_undocumented_answer(tm
         command = [schemathesis, "run", f"{server.address}/openapi.json", "--max-examples", "12", "--seed", "1"]
         run = subprocess.run([*command, "--checks", CHECKS], cwd=tmp_path, capture_output=True, text=True, timeout=240)
         assert run.returncode == 0, run.stdout[-3000:]
-        assert "Tested: 8" in run.stdout
+        assert "Tested: 9" in run.stdout
         assert httpx.get(f"{server.address}/health").json()["status"] == "ok"
         left = httpx.get(f"{server.address}/v1/sessions").json()["sessions"]
         assert not [one for one in left if one["id"].startswith("anonymous")]

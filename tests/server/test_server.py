@@ -65,11 +65,15 @@ def test_the_openai_client_works_unchanged_and_a_slept_session_is_not_computed_a
     client: openai.OpenAI, http: httpx.Client
 ) -> None:
     prompt = list(range(1, 60))
-    first = client.completions.create(model="any", prompt=prompt, max_tokens=8, logprobs=2, extra_body=hint("a"))
+    first = client.completions.create(
+        model="random:tiny", prompt=prompt, max_tokens=8, logprobs=2, extra_body=hint("a")
+    )
     ids: list[int] = first.choices[0].token_ids  # type: ignore[attr-defined]
     assert len(ids) == len(first.choices[0].logprobs.token_logprobs) == 8  # type: ignore[union-attr,arg-type]
     wait_for(lambda: sessions(http)["a"]["state"] == "SWAPPED", "asleep")
-    again = client.completions.create(model="any", prompt=[*prompt, *ids, 5], max_tokens=4, extra_body=hint("a"))
+    again = client.completions.create(
+        model="random:tiny", prompt=[*prompt, *ids, 5], max_tokens=4, extra_body=hint("a")
+    )
     assert again.usage.prompt_tokens_details.cached_tokens == 59 + 7  # type: ignore[union-attr]
     record = sessions(http)["a"]
     assert (record["swaps"], record["restores"]) == (1, 1)
@@ -78,11 +82,11 @@ def test_the_openai_client_works_unchanged_and_a_slept_session_is_not_computed_a
 
 
 def test_a_stream_gives_the_same_text_as_the_whole_and_ends_with_the_usage(client: openai.OpenAI) -> None:
-    whole = client.completions.create(model="any", prompt="A tale of two caches", max_tokens=10)
+    whole = client.completions.create(model="random:tiny", prompt="A tale of two caches", max_tokens=10)
     options: Any = {"include_usage": True}
     parts = list(
         client.completions.create(
-            model="any", prompt="A tale of two caches", max_tokens=10, stream=True, stream_options=options
+            model="random:tiny", prompt="A tale of two caches", max_tokens=10, stream=True, stream_options=options
         )
     )
     *told, usage = parts
@@ -98,23 +102,30 @@ def test_the_model_is_listed_and_retrieved_as_openais_client_does_it(client: ope
     assert abs(listed.created - time.time()) < 3600
     with pytest.raises(openai.NotFoundError, match="no such model here"):
         client.models.retrieve("another")
+    with pytest.raises(openai.NotFoundError, match="expected 'random:tiny'"):
+        client.completions.create(model="another", prompt="x")
+    with pytest.raises(openai.BadRequestError, match="no chat template; send a prompt"):
+        client.chat.completions.create(model=listed.id, messages=[{"role": "user", "content": "x"}])
 
 
 def test_a_field_that_only_other_servers_know_is_ignored(client: openai.OpenAI) -> None:
-    known = client.completions.create(model="any", prompt="x", max_tokens=2)
+    known = client.completions.create(model="random:tiny", prompt="x", max_tokens=2)
     others: Any = {"cache_salt": "a", "session_id": "b", "return_token_ids": True, "ignore_eos": True}
-    assert client.completions.create(model="any", prompt="x", max_tokens=2, extra_body=others).choices == known.choices
+    assert (
+        client.completions.create(model="random:tiny", prompt="x", max_tokens=2, extra_body=others).choices
+        == known.choices
+    )
 
 
 def test_a_request_without_a_session_leaves_none_behind(client: openai.OpenAI, http: httpx.Client) -> None:
-    client.completions.create(model="any", prompt="x", max_tokens=2)
+    client.completions.create(model="random:tiny", prompt="x", max_tokens=2)
     assert sessions(http) == {}
 
 
 def test_a_stop_text_ends_the_completion_and_is_not_part_of_it(client: openai.OpenAI) -> None:
-    whole = client.completions.create(model="any", prompt="stop", max_tokens=12).choices[0].text
+    whole = client.completions.create(model="random:tiny", prompt="stop", max_tokens=12).choices[0].text
     stop = whole[len(whole) // 2 :][:6]
-    cut = client.completions.create(model="any", prompt="stop", max_tokens=12, stop=[stop]).choices[0]
+    cut = client.completions.create(model="random:tiny", prompt="stop", max_tokens=12, stop=[stop]).choices[0]
     assert cut.text == whole[: whole.index(stop)]
     assert cut.finish_reason == "stop"
 

@@ -38,6 +38,25 @@ def test_the_command_exits_as_the_worst_verdict_says(
     assert main(["run", str(suite), "--out", str(out), "--resume", *options]) == code
 
 
+@pytest.mark.parametrize("rival", [Status.FAIL, Status.ERROR, Status.INCONCLUSIVE])
+def test_a_rivals_verdict_is_marked_as_its_own_and_in_no_exit_code(
+    tmp_path: Path, rival: Status, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite, out = tmp_path / "suite", tmp_path / "out"
+    for name, system, status in (("logits", "ring", Status.PASS), ("logits-other", "resident", rival)):
+        write_params(suite, f"system: {system}\n", f"{name}.yaml")
+        params = read_suite(suite, [name])[-1].resolved
+        whole(status=status, summary=name, params=params).save(out / f"{name}.outcome.json")
+        (out / f"{name}.html").write_text("page")
+    run = ["run", str(suite), "--out", str(out), "--resume", "--strict", "--suite-timeout", "1e-9"]
+    assert main(run) == 0
+    told = capsys.readouterr().out
+    assert "another system" in told
+    assert "under test: ring; verdicts of other systems are theirs" in told
+    assert f'<div class="banner {rival.value.lower()}">' not in (out / "index.html").read_text()
+    assert main([*run, "--only", "logits-other"]) != 0, "asked for by itself it is what is under test"
+
+
 def test_exit_codes_follow_the_worst_verdict() -> None:
     assert exit_code([Status.PASS, Status.INCONCLUSIVE], strict=False) == 0
     assert exit_code([Status.PASS, Status.INCONCLUSIVE], strict=True) == 3

@@ -88,6 +88,7 @@ def plot_counts(outcome: Outcome) -> Plot:
     axes.invert_yaxis()
     axes.set_xlim(0, 1.3 * max(len(verdicts) for _, _, verdicts in groups))
     axes.set_xlabel("faults")
+    axes.locator_params(axis="x", integer=True)  # there is no half of a fault
     axes.grid(visible=False)
     words = f"Caught by the criterion that was named beforehand: {count_faults(find_planted(outcome))}."
     return Plot(figure, words)

@@ -88,9 +88,9 @@ def _answer_in_short(
 ) -> Html:
     """Return the suite's verdict as a banner: about what is under test, and not about its rivals."""
     asked = [answer.status for answer in answers if answer.status is not None]
-    ran = [outcome.status for outcome in (*cast.own.values(), *cast.faults.values())]
+    ran = [outcome.status for outcome in cast.deciding.values()]
     status = worst((*asked, *ran, *(Status.ERROR for _ in unreadable)))
-    if not asked and not ran and not unreadable:
+    if not cast.own and not cast.faults and not unreadable:
         return _no_subject(cast)
     held = asked.count(Status.PASS)
     summary = f"{held} of the paper's {len(answers)} claims hold" if asked else "None of the paper's claims was run"
@@ -101,9 +101,9 @@ def _answer_in_short(
     if len(hosts) > 1:
         meaning.append(f"On {len(hosts)} hosts, {', '.join(hosts)}: of each claim the worst that one of them came to.")
     meaning += [f"{_count(len(unreadable), 'outcome')} cannot be read, which counts as ERROR."] if unreadable else []
-    meaning += [f"{_count(len(cast.rivals), 'run')} of other systems below: their verdicts are their own."] * bool(
-        cast.rivals
-    )
+    if cast.rivals:
+        told = "of other systems below: their verdicts are their own" if cast.own else "below, each of which counts"
+        meaning += [f"{_count(len(cast.rivals), 'run')} {told}."]
     return Html(
         f'<div class="banner {status.value.lower()}"><p class="verdict">'
         f'<span class="icon" aria-hidden="true">{ICONS[status]}</span> <strong>{status.value}</strong></p>'

@@ -33,6 +33,12 @@ class Cast:
     """Planted, to see whether the checks can fail."""
 
     @property
+    def deciding(self) -> Outcomes:
+        """The runs whose verdicts are the suite's: of what is under test, and planted faults. Where nothing is under
+        test, each run stands for itself, and all of them count."""
+        return self.own | self.faults if self.own else self.rivals | self.faults
+
+    @property
     def subjects(self) -> list[str]:
         """The names of what is under test, in the order of the runs."""
         return list(dict.fromkeys(name_subject(outcome) for outcome in self.own.values()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from djinn_checks.report.faults.plots import plot_matrix
+from djinn_checks.report.faults.plots import plot_counts, plot_matrix
 from djinn_checks.report.plots import to_svg
 from tests.report.faults.samples import fault, found
 
@@ -19,3 +19,9 @@ def test_the_matrix_names_what_was_caught_and_what_escaped() -> None:
 
 def test_a_check_without_faults_has_a_sentence_for_its_matrix() -> None:
     assert plot_matrix(found(fault("a")), "pcie").figure is None
+
+
+def test_faults_are_counted_in_whole_numbers() -> None:
+    figure = plot_counts(found(*(fault(name) for name in "abcde"))).figure
+    assert figure is not None
+    assert all(tick == int(tick) for tick in figure.axes[0].get_xticks())

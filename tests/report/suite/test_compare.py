@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from djinn_checks.cli import main
+from djinn_checks.commands.compare import tell_quantity
 from djinn_checks.outcome import Outcome, Status, judge, settle
 from djinn_checks.report.suite.compare import compare_suites, summarize_changes
 from djinn_checks.report.suite.compare_page import render_comparison
@@ -137,3 +138,11 @@ def test_text_from_either_suite_stays_text() -> None:
     )
     for suites in (({attack: hostile}, {}), ({}, {attack: hostile}), ({attack: hostile}, {attack: outcome(0.5)})):
         assert "<script" not in render_comparison((attack, attack), *suites)
+
+
+def test_a_time_is_printed_as_a_person_says_it() -> None:
+    assert tell_quantity(0.02573, "s") == "25.7 ms"
+    assert tell_quantity(30.0, "s") == "30 s"
+    assert tell_quantity(0.0, "s") == "0 s"
+    assert tell_quantity("NaN", "s") == "NaN s"
+    assert tell_quantity(0.5514, "share of windows") == "55.14 % of windows"

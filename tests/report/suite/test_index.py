@@ -81,6 +81,14 @@ def test_systems_beside_each_other_of_which_none_is_singled_out_get_no_common_ve
     assert "each verdict stands for itself" in page
 
 
+def test_planted_faults_beside_them_do_not_hide_what_became_of_them() -> None:
+    runs = {"pcie-a": outcome(), "pcie-b": outcome(Status.FAIL, system="other"), "faults": outcome(check="faults")}
+    page = render_index("s", runs, {})
+    assert '<div class="banner fail">' in page
+    assert "2 runs below, each of which counts." in page
+    assert "each of which counts" not in render_index("s", {"pcie": outcome(check="pcie"), **runs}, {})
+
+
 def test_an_environment_that_differs_is_said_to_differ() -> None:
     other = replace(outcome(), environment={"device": "cuda:0"})
     assert "Not all checks ran in the same environment" in render_index("s", {"a": outcome(), "b": other}, {})
