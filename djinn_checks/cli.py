@@ -22,6 +22,7 @@ from djinn_checks.commands.plausible import add_plausible
 from djinn_checks.commands.preflight import add_preflight
 from djinn_checks.commands.run import add_run
 from djinn_checks.commands.serve import add_serve
+from djinn_checks.commands.verify import add_verify
 from djinn_checks.errors import DjinnChecksError, IncompleteError
 from djinn_checks.visible import make_visible
 
@@ -32,6 +33,7 @@ _COMMANDS = (
     add_serve,
     add_compare,
     add_finished,
+    add_verify,
     add_plausible,
     add_plan_command,
 )
@@ -99,15 +101,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"djinn-checks {version('djinn-checks')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (
-        add_run,
-        add_preflight,
-        add_faults,
-        add_serve,
-        add_compare,
-        add_finished,
-        add_plausible,
-        add_plan_command,
-    ):
+    for add in _COMMANDS:
         add(commands)
     return parser
