@@ -22,6 +22,7 @@ from djinn_checks.commands.plausible import add_plausible
 from djinn_checks.commands.preflight import add_preflight
 from djinn_checks.commands.run import add_run
 from djinn_checks.commands.serve import add_serve
+from djinn_checks.commands.sign import add_sign
 from djinn_checks.commands.verify import add_verify
 from djinn_checks.errors import DjinnChecksError, IncompleteError
 from djinn_checks.visible import make_visible
@@ -34,6 +35,7 @@ _COMMANDS = (
     add_compare,
     add_finished,
     add_verify,
+    add_sign,
     add_plausible,
     add_plan_command,
 )

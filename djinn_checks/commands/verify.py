@@ -25,6 +25,9 @@ def add_verify(commands: Commands) -> None:
     verify = commands.add_parser("verify", help="derive again what a finished suite's folder says, and tell what agrees")
     verify.add_argument("folder", type=Path)
     verify.add_argument("--traces", type=Path, metavar="FOLDER", help="where the recordings lie that runs replayed")
+    verify.add_argument(
+        "--signers", type=Path, metavar="FILE", help="whose signature must be there: an allowed_signers file of ssh's"
+    )
     verify.add_argument("--no-pages", action="store_true", help="do not render the pages anew, which takes longest")
     verify.add_argument("--all", action="store_true", help="list what agrees, too, and all that has to be believed")
     verify.add_argument("--json", type=Path, metavar="FILE", help="write every finding as JSON, too")
@@ -35,7 +38,8 @@ def _verify(options: argparse.Namespace) -> int:
     from djinn_checks.verify.finding import Kind, worst_code
     from djinn_checks.verify.folder import verify_folder
 
-    found = list(verify_folder(options.folder, traces=options.traces, pages=not options.no_pages))
+    chosen = {"traces": options.traces, "pages": not options.no_pages, "signers": options.signers}
+    found = list(verify_folder(options.folder, **chosen))
     if options.json:
         _write(options.json, found)
     _print_all(found, Kind.AGREES, "Derived again, and the same", brief=not options.all)

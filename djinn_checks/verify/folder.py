@@ -16,17 +16,21 @@ from djinn_checks.suite.manifest import MANIFEST, SIGNATURE, list_changes, read_
 from djinn_checks.verify.outcomes import verify_outcome
 from djinn_checks.verify.pages import verify_front, verify_pages
 from djinn_checks.verify.pcie import verify_pcie
+from djinn_checks.verify.signature import verify_signature
 
 Rows = Callable[[Path, str, Outcome, Path | None], Iterator[Finding]]
 _ROWS: dict[str, Rows] = {"pcie": verify_pcie}
 
 
-def verify_folder(folder: Path, *, traces: Path | None = None, pages: bool = True) -> Iterator[Finding]:
+def verify_folder(
+    folder: Path, *, traces: Path | None = None, pages: bool = True, signers: Path | None = None
+) -> Iterator[Finding]:
     """Derive again all that a folder says, and tell what of it agrees, what does not and what has to be believed.
 
     Args:
         traces: where the recordings lie that runs replayed.
         pages: whether pages are rendered anew, which takes most of the time.
+        signers: whose signatures count, as ssh's file of allowed signers; None: a signature need not be there.
 
     Raises:
         RunnerError: the folder holds no outcome.
@@ -36,6 +40,9 @@ def verify_folder(folder: Path, *, traces: Path | None = None, pages: bool = Tru
         raise RunnerError(f"{folder}: expected <check>{OUTCOME} files of a finished suite, found none")
     files, odd = walk(folder)
     yield from (disagrees(name, "", "is a link or a special file, and no part of a folder") for name in odd)
+    signed = verify_signature(folder, signers)
+    if signed is not None:
+        yield signed
     yield from _verify_digests(folder, names, files)
     outcomes: dict[str, Outcome] = {}
     broken: dict[str, str] = {}
@@ -70,7 +77,8 @@ def _verify_pages(folder: Path, finished: FinishedSuite) -> Iterator[Finding]:
         why = "an outcome disagrees with itself or cannot be read, and what is said of all of them is not made anew"
         yield from (believed(name, "page", why) for name in FRONT if (folder / name).exists())
         return
-    yield from verify_front(folder, finished, titles)
+    if any((folder / name).exists() for name in FRONT):
+        yield from verify_front(folder, finished, titles)
     yield from verify_crate(folder, finished, titles[0])
 
 
