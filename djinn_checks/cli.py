@@ -14,6 +14,7 @@ from importlib.metadata import version
 from types import FrameType
 
 from djinn_checks.checks.plan import add_plan_command
+from djinn_checks.commands.bundle import add_bundle
 from djinn_checks.commands.compare import add_compare
 from djinn_checks.commands.exit_codes import EXIT_CODES
 from djinn_checks.commands.faults import add_faults
@@ -36,6 +37,7 @@ _COMMANDS = (
     add_finished,
     add_verify,
     add_sign,
+    add_bundle,
     add_plausible,
     add_plan_command,
 )
