@@ -22,7 +22,7 @@ _SPECIAL = {
     "\u00b5": r"\textmu{}", "\u03bc": r"\textmu{}", "\u00d7": r"\texttimes{}", "\u00b1": r"\textpm{}",
     "\u2013": "--", "\u2014": "---", "\u2026": r"\ldots{}", "\u2265": r"\ensuremath{\ge}", "\u2264": r"\ensuremath{\le}",
     "\u2192": r"\ensuremath{\to}", "\u2018": "`", "\u2019": "'", "\u201c": "``", "\u201d": "''", "\u00b0": r"\textdegree{}",
-    "-": "-{}",
+    "\0": "\0",
 }  # fmt: skip
 _MOST_ROWS = 12
 _LONGEST = 150
@@ -79,7 +79,7 @@ _CUSTOMIZATION = (
     "memory and every threshold. A system of one's own is checked by its name in the parameter `system`."
 )
 _NOTES = (
-    "Names of hosts and users were taken out of the artifact. A verdict is PASS, FAIL, INCONCLUSIVE (evidence was "
+    "Names of hosts and users were looked for, and are not in the artifact. A verdict is PASS, FAIL, INCONCLUSIVE (evidence was "
     "missing) or ERROR; only PASS is a claim that was shown. What `djinn-checks verify` could not derive again it lists "
     "as believed."
 )
@@ -87,12 +87,13 @@ _NOTES = (
 
 def escape(text: str) -> str:
     """Return text as LaTeX shows it, in ASCII: accents are dropped, and what has no such letter is given by number."""
-    return "".join(_escape(letter) for letter in unicodedata.normalize("NFC", text))
+    escaped = "".join(_escape(letter) for letter in unicodedata.normalize("NFC", text).replace("--", "-\0-"))
+    return escaped.replace("\0", "{}")
 
 
 def _escape(letter: str) -> str:
     if letter in _SPECIAL:
-        return _SPECIAL[letter]
+        return _SPECIAL[letter]  # a mark between two hyphens, which LaTeX would join, stays for the end
     if " " <= letter <= "~":
         return letter
     if letter.isspace():
@@ -178,7 +179,7 @@ def _results(outcomes: Mapping[str, Outcome]) -> str:
     overall = worst(outcome.status for outcome in outcomes.values())
     names = sorted(outcomes, key=lambda name: (outcomes[name].check == "faults", name))
     rows = [_row(name, outcomes[name]) for name in names[:_MOST_ROWS]]
-    left = f" {len(names) - _MOST_ROWS} more stand in index.html." if len(names) > _MOST_ROWS else ""
+    left = " The others stand in index.html." if len(names) > _MOST_ROWS else ""
     head = "\\begin{tabular}{@{}>{\\raggedright\\arraybackslash}p{0.27\\linewidth}>{\\raggedright\\arraybackslash}"
     head += "p{0.70\\linewidth}@{}}\n\\hline\nRun & Verdict and figure \\\\\n\\hline\n"
     told = f"The worst verdict is {overall}. A second run gives the same verdicts; its rates are ratios to a ceiling of "

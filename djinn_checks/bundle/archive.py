@@ -88,11 +88,12 @@ def _pack(copy: Path, out: Path, names: Names, licence: Path | None, url: str, *
         _scrub(copy, names)
         if list_names(copy):
             render_folder(copy)
+    told = "as LICENSE says"
     if licence is not None or not (copy / LICENCE).is_file():
         (copy / LICENCE).write_bytes(_read_licence(licence))
+        told = told if licence is not None else "Apache-2.0, as LICENSE says"
     outcomes = read_finished(copy).outcomes
     nbytes = sum((copy / name).stat().st_size for name in walk(copy)[0])
-    told = "as LICENSE says" if licence is not None else "Apache-2.0, or as LICENSE says"
     facts = Facts(title=copy.name, nbytes=nbytes, licence=told, url=url)
     (copy / APPENDIX).write_text(write_appendix(outcomes, facts), encoding="ascii")
     named = tuple(_find_all(copy, names))

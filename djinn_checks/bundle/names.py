@@ -17,22 +17,27 @@ from html import unescape
 from pathlib import Path
 from urllib.parse import unquote
 
+_SITES = ("/scratch/", "/mnt/", "/data/", "/work/", "/lustre/", "/gpfs/", "/nfs/", "/srv/", "/media/", "/export/",
+          "/projects/", "/net/")  # fmt: skip
 _END = r"[^/\s\"'<>:;,)\\&]+"
-_PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("home folder", re.compile(rf"(?<![\w.~-])/(?:home|Users)/{_END}")),
-    ("home folder", re.compile(r"(?<![\w.~/-])/root(?![\w.-])")),
-    ("place of a site", re.compile(
-        rf"(?<![\w.~<-])/(?:scratch|mnt|data|work|lustre|gpfs|nfs|srv|media|export|projects|net)/{_END}")),
-    ("GPU's UUID", re.compile(r"\b(?:GPU|MIG)-(?!0{8}-)[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b")),
-    ("MAC address", re.compile(r"(?<![0-9A-Fa-f:])(?!00:00:00)(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}(?![0-9A-Fa-f:])")),
-    ("serial number", re.compile(r"(?i)(?<=serial)[\"' :=_number]{1,20}\d{8,16}\b")),
-    ("network address", re.compile(r"(?<=//)(?!127\.|0\.0\.0\.0)\d{1,3}(?:\.\d{1,3}){3}(?!\d)")),
-    ("network address", re.compile(r"(?<![\d.])(?:10|172|192)(?:\.\d{1,3}){3}(?=:\d{2,5}\b)")),
-    ("network address", re.compile(r"\bip-\d{1,3}(?:-\d{1,3}){3}\b")),
-    ("e-mail address", re.compile(
-        r"\b[\w.+-]{1,64}@(?!example\.|[\w.-]*\.invalid\b|\dx\.)[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}\b")),
-    ("shell prompt", re.compile(r"(?<![\w.])[a-z_][\w-]{0,31}@[\w.-]{1,64}(?=:[~/])")),
-)  # fmt: skip
+_PATTERNS: tuple[tuple[str, tuple[str, ...], re.Pattern[str]], ...] = (
+    ("home folder", ("/home/", "/Users/"), re.compile(rf"(?<![\w.~-])/(?:home|Users)/{_END}")),
+    ("home folder", ("/root",), re.compile(r"(?<![\w.~/-])/root(?![\w.-])")),
+    ("place of a site", _SITES, re.compile(rf"(?<![\w.~<-])(?:{'|'.join(_SITES)}){_END}")),
+    ("GPU's UUID", ("GPU-", "MIG-"), re.compile(
+        r"\b(?:GPU|MIG)-(?!0{8}-)[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b")),
+    ("MAC address", (":",), re.compile(
+        r"(?<![0-9A-Fa-f:])(?!00:00:00)(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}(?![0-9A-Fa-f:])")),
+    ("serial number", ("serial", "Serial", "SERIAL"), re.compile(
+        r"(?:serial|Serial|SERIAL)(?:[_ ](?:number|Number))?[\"' :=]{1,8}(?!number-)(\w{6,32})\b")),
+    ("network address", ("//",), re.compile(r"(?<=//)(?!127\.|0\.0\.0\.0)\d{1,3}(?:\.\d{1,3}){3}(?!\d)")),
+    ("network address", (":",), re.compile(r"(?<![\d.])(?:10|172|192)(?:\.\d{1,3}){3}(?=:\d{2,5}\b)")),
+    ("network address", ("ip-",), re.compile(r"\bip-\d{1,3}(?:-\d{1,3}){3}\b")),
+    ("e-mail address", ("@",), re.compile(
+        r"(?<![\w.+-])[\w.+-]{1,64}@(?!example\.|[\w.-]*\.invalid\b|\dx\.)[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}\b")),
+    ("shell prompt", ("@",), re.compile(r"(?<![\w.+-])[a-z_][\w-]{0,31}@[\w.-]{1,64}(?=:[~/])")),
+)
+"""What it is called, texts of which one stands wherever it does, and its shape; of a group, the group."""
 _FIELD = re.compile(
     r"\"(?:hostname|host_name|host|node_name|nodename|fqdn|user|username|user_name|login)\\?\"\s*:\s*\\?\"([^\"\\]{2,64})"
 )
@@ -48,7 +53,7 @@ _KINDS_OF_STAND_IN = {
     "place of a site": "/place-{}",
     "GPU's UUID": "GPU-00000000-0000-0000-0000-{:012d}",
     "MAC address": "00:00:00:00:00:{:02x}",
-    "serial number": " number-{}",
+    "serial number": "number-{}",
     "network address": "address-{}",
     "e-mail address": "name-{}@example.org",
     "shell prompt": "name-{}",
@@ -105,11 +110,16 @@ class Names:
         return text
 
     def _find(self, text: str) -> Iterator[tuple[str, str, int]]:
-        for kind, pattern in _PATTERNS:
-            yield from ((kind, match[0], match.start()) for match in pattern.finditer(text))
+        for kind, marks, pattern in _PATTERNS:
+            if any(mark in text for mark in marks):  # a hundred times as fast as the shape itself
+                for match in pattern.finditer(text):
+                    yield kind, match[match.lastindex or 0], match.start(match.lastindex or 0)
         words = [("name that was given", name) for name in self.given]
         words += [("name of a host or user", name) for name in {*self.machine, *self.told}]
+        folded = text.lower()
         for kind, name in words:
+            if name.lower() not in folded:
+                continue
             whole = re.compile(rf"(?i)(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])")
             yield from ((kind, match[0], match.start()) for match in whole.finditer(text))
 
@@ -137,9 +147,10 @@ def _is_name(name: str) -> bool:
 
 def _variants(text: str) -> Iterator[str]:
     """Return a text as it is, and with what is escaped in it as HTML, JSON or in an address read."""
-    seen: set[str] = set()
-    read = re.sub(r"\\u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), text)
-    for variant in (text, read.replace("\\/", "/"), unescape(text), unquote(text)):
-        if variant not in seen:
-            seen.add(variant)
-            yield variant
+    yield text
+    if "\\u" in text or "\\/" in text:
+        yield re.sub(r"\\u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), text).replace("\\/", "/")
+    if "&" in text:
+        yield unescape(text)
+    if "%" in text:
+        yield unquote(text)

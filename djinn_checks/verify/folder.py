@@ -9,17 +9,27 @@ from djinn_checks.errors import RunnerError
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.suite.files import OUTCOME, FinishedSuite, is_file_of, list_names
 from djinn_checks.suite.folder import FRONT
+from djinn_checks.verify.agents import verify_agents
 from djinn_checks.verify.beside import verify_frames, verify_notebook, verify_params
 from djinn_checks.verify.crate import read_title, verify_crate
+from djinn_checks.verify.faults import verify_faults
 from djinn_checks.verify.finding import Finding, agrees, believed, disagrees, unreadable
 from djinn_checks.suite.manifest import MANIFEST, SIGNATURE, list_changes, read_manifest, walk
+from djinn_checks.verify.host import verify_host
+from djinn_checks.verify.logits import verify_logits
 from djinn_checks.verify.outcomes import verify_outcome
 from djinn_checks.verify.pages import verify_front, verify_pages
 from djinn_checks.verify.pcie import verify_pcie
 from djinn_checks.verify.signature import verify_signature
 
 Rows = Callable[[Path, str, Outcome, Path | None], Iterator[Finding]]
-_ROWS: dict[str, Rows] = {"pcie": verify_pcie}
+_ROWS: dict[str, Rows] = {
+    "pcie": verify_pcie,
+    "logits": verify_logits,
+    "agents": verify_agents,
+    "host": verify_host,
+    "faults": verify_faults,
+}
 
 
 def verify_folder(
