@@ -20,13 +20,15 @@ _SPECIAL = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}",
     "\u00b5": r"\textmu{}", "\u03bc": r"\textmu{}", "\u00d7": r"\texttimes{}", "\u00b1": r"\textpm{}",
-    "\u2013": "--", "\u2014": "---", "\u2026": r"\ldots{}", "\u2265": r"\ensuremath{\ge}", "\u2264": r"\ensuremath{\le}",
-    "\u2192": r"\ensuremath{\to}", "\u2018": "`", "\u2019": "'", "\u201c": "``", "\u201d": "''", "\u00b0": r"\textdegree{}",
+    "\u2013": "--", "\u2014": "---", "\u2026": r"\ldots{}", "\u00b0": r"\textdegree{}", "\u2192": r"\ensuremath{\to}",
+    "\u2265": r"\ensuremath{\ge}", "\u2264": r"\ensuremath{\le}",
+    "\u2018": "`", "\u2019": "'", "\u201c": "``", "\u201d": "''",
     "\0": "\0",
 }  # fmt: skip
 _MOST_ROWS = 12
 _LONGEST = 150
 """Of a sentence in the table, which two pages hold twelve of."""
+_INSTALL = ("python -m venv .venv", ". .venv/bin/activate", "pip install .")
 _PACKAGES = ("torch", "transformers", "accelerate", "numpy", "djinn-checks", "djinn_checks")
 _PREAMBLE = r"""\documentclass[10pt,twocolumn]{article}
 \usepackage[T1]{fontenc}
@@ -64,7 +66,7 @@ def write_appendix(outcomes: Mapping[str, Outcome], facts: Facts) -> str:
         _section("Abstract", escape(_abstract(outcomes))),
         _section("Artifact check-list (meta-information)", _list(_check_list(outcomes, facts))),
         _section("Description", _list(_describe(outcomes, facts))),
-        _section("Installation", _code("python -m venv .venv && . .venv/bin/activate", "pip install djinn-checks")),
+        _section("Installation", escape("In the source of djinn-checks:") + _code(*_INSTALL)),
         _section("Experiment workflow", _workflow(outcomes)),
         _section("Evaluation and expected results", _results(outcomes)),
         _section("Experiment customization", escape(_CUSTOMIZATION)),
@@ -79,9 +81,9 @@ _CUSTOMIZATION = (
     "memory and every threshold. A system of one's own is checked by its name in the parameter `system`."
 )
 _NOTES = (
-    "Names of hosts and users were looked for, and are not in the artifact. A verdict is PASS, FAIL, INCONCLUSIVE (evidence was "
-    "missing) or ERROR; only PASS is a claim that was shown. What `djinn-checks verify` could not derive again it lists "
-    "as believed."
+    "Names of hosts and users were looked for, and are not in the artifact. A verdict is PASS, FAIL, INCONCLUSIVE "
+    "(evidence was missing) or ERROR; only PASS is a claim that was shown. What `djinn-checks verify` could not derive "
+    "again it lists as believed."
 )
 
 
@@ -123,8 +125,8 @@ def _abstract(outcomes: Mapping[str, Outcome]) -> str:
     told = ", ".join(count for count in counts if not count.startswith("0 "))
     return (
         f"The artifact holds {len(outcomes)} executed notebooks of djinn-checks ({checks}), each with its report, its "
-        f"outcome as JSON and the samples that its verdict rests on: {told}. Every status can be derived again from the "
-        "files, and every figure of the PCIe link from raw readings, by one command and without a GPU."
+        f"outcome as JSON and the samples that its verdict rests on: {told}. Every status can be derived again from "
+        "the files, and every figure of the PCIe link from raw readings, by one command and without a GPU."
     )
 
 
@@ -159,7 +161,7 @@ def _describe(outcomes: Mapping[str, Outcome], facts: Facts) -> list[tuple[str, 
          "file, ro-crate-metadata.json describes them."),
         ("Hardware dependencies", f"To read and verify: none. To run again: {_join(outcomes, _hardware)}."),
         ("Software dependencies", f"Linux, Python 3.11 to 3.13. Recorded with {_join(outcomes, _packages)}."),
-        ("Models", "Random weights of a given shape, or those that a package of the index carries; see the parameters."),
+        ("Models", "Random weights of a shape, or those that a package of the index carries; see the parameters."),
     ]  # fmt: skip
 
 
@@ -168,8 +170,10 @@ def _workflow(outcomes: Mapping[str, Outcome]) -> str:
     lines = ["sha256sum -c SHA256SUMS", "djinn-checks verify .", "mkdir params"]
     lines += [f"cp {name}.params.yaml params/{name}.yaml" for name in sorted(outcomes)][:3]
     more = [escape("and so on for the others.")] if len(outcomes) > 3 else []
-    return escape(text) + _code(*lines, "djinn-checks run params --out again", "djinn-checks compare . again") + " ".join(
-        more
+    return (
+        escape(text)
+        + _code(*lines, "djinn-checks run params --out again", "djinn-checks compare . again")
+        + " ".join(more)
     )
 
 
@@ -182,7 +186,9 @@ def _results(outcomes: Mapping[str, Outcome]) -> str:
     left = " The others stand in index.html." if len(names) > _MOST_ROWS else ""
     head = "\\begin{tabular}{@{}>{\\raggedright\\arraybackslash}p{0.27\\linewidth}>{\\raggedright\\arraybackslash}"
     head += "p{0.70\\linewidth}@{}}\n\\hline\nRun & Verdict and figure \\\\\n\\hline\n"
-    told = f"The worst verdict is {overall}. A second run gives the same verdicts; its rates are ratios to a ceiling of "
+    told = (
+        f"The worst verdict is {overall}. A second run gives the same verdicts; its rates are ratios to a ceiling of "
+    )
     told += f"the same run, and move by a few percent.{left}"
     body = "\n".join(rows)
     return escape(told) + "\n\n{\\footnotesize\n" + head + body + "\n\\hline\n\\end{tabular}}"

@@ -78,7 +78,9 @@ def bundle_folder(
             return _pack(copy, out, names, licence, url, scrub=scrub)
     except OSError as error:
         place = error.filename or folder
-        raise RunnerError(f"{place}: cannot be read or written ({error.strerror}); choose another with --out") from error
+        raise RunnerError(
+            f"{place}: cannot be read or written ({error.strerror}); choose another with --out"
+        ) from error
 
 
 def _pack(copy: Path, out: Path, names: Names, licence: Path | None, url: str, *, scrub: bool) -> Bundled:
@@ -181,5 +183,7 @@ def _read_licence(licence: Path | None) -> bytes:
     if text is None and beside.is_file():
         text = beside.read_text(encoding="utf-8")
     if text is None:
-        raise RunnerError("licence: none lies in the folder, and this package's is not installed; name one by --licence")
+        raise RunnerError(
+            "licence: none lies in the folder, and this package's is not installed; name one by --licence"
+        )
     return text.encode()

@@ -24,17 +24,29 @@ _PATTERNS: tuple[tuple[str, tuple[str, ...], re.Pattern[str]], ...] = (
     ("home folder", ("/home/", "/Users/"), re.compile(rf"(?<![\w.~-])/(?:home|Users)/{_END}")),
     ("home folder", ("/root",), re.compile(r"(?<![\w.~/-])/root(?![\w.-])")),
     ("place of a site", _SITES, re.compile(rf"(?<![\w.~<-])(?:{'|'.join(_SITES)}){_END}")),
-    ("GPU's UUID", ("GPU-", "MIG-"), re.compile(
-        r"\b(?:GPU|MIG)-(?!0{8}-)[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b")),
-    ("MAC address", (":",), re.compile(
-        r"(?<![0-9A-Fa-f:])(?!00:00:00)(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}(?![0-9A-Fa-f:])")),
-    ("serial number", ("serial", "Serial", "SERIAL"), re.compile(
-        r"(?:serial|Serial|SERIAL)(?:[_ ](?:number|Number))?[\"' :=]{1,8}(?!number-)(\w{6,32})\b")),
+    (
+        "GPU's UUID",
+        ("GPU-", "MIG-"),
+        re.compile(r"\b(?:GPU|MIG)-(?!0{8}-)[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"),
+    ),
+    (
+        "MAC address",
+        (":",),
+        re.compile(r"(?<![0-9A-Fa-f:])(?!00:00:00)(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}(?![0-9A-Fa-f:])"),
+    ),
+    (
+        "serial number",
+        ("serial", "Serial", "SERIAL"),
+        re.compile(r"(?:serial|Serial|SERIAL)(?:[_ ](?:number|Number))?[\"' :=]{1,8}(?!number-)(\w{6,32})\b"),
+    ),
     ("network address", ("//",), re.compile(r"(?<=//)(?!127\.|0\.0\.0\.0)\d{1,3}(?:\.\d{1,3}){3}(?!\d)")),
     ("network address", (":",), re.compile(r"(?<![\d.])(?:10|172|192)(?:\.\d{1,3}){3}(?=:\d{2,5}\b)")),
     ("network address", ("ip-",), re.compile(r"\bip-\d{1,3}(?:-\d{1,3}){3}\b")),
-    ("e-mail address", ("@",), re.compile(
-        r"(?<![\w.+-])[\w.+-]{1,64}@(?!example\.|[\w.-]*\.invalid\b|\dx\.)[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}\b")),
+    (
+        "e-mail address",
+        ("@",),
+        re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?!example\.|[\w.-]*\.invalid\b|\dx\.)[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}\b"),
+    ),
     ("shell prompt", ("@",), re.compile(r"(?<![\w.+-])[a-z_][\w-]{0,31}@[\w.-]{1,64}(?=:[~/])")),
 )
 """What it is called, texts of which one stands wherever it does, and its shape; of a group, the group."""

@@ -22,7 +22,9 @@ _AT_ONCE = 4
 
 def add_verify(commands: Commands) -> None:
     """Add `verify` to the commands of a parser."""
-    verify = commands.add_parser("verify", help="derive again what a finished suite's folder says, and tell what agrees")
+    verify = commands.add_parser(
+        "verify", help="derive again what a finished suite's folder says, and tell what agrees"
+    )
     verify.add_argument("folder", type=Path)
     verify.add_argument("--traces", type=Path, metavar="FOLDER", help="where the recordings lie that runs replayed")
     verify.add_argument(

@@ -39,7 +39,9 @@ def write_manifest(folder: Path) -> Path:
         return _write(folder, {name: digest(folder / name) for name in files})
     except OSError as error:
         place = error.filename or folder
-        raise RunnerError(f"{place}: cannot be read or written ({error.strerror}); change that and try again") from error
+        raise RunnerError(
+            f"{place}: cannot be read or written ({error.strerror}); change that and try again"
+        ) from error
 
 
 def refresh_manifest(folder: Path, names: Iterable[str]) -> Path:

@@ -34,7 +34,10 @@ def verify_agents(folder: Path, name: str, outcome: Outcome, traces: Path | None
         yield believed(file, "all rows", "it ended before an agent had said anything")
         return
     again: dict[str, Observed] = dict(_of_turns(found))
-    if outcome.params.get("adapter") not in ("vllm", "sglang"):  # whose pools have rows of the same names and other sense
+    if outcome.params.get("adapter") not in (
+        "vllm",
+        "sglang",
+    ):  # whose pools have rows of the same names and other sense
         again |= dict(_of_sleeps(found, timings))
     crowd = timings.get("crowd")
     if crowd:
@@ -63,9 +66,7 @@ def _differ(one: list[str], other: list[str]) -> int:
     return sum(a != b for a, b in zip(one, other, strict=False)) + abs(len(one) - len(other))
 
 
-def _of_sleeps(
-    found: agents.AgentsMeasurements, timings: agents.AgentsTimings
-) -> Iterator[tuple[str, Observed]]:
+def _of_sleeps(found: agents.AgentsMeasurements, timings: agents.AgentsTimings) -> Iterator[tuple[str, Observed]]:
     sleeps = timings.get("sleeps") or []
     sizes = [row["kv_bytes"] for row in found.get("sleeps") or []]
     if not sleeps or len(sleeps) != len(sizes):
@@ -116,7 +117,9 @@ def _verify_percentiles(file: str, crowd: agents.CrowdTimes) -> Iterator[Finding
             key = f"{name}_p{share}_s"
             told = crowd[key]  # type: ignore[literal-required]
             if told is not None or values:
-                yield compare(file, f"crowd.{key}", told, percentile(values, share), f"its {len(values):,} wakes", relative=_NEAR)
+                yield compare(
+                    file, f"crowd.{key}", told, percentile(values, share), f"its {len(values):,} wakes", relative=_NEAR
+                )
 
 
 def _hold_rate(file: str, name: str, told: Observed, timings: agents.AgentsTimings) -> Finding:

@@ -102,7 +102,9 @@ def _hold_lines(file: str, text: str, made: str | None, source: str) -> Finding:
     place = next((at for at, pair in enumerate(zip(told, again, strict=False)) if pair[0] != pair[1]), None)
     if place is None:
         return disagrees(file, "samples", f"has {len(told):,} lines, and by {source} there are {len(again):,}")
-    return disagrees(file, f"line {place + 1}", f"says {told[place][:80]!r}, and by {source} it is {again[place][:80]!r}")
+    return disagrees(
+        file, f"line {place + 1}", f"says {told[place][:80]!r}, and by {source} it is {again[place][:80]!r}"
+    )
 
 
 def _to_dict(outcome: Outcome) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from djinn_checks.bounded import parse_json, read_text
 from djinn_checks.report.suite.crate import FILE_NAME
 from djinn_checks.suite.files import FinishedSuite
 from djinn_checks.suite.folder import describe_pages
-from djinn_checks.verify.finding import Finding, agrees, disagrees, unreadable
 from djinn_checks.suite.manifest import is_outside
+from djinn_checks.verify.finding import Finding, agrees, disagrees, unreadable
 
 _NAME = "djinn-checks: "
 
@@ -59,7 +59,9 @@ def _read(folder: Path) -> dict[str, dict[str, Any]]:
     """
     data = parse_json(read_text(folder / FILE_NAME))
     graph = data.get("@graph") if isinstance(data, dict) else None
-    if not isinstance(graph, list) or not all(isinstance(one, dict) and isinstance(one.get("@id"), str) for one in graph):
+    if not isinstance(graph, list) or not all(
+        isinstance(one, dict) and isinstance(one.get("@id"), str) for one in graph
+    ):
         raise ValueError("it is no RO-Crate: it has no @graph of entities with an @id each")
     entities = {one["@id"]: one for one in graph}
     if len(entities) < len(graph):

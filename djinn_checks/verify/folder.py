@@ -9,12 +9,12 @@ from djinn_checks.errors import RunnerError
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.suite.files import OUTCOME, FinishedSuite, is_file_of, list_names
 from djinn_checks.suite.folder import FRONT
+from djinn_checks.suite.manifest import MANIFEST, SIGNATURE, list_changes, read_manifest, walk
 from djinn_checks.verify.agents import verify_agents
 from djinn_checks.verify.beside import verify_frames, verify_notebook, verify_params
 from djinn_checks.verify.crate import read_title, verify_crate
 from djinn_checks.verify.faults import verify_faults
 from djinn_checks.verify.finding import Finding, agrees, believed, disagrees, unreadable
-from djinn_checks.suite.manifest import MANIFEST, SIGNATURE, list_changes, read_manifest, walk
 from djinn_checks.verify.host import verify_host
 from djinn_checks.verify.logits import verify_logits
 from djinn_checks.verify.outcomes import verify_outcome
@@ -96,7 +96,9 @@ def _verify_digests(folder: Path, names: list[str], files: list[str]) -> Iterato
     """Hold every file against the manifest, and name those that no digest speaks for."""
     ours = {file for file in files if _is_ours(file, names)}
     if not (folder / MANIFEST).exists():
-        yield believed(MANIFEST, "digests", f"there is no {MANIFEST}, so nothing tells whether a file is missing or new")
+        yield believed(
+            MANIFEST, "digests", f"there is no {MANIFEST}, so nothing tells whether a file is missing or new"
+        )
         yield from (believed(file, "file", "it is none that a run leaves, and nothing is derived from it")
                     for file in files if file not in ours)  # fmt: skip
         return

@@ -6,6 +6,7 @@ against the counts that it has to add up to, and a row against the pass that it 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,7 +48,11 @@ def verify_logits(folder: Path, name: str, outcome: Outcome, traces: Path | None
         elif row.name in _WORST and isinstance(row.observed, int | float):
             yield _hold_worst(file, row, statistics)
         else:
-            yield believed(file, row.name, _BELIEVED.get(row.name, "its logits are not kept, and what was counted of them is not enough"))
+            yield believed(
+                file,
+                row.name,
+                _BELIEVED.get(row.name, "its logits are not kept, and what was counted of them is not enough"),
+            )
 
 
 def _work_out(found: logits.LogitsMeasurements) -> Iterator[tuple[str, Observed]]:
@@ -82,19 +87,24 @@ def _hold_worst(file: str, row: Criterion, statistics: dict[str, logits.LogitsSt
 
 def _verify_sums(file: str, what: str, measured: logits.LogitsStatistics) -> Finding:
     """Hold counts against what they add up to, and percentiles against their order."""
-    counts, kl = measured["difference_histogram"], measured["kl"]
-    binned = counts["zero"] + sum(counts["negative"]) + sum(counts["positive"]) + counts["nan"]
-    order = [float(kl[name]) for name in ("p50", "p90", "p99", "p999", "max")]  # type: ignore[literal-required]
-    told, ratio = float(measured["perplexity_ratio"]), float(measured["perplexity_reference"])
-    system = float(measured["perplexity_system"])
-    problems = (
-        (binned == measured["elements"], f"its histogram has {binned:,} logits of {measured['elements']:,}"),
-        (counts["zero"] >= measured["elements"] - measured["unequal_elements"], "fewer logits differ by nothing than are equal"),
-        (sum(measured["margin"]["counts"]) in (0, measured["positions"]), "its margins are of another number of positions"),
-        (measured["elements"] % max(1, measured["positions"]) == 0, "its elements are no whole number a position"),
-        (not order == order or order == sorted(order), "its percentiles of KL are out of order"),
-        (not ratio > 0 or abs(told * ratio / system - 1) < 1e-6 if system > 0 else True, "its perplexities have another ratio"),
-        (measured["unequal_elements"] > 0 or float(measured["l2_position_max"]) == 0, "equal logits are at a distance"),
-    )
-    wrong = [problem for holds, problem in problems if not holds]
+    wrong = [problem for holds, problem in _list_sums(measured) if not holds]
     return disagrees(file, what, "; ".join(wrong)) if wrong else agrees(file, what, "its counts, of each other")
+
+
+def _list_sums(measured: logits.LogitsStatistics) -> Iterator[tuple[bool, str]]:
+    """Return what has to hold of statistics, and what is wrong where it does not."""
+    counts, elements, unequal = measured["difference_histogram"], measured["elements"], measured["unequal_elements"]
+    binned = counts["zero"] + sum(counts["negative"]) + sum(counts["positive"]) + counts["nan"]
+    yield binned == elements, f"its histogram has {binned:,} logits of {elements:,}"
+    yield counts["zero"] >= elements - unequal, "fewer logits differ by nothing than are equal"
+    margins = sum(measured["margin"]["counts"])
+    yield margins in (0, measured["positions"]), "its margins are of another number of positions"
+    yield elements % max(1, measured["positions"]) == 0, "its elements are no whole number a position"
+    yield unequal > 0 or float(measured["l2_position_max"]) == 0, "equal logits are at a distance"
+    kl = measured["kl"]
+    order = [float(kl["p50"]), float(kl["p90"]), float(kl["p99"]), float(kl["p999"]), float(kl["max"])]
+    yield any(map(math.isnan, order)) or order == sorted(order), "its percentiles of KL are out of order"
+    by_both = float(measured["perplexity_system"]), float(measured["perplexity_reference"])
+    if all(0 < value < math.inf for value in by_both):
+        told = float(measured["perplexity_ratio"])
+        yield math.isclose(told, by_both[0] / by_both[1], rel_tol=1e-6), "its perplexities have another ratio"

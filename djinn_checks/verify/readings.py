@@ -109,9 +109,7 @@ def why_unread(found: pcie.PcieMeasurements) -> str:
     return ""
 
 
-def try_recorded(
-    file: str, params: Mapping[str, Any], found: pcie.PcieMeasurements, trace: Path
-) -> Recorded | Finding:
+def try_recorded(file: str, params: Mapping[str, Any], found: pcie.PcieMeasurements, trace: Path) -> Recorded | Finding:
     """Return the run as its readings tell it, or that they cannot be read."""
     try:
         return read_recorded(params, found, trace)

@@ -85,9 +85,7 @@ def verify_signature(folder: Path, signers: Path | None) -> Finding | None:
 def _run(arguments: Sequence[str], given: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
     """Run the tool; without something given it may ask the terminal for a passphrase."""
     try:
-        return subprocess.run(
-            [_TOOL, *arguments], input=given, capture_output=True, check=False, timeout=_LONGEST_S
-        )
+        return subprocess.run([_TOOL, *arguments], input=given, capture_output=True, check=False, timeout=_LONGEST_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RunnerError(f"{_TOOL}: could not be run to its end ({error})") from error
 
