@@ -77,9 +77,9 @@ def bundle_folder(
                     shutil.copyfile(folder / name, copy / name)
             return _pack(copy, out, names, licence, url, scrub=scrub)
     except OSError as error:
-        place = error.filename or folder
+        where = error.filename or folder
         raise RunnerError(
-            f"{place}: cannot be read or written ({error.strerror}); choose another with --out"
+            f"{where}: cannot be read or written ({error.strerror}); choose another with --out"
         ) from error
 
 

@@ -15,7 +15,7 @@ from djinn_checks.measurements import host
 from djinn_checks.outcome import Outcome
 from djinn_checks.params import HostParams
 from djinn_checks.verify.finding import Finding, believed, compare, unreadable
-from djinn_checks.verify.pcie import hold_row
+from djinn_checks.verify.rows import hold_row
 
 _NEAR = 1e-3
 """Of figures from readings that are written to the microsecond."""

@@ -14,12 +14,9 @@ from djinn_checks.outcome import Criterion, Observed, Outcome, Status
 from djinn_checks.params import PcieParams
 from djinn_checks.verify.finding import Finding, agrees, believed, compare, disagrees, unreadable
 from djinn_checks.verify.readings import NEAR, Recorded, try_recorded, verify_figures, why_unread
+from djinn_checks.verify.rows import hold_row
 
-_SHARE_OFF = 0.005
-"""Of a row: one or two of some hundred windows lie at a threshold, and the microseconds decide."""
 _SMALL = 1e-4
-_OF_TWO_READINGS = ("counted_is_possible", "counters_alive")
-"""Rows about the time between two readings, a millisecond, of which a microsecond is much."""
 _BELIEVED = {
     "ceiling_undisturbed": "when the ceiling's copies ran is not written down",
     "vram_limit": "PyTorch's allocator said so while it ran",
@@ -176,22 +173,3 @@ def _hold_value(file: str, row: Criterion, again: Observed, source: str) -> Find
     if row.observed is None:
         return believed(file, row.name, f"it was not decided: {row.reason}"[:160])
     return compare(file, row.name, row.observed, again, source, relative=NEAR, absolute=1e-9)
-
-
-def hold_row(file: str, row: Criterion, again: Criterion, source: str) -> Finding:
-    """Hold a row against the one that was judged again: its value, what it is held against, and its status."""
-    is_coarse = row.unit == "share of windows" or row.name in _OF_TWO_READINGS
-    told = compare(
-        file, row.name, row.observed, again.observed, source,
-        relative=_SHARE_OFF if is_coarse else 1e-3, absolute=_SHARE_OFF if is_coarse else _SMALL,
-    )  # fmt: skip
-    if told.kind != "agrees":
-        return told
-    if (row.comparison, row.threshold) != (again.comparison, again.threshold):
-        held = f"{row.comparison} {row.threshold}"
-        return disagrees(
-            file, row.name, f"is held against {held}, and judged again {again.comparison} {again.threshold}"
-        )
-    if row.status is not again.status:
-        return disagrees(file, row.name, f"is {row.status}, and by {source} it is {again.status}")
-    return told

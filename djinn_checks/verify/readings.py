@@ -48,7 +48,7 @@ class Recorded:
 
     @cached_property
     def passes(self) -> int | None:
-        return (self.found.get("bytes") or {}).get("passes")
+        return self.found["bytes"]["passes"]
 
 
 def read_recorded(params: Mapping[str, Any], found: pcie.PcieMeasurements, trace: Path) -> Recorded:
@@ -149,7 +149,7 @@ def _verify_zoom(file: str, run: Recorded, source: str) -> Iterator[Finding]:
     zoom = run.found.get("zoom")
     if not zoom or zoom["rx_mb_per_s"] is None:
         return
-    start, end = (run.evidence.start_s + float(zoom[name]) for name in ("start_s", "end_s"))  # type: ignore[literal-required]
+    start, end = (run.evidence.start_s + float(zoom[name]) for name in ("start_s", "end_s"))
     again = run.evidence.rates(start, end, float(zoom["window_s"]))
     allowed = _allow(run, zoom["window_s"])
     yield _hold_series(file, "zoom.rx_mb_per_s", zoom["rx_mb_per_s"], again, allowed, source)

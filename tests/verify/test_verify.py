@@ -236,7 +236,6 @@ def test_a_pipe_in_place_of_a_file_hangs_nobody(copy: Any) -> None:
 
 def lay(folder: Path, evidence: PcieEvidence, name: str = "pcie") -> Path:
     """Lay an outcome of made-up evidence and its readings into a folder, as a run leaves them."""
-    assert evidence.series is not None
     link = evidence.link
     rounds = [
         replace(one, samples_s=(one.nbytes / one.bytes_per_s,)) for one in (*link.ceilings, link.ceiling_after) if one
@@ -244,6 +243,7 @@ def lay(folder: Path, evidence: PcieEvidence, name: str = "pcie") -> Path:
     evidence = replace(evidence, link=replace(link, ceilings=tuple(rounds[:-1]), ceiling_after=rounds[-1]))
     facts = {"params": evidence.params.model_dump(mode="json"), "environment": {}, "started_at": ""}
     conclude(ANATOMY, evidence, facts).save(folder / f"{name}{OUTCOME}")
+    assert evidence.series is not None
     save_trace(evidence.series, folder / f"{name}.samples.csv.gz")
     write_manifest(folder)
     return folder
