@@ -57,15 +57,19 @@ def verify_params(folder: Path, name: str, outcome: Outcome) -> Iterator[Finding
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         yield unreadable(file, "params", str(error).partition("\n")[0])
         return
+    strange = [str(key) for key in given if key not in outcome.params]
+    yield from (disagrees(file, key, f"{name}.outcome.json ran with no such parameter") for key in strange)
+    if strange:
+        return
     known = PARAMS.get(outcome.check)
     try:
         asked = known.create(**given).model_dump() if known else given
     except (ParamsError, TypeError) as error:
         yield believed(file, "params", f"this version cannot read them ({str(error).partition(chr(10))[0]})")
         return
-    different = [key for key in given if key not in outcome.params or outcome.params[key] != _plain(asked[key])]
+    different = [key for key in given if outcome.params[key] != _plain(asked[key])]
     for key in different:
-        told = outcome.params.get(key, "nothing")
+        told = outcome.params[key]
         yield disagrees(file, key, f"asks for {asked[key]!r:.80}, and {name}.outcome.json ran with {told!r:.80}")
     if not different:
         yield agrees(file, "params", f"{len(given)} that {name}.outcome.json ran with")

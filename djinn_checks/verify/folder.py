@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from djinn_checks.errors import RunnerError
+from djinn_checks.errors import DjinnChecksError, RunnerError
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.suite.files import OUTCOME, FinishedSuite, is_file_of, list_names
 from djinn_checks.suite.folder import FRONT
@@ -76,7 +76,19 @@ def _verify_run(folder: Path, name: str, outcome: Outcome, traces: Path | None) 
     yield from verify_frames(folder, name, outcome)
     derive = _ROWS.get(outcome.check)
     if derive is not None and outcome.status is not Status.ERROR:
-        yield from derive(folder, name, outcome, traces)
+        try:
+            yield from list(derive(folder, name, outcome, traces))
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            AttributeError,
+            IndexError,
+            DjinnChecksError,
+        ) as error:
+            why = f"its measurements cannot be those of a run ({type(error).__name__}: {error})"
+            yield unreadable(f"{name}{OUTCOME}", "measurements", why[:300])
 
 
 def _verify_pages(folder: Path, finished: FinishedSuite) -> Iterator[Finding]:

@@ -313,6 +313,14 @@ def test_params_that_are_changed_are_named(copy: Any) -> None:
     file.write_text(re.sub(r"^prompts: \d+", "prompts: 999", file.read_text(), flags=re.MULTILINE) + "\nseed: 77\n")
     write_manifest(folder)
     assert ("logits-7b.params.yaml", "seed") in named(verify(folder))
+    file.write_text("seeds: 0\n")
+    assert ("logits-7b.params.yaml", "seeds") in named(verify(folder))
+
+
+def test_measurements_that_no_run_leaves_are_said_to_be_unreadable(copy: Any) -> None:
+    folder = copy("pcie-ring")
+    edit(folder, "pcie-ring", lambda data: data["measurements"]["link"]["ceilings"][0].update(nbytes=0))
+    assert ("pcie-ring.outcome.json", "measurements") in named(verify(folder), Kind.UNREADABLE)
 
 
 def test_a_host_is_judged_again_on_its_recording(tmp_path: Path) -> None:
