@@ -14,6 +14,7 @@ from importlib.metadata import version
 from types import FrameType
 
 from djinn_checks.checks.plan import add_plan_command
+from djinn_checks.commands.bundle import add_bundle
 from djinn_checks.commands.compare import add_compare
 from djinn_checks.commands.exit_codes import EXIT_CODES
 from djinn_checks.commands.faults import add_faults
@@ -24,6 +25,8 @@ from djinn_checks.commands.plausible import add_plausible
 from djinn_checks.commands.preflight import add_preflight
 from djinn_checks.commands.run import add_run
 from djinn_checks.commands.serve import add_serve
+from djinn_checks.commands.sign import add_sign
+from djinn_checks.commands.verify import add_verify
 from djinn_checks.errors import DjinnChecksError, IncompleteError
 from djinn_checks.visible import make_visible
 
@@ -36,6 +39,9 @@ _COMMANDS = (
     add_merge,
     add_history,
     add_finished,
+    add_verify,
+    add_sign,
+    add_bundle,
     add_plausible,
     add_plan_command,
 )
@@ -103,17 +109,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"djinn-checks {version('djinn-checks')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (
-        add_run,
-        add_preflight,
-        add_faults,
-        add_serve,
-        add_compare,
-        add_merge,
-        add_history,
-        add_finished,
-        add_plausible,
-        add_plan_command,
-    ):
+    for add in _COMMANDS:
         add(commands)
     return parser

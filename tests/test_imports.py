@@ -55,11 +55,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "faults": CHECKS | {"faults"},
     "report": REPORT,
     "suite": REPORT | {"params", "processes", "suite"},
+    "verify": CHECKS | REPORT | {"suite", "verify"},
+    "bundle": REPORT | {"suite", "bundle"},
     "plausible": {"errors", "units", "bounded"},
     "argument_types": {"devices"},
     "commands": REPORT
     | {"argument_types", "devices", "params", "suite", "instruments", "faults", "checks", "server", "plausible"}
-    | {"commands"},
+    | {"verify", "bundle", "commands"},
     "cli": {"errors", "visible", "checks", "commands"},
     "__main__": {"cli"},
     "__init__": {"loading"},

@@ -18,6 +18,8 @@ EXIT_CODES = """exit codes:
 130  the suite was told to stop, by Ctrl-C or a signal; the check that this hit is ERROR, finished ones are kept
 preflight: 0 if nothing is missing, 1 otherwise
 faults: 1 if one escapes, or a clean run raises an alarm; 3 if a clean run has no verdict
+verify: 1 if something in a folder disagrees, 5 if nothing does and something could not be read
+bundle: 1 if something names a host or a user; nothing is written then
 compare: 1 if a status differs or a suite lacks one
 plausible: 0 if the figure is possible, 1 if it is impossible, 3 if that is not decidable
 """

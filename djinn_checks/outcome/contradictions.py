@@ -32,14 +32,20 @@ class Said(NamedTuple):
 
 
 def find_contradictions(said: Said) -> list[str]:
-    """Return what contradicts itself, each in a clause; empty if all agrees."""
+    """Return what contradicts itself, each in a clause, the first few and how many more; empty if all agrees."""
+    found = list_contradictions(said)
+    more = [f"and {len(found) - _MOST_SHOWN:,} more"] if len(found) > _MOST_SHOWN else []
+    return found[:_MOST_SHOWN] + more
+
+
+def list_contradictions(said: Said) -> list[str]:
+    """Return all that contradicts itself, each in a clause."""
     found = [*_find_duplicates(said.criteria)]
     found += [problem for row in said.criteria if (problem := find_contradiction(row))]
     found += _find_wrong_status(said)
     if not found and said.status is not Status.ERROR:  # rows that contradict themselves say nothing about the rest
         found += find_unexpected(said.check, said.status, said.criteria, said.params, said.measurements)
-    more = [f"and {len(found) - _MOST_SHOWN:,} more"] if len(found) > _MOST_SHOWN else []
-    return found[:_MOST_SHOWN] + more
+    return found
 
 
 def find_contradiction(row: Criterion) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from djinn_checks.bounded import parse_json, read_text
 from djinn_checks.errors import OutcomeError
-from djinn_checks.outcome.contradictions import Said, find_contradictions
+from djinn_checks.outcome.contradictions import Said, find_contradictions, list_contradictions
 from djinn_checks.outcome.criterion import Criterion
 from djinn_checks.outcome.fields import read_fields, read_number
 from djinn_checks.outcome.status import Status
@@ -136,6 +136,19 @@ class Outcome:
             return cls.from_dict(data)
         except OutcomeError as error:
             raise OutcomeError(f"{path}: {error}") from None
+
+
+def list_problems(data: Mapping[str, Any]) -> list[str]:
+    """Return all that contradicts itself in data whose fields are an outcome's, each in a clause.
+
+    Raises:
+        OutcomeError: a field is missing or has a wrong value.
+    """
+    fields = read_fields(data)
+    criteria = tuple(_read_criterion(row) for row in fields["criteria"])
+    facts = fields["params"], fields["measurements"]
+    said = Said(fields["check"], Status(fields["status"]), criteria, fields["failure"] is not None, *facts)
+    return list_contradictions(said)
 
 
 def write_atomically(path: Path, text: str) -> Path:

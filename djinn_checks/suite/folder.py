@@ -30,11 +30,14 @@ from djinn_checks.report.suite.index import render_index
 from djinn_checks.report.suite.league import PAGE, render_league
 from djinn_checks.suite.execution import find_notebook, is_notebook
 from djinn_checks.suite.files import OUTCOME, FinishedSuite, list_files, list_names, read_finished
+from djinn_checks.suite.manifest import MANIFEST, SIGNATURE, refresh_manifest
 from djinn_checks.suite.shards import SHARDS
 from djinn_checks.suite.texts import shorten
 from djinn_checks.units import format_bytes
 
-_INDEX = "index.html"
+INDEX = "index.html"
+FRONT = (INDEX, PAGE, FILE_NAME)
+"""What stands in a folder about all of it."""
 _BULKY = 10_000
 """Characters. The tables of a report have less, its figures ten times as much."""
 _BRIEF = 200
@@ -51,7 +54,7 @@ def render_report(notebook: Path | None, outcome: Outcome, beside: Iterable[Outc
         name: of the report, which then links back to the front page beside it.
     """
     make = partial(
-        render_html, outcome=outcome, note=note_faults(outcome, beside), name=name, index=_INDEX if name else ""
+        render_html, outcome=outcome, note=note_faults(outcome, beside), name=name, index=INDEX if name else ""
     )
     if notebook is not None and is_notebook(notebook):
         return make(notebook)
@@ -65,7 +68,10 @@ def render_fault_notes(folder: Path) -> list[Path]:
     """Render those reports anew that mention the planted faults of their check: most are older than those are."""
     outcomes = read_outcomes(folder)
     noted = [name for name, outcome in outcomes.items() if note_faults(outcome, outcomes.values())]
-    return [_render(folder, outcomes, name) for name in noted]
+    pages = [_render(folder, outcomes, name) for name in noted]
+    if pages:
+        update_manifest(folder)
+    return pages
 
 
 def _render(folder: Path, outcomes: Mapping[str, Outcome], name: str) -> Path:
@@ -82,7 +88,7 @@ def render_folder(folder: Path) -> list[Path]:
     """
     finished = _read_some(folder)
     with _saying_what_cannot_be_written(folder):
-        made = _in_parallel(partial(_try_render, folder, finished.outcomes), list(finished.outcomes))
+        made = in_parallel(partial(_try_render, folder, finished.outcomes), list(finished.outcomes))
         pages = [*(page for page in made if isinstance(page, Path)), write_index(folder)]
     problems = [*finished.unreadable.values(), *(page for page in made if isinstance(page, str))]
     if problems:
@@ -93,7 +99,7 @@ def render_folder(folder: Path) -> list[Path]:
 def render_names(folder: Path, names: Iterable[str]) -> list[str]:
     """Render the reports of these runs of a folder anew, and return what stands against those that have none."""
     outcomes = read_outcomes(folder)
-    made = _in_parallel(partial(_try_render, folder, outcomes), [name for name in names if name in outcomes])
+    made = in_parallel(partial(_try_render, folder, outcomes), [name for name in names if name in outcomes])
     return [f"{folder}: {page}" for page in made if isinstance(page, str)]
 
 
@@ -123,7 +129,7 @@ def _saying_what_cannot_be_written(folder: Path) -> Iterator[None]:
         raise RunnerError(message) from error
 
 
-def _in_parallel(work: Callable[[str], Path | str], names: list[str]) -> list[Path | str]:
+def in_parallel(work: Callable[[str], Path | str], names: list[str]) -> list[Path | str]:
     """Return what the work makes of each name, on all cores where processes start for nothing, as on Linux."""
     cores = min(len(names), os.cpu_count() or 1)
     if cores <= 1 or sys.platform != "linux":
@@ -160,6 +166,8 @@ def slim_notebooks(folder: Path) -> int:
         except (ValueError, KeyError, AttributeError, TypeError) as error:  # what nbformat makes of a file cut short
             told = shorten(str(error).partition("\n")[0], _BRIEF)
             problems.append(f"{file.name} is no whole notebook ({type(error).__name__}: {told})")
+    with _saying_what_cannot_be_written(folder):
+        update_manifest(folder)
     if problems:
         told = f"{folder}: {format_bytes(saved)} less"
         raise IncompleteError([f"{folder}: {problem}" for problem in problems], [told])
@@ -182,24 +190,38 @@ def read_outcomes(folder: Path) -> dict[str, Outcome]:
 
 def write_index(folder: Path) -> Path:
     """Write `index.html` from the outcomes in a folder, and the description of all its files as an RO-Crate."""
-    finished, title = read_finished(folder), folder.resolve().name
+    for name, page in describe_pages(folder, read_finished(folder), folder.resolve().name).items():
+        write_atomically(folder / name, page)
+    update_manifest(folder)
+    return folder / INDEX
+
+
+def update_manifest(folder: Path) -> Path:
+    """Write the digests of what runs left in a folder, of its front pages, and of what its manifest lists already.
+
+    Raises:
+        OSError: the manifest cannot be written.
+    """
+    runs = [file.name for name in list_names(folder) for file in list_files(folder, name)]
+    return refresh_manifest(folder, (*runs, *(name for name in (*FRONT, SHARDS) if (folder / name).is_file())))
+
+
+def describe_pages(folder: Path, finished: FinishedSuite, title: str) -> dict[str, str]:
+    """Return what stands in a folder about all of it, by the names of the files: front page, crate, league."""
     names = [*finished.outcomes, *finished.unreadable]
     files = {
         name: {file.name: file.stat().st_size for file in list_files(folder, name) if file.is_file()} for name in names
     }
     try:
-        pages = _summarize(title, finished, files)
+        return _summarize(title, finished, files)
     except Exception:  # one of them is of a shape that this version does not know; the others have their line
-        pages = _summarize(title, _leave_out(title, finished, files), files)
-    for name, page in pages.items():
-        write_atomically(folder / name, page)
-    return folder / _INDEX
+        return _summarize(title, _leave_out(title, finished, files), files)
 
 
 def _summarize(title: str, finished: FinishedSuite, files: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
     """Return what is written of the folder as a whole, by the names of the files."""
     rows = (finished.outcomes, files, finished.unreadable)
-    pages = {_INDEX: render_index(title, *rows), FILE_NAME: describe_folder(title, *rows)}
+    pages = {INDEX: render_index(title, *rows), FILE_NAME: describe_folder(title, *rows)}
     league = render_league(title, finished.outcomes)
     return pages if league is None else {**pages, PAGE: league}
 
@@ -234,8 +256,7 @@ def set_aside(folder: Path, names: Iterable[str] | None = None) -> Path | None:
     if not left:
         return None
     if names is None:
-        whole = (_INDEX, PAGE, FILE_NAME, SHARDS)
-        left += [folder / file for file in whole if (folder / file).is_file()]
+        left += [folder / name for name in (*FRONT, SHARDS, MANIFEST, SIGNATURE) if (folder / name).is_file()]
     found = read_outcomes(folder)
     dates = [found[name].started_at for name in moving if name in found and found[name].started_at]
     when = re.sub(r"[^0-9T]", "", min(dates, default="undated").partition("+")[0]) or "undated"
