@@ -22,6 +22,7 @@ from djinn_checks.commands.plausible import add_plausible
 from djinn_checks.commands.preflight import add_preflight
 from djinn_checks.commands.run import add_run
 from djinn_checks.commands.serve import add_serve
+from djinn_checks.commands.workflow_log import without_commands
 from djinn_checks.errors import DjinnChecksError, IncompleteError
 from djinn_checks.visible import make_visible
 
@@ -45,6 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that a terminal cannot show ends nothing
+    with without_commands():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     for ending in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(ending) is not signal.SIG_IGN:  # nohup means what it says

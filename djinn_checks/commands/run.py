@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from djinn_checks.argument_types import seconds, whole_seconds
 from djinn_checks.commands.exit_codes import EXIT_CODES, exit_code
+from djinn_checks.commands.gate import Gate, add_gate_options
 
 if TYPE_CHECKING:
     from djinn_checks.commands import Commands
@@ -38,6 +39,7 @@ def add_run(commands: Commands) -> None:
     )
     run.add_argument("--strict", action="store_true", help="exit 3 if a check is INCONCLUSIVE")
     run.add_argument("--resume", action="store_true", help="run what is missing, an ERROR, or of other params")
+    add_gate_options(run)
     run.set_defaults(command=_run)
 
 
@@ -45,12 +47,15 @@ def _run(options: argparse.Namespace) -> int:
     from djinn_checks.commands.running import run_and_print
 
     given = ("timeout_s", "cell_timeout_s", "suite_timeout_s")
-    results = run_and_print(
-        options.suite,
-        options.out,
-        only=options.only,
-        given=options.given,
-        resume=options.resume,
-        limits={name: getattr(options, name.removesuffix("_s")) for name in given},
-    )
+    name = options.suite.stem if options.suite.suffix else options.suite.resolve().name
+    with Gate(name, junit=options.junit, summary=options.summary, strict=options.strict) as gate:
+        results = run_and_print(
+            options.suite,
+            options.out,
+            only=options.only,
+            given=options.given,
+            resume=options.resume,
+            limits={name: getattr(options, name.removesuffix("_s")) for name in given},
+            gate=gate,
+        )
     return exit_code([result.outcome.status for result in results], strict=options.strict)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from djinn_checks.report.gate.reports import Report
 from djinn_checks.report.progress import Stage
 from djinn_checks.report.summary import tell
 from djinn_checks.suite.given import read_given
@@ -18,6 +19,7 @@ from djinn_checks.visible import make_visible
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from djinn_checks.commands.gate import Gate
     from djinn_checks.suite.execution import Job
 
 _INTERVAL_S = 15.0
@@ -35,6 +37,7 @@ def run_and_print(
     given: Sequence[str],
     resume: bool,
     limits: Mapping[str, float | None],
+    gate: Gate | None = None,
 ) -> list[Result]:
     """Run a suite, print what comes of it, and return the results.
 
@@ -44,6 +47,7 @@ def run_and_print(
         only: names of checks and files.
         given: `name=value`, in place of what the files say.
         limits: of time, in seconds; None: the suite's own.
+        gate: told of each report as it comes; None: nobody asked for one.
 
     Raises:
         ParamsError: a parameter cannot be right; nothing ran.
@@ -61,6 +65,8 @@ def run_and_print(
             f"this machine has no NVIDIA driver, and {', '.join(large)} need a large GPU: expect hours, or no verdict"
         )
         console.print(make_visible(f"djinn-checks: {told}"), highlight=False, markup=False)
+    if gate is not None:
+        gate.expect(Report(name=job.name, outcome=None, asked_in=str(job.params_file)) for job in jobs)
     with telling(console, len(jobs)) as teller:
         for result in run_suite(
             jobs,
@@ -72,6 +78,8 @@ def run_and_print(
             on_progress=teller.tell,
         ):
             results.append(result)
+            if gate is not None:
+                gate.add(_for_gate(result))
             teller.end(_line(result))
     _print_table(console, results)
     console.print(make_visible(f"all on one page: {out / 'index.html'}"), highlight=False, markup=False)
@@ -141,6 +149,10 @@ class Teller:
 
     def _place(self, job: Job) -> str:
         return f"{job.name} ({self._number} of {self._total})"
+
+
+def _for_gate(result: Result) -> Report:
+    return Report(name=result.job.name, outcome=result.outcome, page=str(result.html_file or ""))
 
 
 def _line(result: Result) -> str:

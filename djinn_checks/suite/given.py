@@ -100,7 +100,8 @@ def _refuse_module(name: str) -> None:
     outermost = module.partition(".")[0]
     if importlib.util.find_spec(outermost) is None and PathFinder.find_spec(outermost, [os.getcwd()]) is None:
         raise ParamsError(
-            f"system: {name!r}: there is no module {outermost!r} in this Python's environment, nor in the working folder"
+            f"system: {name!r}: there is no module {outermost!r} in this Python's environment, nor in the "
+            "working folder"
         )
 
 

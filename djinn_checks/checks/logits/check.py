@@ -74,6 +74,7 @@ def check_logits(
         ParamsError: the system is not registered, or the budget cannot hold what it needs; raised before
             any weights are loaded.
     """
+
     def work(device: torch.device, facts: Facts) -> Outcome:
         factory = system_factory or find_system(params.system)
         with reproducible_attention():
