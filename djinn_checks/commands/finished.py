@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,8 @@ def _results(options: argparse.Namespace) -> int:
     from djinn_checks.suite.files import read_finished
 
     suite = read_finished(options.folder)
-    print(make_visible(render_results(options.folder.as_posix(), suite.outcomes, suite.unreadable)), end="")
+    folder = Path(os.path.relpath(options.folder)).as_posix()
+    print(make_visible(render_results(folder, suite.outcomes, suite.unreadable)), end="")
     if options.junit or options.summary:
         name = options.folder.resolve().name
         with Gate(name, junit=options.junit, summary=options.summary, strict=options.strict) as gate:

@@ -84,6 +84,12 @@ def see(row: Criterion) -> str:
     return format_quantity(row.observed, row.unit)
 
 
+def explain(row: Criterion) -> str:
+    """Return why a row does not hold, without the two values that stand beside it."""
+    both = f"{see(row)}, expected {ask(row)}"
+    return row.reason.removeprefix(both).removeprefix(": ") if row.reason.startswith(both) else row.reason
+
+
 def clip(text: str, longest: int, *, keep_end: bool = False) -> str:
     """Return a text of so many characters at most, and how many are left out; they stand in the report.
 

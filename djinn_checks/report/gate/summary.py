@@ -12,7 +12,7 @@ from html import escape
 from urllib.parse import quote
 
 from djinn_checks.outcome import Outcome, Status
-from djinn_checks.report.gate.reports import Report, ask, clip, decide_all, list_unmet, see
+from djinn_checks.report.gate.reports import Report, ask, clip, decide_all, explain, list_unmet, see
 from djinn_checks.report.suite.markdown import draw_row, draw_table, plain
 from djinn_checks.report.summary import tell
 from djinn_checks.units import format_seconds
@@ -21,8 +21,9 @@ from djinn_checks.visible import make_visible
 MOST_BYTES = 60_000
 """Of a summary. A comment on GitHub has at most 65,536 characters, a step's summary 1 MiB."""
 _ICONS = {
-    Status.PASS: "✅", Status.FAIL: "❌", Status.INCONCLUSIVE: "❔", Status.ERROR: "💥", Status.SKIP: "➖",
+    Status.ERROR: "💥", Status.FAIL: "❌", Status.INCONCLUSIVE: "❔", Status.PASS: "✅", Status.SKIP: "➖",
 }  # fmt: skip
+"""Of each status; the worst first, as a summary tells them."""
 _LONGEST, _LONGEST_NAME, _LONGEST_TRACE = 400, 120, 3_000
 """Characters of a cell, of a name, and of a trace's end."""
 _REFERS = re.compile(r"[@#]")
@@ -53,7 +54,7 @@ def render_summary(
                 format_seconds(report.seconds),
             )
         )
-        for report in reports
+        for report in sorted(reports, key=lambda report: list(_ICONS).index(report.status))
     ]
     parts.add_table(("", "Report", "Verdict", "What was found", "Time"), claims, "reports")
     unmet = [row for report in reports if report.outcome for row in _unmet(report.name, report.outcome)]
@@ -120,7 +121,7 @@ def _unmet(name: str, outcome: Outcome) -> Iterator[str]:
     for row in list_unmet(outcome):
         informs = "" if row.required else ", informative"
         title = f"**{row.status}**: {_text(f'{row.title} ({row.name}{informs})')}"
-        yield draw_row((_text(name, _LONGEST_NAME), title, _text(see(row)), _text(ask(row)), _text(row.reason)))
+        yield draw_row((_text(name, _LONGEST_NAME), title, _text(see(row)), _text(ask(row)), _text(explain(row))))
 
 
 def _trace(name: str, outcome: Outcome) -> str:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 from urllib.parse import quote
 
 from djinn_checks.errors import OutcomeError
-from djinn_checks.outcome import Criterion, Outcome, Status, format_quantity
+from djinn_checks.outcome import Outcome, Status
+from djinn_checks.report.gate.reports import ask, explain, list_unmet, see
 from djinn_checks.report.suite.league import League, league_columns, list_league, rank_systems
 from djinn_checks.report.suite.markdown import draw_table, plain
 from djinn_checks.report.summary import tell
@@ -36,8 +38,6 @@ _FIGURES: Mapping[str, Sequence[str]] = {
     "host": ("alone_like_others", "alone_of_width", "together_at_least_one", "counted_vs_copied"),
 }
 """What is quoted of each check, by the criterion's name; of the faults, their summary says all."""
-
-_WORDS = {"<": "less than", "<=": "at most", ">": "more than", ">=": "at least", "==": ""}
 
 
 def render_verdicts(
@@ -70,12 +70,16 @@ def _summarize(outcome: Outcome) -> str:
 def render_results(
     folder: str, outcomes: Mapping[str, Outcome], unreadable: Mapping[str, str] = MappingProxyType({})
 ) -> str:
-    """Return the verdicts of a suite and, in a second table, its figures; see `render_verdicts`."""
+    """Return the verdicts of a suite, its figures, and every row that does not hold; see `render_verdicts`."""
     verdicts = render_verdicts(folder, outcomes, unreadable)
     figures = [row for name, outcome in sorted(outcomes.items()) for row in _figures(folder, name, outcome)]
     parts = [verdicts]
     if figures:
         parts.append(f"{draw_table(('Report', 'Criterion', 'Observed', 'Asked for', ''), figures)}\n")
+    unmet = [row for name, outcome in sorted(outcomes.items()) for row in _unmet(folder, name, outcome)]
+    if unmet:
+        columns = ("Report", "What does not hold", "Observed", "Asked for", "Why", "")
+        parts.append(f"{draw_table(columns, unmet)}\n")
     parts += [_league(league) for league in rank_systems(outcomes)]
     return "\n".join(parts)
 
@@ -91,23 +95,37 @@ def _figures(folder: str, name: str, outcome: Outcome) -> Iterator[Sequence[str]
     for row in sorted((row for row in outcome.criteria if row.name in wanted), key=lambda row: wanted.index(row.name)):
         if row.status is not Status.SKIP:
             yield (
-                _link(folder, name), plain(row.title), plain(format_quantity(row.observed, row.unit)),
-                plain(_asked_for(row)), _verdict(row.status),
+                _link(folder, name), plain(row.title), plain(see(row)),
+                plain(ask(row)), _verdict(row.status),
             )  # fmt: skip
 
 
-def _asked_for(row: Criterion) -> str:
-    return f"{_WORDS[row.comparison]} {format_quantity(row.threshold, row.unit)}".strip()
+def _unmet(folder: str, name: str, outcome: Outcome) -> Iterator[Sequence[str]]:
+    for row in list_unmet(outcome):
+        informs = "" if row.required else ", informs"
+        yield (
+            _link(folder, name), plain(row.title), plain(see(row)), plain(ask(row)), plain(explain(row)),
+            f"{_verdict(row.status)}{informs}",
+        )  # fmt: skip
 
 
 def _machine(outcomes: Mapping[str, Outcome]) -> str:
     """Return one sentence about machine and software; "or" stands between those that differ."""
     known = [outcome.environment for outcome in outcomes.values() if outcome.environment]
-    gpus = _distinct((machine.get("gpu") or {}).get("name") for machine in known)
+    gpus = _distinct(_processor(machine) for machine in known)
     drivers = _distinct((machine.get("gpu") or {}).get("driver") for machine in known)
     torch = _distinct((machine.get("packages") or {}).get("torch") for machine in known)
     gpus, drivers, torch = (plain(words) for words in (gpus, drivers, torch))
-    return f"Measured on {gpus or 'no GPU'}, driver {drivers or 'none'}, PyTorch {torch or 'unknown'}."
+    driver = f", driver {drivers}" if drivers else ""
+    return f"Measured on {gpus or 'an unknown machine'}{driver}, PyTorch {torch or 'unknown'}."
+
+
+def _processor(machine: Mapping[str, Any]) -> str:
+    """Return what a check ran on: the GPU, or the CPU where there was none."""
+    if gpu := (machine.get("gpu") or {}).get("name"):
+        return str(gpu)
+    cpu = (machine.get("cpu") or {}).get("model")
+    return f"a CPU: {cpu}" if cpu else "a CPU of an unknown name" if machine.get("device") == "cpu" else ""
 
 
 def _commit(outcome: Outcome) -> str:
