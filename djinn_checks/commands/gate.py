@@ -67,7 +67,8 @@ class Gate:
             IncompleteError: a file cannot be written; unless the suite itself ended with an error.
         """
         stopped = _tell_end(error)
-        self._write_junit(pending=stopped)
+        sys.stdout.flush()
+        self._write_junit(pending=stopped, at_end=True)
         if self._summary:
             self._write_summary(self._summary, stopped)
         self._annotate(stopped)
@@ -88,8 +89,8 @@ class Gate:
         self._reports[report.name] = replace(report, asked_in=asked_in)
         self._write_junit()
 
-    def _write_junit(self, pending: str = "") -> None:
-        if self._junit is None:
+    def _write_junit(self, pending: str = "", *, at_end: bool = False) -> None:
+        if self._junit is None or (_is_stream(self._junit) and not at_end):
             return
         from djinn_checks.report.gate.junit import render_junit
         from djinn_checks.report.gate.reports import Report
@@ -131,7 +132,7 @@ class Gate:
 
     def _write(self, file: Path, text: str, option: str, *, append: bool = False) -> None:
         try:
-            if append or (file.exists() and not file.is_file()):  # a pipe, or a terminal, is no file to put another for
+            if append or _is_stream(file):
                 with file.open("a", encoding="utf-8", errors="backslashreplace") as opened:
                     opened.write(text)
             else:
@@ -139,6 +140,11 @@ class Gate:
             self._problems.pop(file, None)
         except (OSError, ValueError) as error:
             self._problems[file] = _say_unwritten(file, error, option)
+
+
+def _is_stream(file: Path) -> bool:
+    """Tell whether a file is a pipe, a terminal or the like, in whose place no other can be put."""
+    return file.parts[1:2] in (("dev",), ("proc",)) or file.is_fifo() or file.is_char_device()
 
 
 def _say_unwritten(file: Path, error: Exception, option: str) -> str:

@@ -72,14 +72,15 @@ def _cases(report: Report, strict: bool) -> list[TestCase]:
 def _finished(report: Report, strict: bool) -> TestCase:
     """Return the case of the check as a whole: an error if it did not come to its end."""
     case, outcome = _case(FINISHED, report), report.outcome
-    case.time = round(report.seconds, 3)
+    case.time = round(report.seconds or 0.0, 3)  # readers ask for a number
     if outcome is None:
         case.result = [_result(Error, "NoVerdict", report.why, report.why)]
     elif outcome.failure is not None:
         failure = outcome.failure
         if failure.file and failure.line:
             case.file, case.line = _fit(failure.file, _LONGEST_LINE), failure.line
-        body = f"{outcome.summary}\n\n{clip(failure.traceback.rstrip(), _LONGEST // 2, keep_end=True)}"
+        end = clip(failure.traceback.rstrip(), _LONGEST // 2, keep_end=True)
+        body = f"{clip(outcome.summary, _LONGEST // 4)}\n\n{end}"
         case.result = [_result(Error, failure.type, outcome.summary, body)]
     elif outcome.status is not Status.PASS and not any(_decides(row, outcome) for row in outcome.criteria):
         kind = Failure if strict else Skipped  # no row that was judged: no evidence is no pass
@@ -144,5 +145,5 @@ def _properties(report: Report, strict: bool) -> Iterator[tuple[str, str]]:
 
 def _fit(text: str, longest: int) -> str:
     """Return text that XML can hold: whatever it cannot is spelled out, and what is too long is cut."""
-    spelled = _NOT_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", make_visible(text))
+    spelled = _NOT_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", make_visible(clip(text, longest)))
     return clip(spelled, longest)

@@ -40,10 +40,11 @@ class Report:
         return Status.ERROR if self.outcome is None else self.outcome.status
 
     @property
-    def seconds(self) -> float:
-        """Wall time of the run, or of the check where only that is known; 0 where none is: formats ask for a number."""
+    def seconds(self) -> float | None:
+        """Wall time of the run, or of the check where only that is known; None where none is."""
         timings = self.outcome.timings if self.outcome else {}
-        return float(timings.get("run_s", timings.get("total_s", 0.0)))
+        found = timings.get("run_s", timings.get("total_s"))
+        return None if found is None else float(found)
 
 
 def decide_all(reports: Iterable[Report]) -> Status:

@@ -44,18 +44,8 @@ def render_summary(
     head = [f"## {_head(reports, title, problem)}", ""]
     head += [f"{_text(problem)}", ""] if problem else []
     parts = _Parts(most_bytes - 200, head)  # what is left out is said in the rest
-    claims = [
-        draw_row(
-            (
-                _ICONS[report.status],
-                _page(report, linked),
-                f"**{report.status}**",
-                _said(report),
-                format_seconds(report.seconds),
-            )
-        )
-        for report in sorted(reports, key=lambda report: list(_ICONS).index(report.status))
-    ]
+    worst_first = sorted(reports, key=lambda report: list(_ICONS).index(report.status))
+    claims = [_claim(report, linked) for report in worst_first]
     parts.add_table(("", "Report", "Verdict", "What was found", "Time"), claims, "reports")
     unmet = [row for report in reports if report.outcome for row in _unmet(report.name, report.outcome)]
     parts.add_table(("Report", "What did not hold", "Observed", "Asked for", "Why"), unmet, "rows that do not hold")
@@ -108,6 +98,15 @@ def _head(reports: Sequence[Report], title: str, problem: str) -> str:
     return f"{_ICONS[status]} {status}: {_text(title, _LONGEST_NAME)} ({tally})"
 
 
+def _claim(report: Report, linked: bool) -> str:
+    cells = _ICONS[report.status], _page(report, linked), f"**{report.status}**", _said(report), _time(report)
+    return draw_row(cells)
+
+
+def _time(report: Report) -> str:
+    return "" if report.seconds is None else format_seconds(report.seconds)
+
+
 def _page(report: Report, linked: bool) -> str:
     name = _text(report.name, _LONGEST_NAME)
     return f"[{name}]({quote(report.page)})" if report.page and linked else name
@@ -130,9 +129,9 @@ def _trace(name: str, outcome: Outcome) -> str:
     if failure is None or not failure.traceback.strip():
         return ""
     end = clip(failure.traceback.strip(), _LONGEST_TRACE, keep_end=True)
-    where = f" at {escape(failure.file)}:{failure.line}" if failure.file and failure.line else ""
-    said = f"{escape(name)}: {escape(failure.type)}{where}"
-    body = _no_reference(escape(make_visible(end)))
+    where = f" at {escape(failure.file, quote=False)}:{failure.line}" if failure.file and failure.line else ""
+    said = f"{escape(name, quote=False)}: {escape(failure.type, quote=False)}{where}"
+    body = _no_reference(escape(make_visible(end), quote=False))
     return f"<details><summary>{_no_reference(said)}</summary>\n\n<pre>{body}</pre>\n\n</details>\n"
 
 
