@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from djinn_checks.argument_types import seconds, whole_seconds
 from djinn_checks.commands.exit_codes import EXIT_CODES, exit_code
 from djinn_checks.commands.gate import Gate, add_gate_options
+from djinn_checks.loading import uncollected
 
 if TYPE_CHECKING:
     from djinn_checks.commands import Commands
@@ -44,7 +46,9 @@ def add_run(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from djinn_checks.commands.running import run_and_print
+    with uncollected():
+        from djinn_checks.commands.running import run_and_print
+    gc.freeze()  # what was imported stays, and is no garbage to look for while pages are drawn
 
     given = ("timeout_s", "cell_timeout_s", "suite_timeout_s")
     name = options.suite.stem if options.suite.suffix else options.suite.resolve().name
