@@ -82,7 +82,7 @@ def ask(row: Criterion) -> str:
 
 def see(row: Criterion) -> str:
     """Return what a row observed, in words."""
-    return format_quantity(row.observed, row.unit)
+    return "unknown" if row.observed is None else format_quantity(row.observed, row.unit)
 
 
 def explain(row: Criterion) -> str:
