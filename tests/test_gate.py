@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,21 @@ def test_a_suite_that_ends_midway_leaves_a_whole_file_in_which_what_is_missing_i
     assert seen == [{"logits-b"}]
     assert red(junit).keys() == {"logits-b"}
     assert [file.name for file in tmp_path.glob("*junit*")] == ["junit.xml"]
+
+
+@pytest.mark.parametrize(("status", "code"), [(Status.ERROR, 4), (Status.FAIL, 1), (Status.PASS, 0)])
+def test_a_check_that_crashed_is_an_error_beside_one_that_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: Status, code: int
+) -> None:
+    def ends(job: Job) -> Result:
+        return replace(passes(job), outcome=whole(status=status))
+
+    suite, _ = finished(tmp_path, a=Status.PASS, b=Status.PASS)
+    monkeypatch.setattr(running, "run_suite", run_of(ends, passes))
+    junit, summary = tmp_path / "junit.xml", tmp_path / "summary.md"
+    assert main(["run", str(suite), "--junit", str(junit), "--summary", str(summary)]) == code
+    assert red(junit).keys() == ({"logits-a"} if code else set())
+    assert f"{status}: suite" in summary.read_text().splitlines()[0]
 
 
 def test_a_finished_folder_tells_what_cannot_be_read(tmp_path: Path) -> None:

@@ -67,7 +67,6 @@ class Gate:
             IncompleteError: a file cannot be written; unless the suite itself ended with an error.
         """
         stopped = _tell_end(error)
-        sys.stdout.flush()
         self._write_junit(pending=stopped, at_end=True)
         if self._summary:
             self._write_summary(self._summary, stopped)
@@ -133,6 +132,7 @@ class Gate:
     def _write(self, file: Path, text: str, option: str, *, append: bool = False) -> None:
         try:
             if append or _is_stream(file):
+                sys.stdout.flush()  # it may be the same
                 with file.open("a", encoding="utf-8", errors="backslashreplace") as opened:
                     opened.write(text)
             else:

@@ -78,8 +78,9 @@ def _lines(outcome: Outcome) -> list[str]:
 
 
 def escape_data(text: str) -> str:
-    """Return text as the part behind the second `::` holds it."""
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    """Return text as the part behind the second `::` holds it; an older form of a command in it is spelled out."""
+    escaped = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return escaped.replace("##[", "##\\x5b")
 
 
 def escape_property(text: str) -> str:

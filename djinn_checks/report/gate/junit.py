@@ -28,7 +28,7 @@ _LONGEST, _LONGEST_LINE, _LONGEST_NAME = 16_000, 600, 200
 _PACKAGES = ("djinn-checks", "torch", "transformers", "papermill")
 
 
-class _Case(TestCase):  # type: ignore[misc]  # its attributes are not annotated
+class _Case(TestCase):  # type: ignore[misc]  # its types are not read
     """A case that tells where it stands, for those readers that look there."""
 
     file = Attr()
