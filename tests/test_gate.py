@@ -21,8 +21,7 @@ from djinn_checks.outcome import Status
 from djinn_checks.report.gate.reports import Report
 from djinn_checks.suite.execution import Job
 from djinn_checks.suite.runner import Result
-from tests.report.gate.reports import HOSTILE
-from tests.report.gate.test_annotations import parse
+from tests.report.gate.reports import HOSTILE, parse
 from tests.suite.runs import finished, write_params
 from tests.whole import whole
 

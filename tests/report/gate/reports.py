@@ -43,3 +43,15 @@ def make_reports(text: str = "the link idles") -> list[Report]:
 
 def open_outcome() -> Outcome:
     return whole("pcie", Status.INCONCLUSIVE, summary="no counters", criteria=(make_rows()[3],))
+
+
+def parse(line: str) -> tuple[str, dict[str, str], str]:
+    """Read a command as the runner does (actions/runner, ActionCommand.TryParseV2)."""
+    assert line.startswith("::")
+    head, _, data = line[2:].partition("::")
+    level, _, told = head.partition(" ")
+    properties = dict(pair.split("=", 1) for pair in told.split(","))
+    for token, spelled in (("\r", "%0D"), ("\n", "%0A"), (":", "%3A"), (",", "%2C"), ("%", "%25")):
+        properties = {name: value.replace(spelled, token) for name, value in properties.items()}
+        data = data if token in ":," else data.replace(spelled, token)
+    return level, properties, data

@@ -5,20 +5,8 @@ from __future__ import annotations
 from djinn_checks.outcome import Status
 from djinn_checks.report.gate.annotations import MOST, list_annotations
 from djinn_checks.report.gate.reports import Report
-from tests.report.gate.reports import HOSTILE, make_reports
+from tests.report.gate.reports import HOSTILE, make_reports, parse
 from tests.whole import whole
-
-
-def parse(line: str) -> tuple[str, dict[str, str], str]:
-    """Read a command as the runner does (actions/runner, ActionCommand.TryParseV2)."""
-    assert line.startswith("::")
-    head, _, data = line[2:].partition("::")
-    level, _, told = head.partition(" ")
-    properties = dict(pair.split("=", 1) for pair in told.split(","))
-    for token, spelled in (("\r", "%0D"), ("\n", "%0A"), (":", "%3A"), (",", "%2C"), ("%", "%25")):
-        properties = {name: value.replace(spelled, token) for name, value in properties.items()}
-        data = data if token in ":," else data.replace(spelled, token)
-    return level, properties, data
 
 
 def test_each_report_that_stops_a_change_or_is_open_has_one_annotation() -> None:
