@@ -27,6 +27,7 @@ from djinn_checks.commands.run import add_run
 from djinn_checks.commands.serve import add_serve
 from djinn_checks.commands.sign import add_sign
 from djinn_checks.commands.verify import add_verify
+from djinn_checks.commands.workflow_log import without_commands
 from djinn_checks.errors import DjinnChecksError, IncompleteError
 from djinn_checks.visible import make_visible
 
@@ -55,6 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that a terminal cannot show ends nothing
+    with without_commands():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     for ending in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(ending) is not signal.SIG_IGN:  # nohup means what it says

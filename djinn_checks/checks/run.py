@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from djinn_checks.checks.conclude import Facts, conclude_early
+from djinn_checks.checks.place import find_place, name_place
 from djinn_checks.checks.refusals import system_says_no
 from djinn_checks.devices import choose_device
 from djinn_checks.errors import CapacityError, ModelUnsupportedError, ParamsError, SystemUnavailableError
@@ -96,8 +97,10 @@ def _settle(check: str, params: Any, work: Callable[[Facts], Outcome], clock: Cl
     except ModelUnsupportedError as error:
         outcome = _unsupported(check, error, facts)
     except Exception as error:
-        summary = f"{params.system} on {params.model}: {type(error).__name__}: {error}"
-        failure = Failure.from_exception(error)
+        place = find_place(error)
+        summary = f"{params.system} on {params.model}: {type(error).__name__}: {error}{name_place(place)}"
+        file, line = (place.file, place.line) if place else ("", None)
+        failure = Failure.from_exception(error, file=file, line=line)
         outcome = Outcome(check=check, status=Status.ERROR, summary=summary, failure=failure, **facts)
     outcome = replace(outcome, timings={**outcome.timings, "total_s": clock() - started})
     left = name_threads_left(there)
@@ -177,15 +180,16 @@ def release_memory(device: torch.device) -> None:
 
 
 def _unavailable(check: str, params: Any, error: SystemUnavailableError, facts: Facts) -> Outcome:
+    said = f"{error}{name_place(find_place(error))}"
     row = Row("system_available", f"System {params.system!r} can run what was asked on this machine", unit="")
     criterion = row.judge(
         None,
         "==",
         True,
         evidence="what it said when it was built or opened",
-        missing=str(error),
+        missing=said,
     )
-    return conclude_early(check, criterion, str(error), facts)
+    return conclude_early(check, criterion, said, facts)
 
 
 def _unsupported(check: str, error: ModelUnsupportedError, facts: Facts) -> Outcome:

@@ -12,7 +12,7 @@ EXIT_CODES = """exit codes:
   2  the command line or a params file is wrong; nothing ran
   3  a check is INCONCLUSIVE, under --strict
   4  a check is ERROR: it crashed, timed out or was killed
-  5  part of a folder, or what is printed, could not be read or written; all else is done
+  5  part of a folder, what is printed, or a file for a CI could not be read or written; all else is done
   6  djinn-checks itself crashed, which says nothing about any check
      Of a suite with a system under test and others beside it, these are about the one under test.
 130  the suite was told to stop, by Ctrl-C or a signal; the check that this hit is ERROR, finished ones are kept

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from djinn_checks.commands.gate import Gate, add_gate_options, read_reports
 from djinn_checks.errors import IncompleteError
 from djinn_checks.visible import make_visible
 
@@ -20,6 +22,8 @@ def add_finished(commands: Commands) -> None:
     slim.set_defaults(command=_slim)
     results = commands.add_parser("results", help="print a finished suite's verdicts and figures as Markdown")
     results.add_argument("folder", type=Path)
+    results.add_argument("--strict", action="store_true", help="what is INCONCLUSIVE stops a change, in those files")
+    add_gate_options(results)
     results.set_defaults(command=_results)
     render = commands.add_parser("render", help="rebuild the HTML of a finished suite, without torch")
     render.add_argument("folder", type=Path)
@@ -39,7 +43,13 @@ def _results(options: argparse.Namespace) -> int:
     from djinn_checks.suite.files import read_finished
 
     suite = read_finished(options.folder)
-    print(make_visible(render_results(options.folder.as_posix(), suite.outcomes, suite.unreadable)), end="")
+    folder = Path(os.path.relpath(options.folder)).as_posix()
+    print(make_visible(render_results(folder, suite.outcomes, suite.unreadable)), end="")
+    if options.junit or options.summary:
+        name = options.folder.resolve().name
+        with Gate(name, junit=options.junit, summary=options.summary, strict=options.strict) as gate:
+            for report in read_reports(options.folder):
+                gate.add(report)
     if suite.unreadable:
         raise IncompleteError([f"{options.folder}: {why}" for why in suite.unreadable.values()], ())
     return 0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from djinn_checks.argument_types import seconds, whole_seconds
 from djinn_checks.commands.exit_codes import EXIT_CODES, exit_code
+from djinn_checks.commands.gate import Gate, add_gate_options
 from djinn_checks.commands.part import add_part_options, seeing_gpus
+from djinn_checks.loading import uncollected
 
 if TYPE_CHECKING:
     from djinn_checks.commands import Commands
@@ -40,15 +43,20 @@ def add_run(commands: Commands) -> None:
     run.add_argument("--strict", action="store_true", help="exit 3 if a check is INCONCLUSIVE")
     run.add_argument("--resume", action="store_true", help="run what is missing, an ERROR, or of other params")
     add_part_options(run)
+    add_gate_options(run)
     run.set_defaults(command=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    from djinn_checks.commands.running import run_and_print
-    from djinn_checks.report.suite.subjects import cast_runs
+    with uncollected():
+        from djinn_checks.commands.running import run_and_print
+        from djinn_checks.report.suite.subjects import cast_runs
+    gc.freeze()  # what was imported stays, and is no garbage to look for while pages are drawn
 
     given = ("timeout_s", "cell_timeout_s", "suite_timeout_s")
-    with seeing_gpus(options.gpu):
+    name = options.suite.stem if options.suite.suffix else options.suite.resolve().name
+    gate = Gate(name, junit=options.junit, summary=options.summary, strict=options.strict)
+    with gate, seeing_gpus(options.gpu):
         results = run_and_print(
             options.suite,
             options.out,
@@ -58,6 +66,7 @@ def _run(options: argparse.Namespace) -> int:
             limits={name: getattr(options, name.removesuffix("_s")) for name in given},
             shard=options.shard,
             gpus=len(options.gpu),
+            gate=gate,
         )
     deciding = cast_runs({result.job.name: result.outcome for result in results}).deciding
     return exit_code([outcome.status for outcome in deciding.values()], strict=options.strict)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from djinn_checks.commands.part import refuse_other_devices
+from djinn_checks.report.gate.reports import Report
 from djinn_checks.report.progress import Stage
 from djinn_checks.report.suite.subjects import cast_runs
 from djinn_checks.report.summary import tell
@@ -21,6 +22,7 @@ from djinn_checks.visible import make_visible
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from djinn_checks.commands.gate import Gate
     from djinn_checks.suite.execution import Job
 
 _INTERVAL_S = 15.0
@@ -40,6 +42,7 @@ def run_and_print(
     limits: Mapping[str, float | None],
     shard: str | None = None,
     gpus: int = 0,
+    gate: Gate | None = None,
 ) -> list[Result]:
     """Run a suite, print what comes of it, and return the results.
 
@@ -51,6 +54,7 @@ def run_and_print(
         limits: of time, in seconds; None: the suite's own.
         shard: `i/n`, the part of the jobs that is run; None: all of them.
         gpus: how many GPUs the jobs will see; 0: all of the host.
+        gate: told of each report as it comes; None: nobody asked for one.
 
     Raises:
         ParamsError: a parameter cannot be right; nothing ran.
@@ -74,6 +78,8 @@ def run_and_print(
             f"this machine has no NVIDIA driver, and {', '.join(large)} need a large GPU: expect hours, or no verdict"
         )
         console.print(make_visible(f"djinn-checks: {told}"), highlight=False, markup=False)
+    if gate is not None:
+        gate.expect(Report(name=job.name, outcome=None, asked_in=str(job.params_file)) for job in jobs)
     with telling(console, len(jobs)) as teller:
         for result in run_suite(
             jobs,
@@ -86,6 +92,8 @@ def run_and_print(
             on_progress=teller.tell,
         ):
             results.append(result)
+            if gate is not None:
+                gate.add(_for_gate(result))
             teller.end(_line(result))
     _print_table(console, results)
     console.print(make_visible(f"all on one page: {out / 'index.html'}"), highlight=False, markup=False)
@@ -155,6 +163,10 @@ class Teller:
 
     def _place(self, job: Job) -> str:
         return f"{job.name} ({self._number} of {self._total})"
+
+
+def _for_gate(result: Result) -> Report:
+    return Report(name=result.job.name, outcome=result.outcome, page=str(result.html_file or ""))
 
 
 def _line(result: Result) -> str:

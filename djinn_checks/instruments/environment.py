@@ -44,7 +44,8 @@ _NODES = Path("/sys/devices/system/node/online")
 @cache
 def _installed() -> tuple[str, ...]:
     """Return what is installed, sorted: hundreds of files to read, so once for a process, which imports no others."""
-    return tuple(sorted({f"{found.name}=={found.version}" for found in metadata.distributions() if found.name}))
+    read = [found.metadata for found in metadata.distributions()]  # read and parsed at each access
+    return tuple(sorted({f"{found['Name']}=={found['Version']}" for found in read if found["Name"]}))
 
 
 def read_environment(device: torch.device, *, system: str = "") -> dict[str, Any]:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from djinn_checks.errors import ModelCorruptError, ModelError, ModelNotFoundError, ModelUnsupportedError
+from djinn_checks.loading import uncollected
 from djinn_checks.models.build import build_module, vet_module
 from djinn_checks.models.checkpoint import open_checkpoint, tied_names
 from djinn_checks.models.dry_run import part_of
@@ -199,7 +200,8 @@ def _tied_to(module: nn.Module, untied: frozenset[str]) -> dict[str, str]:
 
 
 def _shape_config(spec: str) -> Any:
-    from transformers import CONFIG_MAPPING
+    with uncollected():
+        from transformers import CONFIG_MAPPING
 
     shape = spec.removeprefix("random:")
     if shape not in SHAPES:
@@ -207,11 +209,13 @@ def _shape_config(spec: str) -> Any:
             raise ModelNotFoundError(f"{spec}: no such shape; known: {', '.join(SHAPES)}, or a path to a config.json")
         return _read_config(spec, shape)
     values = json.loads((resources.files("djinn_checks.models") / "shapes" / f"{shape}.json").read_text())
-    return CONFIG_MAPPING[values.pop("model_type")](**values)
+    with uncollected():  # a configuration's class is imported when it is first asked for
+        return CONFIG_MAPPING[values.pop("model_type")](**values)
 
 
 def _read_config(spec: str, source: str) -> Any:
-    from transformers import AutoConfig
+    with uncollected():
+        from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)

@@ -54,6 +54,8 @@ _ROW: Mapping[str, type | tuple[type, ...]] = {
 _ROW_SINCE: Mapping[str, type | tuple[type, ...]] = {"floor": _VALUE, "instrument": (bool, type(None))}
 """Fields that rows of earlier versions lack."""
 _FAILURE: Mapping[str, type | tuple[type, ...]] = {"type": str, "message": str, "traceback": str}
+_FAILURE_SINCE: Mapping[str, type | tuple[type, ...]] = {"file": str, "line": (int, type(None))}
+"""Fields that failures of earlier versions lack."""
 
 
 def read_fields(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def read_fields(data: Mapping[str, Any]) -> dict[str, Any]:
     for number, row in enumerate(fields["criteria"]):
         _check_row(row, f"criteria[{number}]")
     if fields["failure"] is not None:
-        _check_fields({"traceback": "", **fields["failure"]}, _FAILURE, {}, "failure.")
+        _check_fields({"traceback": "", **fields["failure"]}, _FAILURE, _FAILURE_SINCE, "failure.")
     _check_start(fields["started_at"])
     _check_facts(fields)
     return fields

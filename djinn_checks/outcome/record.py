@@ -31,11 +31,15 @@ class Failure:
     type: str
     message: str
     traceback: str = ""
+    file: str = ""
+    """The file of the system under check in which it was raised; empty if it was raised elsewhere, or nobody knows."""
+    line: int | None = None
 
     @classmethod
-    def from_exception(cls, error: BaseException) -> Failure:
+    def from_exception(cls, error: BaseException, *, file: str = "", line: int | None = None) -> Failure:
         lines = traceback.format_exception(type(error), error, error.__traceback__)
-        return cls(type=type(error).__name__, message=str(error), traceback="".join(lines)[-8000:])
+        name, told = type(error).__name__, "".join(lines)[-8000:]
+        return cls(type=name, message=str(error), traceback=told, file=file, line=line)
 
 
 @dataclass(frozen=True, kw_only=True)

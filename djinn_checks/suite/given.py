@@ -7,7 +7,10 @@ that is none of the known kinds or a slip of the pen away from a known one.
 from __future__ import annotations
 
 import difflib
+import importlib.util
+import os
 from collections.abc import Mapping, Sequence
+from importlib.machinery import PathFinder
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -76,13 +79,29 @@ def refuse_unknown_names(values: Mapping[str, Any]) -> None:
 
 
 def _refuse_system(name: str) -> None:
+    if ":" in name:
+        _refuse_module(name)
+        return
     known = sorted({entry.name for entry in entry_points(group=SYSTEMS)})
     if known and name not in known:
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]!r}? " if nearest else ""
         raise ParamsError(
             f"system: unknown name {name!r}; {hint}registered: {', '.join(known)}. "
-            f"Register your own in the entry point group {SYSTEMS!r}"
+            f"Give your own as module:Class, or register it in the entry point group {SYSTEMS!r}"
+        )
+
+
+def _refuse_module(name: str) -> None:
+    """Refuse `module:Class` if that is no such name, or its outermost package is nowhere. Nothing of it is run."""
+    module, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
+        raise ParamsError(f"system: {name!r} is no module:Class, as in my_package.streamer:LayerByLayer")
+    outermost = module.partition(".")[0]
+    if importlib.util.find_spec(outermost) is None and PathFinder.find_spec(outermost, [os.getcwd()]) is None:
+        raise ParamsError(
+            f"system: {name!r}: there is no module {outermost!r} in this Python's environment, nor in the "
+            "working folder"
         )
 
 

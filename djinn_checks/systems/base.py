@@ -10,6 +10,7 @@ import torch
 
 from djinn_checks.errors import ParamsError
 from djinn_checks.models.open import Model
+from djinn_checks.systems.named import import_named
 
 ENTRY_POINT_GROUP = "djinn_checks.systems"
 
@@ -68,14 +69,23 @@ def system_names() -> list[str]:
 def find_system(name: str) -> type[System]:
     """Return the system class registered under `name` in the entry point group `djinn_checks.systems`.
 
+    Args:
+        name: or `module:Class`, for one that nobody has registered; looked for in the working folder last.
+
     Raises:
-        ParamsError: no such system is registered.
+        ParamsError: no such system is registered; there is no such module, or no such system in it. What the module
+            itself raises while it is imported comes through as it is.
     """
+    if ":" in name:
+        named = import_named(name)
+        if not (isinstance(named, type) and issubclass(named, System)):
+            raise ParamsError(f"system: {name!r} is no class that derives from djinn_checks.System; write one so")
+        return named
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         if entry.name == name:
             found: type[System] = entry.load()
             return found
     raise ParamsError(
         f"system: unknown name {name!r}; registered: {', '.join(system_names())}. "
-        f"Register your own in the entry point group {ENTRY_POINT_GROUP!r}"
+        f"Give your own as module:Class, or register it in the entry point group {ENTRY_POINT_GROUP!r}"
     )

@@ -74,9 +74,9 @@ def check_logits(
         ParamsError: the system is not registered, or the budget cannot hold what it needs; raised before
             any weights are loaded.
     """
-    factory = system_factory or find_system(params.system)
 
     def work(device: torch.device, facts: Facts) -> Outcome:
+        factory = system_factory or find_system(params.system)
         with reproducible_attention():
             outside = _Outside(link or LinkWatch(device), place_of)
             return _run(params, factory, device, clock, progress or no_progress, facts, outside)

@@ -84,13 +84,13 @@ def check_pcie(
         ParamsError: the system is not registered, the budget cannot hold what it needs or holds the whole
             model, or the trace cannot be read; raised before any weights are loaded.
     """
-    factory = system_factory or find_system(params.system)
     if params.gpus and not params.trace:
         if system_factory is not None:
             raise ParamsError("gpus: each GPU's process finds the system by its name; register it, and give `system`")
         return run_elsewhere(ANATOMY.check, params, partial(check_together, params), progress, save_to, clock=clock)
 
     def work(device: torch.device, facts: Facts) -> Outcome:
+        factory = system_factory or find_system(params.system)
         if params.trace:
             return conclude(ANATOMY, replay_trace(params), facts)
         with reproducible_attention():

@@ -7,17 +7,18 @@ holds both against the outcomes.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 from urllib.parse import quote
 
 from djinn_checks.errors import OutcomeError
-from djinn_checks.outcome import Criterion, Outcome, Status, format_quantity
+from djinn_checks.outcome import Outcome, Status
+from djinn_checks.report.gate.reports import ask, explain, list_unmet, see
 from djinn_checks.report.suite.league import League, league_columns, list_league, rank_systems
+from djinn_checks.report.suite.markdown import draw_table, plain
 from djinn_checks.report.summary import tell
 from djinn_checks.units import GB
-from djinn_checks.visible import make_visible
 
 _FIGURES: Mapping[str, Sequence[str]] = {
     "logits": ("prefill_bit_equal", "decode_bit_equal", "weights_streamed", "peak_device_memory"),
@@ -38,13 +39,6 @@ _FIGURES: Mapping[str, Sequence[str]] = {
 }
 """What is quoted of each check, by the criterion's name; of the faults, their summary says all."""
 
-_SPECIAL = re.compile(r"[\\`*\[\]|~]|(?<!\w)_|_(?!\w)")
-"""What Markdown reads as markup wherever it stands; an underscore within a word is none."""
-_ADDRESS = re.compile(r"(?<=\w)(?=://|@)|(?<=www)(?=\.)")
-"""What becomes a link by itself."""
-
-_WORDS = {"<": "less than", "<=": "at most", ">": "more than", ">=": "at least", "==": ""}
-
 
 def render_verdicts(
     folder: str, outcomes: Mapping[str, Outcome], unreadable: Mapping[str, str] = MappingProxyType({})
@@ -62,11 +56,11 @@ def render_verdicts(
     if not outcomes and not unreadable:
         raise OutcomeError(f"{folder}: expected <check>.outcome.json files of a finished suite, found none")
     rows = [
-        (_link(folder, name), _verdict(outcome.status), _plain(_summarize(outcome)), _commit(outcome))
+        (_link(folder, name), _verdict(outcome.status), plain(_summarize(outcome)), _commit(outcome))
         for name, outcome in sorted(outcomes.items())
     ]
-    rows += [(_plain(name), "unknown", _plain(why), "unknown") for name, why in sorted(unreadable.items())]
-    return f"{_machine(outcomes)}\n\n{_table(('Report', 'Verdict', 'What was found', 'Commit'), rows)}\n"
+    rows += [(plain(name), "unknown", plain(why), "unknown") for name, why in sorted(unreadable.items())]
+    return f"{_machine(outcomes)}\n\n{draw_table(('Report', 'Verdict', 'What was found', 'Commit'), rows)}\n"
 
 
 def _summarize(outcome: Outcome) -> str:
@@ -76,20 +70,24 @@ def _summarize(outcome: Outcome) -> str:
 def render_results(
     folder: str, outcomes: Mapping[str, Outcome], unreadable: Mapping[str, str] = MappingProxyType({})
 ) -> str:
-    """Return the verdicts of a suite and, in a second table, its figures; see `render_verdicts`."""
+    """Return the verdicts of a suite, its figures, and every row that does not hold; see `render_verdicts`."""
     verdicts = render_verdicts(folder, outcomes, unreadable)
     figures = [row for name, outcome in sorted(outcomes.items()) for row in _figures(folder, name, outcome)]
     parts = [verdicts]
     if figures:
-        parts.append(f"{_table(('Report', 'Criterion', 'Observed', 'Asked for', ''), figures)}\n")
+        parts.append(f"{draw_table(('Report', 'Criterion', 'Observed', 'Asked for', ''), figures)}\n")
+    unmet = [row for name, outcome in sorted(outcomes.items()) for row in _unmet(folder, name, outcome)]
+    if unmet:
+        columns = ("Report", "What does not hold", "Observed", "Asked for", "Why", "")
+        parts.append(f"{draw_table(columns, unmet)}\n")
     parts += [_league(league) for league in rank_systems(outcomes)]
     return "\n".join(parts)
 
 
 def _league(league: League) -> str:
     ceiling = f"{league.ceiling_bytes_per_s / GB:.2f} GB/s"
-    rows = [tuple(_plain(cell) for cell in row) for row in list_league(league)]
-    return f"{_plain(league.subject)}; common ceiling {ceiling}:\n\n{_table(league_columns(), rows)}\n"
+    rows = [tuple(plain(cell) for cell in row) for row in list_league(league)]
+    return f"{plain(league.subject)}; common ceiling {ceiling}:\n\n{draw_table(league_columns(), rows)}\n"
 
 
 def _figures(folder: str, name: str, outcome: Outcome) -> Iterator[Sequence[str]]:
@@ -97,30 +95,44 @@ def _figures(folder: str, name: str, outcome: Outcome) -> Iterator[Sequence[str]
     for row in sorted((row for row in outcome.criteria if row.name in wanted), key=lambda row: wanted.index(row.name)):
         if row.status is not Status.SKIP:
             yield (
-                _link(folder, name), _plain(row.title), _plain(format_quantity(row.observed, row.unit)),
-                _plain(_asked_for(row)), _verdict(row.status),
+                _link(folder, name), plain(row.title), plain(see(row)),
+                plain(ask(row)), _verdict(row.status),
             )  # fmt: skip
 
 
-def _asked_for(row: Criterion) -> str:
-    return f"{_WORDS[row.comparison]} {format_quantity(row.threshold, row.unit)}".strip()
+def _unmet(folder: str, name: str, outcome: Outcome) -> Iterator[Sequence[str]]:
+    for row in list_unmet(outcome):
+        informs = "" if row.required else ", informs"
+        yield (
+            _link(folder, name), plain(row.title), plain(see(row)), plain(ask(row)), plain(explain(row)),
+            f"{_verdict(row.status)}{informs}",
+        )  # fmt: skip
 
 
 def _machine(outcomes: Mapping[str, Outcome]) -> str:
     """Return one sentence about machine and software; "or" stands between those that differ."""
     known = [outcome.environment for outcome in outcomes.values() if outcome.environment]
-    gpus = _distinct((machine.get("gpu") or {}).get("name") for machine in known)
+    gpus = _distinct(_processor(machine) for machine in known)
     drivers = _distinct((machine.get("gpu") or {}).get("driver") for machine in known)
     torch = _distinct((machine.get("packages") or {}).get("torch") for machine in known)
-    gpus, drivers, torch = (_plain(words) for words in (gpus, drivers, torch))
-    return f"Measured on {gpus or 'no GPU'}, driver {drivers or 'none'}, PyTorch {torch or 'unknown'}."
+    gpus, drivers, torch = (plain(words) for words in (gpus, drivers, torch))
+    driver = f", driver {drivers}" if drivers else ""
+    return f"Measured on {gpus or 'an unknown machine'}{driver}, PyTorch {torch or 'unknown'}."
+
+
+def _processor(machine: Mapping[str, Any]) -> str:
+    """Return what a check ran on: the GPU, or the CPU where there was none."""
+    if gpu := (machine.get("gpu") or {}).get("name"):
+        return str(gpu)
+    cpu = (machine.get("cpu") or {}).get("model")
+    return f"a CPU: {cpu}" if cpu else "a CPU of an unknown name" if machine.get("device") == "cpu" else ""
 
 
 def _commit(outcome: Outcome) -> str:
     """Return the commit that a report was made from; reports of one folder may be of several."""
     source = (outcome.environment or {}).get("source") or {}
     changed = " and changes" if source.get("dirty") else ""
-    return f"{_plain(str(source.get('commit') or 'unknown')[:10])}{changed}"
+    return f"{plain(str(source.get('commit') or 'unknown')[:10])}{changed}"
 
 
 def _distinct(values: Iterator[str | None]) -> str:
@@ -133,15 +145,4 @@ def _verdict(status: Status) -> str:
 
 def _link(folder: str, name: str) -> str:
     file = f"{name}.html" if folder == "." else f"{folder}/{name}.html"
-    return f"[{_plain(name)}]({quote(file)})"
-
-
-def _plain(text: str) -> str:
-    """Return text that a table cell shows as it is: no link, no emphasis, no markup, its letters in their order."""
-    line = make_visible(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;")
-    return _ADDRESS.sub(r"\\", _SPECIAL.sub(r"\\\g<0>", line))
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"[{plain(name)}]({quote(file)})"

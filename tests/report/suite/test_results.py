@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -73,7 +74,7 @@ def test_a_folder_without_outcomes_is_refused_by_name() -> None:
 def test_the_command_prints_the_same_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outcome().save(tmp_path / "agents-many.outcome.json")
     assert main(["results", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == render_results(str(tmp_path), {"agents-many": outcome()})
+    assert capsys.readouterr().out == render_results(os.path.relpath(tmp_path), {"agents-many": outcome()})
 
 
 def test_the_front_page_has_the_verdicts_alone() -> None:
