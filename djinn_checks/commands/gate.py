@@ -92,15 +92,16 @@ class Gate:
         if self._junit is None or (_is_stream(self._junit) and not at_end):
             return
         from djinn_checks.report.gate.junit import render_junit
-        from djinn_checks.report.gate.reports import Report
+        from djinn_checks.report.gate.reports import Report, mark_rivals
 
-        reports = list(self._reports.values())
+        reports = mark_rivals(self._reports.values())
         if pending and all(report.outcome is not None for report in reports):
             reports.append(Report(name="djinn-checks", outcome=None, why=pending))
         text = render_junit([_seen_from(report, Path()) for report in reports], name=self._title, strict=self._strict)
         self._write(self._junit, text, "--junit")
 
     def _write_summary(self, file: Path, stopped: str) -> None:
+        from djinn_checks.report.gate.reports import mark_rivals
         from djinn_checks.report.gate.summary import MOST_BYTES, render_summary
 
         is_steps = _is_same(file, os.environ.get("GITHUB_STEP_SUMMARY", ""))
@@ -114,7 +115,7 @@ class Gate:
             self._problems[file] = f"{file}: a step's summary has at most 1 MiB, and no room is left; not written"
             return
         text = render_summary(
-            [_seen_from(report, file.parent) for report in self._reports.values()],
+            [_seen_from(report, file.parent) for report in mark_rivals(self._reports.values())],
             title=self._title, linked=not is_steps, most_bytes=most, problem=stopped,
         )  # fmt: skip
         apart = "\n" if before and not before.endswith(b"\n") else ""
@@ -125,8 +126,9 @@ class Gate:
         if not runs_on_github():
             return
         from djinn_checks.report.gate.annotations import list_annotations
+        from djinn_checks.report.gate.reports import mark_rivals
 
-        reports = [_in_workspace(report) for report in self._reports.values()]
+        reports = [_in_workspace(report) for report in mark_rivals(self._reports.values())]
         give_commands(list_annotations(reports, strict=self._strict, problem=stopped))
 
     def _write(self, file: Path, text: str, option: str, *, append: bool = False) -> None:

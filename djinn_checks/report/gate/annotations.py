@@ -44,7 +44,8 @@ def list_annotations(reports: Sequence[Report], *, strict: bool = False, problem
     """
     stopped = _Annotation("error", "djinn-checks", clip(make_visible(problem), _LONGEST_MESSAGE))
     found = [stopped] if problem else []
-    found += [_annotate(report, strict) for report in reports if report.status not in (Status.PASS, Status.SKIP)]
+    told = [report for report in reports if not report.rival and report.status not in (Status.PASS, Status.SKIP)]
+    found += [_annotate(report, strict) for report in told]
     lines: list[str] = []
     for level in ("error", "warning"):
         of_level = [annotation for annotation in found if annotation.level == level]

@@ -63,7 +63,7 @@ def _cases(report: Report, strict: bool) -> list[TestCase]:
         case = _case(row.name, report)
         counts = count_row(row, strict=strict)
         if counts is not Counts.PASSED:
-            kind = Failure if counts is Counts.FAILED else Skipped
+            kind = Failure if counts is Counts.FAILED and not report.rival else Skipped
             case.result = [_result(kind, row.status, _headline(row), "\n".join(_tell(row)))]
         cases.append(case)
     return cases
@@ -81,9 +81,9 @@ def _finished(report: Report, strict: bool) -> TestCase:
             case.file, case.line = _fit(failure.file, _LONGEST_LINE), failure.line
         end = clip(failure.traceback.rstrip(), _LONGEST // 2, keep_end=True)
         body = f"{clip(outcome.summary, _LONGEST // 4)}\n\n{end}"
-        case.result = [_result(Error, failure.type, outcome.summary, body)]
+        case.result = [_result(Skipped if report.rival else Error, failure.type, outcome.summary, body)]
     elif outcome.status is not Status.PASS and not any(_decides(row, outcome) for row in outcome.criteria):
-        kind = Failure if strict else Skipped  # no row that was judged: no evidence is no pass
+        kind = Failure if strict and not report.rival else Skipped  # no row that was judged: no evidence is no pass
         case.result = [_result(kind, outcome.status, outcome.summary, outcome.summary)]
     return case
 
@@ -124,6 +124,8 @@ def _tell(row: Criterion) -> Iterator[str]:
 
 def _properties(report: Report, strict: bool) -> Iterator[tuple[str, str]]:
     yield "verdict", str(report.status)
+    if report.rival:
+        yield "counts", "no: it is of another system than what is under test"
     yield "strict", str(strict).lower()
     if report.page:
         yield "report", report.page

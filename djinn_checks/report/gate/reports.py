@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from djinn_checks.outcome import Criterion, Outcome, Status, format_quantity, worst
+from djinn_checks.report.suite.subjects import cast_runs
 
 _WORDS = {"<": "less than ", "<=": "at most ", ">": "more than ", ">=": "at least ", "==": ""}
 
@@ -34,6 +35,8 @@ class Report:
     """Path of the params file, where that is known."""
     why: str = ""
     """Why there is no outcome: it cannot be read, or the suite has not come to it."""
+    rival: bool = False
+    """Whether it is of another system than what is under test: its verdict is told, and stops no change."""
 
     @property
     def status(self) -> Status:
@@ -47,9 +50,16 @@ class Report:
         return None if found is None else float(found)
 
 
+def mark_rivals(reports: Iterable[Report]) -> list[Report]:
+    """Return the reports, those of rivals marked, as the exit code and the front page tell them apart."""
+    reports = list(reports)
+    deciding = cast_runs({report.name: report.outcome for report in reports if report.outcome}).deciding
+    return [replace(report, rival=report.outcome is not None and report.name not in deciding) for report in reports]
+
+
 def decide_all(reports: Iterable[Report]) -> Status:
-    """Return the verdict of a suite: its worst."""
-    return worst(report.status for report in reports)
+    """Return the verdict of a suite: the worst of what is under test."""
+    return worst(report.status for report in reports if not report.rival)
 
 
 def count_row(row: Criterion, *, strict: bool) -> Counts:

@@ -47,7 +47,9 @@ def render_summary(
     worst_first = sorted(reports, key=lambda report: list(_ICONS).index(report.status))
     claims = [_claim(report, linked) for report in worst_first]
     parts.add_table(("", "Report", "Verdict", "What was found", "Time"), claims, "reports")
-    unmet = [row for report in reports if report.outcome for row in _unmet(report.name, report.outcome)]
+    unmet = [
+        row for report in reports if report.outcome and not report.rival for row in _unmet(report.name, report.outcome)
+    ]
     parts.add_table(("Report", "What did not hold", "Observed", "Asked for", "Why"), unmet, "rows that do not hold")
     parts.add_blocks([_trace(report.name, report.outcome) for report in reports if report.outcome], "traces")
     return parts.join()
@@ -99,8 +101,8 @@ def _head(reports: Sequence[Report], title: str, problem: str) -> str:
 
 
 def _claim(report: Report, linked: bool) -> str:
-    cells = _ICONS[report.status], _page(report, linked), f"**{report.status}**", _said(report), _time(report)
-    return draw_row(cells)
+    verdict = f"**{report.status}**{', of another system' if report.rival else ''}"
+    return draw_row((_ICONS[report.status], _page(report, linked), verdict, _said(report), _time(report)))
 
 
 def _time(report: Report) -> str:

@@ -11,8 +11,10 @@ from junitparser import Error, Failure, JUnitXml, Skipped
 
 from djinn_checks.commands.exit_codes import exit_code
 from djinn_checks.outcome import Status
+from djinn_checks.report.gate.annotations import list_annotations
 from djinn_checks.report.gate.junit import FINISHED, render_junit
-from djinn_checks.report.gate.reports import Report
+from djinn_checks.report.gate.reports import Report, decide_all, mark_rivals
+from djinn_checks.report.gate.summary import render_summary
 from tests.report.gate.reports import HOSTILE, make_reports, make_rows, open_outcome
 from tests.whole import whole
 
@@ -117,3 +119,16 @@ def test_a_very_long_text_is_cut_and_a_trace_keeps_its_end() -> None:
     cases = read(make_reports("y" * 300_000 + " the end"))
     assert all(len(said[2]) < 20_000 and len(said[1]) < 1_000 for said in cases.values() if said)
     assert cases["agents", FINISHED][2].endswith(" the end")  # type: ignore[index]
+
+
+def test_a_rival_that_fails_is_told_and_stops_nothing() -> None:
+    failed = whole("pcie", Status.FAIL, params={"system": "accelerate"})
+    own = whole("pcie", params={"system": "ring"})
+    reports = mark_rivals([Report(name="pcie", outcome=own), Report(name="pcie-accelerate", outcome=failed)])
+    assert [report.rival for report in reports] == [False, True]
+    assert decide_all(reports) is Status.PASS
+    assert read(reports)["pcie-accelerate", "decides"][0] is Skipped  # type: ignore[index]
+    assert list_annotations(reports) == []
+    told = render_summary(reports, title="suite")
+    assert "## ✅ PASS: suite" in told
+    assert "**FAIL**, of another system" in told
