@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from djinn_checks.suite.execution import Job
 
-_INTERVAL_S = 15.0
+INTERVAL_S = 15.0
 """Between two lines about a check that runs, where nobody can watch a bar."""
 _LARGE = ("random:llama-2-7b", "random:llama-2-13b", "random:llama-2-70b")
 _DRIVER = Path("/dev/nvidiactl")
@@ -72,9 +72,8 @@ def run_and_print(
             on_progress=teller.tell,
         ):
             results.append(result)
-            teller.end(_line(result))
-    _print_table(console, results)
-    console.print(make_visible(f"all on one page: {out / 'index.html'}"), highlight=False, markup=False)
+            teller.end(tell_result(result))
+    print_results(console, results, out)
     return results
 
 
@@ -131,7 +130,7 @@ class Teller:
         now = self._clock()
         if self._show is not None:
             self._show(f"{self._place(job)}: {stage.describe()}", stage.share())
-        elif now - self._said >= _INTERVAL_S:
+        elif now - self._said >= INTERVAL_S:
             self._said = now
             self._say(f"...  {self._place(job)}: {stage.describe()}, {now - self._started:.0f} s")
 
@@ -143,7 +142,8 @@ class Teller:
         return f"{job.name} ({self._number} of {self._total})"
 
 
-def _line(result: Result) -> str:
+def tell_result(result: Result) -> str:
+    """Return the line that stays of a check."""
     return f"{result.outcome.status}  {result.job.name}  {result.seconds:.0f} s  {_report(result)}"
 
 
@@ -151,7 +151,8 @@ def _report(result: Result) -> str:
     return result.report_problem or str(result.html_file)
 
 
-def _print_table(console: Console, results: Sequence[Result]) -> None:
+def print_results(console: Console, results: Sequence[Result], out: Path) -> None:
+    """Print what came of all checks as a table, and where it stands on one page."""
     from rich.table import Table
     from rich.text import Text
 
@@ -165,3 +166,4 @@ def _print_table(console: Console, results: Sequence[Result]) -> None:
             f"{result.seconds:.0f} s",
         )
     console.print(table)
+    console.print(make_visible(f"all on one page: {out / 'index.html'}"), highlight=False, markup=False)
