@@ -18,6 +18,7 @@ from djinn_checks.commands.compare import add_compare
 from djinn_checks.commands.exit_codes import EXIT_CODES
 from djinn_checks.commands.faults import add_faults
 from djinn_checks.commands.finished import add_finished
+from djinn_checks.commands.merge import add_merge
 from djinn_checks.commands.plausible import add_plausible
 from djinn_checks.commands.preflight import add_preflight
 from djinn_checks.commands.run import add_run
@@ -31,6 +32,7 @@ _COMMANDS = (
     add_faults,
     add_serve,
     add_compare,
+    add_merge,
     add_finished,
     add_plausible,
     add_plan_command,
@@ -105,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         add_faults,
         add_serve,
         add_compare,
+        add_merge,
         add_finished,
         add_plausible,
         add_plan_command,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from djinn_checks.argument_types import cluster_name, count, seconds, whole_seconds
 from djinn_checks.commands.exit_codes import EXIT_CODES, exit_code
+from djinn_checks.commands.part import add_part_options, seeing_gpus
 from djinn_checks.errors import RunnerError
 
 if TYPE_CHECKING:
@@ -39,6 +40,12 @@ def add_run(commands: Commands) -> None:
     )
     run.add_argument("--strict", action="store_true", help="exit 3 if a check is INCONCLUSIVE")
     run.add_argument("--resume", action="store_true", help="run what is missing, an ERROR, or of other params")
+    add_part_options(run)
+    _add_cluster_options(run)
+    run.set_defaults(command=_run)
+
+
+def _add_cluster_options(run: argparse.ArgumentParser) -> None:
     cluster = run.add_argument_group("on other hosts")
     cluster.add_argument(
         "--on", type=cluster_name, metavar="ray[://HOST:PORT]", help="have a Ray cluster run it (docs/clusters.md)"
@@ -47,21 +54,27 @@ def add_run(commands: Commands) -> None:
         "--retries", type=count, default=0, metavar="N",
         help="how often a check is tried again that was lost with its host (0); what a check found is never",
     )  # fmt: skip
-    run.set_defaults(command=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
     given = ("timeout_s", "cell_timeout_s", "suite_timeout_s")
     limits = {name: getattr(options, name.removesuffix("_s")) for name in given}
     asked = {"only": options.only, "given": options.given, "resume": options.resume, "limits": limits}
+    _refuse_what_does_not_go_together(options)
     if options.on is not None:
         from djinn_checks.commands.on_ray import run_on_ray_and_print
 
         results = run_on_ray_and_print(options.suite, options.out, on=options.on, retries=options.retries, **asked)
-    elif options.retries:
-        raise RunnerError("--retries: is for checks that are lost with their host, and goes with --on; see --resume")
     else:
         from djinn_checks.commands.running import run_and_print
 
-        results = run_and_print(options.suite, options.out, **asked)
+        with seeing_gpus(options.gpu):
+            results = run_and_print(options.suite, options.out, **asked, shard=options.shard, gpus=len(options.gpu))
     return exit_code([result.outcome.status for result in results], strict=options.strict)
+
+
+def _refuse_what_does_not_go_together(options: argparse.Namespace) -> None:
+    if options.on is None and options.retries:
+        raise RunnerError("--retries: is for checks that are lost with their host, and goes with --on; see --resume")
+    if options.on is not None and (options.shard is not None or options.gpu):
+        raise RunnerError("--shard and --gpu: are for one host; with --on the hosts of the cluster share the suite")

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from djinn_checks.commands.part import refuse_other_devices
 from djinn_checks.report.progress import Stage
 from djinn_checks.report.summary import tell
 from djinn_checks.suite.given import read_given
 from djinn_checks.suite.params_folder import read_limits, read_suite
 from djinn_checks.suite.runner import Result, run_suite
+from djinn_checks.suite.shards import choose_shard, read_shard
 from djinn_checks.visible import make_visible
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ def run_and_print(
     given: Sequence[str],
     resume: bool,
     limits: Mapping[str, float | None],
+    shard: str | None = None,
+    gpus: int = 0,
 ) -> list[Result]:
     """Run a suite, print what comes of it, and return the results.
 
@@ -44,6 +48,8 @@ def run_and_print(
         only: names of checks and files.
         given: `name=value`, in place of what the files say.
         limits: of time, in seconds; None: the suite's own.
+        shard: `i/n`, the part of the jobs that is run; None: all of them.
+        gpus: how many GPUs the jobs will see; 0: all of the host.
 
     Raises:
         ParamsError: a parameter cannot be right; nothing ran.
@@ -55,6 +61,12 @@ def run_and_print(
     folder = suite.parent if suite.is_file() else suite
     out = out or Path("reports") / folder.resolve().name
     console, results = Console(), []
+    refuse_other_devices([job.resolved.get("device") for job in jobs], gpus)
+    split = None
+    if shard is not None:
+        jobs, split = choose_shard(folder.resolve().name, jobs, read_shard(shard))
+        said = f"shard {shard} of {split.suite}: {len(jobs)} of {len(split.jobs)} checks"
+        console.print(make_visible(said), highlight=False, markup=False)
     large = [job.name for job in jobs if str(job.resolved.get("model", "")).startswith(_LARGE)]
     if large and not _DRIVER.exists() and not any(job.resolved.get("trace") for job in jobs):
         told = (
@@ -67,7 +79,8 @@ def run_and_print(
             out,
             limits=read_limits(suite).replace_by(**limits),
             resume=resume,
-            part=bool(only) or suite.is_file(),
+            part=bool(only) or suite.is_file() or split is not None,
+            split=split,
             on_start=teller.start,
             on_progress=teller.tell,
         ):

@@ -158,6 +158,22 @@ class ManyCounters:
             raise
         return self
 
+    def await_readings(self, for_s: float) -> None:
+        """Wait until each link that can be read was read anew, a look that was asked for after this call included.
+
+        Args:
+            for_s: seconds to wait at most; a link that is not read in that time is not waited for.
+        """
+        waiting = {number: self._count(number) for number, reason in enumerate(self.reasons) if not reason}
+        deadline = time.monotonic() + for_s
+        while waiting and self.alive and time.monotonic() < deadline:
+            time.sleep(0.002)
+            # the first to come may have been under way
+            waiting = {number: had for number, had in waiting.items() if self._count(number) < had + 2}
+
+    def _count(self, number: int) -> int:
+        return (Path(self._folder.name) / str(number)).stat().st_size // RECORD.size
+
     def _wait(self) -> None:
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline:

@@ -30,6 +30,7 @@ from djinn_checks.report.suite.index import render_index
 from djinn_checks.report.suite.league import PAGE, render_league
 from djinn_checks.suite.execution import find_notebook, is_notebook
 from djinn_checks.suite.files import OUTCOME, FinishedSuite, list_files, list_names, read_finished
+from djinn_checks.suite.shards import SHARDS
 from djinn_checks.suite.texts import shorten
 from djinn_checks.units import format_bytes
 
@@ -87,6 +88,13 @@ def render_folder(folder: Path) -> list[Path]:
     if problems:
         raise IncompleteError([f"{folder}: {problem}" for problem in problems], map(str, pages))
     return pages
+
+
+def render_names(folder: Path, names: Iterable[str]) -> list[str]:
+    """Render the reports of these runs of a folder anew, and return what stands against those that have none."""
+    outcomes = read_outcomes(folder)
+    made = _in_parallel(partial(_try_render, folder, outcomes), [name for name in names if name in outcomes])
+    return [f"{folder}: {page}" for page in made if isinstance(page, str)]
 
 
 def _try_render(folder: Path, outcomes: Mapping[str, Outcome], name: str) -> Path | str:
@@ -226,7 +234,8 @@ def set_aside(folder: Path, names: Iterable[str] | None = None) -> Path | None:
     if not left:
         return None
     if names is None:
-        left += [file for file in (folder / _INDEX, folder / PAGE, folder / FILE_NAME) if file.is_file()]
+        whole = (_INDEX, PAGE, FILE_NAME, SHARDS)
+        left += [folder / file for file in whole if (folder / file).is_file()]
     found = read_outcomes(folder)
     dates = [found[name].started_at for name in moving if name in found and found[name].started_at]
     when = re.sub(r"[^0-9T]", "", min(dates, default="undated").partition("+")[0]) or "undated"

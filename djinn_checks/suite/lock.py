@@ -62,3 +62,21 @@ def _open_beside(out: Path) -> int | None:
         name = hashlib.sha256(os.fsencode(out.resolve())).hexdigest()[:32]
         return os.open(mine / name, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
     return None
+
+
+@contextlib.contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Keep runs out of a folder that is read, as far as its file system can; nothing is written there.
+
+    Raises:
+        RunnerError: a run writes there.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunnerError(f"{folder}: a run writes there; wait for it") from error
+        yield

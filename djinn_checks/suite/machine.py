@@ -32,6 +32,22 @@ def find_other_machine(environment: Mapping[str, Any]) -> str:
     return ""
 
 
+def find_other_gpu(environment: Mapping[str, Any], variables: Mapping[str, str]) -> str:
+    """Return by what an outcome is of other GPUs than those that this run was given by UUID; empty if it is not.
+
+    A run on the CPU is of none. One that does not say which GPU it had is of another: this one was asked for by name.
+
+    Args:
+        environment: of an outcome that was read.
+        variables: of this process.
+    """
+    here = variables.get("CUDA_VISIBLE_DEVICES", "")
+    if not here.startswith("GPU-") or not str(environment.get("device", "")).startswith("cuda"):
+        return ""
+    there = (environment.get("variables") or {}).get("CUDA_VISIBLE_DEVICES")
+    return "" if there == here else f"it ran on {there or 'a GPU that it does not name'}, and {here} was asked for"
+
+
 def _read_gpus() -> list[str]:
     """Return the models that NVIDIA's driver lists; none where it lists nothing."""
     files = sorted(_GPUS.glob("*/information")) if _GPUS.is_dir() else []

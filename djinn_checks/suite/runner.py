@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import os
 import signal
 import tempfile
 import threading
@@ -26,9 +27,10 @@ from djinn_checks.suite.execution import Job, execute, settle, settle_error, set
 from djinn_checks.suite.folder import render_fault_notes, set_aside, write_index
 from djinn_checks.suite.limits import describe_limits, owner_may
 from djinn_checks.suite.lock import alone_in
-from djinn_checks.suite.machine import find_other_machine
+from djinn_checks.suite.machine import find_other_gpu, find_other_machine
 from djinn_checks.suite.params_folder import Limits
 from djinn_checks.suite.scratch import scratch_folder
+from djinn_checks.suite.shards import Split, add_split
 from djinn_checks.suite.storage import add_provenance, clear, keep
 
 _SHORT = {
@@ -65,6 +67,7 @@ def run_suite(
     limits: Limits | None = None,
     resume: bool = False,
     part: bool = False,
+    split: Split | None = None,
     on_start: Callable[[Job], None] = lambda job: None,
     on_progress: Tell = lambda job, stage: None,
 ) -> Iterator[Result]:
@@ -82,6 +85,7 @@ def run_suite(
         resume: go on in the folder, and leave a job alone whose outcome is there, was made here from the same
             params, and is no ERROR.
         part: these jobs are a part of a suite: what other jobs left in the folder stays there.
+        split: these jobs are a shard, which the folder then tells of.
         on_start: called with each job before it runs.
         on_progress: called with a job and its stage, several times a second while it runs.
 
@@ -93,6 +97,8 @@ def run_suite(
     with alone_in(out):
         if not resume:
             set_aside_earlier(out, [job.name for job in jobs] if part else None)
+        if split is not None:
+            add_split(out, split)
         for job in jobs:
             on_start(job)
             result = (find_result(job, out) if resume else None) or run_job(
@@ -159,6 +165,7 @@ def find_result(job: Job, out: Path, *, is_known: bool = False) -> Result | None
     except OutcomeError:
         return None
     is_same = only_params(outcome.params) == job.resolved and (is_known or not find_other_machine(outcome.environment))
+    is_same = is_same and (is_known or not find_other_gpu(outcome.environment, os.environ))
     if outcome.status is Status.ERROR or not is_same:
         return None
     html = out / f"{job.name}.html"

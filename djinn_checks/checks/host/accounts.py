@@ -128,27 +128,38 @@ def _read_first(
 ) -> tuple[float, float] | None:
     """Return what was received and sent for each byte of the first stage alone."""
     first = next((stage for stage in evidence.list_stages(ALONE, way) if uuid in stage.copies), None)
-    wire = _read_wire(series, first, ruler) if first is not None else None
+    wire = read_wire(evidence, uuid, series, first, ruler) if first is not None else None
     if wire is None or first is None:
         return None
     nbytes = first.copies[uuid].nbytes(way)
     return wire[0] / nbytes, wire[1] / nbytes
 
 
-def _read_wire(series: CounterSeries | None, stage: Stage, ruler: RulerWeight | None) -> tuple[float, float] | None:
-    if series is None:
+def read_wire(
+    evidence: HostEvidence, uuid: str, series: CounterSeries | None, stage: Stage, ruler: RulerWeight | None
+) -> tuple[float, float] | None:
+    """Return what was received and sent between the readings before and behind a stage.
+
+    Between two readings nobody knows when a byte passed. So where a reader that was kept waiting has none between this
+    stage's copies and another's, it is not known which of the two they belong to: None.
+    """
+    span = series.enclose(stage.start_s, stage.end_s) if series is not None else None
+    if series is None or span is None:
         return None
-    rx, tx = (series.bytes_between(stage.start_s, stage.end_s, way) for way in ("rx", "tx"))
+    others = [other.copies[uuid] for other in evidence.stages if other is not stage and uuid in other.copies]
+    if any(span[0] < copies.ended_s and copies.began_s < span[1] for copies in others):
+        return None
+    rx, tx = (series.bytes_between(*span, way) for way in ("rx", "tx"))
     if rx is None or tx is None:
         return None
-    readings = series.readings_between(stage.start_s, stage.end_s)
+    readings = series.readings_between(*span)
     weight = ruler or RulerWeight(rx_bytes=0.0, tx_bytes=0.0)
     return max(0.0, rx - weight.rx_bytes * readings), max(0.0, tx - weight.tx_bytes * readings)
 
 
 def _account(evidence: HostEvidence, stage: Stage, uuid: str, series: CounterSeries | None, rates: Rates) -> Account:
     copies = stage.copies.get(uuid)
-    wire = _read_wire(series, stage, rates.ruler)
+    wire = read_wire(evidence, uuid, series, stage, rates.ruler)
     fastest = max((evidence.alone[uuid].get(way, 0.0) for way in (H2D, D2H)), default=0.0)
     return Account(
         uuid=uuid,

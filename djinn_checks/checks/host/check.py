@@ -156,7 +156,7 @@ def drive(params: HostParams, plan: HostPlan, progress: Progress) -> HostEvidenc
         idle_start = time.monotonic()
         time.sleep(_IDLE_S)
         idle = (idle_start, time.monotonic())
-        runner = Runner(fleet, plan, params, progress)
+        runner = Runner(fleet, counters, plan, params, progress)
         runner.run_all()
         time.sleep(_IDLE_S)
         end_s = time.monotonic()

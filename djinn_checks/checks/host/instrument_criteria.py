@@ -7,7 +7,7 @@ import resource
 import numpy as np
 
 from djinn_checks.checks.fleet_criteria import judge_whole_host
-from djinn_checks.checks.host.accounts import find_rates
+from djinn_checks.checks.host.accounts import find_rates, read_wire
 from djinn_checks.checks.host.driver import D2H, H2D
 from djinn_checks.checks.host.evidence import ALONE, HostEvidence
 from djinn_checks.checks.host.plan import HOST_MEMORY
@@ -175,13 +175,11 @@ def _wire_ratio(evidence: HostEvidence) -> Criterion:
         for way, at in ((H2D, 0), (D2H, 1)):
             ratio = rates.received[0] if way == H2D else rates.sent[1]
             for stage in evidence.list_stages(ALONE, way)[1:]:
-                wire = series.bytes_between(stage.start_s, stage.end_s, ("rx", "tx")[at])
                 copies = stage.copies.get(link.uuid)
+                wire = read_wire(evidence, link.uuid, series, stage, rates.ruler)
                 if wire is None or copies is None:
                     continue
-                weight = (rates.ruler.rx_bytes, rates.ruler.tx_bytes)[at] if rates.ruler else 0.0
-                own = weight * series.readings_between(stage.start_s, stage.end_s)
-                errors[link.uuid] = max(errors.get(link.uuid, 0.0), abs((wire - own) / copies.nbytes(way) / ratio - 1))
+                errors[link.uuid] = max(errors.get(link.uuid, 0.0), abs(wire[at] / copies.nbytes(way) / ratio - 1))
     worst = max(errors, key=lambda uuid: errors[uuid], default="")
     if not errors:
         return row.skip("no link was counted twice by ratios of its own")

@@ -15,6 +15,7 @@ from djinn_checks.checks.host.driver import BOTH, D2H, FAR, H2D, NEAR, Latency, 
 from djinn_checks.checks.host.evidence import ALONE, TOGETHER, Copies, PeerCopies, Stage
 from djinn_checks.checks.host.plan import HostPlan
 from djinn_checks.checks.run import Progress
+from djinn_checks.instruments.many_counters import ManyCounters
 from djinn_checks.params import HostParams
 
 PEERS = "peers"
@@ -22,6 +23,8 @@ PEERS = "peers"
 _AHEAD_S = 0.06
 _QUIET_S = 0.03
 """Left before and after a stage, so that a reading of the counters lies on either side."""
+_READ_S = 0.5
+"""How long the reading behind a stage is waited for, on a machine that has something else to do."""
 _PATIENCE_S = 30.0
 """How much longer than it should a stage may take, before a process counts as hanging."""
 _LATENCY_S, _PEER_S = 0.15, 0.3
@@ -30,9 +33,12 @@ _LATENCY_S, _PEER_S = 0.15, 0.3
 class Runner:
     """Has a fleet go through the stages, and keeps what came of it."""
 
-    def __init__(self, fleet: Fleet, plan: HostPlan, params: HostParams, progress: Progress) -> None:
+    def __init__(
+        self, fleet: Fleet, counters: ManyCounters, plan: HostPlan, params: HostParams, progress: Progress
+    ) -> None:
         """Have nothing run yet."""
-        self._fleet, self._plan, self._params, self._progress = fleet, plan, params, progress
+        self._fleet, self._counters, self._plan, self._params = fleet, counters, plan, params
+        self._progress = progress
         self.stages: list[Stage] = []
         self.latencies: dict[str, list[Latency]] = {uuid: [] for uuid in plan.uuids}
         self.peers: list[PeerCopies] = []
@@ -81,7 +87,7 @@ class Runner:
         at_s = start + _AHEAD_S
         commands = {uuid: {**command, "at_s": at_s} for uuid in uuids}
         done = self._fleet.run(commands, _AHEAD_S + for_s + _PATIENCE_S, f"{kind} {direction}")
-        time.sleep(_QUIET_S)
+        self._rest()
         if not done:
             return None
         return Stage(
@@ -93,6 +99,11 @@ class Runner:
             end_s=time.monotonic(),
             copies={uuid: _read_copies(answer) for uuid, answer in done.items()},
         )
+
+    def _rest(self) -> None:
+        """Leave all links in peace until each was read: its bytes would be counted with those of the next stage."""
+        time.sleep(_QUIET_S)
+        self._counters.await_readings(_READ_S)
 
     def _measure_latency(self, uuid: str, direction: str) -> None:
         command = {"do": "measure_latency", "direction": direction, "for_s": _LATENCY_S}
@@ -106,7 +117,7 @@ class Runner:
         command = {"do": "copy_between", "source": uuids.index(one), "to": uuids.index(other)}
         command |= {"at_s": start + _AHEAD_S, "for_s": _PEER_S}
         done = self._fleet.run({PEERS: command}, _PEER_S + _PATIENCE_S, "copies between GPUs")
-        time.sleep(_QUIET_S)
+        self._rest()
         if PEERS in done:
             (part,) = _read_copies(done[PEERS]).parts
             end = time.monotonic()

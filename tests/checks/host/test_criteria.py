@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from djinn_checks.checks.host.evidence import Expectation
@@ -46,6 +46,21 @@ def test_a_planted_fault_is_caught_by_the_row_that_was_named(fault: Fault) -> No
     outcome = fault.run(CPU)
     assert is_caught(fault, outcome), [(row.name, row.reason) for row in outcome.criteria if row.status != "PASS"]
     assert Outcome.from_dict(outcome.to_dict()) == outcome
+
+
+@settings(max_examples=30)
+@given(start_s=st.floats(0.0, 1.5))
+def test_readings_that_a_busy_machine_keeps_waiting_accuse_no_link(start_s: float) -> None:
+    outcome = judge_made(make_evidence(MadeHost(silent_s=(start_s, start_s + 0.03))))
+    for name in ("counted_vs_copied", "wire_ratio"):
+        assert outcome.criterion(name).status is Status.PASS, outcome.criterion(name).reason
+
+
+def test_copies_of_two_stages_between_two_readings_are_nobodys() -> None:
+    slow = {0: 0.01, 1: 0.01}  # the counters of a fast link would have wrapped meanwhile
+    for end_s, status in ((0.44, Status.PASS), (0.47, Status.INCONCLUSIVE)):
+        outcome = judge_made(make_evidence(MadeHost(links=1, rates=slow, silent_s=(0.38, end_s))))
+        assert outcome.criterion("counted_vs_copied").status is status, end_s
 
 
 def test_shares_are_told_and_not_judged_until_something_is_expected() -> None:

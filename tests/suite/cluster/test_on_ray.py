@@ -118,6 +118,8 @@ def test_without_ray_or_with_an_old_one_a_sentence_says_what_to_install(
         pass
     assert main(["run", "params/replay", "--retries", "1"]) == 2
     assert "goes with --on" in capsys.readouterr().err
+    assert main(["run", "params/replay", "--on", "ray", "--shard", "1/2"]) == 2
+    assert "--shard and --gpu: are for one host" in capsys.readouterr().err
     for wrong in ("slurm", "ray://"):
         with pytest.raises(SystemExit):
             main(["run", "params/replay", "--on", wrong])
