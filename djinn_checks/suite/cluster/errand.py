@@ -124,7 +124,7 @@ class Errand:
         for scratch in (self._folder / _TEMPORARY).glob("djinn-checks-run-*"):
             stage = read_progress(scratch)
             if stage is not None:
-                return tuple(stage)
+                return stage.name, stage.done, stage.total
         return None
 
     def _environment(self, raylet: Mapping[str, str]) -> dict[str, str]:
