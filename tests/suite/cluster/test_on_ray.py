@@ -145,7 +145,8 @@ def test_on_two_nodes_of_rays_own_links_are_left_alone_and_a_killed_worker_leave
             elsewhere = cluster.open(second, Needs(gpus=0, alone=False), stop, 60.0)
             assert elsewhere.call("look", 0)[0] is None
             measuring.call("start", ["serve", "--model", "random:tiny", "--port", "0"])
-            worker = next(process for process in psutil.process_iter() if "RaysErrand" in _line(process))
+            mine = psutil.Process().children(recursive=True)  # the nodes and their workers, of this test alone
+            worker = next(found for found in mine if "RaysErrand" in _line(found) and found.children())
             family = [process.pid for process in worker.children(recursive=True)]
             assert family
             worker.kill()
