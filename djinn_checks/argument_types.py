@@ -37,6 +37,20 @@ def whole(text: str) -> int:
     return value
 
 
+def cluster_name(text: str) -> str:
+    kind, scheme, address = text.partition("://")
+    if kind != "ray" or bool(scheme) != bool(address):
+        raise argparse.ArgumentTypeError(f"expected ray, or ray://HOST:PORT, got {text!r}")
+    return text
+
+
+def count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number, 0 or more, got {text}")
+    return value
+
+
 def positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):

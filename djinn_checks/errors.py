@@ -35,6 +35,8 @@
     ├── UnfinishedError          a check that crashed, where a verdict was to be shown
     ├── OutcomeError             an outcome file that cannot be read
     └── RunnerError              the suite cannot be run as asked
+        ├── LostError                a host of a cluster, or what looks after a job there, is gone or silent
+        ├── StoppedError             the suite was told to stop while a host was waited for
         └── IncompleteError          part of it could not be done, and the rest is done
 
 A message names the thing, what was expected, what came instead, and what to do about it.
@@ -195,6 +197,19 @@ class OutcomeError(DjinnChecksError, ValueError):
 
 class RunnerError(DjinnChecksError):
     """The suite cannot be run as asked."""
+
+
+class LostError(RunnerError):
+    """A host of a cluster, or what looks after a job there, is gone, does not answer, or gave back something else."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        """Take the type of the failure that an outcome names, and a sentence."""
+        super().__init__(reason)
+        self.kind = kind
+
+
+class StoppedError(RunnerError):
+    """The suite was told to stop while a host was waited for."""
 
 
 class IncompleteError(RunnerError):

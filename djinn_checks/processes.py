@@ -35,14 +35,18 @@ except OSError as error:
 """
 
 
-def start_code(call: str) -> str:
+def start_code(call: str, places: Sequence[str] | None = None) -> str:
     """Return code for `python -c` that finds modules where this process does, whatever lies in the working folder.
+
+    Args:
+        call: what to run.
+        places: where modules are looked for; None: where this process does.
 
     This package comes from where it came from here. Everything else is looked for in its folder and in the working
     folder last, so that no file there, `torch.py` say, is taken for a library.
     """
     home, here = str(Path(__file__).resolve().parents[1]), os.getcwd()
-    found = [os.path.abspath(path) for path in sys.path]
+    found = [os.path.abspath(path) for path in (sys.path if places is None else places)]
     first = [path for path in found if os.path.realpath(path) not in (home, here)]
     last = [home, *(path for path in found if os.path.realpath(path) == here != home)]
     return (
@@ -51,10 +55,10 @@ def start_code(call: str) -> str:
     )
 
 
-def module_command(module: str) -> list[str]:
+def module_command(module: str, places: Sequence[str] | None = None) -> list[str]:
     """Return a command that runs a module of this package as `python -m` does, found as `start_code` says."""
     run = f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
-    return [sys.executable, "-c", start_code(run)]
+    return [sys.executable, "-c", start_code(run, places)]
 
 
 def tied(command: Sequence[str]) -> list[str]:

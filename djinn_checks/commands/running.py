@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from djinn_checks.commands.gate import Gate
     from djinn_checks.suite.execution import Job
 
-_INTERVAL_S = 15.0
+INTERVAL_S = 15.0
 """Between two lines about a check that runs, where nobody can watch a bar."""
 _LARGE = ("random:llama-2-7b", "random:llama-2-13b", "random:llama-2-70b")
 _DRIVER = Path("/dev/nvidiactl")
@@ -93,10 +93,9 @@ def run_and_print(
         ):
             results.append(result)
             if gate is not None:
-                gate.add(_for_gate(result))
-            teller.end(_line(result))
-    _print_table(console, results)
-    console.print(make_visible(f"all on one page: {out / 'index.html'}"), highlight=False, markup=False)
+                gate.add(report_to_gate(result))
+            teller.end(tell_result(result))
+    print_results(console, results, out)
     return results
 
 
@@ -153,7 +152,7 @@ class Teller:
         now = self._clock()
         if self._show is not None:
             self._show(f"{self._place(job)}: {stage.describe()}", stage.share())
-        elif now - self._said >= _INTERVAL_S:
+        elif now - self._said >= INTERVAL_S:
             self._said = now
             self._say(f"...  {self._place(job)}: {stage.describe()}, {now - self._started:.0f} s")
 
@@ -165,11 +164,13 @@ class Teller:
         return f"{job.name} ({self._number} of {self._total})"
 
 
-def _for_gate(result: Result) -> Report:
+def report_to_gate(result: Result) -> Report:
+    """Return what a gate is told of a result."""
     return Report(name=result.job.name, outcome=result.outcome, page=str(result.html_file or ""))
 
 
-def _line(result: Result) -> str:
+def tell_result(result: Result) -> str:
+    """Return the line that stays of a check."""
     return f"{result.outcome.status}  {result.job.name}  {result.seconds:.0f} s  {_report(result)}"
 
 
@@ -177,7 +178,8 @@ def _report(result: Result) -> str:
     return result.report_problem or str(result.html_file)
 
 
-def _print_table(console: Console, results: Sequence[Result]) -> None:
+def print_results(console: Console, results: Sequence[Result], out: Path) -> None:
+    """Print what came of all checks as a table, and where it stands on one page."""
     from rich.table import Table
     from rich.text import Text
 
@@ -197,3 +199,4 @@ def _print_table(console: Console, results: Sequence[Result]) -> None:
     if others:
         told = f"under test: {', '.join(cast.subjects)}; verdicts of other systems are theirs, and not in the exit code"
         console.print(make_visible(told), highlight=False, markup=False, soft_wrap=not console.is_terminal)
+    console.print(make_visible(f"all on one page: {out / 'index.html'}"), highlight=False, markup=False)

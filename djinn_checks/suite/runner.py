@@ -96,7 +96,7 @@ def run_suite(
     end = time.monotonic() + (limits.suite_timeout_s or math.inf)
     with alone_in(out):
         if not resume:
-            _set_aside(out, [job.name for job in jobs] if part else None)
+            set_aside_earlier(out, [job.name for job in jobs] if part else None)
         if split is not None:
             add_split(out, split)
         for job in jobs:
@@ -121,7 +121,12 @@ def run_suite(
             render_fault_notes(out)
 
 
-def _set_aside(out: Path, names: list[str] | None) -> None:
+def set_aside_earlier(out: Path, names: list[str] | None) -> None:
+    """Move what an earlier run left of these, or of all, out of the way.
+
+    Raises:
+        RunnerError: it cannot be moved.
+    """
     try:
         set_aside(out, names)
     except OSError as error:
@@ -130,7 +135,7 @@ def _set_aside(out: Path, names: list[str] | None) -> None:
 
 
 @contextlib.contextmanager
-def _hold_signals() -> Iterator[list[int]]:
+def hold_signals() -> Iterator[list[int]]:
     """Collect Ctrl-C and signals to end for as long as the block runs, so that a job is always settled and stored."""
     held: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # signals come to the main thread alone
@@ -147,17 +152,20 @@ def _hold_signals() -> Iterator[list[int]]:
             signal.signal(ending, handler or signal.SIG_DFL)
 
 
-def find_result(job: Job, out: Path) -> Result | None:
+def find_result(job: Job, out: Path, *, is_known: bool = False) -> Result | None:
     """Return the result of an earlier run of the same params on this machine, or None if there is none, it was an
     ERROR, or it contradicts itself.
+
+    Args:
+        is_known: whether it has been seen already that the machine is one that would run the job.
     """
     file = out / f"{job.name}.outcome.json"
     try:
         outcome = Outcome.load(file)
     except OutcomeError:
         return None
-    is_same = only_params(outcome.params) == job.resolved and not find_other_machine(outcome.environment)
-    is_same = is_same and not find_other_gpu(outcome.environment, os.environ)
+    is_same = only_params(outcome.params) == job.resolved and (is_known or not find_other_machine(outcome.environment))
+    is_same = is_same and (is_known or not find_other_gpu(outcome.environment, os.environ))
     if outcome.status is Status.ERROR or not is_same:
         return None
     html = out / f"{job.name}.html"
@@ -181,7 +189,7 @@ def run_job(
 ) -> Result:
     """Run one job and settle its outcome, whatever happens; without time it is not started. See `run_suite`."""
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-    with _hold_signals() as held, owner_may(), contextlib.ExitStack() as stack:
+    with hold_signals() as held, owner_may(), contextlib.ExitStack() as stack:
         scratch: Path | None = None
         try:
             clear(job.name, out)

@@ -22,7 +22,7 @@ from djinn_checks.processes import start_code
 from djinn_checks.report.frames import list_frames
 from djinn_checks.report.load import OUTCOME_MIME
 from djinn_checks.suite.execution import Job, is_notebook
-from djinn_checks.suite.files import list_files
+from djinn_checks.suite.files import OUTCOME, list_files
 from djinn_checks.suite.folder import read_outcomes, render_report
 from djinn_checks.suite.texts import fit_notebook, fit_outcome
 
@@ -36,14 +36,17 @@ print(json.dumps(read_environment(choose_device("auto"))))
 _PROBE_TIMEOUT_S = 60.0
 
 
-def add_provenance(outcome: Outcome, job: Job, seconds: float) -> Outcome:
+def add_provenance(outcome: Outcome, job: Job, seconds: float, *, ran_here: bool = True) -> Outcome:
     """Add which notebook was run, and how long it took with its kernel's start; the machine if the kernel died first.
 
     Returned as it reads back from its file, so that its page is the one that `render` makes later.
+
+    Args:
+        ran_here: whether it ran on this machine, which then is looked at.
     """
     notebook = {"name": job.notebook.name, "sha256": hashlib.sha256(job.notebook.read_bytes()).hexdigest()}
     started = outcome.failure is None or outcome.failure.type != "NotStarted"
-    machine = outcome.environment or (_probe_environment() if started else {})
+    machine = outcome.environment or (_probe_environment() if started and ran_here else {})
     whole = replace(
         outcome,
         environment={**machine, "notebook": notebook},
@@ -92,6 +95,20 @@ def keep(scratch: Path | None, outcome: Outcome, job: Job, out: Path) -> tuple[O
     except (OSError, UnicodeError) as error:
         return _not_stored(outcome, job.name, out, error), "the results could not be written"
     return outcome, problem
+
+
+def adopt(folder: Path, job: Job, out: Path) -> None:
+    """Take in what a run of a job left in another folder, in place of what an earlier one left; the verdict last.
+
+    Raises:
+        OSError: not all of it could be written.
+    """
+    clear(job.name, out)
+    files = list_files(folder, job.name)
+    for file in sorted(files, key=lambda file: file.name == f"{job.name}{OUTCOME}"):
+        _put(file, out / file.name)
+    if job.params_file.is_file():
+        _put(job.params_file, out / f"{job.name}.params.yaml")
 
 
 def clear(name: str, out: Path) -> None:
