@@ -72,12 +72,7 @@ def run_and_print(
         jobs, split = choose_shard(folder.resolve().name, jobs, read_shard(shard))
         said = f"shard {shard} of {split.suite}: {len(jobs)} of {len(split.jobs)} checks"
         console.print(make_visible(said), highlight=False, markup=False)
-    large = [job.name for job in jobs if str(job.resolved.get("model", "")).startswith(_LARGE)]
-    if large and not _DRIVER.exists() and not any(job.resolved.get("trace") for job in jobs):
-        told = (
-            f"this machine has no NVIDIA driver, and {', '.join(large)} need a large GPU: expect hours, or no verdict"
-        )
-        console.print(make_visible(f"djinn-checks: {told}"), highlight=False, markup=False)
+    _warn_of_large(console, jobs)
     if gate is not None:
         gate.expect(Report(name=job.name, outcome=None, asked_in=str(job.params_file)) for job in jobs)
     with telling(console, len(jobs)) as teller:
@@ -97,6 +92,15 @@ def run_and_print(
             teller.end(tell_result(result))
     print_results(console, results, out)
     return results
+
+
+def _warn_of_large(console: Console, jobs: Sequence[Job]) -> None:
+    large = [job.name for job in jobs if str(job.resolved.get("model", "")).startswith(_LARGE)]
+    if large and not _DRIVER.exists() and not any(job.resolved.get("trace") for job in jobs):
+        told = (
+            f"this machine has no NVIDIA driver, and {', '.join(large)} need a large GPU: expect hours, or no verdict"
+        )
+        console.print(make_visible(f"djinn-checks: {told}"), highlight=False, markup=False)
 
 
 @contextlib.contextmanager

@@ -84,21 +84,30 @@ def serve(
         max_sessions=options.max_sessions,
         observer=metrics,
     )
-    longest = min(options.session_tokens, int(getattr(model.config, "max_position_embeddings", options.session_tokens)))
+    longest = min(options.session_tokens, _most_tokens(model, options.session_tokens))
     hosts = (options.host, *options.allow_hosts)
     app = create_app(model, engine, metrics=metrics, session_tokens=longest, end_ids=end_ids, hosts=hosts)
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=_GRACE_S,
-        limit_concurrency=count_connections(most_files),
-    )
+    config = _configure(app, count_connections(most_files))
     address = listening.getsockname()
     server = _Server(config, lambda: say(f"serving {options.model} at http://{address[0]}:{address[1]}"))
     server.run([listening])
     if not server.started:
         raise EngineError("the server could not be started; what stopped it stands above")
+
+
+def _configure(app: Any, most_connections: int | None) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=_GRACE_S,
+        limit_concurrency=most_connections,
+    )
+
+
+def _most_tokens(model: Model, otherwise: int) -> int:
+    """Return how many tokens a session may have by the model's own word."""
+    return int(getattr(model.config, "max_position_embeddings", otherwise))
 
 
 class _Server(uvicorn.Server):

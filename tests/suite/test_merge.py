@@ -69,7 +69,7 @@ def test_one_suite_of_two_hosts_stands_side_by_side_with_all_of_its_files(
     label = next(host for host in hosts if host.startswith("epyc"))
     endings = ("outcome.json", "html", "log", "params.yaml", "samples.steps.csv")
     assert names == {f"logits@{host}.{ending}" for host in ("node-1", label) for ending in endings} | {
-        "pcie.outcome.json", "pcie.html", "index.html", "ro-crate-metadata.json",
+        "pcie.outcome.json", "pcie.html", "index.html", "ro-crate-metadata.json", "SHA256SUMS",
     }  # fmt: skip
     page, crate = ((tmp_path / "all" / name).read_text() for name in ("index.html", "ro-crate-metadata.json"))
     assert "./logits%40node-1.html" in page
