@@ -11,13 +11,15 @@ here as for every other process on the machine.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 from typing import Self
 from urllib.parse import urlsplit
@@ -33,6 +35,8 @@ from djinn_checks.instruments.environment import find_uuid
 _PERIOD_S = 0.02
 _HELD_S = 0.25
 _STALL_S = 0.1
+_LOOKS = 5
+"""Readings of the memory for each look at its threads, of which it may have dozens."""
 
 
 @dataclass
@@ -44,6 +48,9 @@ class MemorySeries:
     t_s: list[float] = field(default_factory=list)
     """CLOCK_MONOTONIC of each reading."""
     used_bytes: list[int] = field(default_factory=list)
+    waited_s: list[float] = field(default_factory=list)
+    """Of each reading: for how long the server's threads together had been ready to run, and others ran, since they
+    began, some readings ago (schedstat, proc(5)). 0 where the kernel does not say."""
 
     def typical(self, start_s: float, end_s: float) -> int | None:
         """Return the median of the readings between two times; None if there are none."""
@@ -64,13 +71,21 @@ class MemorySeries:
         return max(self._gaps(start_s, end_s))
 
     def stalled_s(self, start_s: float, end_s: float) -> float:
-        """Return for how long within two times the reader did not come to read: the machine let nobody run.
+        """Return for how long within two times the machine let the server wait for a processor.
 
-        A pause of up to a tenth of a second counts as the reader's own. After its last reading it has ended.
+        Either the reader did not come to read, and nobody ran: a pause of up to a tenth of a second counts as the
+        reader's own, and after its last reading it has ended. Or the server's threads were ready, and others ran.
         """
         ended_s = self.t_s[-1] if self.t_s else start_s
         gaps = self._gaps(start_s, min(end_s, max(start_s, ended_s)))
-        return sum(gap - _PERIOD_S for gap in gaps if gap > _STALL_S)
+        return sum(gap - _PERIOD_S for gap in gaps if gap > _STALL_S) + self._kept_waiting_s(start_s, end_s)
+
+    def _kept_waiting_s(self, start_s: float, end_s: float) -> float:
+        """Return what the threads waited between the looks around two times."""
+        if not self.waited_s:
+            return 0.0
+        first, last = bisect_right(self.t_s, start_s) - 1, bisect_left(self.t_s, end_s) + _LOOKS
+        return max(0.0, self.waited_s[min(last, len(self.waited_s) - 1)] - self.waited_s[max(first, 0)])
 
     def readings(self, start_s: float, end_s: float) -> list[tuple[float, int]]:
         """Return time and bytes of the readings between two times."""
@@ -95,6 +110,8 @@ class ServerMemory:
             InstrumentError: it cannot.
         """
         source, self._read = _open(pid, device)
+        self._tasks = Path("/proc", str(pid), "task")
+        self._waited_s = 0.0
         self.series = MemorySeries(source)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="server-memory", daemon=True)
@@ -113,8 +130,26 @@ class ServerMemory:
                 used = self._read()
             except (psutil.Error, InstrumentError):
                 return  # the process is gone: there is nothing more to read
+            if len(self.series.t_s) % _LOOKS == 0:
+                self._waited_s = _read_waits(self._tasks) or self._waited_s
             self.series.t_s.append(time.monotonic())
             self.series.used_bytes.append(used)
+            self.series.waited_s.append(self._waited_s)
+
+
+def _read_waits(tasks: Path) -> float | None:
+    """Return for how long the threads of a process have waited for a processor, all together; None if unknown.
+
+    A thread that sleeps, for a timer or for a lock, waits for no processor.
+    """
+    waits = []
+    try:
+        for task in tasks.iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                waits.append(int((task / "schedstat").read_text(encoding="ascii").split()[1]) / 1e9)
+    except (OSError, ValueError, IndexError):
+        return None
+    return sum(waits) if waits else None
 
 
 def find_listener(address: str) -> int:

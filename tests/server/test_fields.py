@@ -106,15 +106,22 @@ def test_very_many_wrong_token_ids_are_one_complaint() -> None:
 
 @pytest.mark.parametrize("stop", ["x" * 300_000, ["x" * 75_000] * 4, ["x"] * 100_000, ["x"] * 5, "x" * 1001])
 def test_stop_texts_that_would_hold_everybody_up_are_refused_at_once(stop: Any) -> None:
-    started = time.process_time()
     status, answer, _ = ask(PLAIN | {"stop": stop})
-    spent, said = time.process_time() - started, answer["error"]["message"]
+    said = answer["error"]["message"]
     assert status == 400
     assert "stop: Input should be at most 4 texts of at most 1,000 characters each" in said
     assert len(said) < 500
-    started = time.process_time()
-    ask(PLAIN | {"stop": ["x"]})
-    assert spent - (time.process_time() - started) < 0.05
+    assert spend(PLAIN | {"stop": stop}) - spend(PLAIN | {"stop": ["x"]}) < 0.05
+
+
+def spend(body: dict[str, Any]) -> float:
+    """Return the processor's seconds that a request takes, the least of three: others use the process meanwhile."""
+    seconds = []
+    for _ in range(3):
+        started = time.process_time()
+        ask(body)
+        seconds.append(time.process_time() - started)
+    return min(seconds)
 
 
 @pytest.mark.parametrize("stop", ["x" * 1000, ["x" * 1000] * 4, ["x", ""], []])
