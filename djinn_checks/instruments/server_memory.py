@@ -71,17 +71,19 @@ class MemorySeries:
         return max(self._gaps(start_s, end_s))
 
     def stalled_s(self, start_s: float, end_s: float) -> float:
-        """Return for how long within two times the machine let the server wait for a processor.
+        """Return for how long within two times the reader did not come to read: the machine let nobody run.
 
-        Either the reader did not come to read, and nobody ran: a pause of up to a tenth of a second counts as the
-        reader's own, and after its last reading it has ended. Or the server's threads were ready, and others ran.
+        A pause of up to a tenth of a second counts as the reader's own. After its last reading it has ended.
         """
         ended_s = self.t_s[-1] if self.t_s else start_s
         gaps = self._gaps(start_s, min(end_s, max(start_s, ended_s)))
-        return sum(gap - _PERIOD_S for gap in gaps if gap > _STALL_S) + self._kept_waiting_s(start_s, end_s)
+        return sum(gap - _PERIOD_S for gap in gaps if gap > _STALL_S)
 
-    def _kept_waiting_s(self, start_s: float, end_s: float) -> float:
-        """Return what the threads waited between the looks around two times."""
+    def kept_waiting_s(self, start_s: float, end_s: float) -> float:
+        """Return for how long the server's threads together were ready between two times, and others ran.
+
+        By the looks at them around these times, so up to two tenths of a second more.
+        """
         if not self.waited_s:
             return 0.0
         first, last = bisect_right(self.t_s, start_s) - 1, bisect_left(self.t_s, end_s) + _LOOKS

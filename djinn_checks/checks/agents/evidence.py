@@ -121,7 +121,11 @@ class AgentsEvidence:
         return Delay(most_s=median(delays), least_s=least - self.wake_noise_s())
 
     def _stalled_s(self, sleep: Sleep) -> float:
-        return self.memory.stalled_s(sleep.woken_s, sleep.reply.token_at_s[0]) if self.memory else 0.0
+        """Return for how long the machine kept the server from answering: nobody ran, or others did."""
+        if self.memory is None:
+            return 0.0
+        span = sleep.woken_s, sleep.reply.token_at_s[0]
+        return self.memory.stalled_s(*span) + self.memory.kept_waiting_s(*span)
 
     def wake_noise_s(self) -> float:
         """Return the largest difference of the twins' times to the first token."""

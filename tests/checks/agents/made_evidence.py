@@ -58,9 +58,11 @@ def make_evidence(**changed: Any) -> AgentsEvidence:
 
 
 def make_one_sleep(
-    memory: Callable[[float], int], *, wake_s: float = 0.1, stalls: Span = NEVER, **params: Any
+    memory: Callable[[float], int], *, wake_s: float = 0.1, stalls: Span = NEVER, waits: Span = NEVER, **params: Any
 ) -> AgentsEvidence:
     """Return the evidence of one sleep; from when to when the machine `stalls`, nothing is read.
+
+    From when to when the server `waits`, it is ready and others run.
 
     Args:
         memory: bytes at a time, which is read 50 times a second.
@@ -81,5 +83,6 @@ def make_one_sleep(
         closed_s=SETTLED_S, gone_s=GONE_S,
     )  # fmt: skip
     times = [at for at in (8 + step * 0.02 for step in range(400)) if not stalls[0] <= at < stalls[1]]
-    readings = MemorySeries("made", times, [memory(at) for at in times])
+    waited = [max(0.0, min(at, waits[1]) - waits[0]) for at in times]
+    readings = MemorySeries("made", times, [memory(at) for at in times], waited)
     return make_evidence(params=AgentsParams.create(**params), sleeper=run, memory=readings)

@@ -66,11 +66,14 @@ def test_whether_the_server_or_a_machine_that_stalled_was_late_is_left_open() ->
     assert "it took 1.08 s, of which 800 ms may be noise or the machine's own" in late.reason
     wake = judged(honest, wake_s=0.7, idle_s=1.0, stalls=(WOKEN_S + 0.1, WOKEN_S + 0.5))["woke_at_once"]
     assert wake.status is Status.INCONCLUSIVE
+    wake = judged(honest, wake_s=0.7, idle_s=1.0, waits=(WOKEN_S + 0.1, WOKEN_S + 0.5))["woke_at_once"]
+    assert wake.status is Status.INCONCLUSIVE, "others had the processor meanwhile"
 
 
 def test_a_stall_excuses_no_more_than_its_own_time() -> None:
-    rows = judged(honest, wake_s=1.2, idle_s=1.0, stalls=(WOKEN_S + 0.1, WOKEN_S + 0.5))
-    assert rows["woke_at_once"].status is Status.FAIL
+    for excuse in ("stalls", "waits"):
+        rows = judged(honest, wake_s=1.2, idle_s=1.0, **{excuse: (WOKEN_S + 0.1, WOKEN_S + 0.5)})
+        assert rows["woke_at_once"].status is Status.FAIL
 
 
 def test_a_server_without_sessions_has_none_to_close() -> None:
