@@ -1,7 +1,7 @@
 """Which files of a folder belong to which run: by the run's whole name and what a run can leave, never by a pattern.
 
 A name may hold dots, brackets and stars. No two names share a file: whatever follows `<name>.` in full is in a list,
-or is a table of samples, whose own name holds no dot.
+or is a table of samples, whose own name holds no dot, or the readings of one GPU of several, by its number.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from djinn_checks.outcome.fields import make_encodable
 
 OUTCOME = ".outcome.json"
 _ENDINGS = (OUTCOME, ".html", ".ipynb", ".params.yaml", ".log", ".samples.csv.gz", ".samples.json.gz")
-_FRAME = re.compile(r"\.samples\.[^.]+\.csv")
+_FRAME = re.compile(r"\.samples\.([^.]+\.csv|[0-9]+\.csv\.gz)")
 
 
 @dataclass(frozen=True, kw_only=True)

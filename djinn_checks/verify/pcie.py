@@ -63,7 +63,7 @@ def verify_pcie(folder: Path, name: str, outcome: Outcome, traces: Path | None) 
 
 
 def _verify_gpu(folder: Path, name: str, number: int, params: Mapping[str, Any], gpu: pcie.GpuRow) -> Iterator[Finding]:
-    file, trace = f"{name}.outcome.json", folder / f"{name}.{number}.samples.csv.gz"
+    file, trace = f"{name}.outcome.json", folder / f"{name}.samples.{number}.csv.gz"
     told = f"GPU {number}"
     if not trace.is_file():
         yield believed(file, told, f"{trace.name}, the raw readings of this GPU, is not in the folder")

@@ -24,7 +24,16 @@ from djinn_checks.suite.storage import clear
 from tests.report import samples
 from tests.whole import whole
 
-ENDINGS = ("outcome.json", "html", "ipynb", "params.yaml", "log", "samples.csv.gz", "samples.windows.csv")
+ENDINGS = (
+    "outcome.json",
+    "html",
+    "ipynb",
+    "params.yaml",
+    "log",
+    "samples.csv.gz",
+    "samples.0.csv.gz",
+    "samples.windows.csv",
+)
 NAMES = ("pcie-v1", "pcie-v1.2", "pcie-a", "pcie-[ab]", "pcie-*", "pcie-?", "pcie", "pcie.samples", "pcie.outcome.json")
 
 

@@ -60,10 +60,10 @@ def conclude_all(evidence: TogetherEvidence, facts: Facts) -> Outcome:
 
 
 def _save_traces(evidence: TogetherEvidence, path: Path) -> None:
-    """Keep the readings of each GPU beside the outcome, as `<name>.<number>.samples.csv.gz`."""
+    """Keep the readings of each GPU beside the outcome, as `<name>.samples.<number>.csv.gz`."""
     for number, gpu in enumerate(evidence.gpus):
         if gpu.evidence.series is not None:
-            save_trace(gpu.evidence.series, path.with_name(f"{path.stem}.{number}.samples.csv.gz"))
+            save_trace(gpu.evidence.series, path.with_name(f"{path.stem}.samples.{number}.csv.gz"))
 
 
 def _summarize(
