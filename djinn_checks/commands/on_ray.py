@@ -9,8 +9,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from djinn_checks.commands.running import INTERVAL_S, print_results, report_to_gate, tell_result
-from djinn_checks.report.gate.reports import Report
+from djinn_checks.commands.running import (
+    INTERVAL_S,
+    bars,
+    expect_reports,
+    name_suite,
+    print_results,
+    report_to_gate,
+    tell_result,
+)
 from djinn_checks.report.progress import Stage
 from djinn_checks.suite.cluster.fleet import Fleet, Listener
 from djinn_checks.suite.cluster.on_ray import connected
@@ -21,6 +28,7 @@ from djinn_checks.visible import make_visible
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import TaskID
 
     from djinn_checks.commands.gate import Gate
     from djinn_checks.suite.cluster.placement import Host
@@ -37,14 +45,14 @@ def run_on_ray_and_print(
     limits: Mapping[str, float | None],
     on: str,
     retries: int,
-    gate: Gate | None = None,
+    gate: Gate,
 ) -> list[Result]:
     """Run a suite on a cluster, print what comes of it, and return the results; see `run_and_print`.
 
     Args:
         on: "ray", or the address of Ray's client, "ray://<host>:<port>".
         retries: how often a check is tried again that was lost with its host.
-        gate: told of each report as it comes; None: nobody asked for one.
+        gate: told of each report as it comes.
 
     Raises:
         ParamsError: a parameter cannot be right; nothing ran.
@@ -53,11 +61,9 @@ def run_on_ray_and_print(
     from rich.console import Console
 
     jobs = read_suite(suite, only, read_given(given))
-    folder = suite.parent if suite.is_file() else suite
-    out = out or Path("reports") / folder.resolve().name
+    out = out or Path("reports") / name_suite(suite)
     console, results = Console(), []
-    if gate is not None:
-        gate.expect(Report(name=job.name, outcome=None, asked_in=str(job.params_file)) for job in jobs)
+    expect_reports(gate, jobs)
     with connected(on, _systems(jobs)) as cluster, telling_hosts(console, len(jobs)) as teller:
         for note in cluster.notes:
             teller.say(f"djinn-checks: {note}")
@@ -72,8 +78,7 @@ def run_on_ray_and_print(
         )
         for result in fleet.run(resume=resume, part=bool(only) or suite.is_file()):
             results.append(result)
-            if gate is not None:
-                gate.add(report_to_gate(result))
+            gate.add(report_to_gate(result))
             teller.say(tell_result(result))
     print_results(console, results, out)
     return results
@@ -88,10 +93,7 @@ def _systems(jobs: Sequence[Job]) -> list[str]:
 @contextlib.contextmanager
 def telling_hosts(console: Console, total: int) -> Iterator[HostsTeller]:
     """Give what tells how far each host is: bars if the console is a terminal, else lines."""
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+    with bars(console) as (bar, say):
         tasks: dict[str, TaskID] = {}
 
         def show(key: str, text: str | None, share: float) -> None:
@@ -102,9 +104,6 @@ def telling_hosts(console: Console, total: int) -> Iterator[HostsTeller]:
             if key not in tasks:
                 tasks[key] = bar.add_task("", total=1.0)
             bar.update(tasks[key], description=make_visible(text), completed=share)
-
-        def say(line: str) -> None:
-            bar.console.print(make_visible(line), highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
         yield HostsTeller(total, show if console.is_terminal else None, say)
 

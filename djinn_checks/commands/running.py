@@ -21,6 +21,7 @@ from djinn_checks.visible import make_visible
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
     from djinn_checks.commands.gate import Gate
     from djinn_checks.suite.execution import Job
@@ -40,9 +41,9 @@ def run_and_print(
     given: Sequence[str],
     resume: bool,
     limits: Mapping[str, float | None],
+    gate: Gate,
     shard: str | None = None,
     gpus: int = 0,
-    gate: Gate | None = None,
 ) -> list[Result]:
     """Run a suite, print what comes of it, and return the results.
 
@@ -52,9 +53,9 @@ def run_and_print(
         only: names of checks and files.
         given: `name=value`, in place of what the files say.
         limits: of time, in seconds; None: the suite's own.
+        gate: told of each report as it comes.
         shard: `i/n`, the part of the jobs that is run; None: all of them.
         gpus: how many GPUs the jobs will see; 0: all of the host.
-        gate: told of each report as it comes; None: nobody asked for one.
 
     Raises:
         ParamsError: a parameter cannot be right; nothing ran.
@@ -63,18 +64,17 @@ def run_and_print(
     from rich.console import Console
 
     jobs = read_suite(suite, only, read_given(given))
-    folder = suite.parent if suite.is_file() else suite
-    out = out or Path("reports") / folder.resolve().name
+    suite_name = name_suite(suite)
+    out = out or Path("reports") / suite_name
     console, results = Console(), []
     refuse_other_devices([job.resolved.get("device") for job in jobs], gpus)
     split = None
     if shard is not None:
-        jobs, split = choose_shard(folder.resolve().name, jobs, read_shard(shard))
+        jobs, split = choose_shard(suite_name, jobs, read_shard(shard))
         said = f"shard {shard} of {split.suite}: {len(jobs)} of {len(split.jobs)} checks"
         console.print(make_visible(said), highlight=False, markup=False)
     _warn_of_large(console, jobs)
-    if gate is not None:
-        gate.expect(Report(name=job.name, outcome=None, asked_in=str(job.params_file)) for job in jobs)
+    expect_reports(gate, jobs)
     with telling(console, len(jobs)) as teller:
         for result in run_suite(
             jobs,
@@ -87,8 +87,7 @@ def run_and_print(
             on_progress=teller.tell,
         ):
             results.append(result)
-            if gate is not None:
-                gate.add(report_to_gate(result))
+            gate.add(report_to_gate(result))
             teller.end(tell_result(result))
     print_results(console, results, out)
     return results
@@ -104,19 +103,27 @@ def _warn_of_large(console: Console, jobs: Sequence[Job]) -> None:
 
 
 @contextlib.contextmanager
-def telling(console: Console, total: int) -> Iterator[Teller]:
-    """Give what tells how far a suite is: a bar if the console is a terminal, else lines."""
+def bars(console: Console) -> Iterator[tuple[Progress, Callable[[str], None]]]:
+    """Give what draws bars, where the console is a terminal, and what prints a line that stays above them."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+
+        def say(line: str) -> None:
+            bar.console.print(make_visible(line), highlight=False, markup=False, soft_wrap=not console.is_terminal)
+
+        yield bar, say
+
+
+@contextlib.contextmanager
+def telling(console: Console, total: int) -> Iterator[Teller]:
+    """Give what tells how far a suite is: a bar if the console is a terminal, else lines."""
+    with bars(console) as (bar, say):
         task = bar.add_task("", total=1.0)
 
         def show(text: str, share: float) -> None:
             bar.update(task, description=make_visible(text), completed=share)
-
-        def say(line: str) -> None:
-            bar.console.print(make_visible(line), highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
         yield Teller(total, show if console.is_terminal else None, say)
 
@@ -166,6 +173,16 @@ class Teller:
 
     def _place(self, job: Job) -> str:
         return f"{job.name} ({self._number} of {self._total})"
+
+
+def name_suite(suite: Path) -> str:
+    """Return the name of a suite: its folder's, also where one of its files was asked for."""
+    return (suite.parent if suite.is_file() else suite).resolve().name
+
+
+def expect_reports(gate: Gate, jobs: Sequence[Job]) -> None:
+    """Tell a gate which reports there will be."""
+    gate.expect(Report(name=job.name, outcome=None, asked_in=str(job.params_file)) for job in jobs)
 
 
 def report_to_gate(result: Result) -> Report:

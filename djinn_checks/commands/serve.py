@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from djinn_checks.loading import uncollected
 from djinn_checks.server.arguments import add_serve_arguments
-from djinn_checks.server.descriptors import raise_limit
 from djinn_checks.server.listening import listen
 from djinn_checks.server.options import ServeOptions
 
@@ -25,7 +24,6 @@ def add_serve(commands: Commands) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     chosen = ServeOptions(**{name: value for name, value in vars(options).items() if name != "command"})
-    raise_limit()
     bound = listen(chosen)  # importing what serves takes seconds: whatever can be refused is refused before
     with uncollected():
         from djinn_checks.server.serve import serve
