@@ -33,6 +33,9 @@ _COPIES_A_ROUND = 4
 _SETTLE_S = 0.03
 """Time left before and after a known copy, so that a reading of the counters lies on either side."""
 _ENOUGH_READINGS = 20
+_TRIES = 3
+"""Known copies are made again where a hole lies in the readings: whoever pins memory meanwhile keeps them waiting."""
+_LATE_S = 2.0
 _IDLE_SHARE = 0.01
 """Of a copy's rate: less was received before it, so the link was at rest and only the readings moved bytes."""
 _NO_READING = "calibration: the counters have no reading for the time of the known copy"
@@ -221,11 +224,31 @@ def calibrate(
     Raises:
         InstrumentError: the counters gave no evidence while the copies ran.
     """
-    idle, spans, payload_bytes = copy_known(device, nbytes=nbytes, copies=copies)
-    series = sampler.read()
-    if series is None:
+    if sampler.source is None:
         raise InstrumentError(_NO_READING)
+    for _ in range(_TRIES):
+        idle, spans, payload_bytes = copy_known(device, nbytes=nbytes, copies=copies)
+        series = _read_past(sampler, spans[-1][1])
+        if is_counted(series, idle, spans):
+            break
     return calibrate_by_spans(series, idle, spans, payload_bytes)
+
+
+def is_counted(series: CounterSeries, idle: Span, copies: Sequence[Span]) -> bool:
+    """Return whether the counters were read all the time in which a calibration rested and copied."""
+    return all(series.bytes_between(*span) is not None for span in (idle, *copies))
+
+
+def _read_past(sampler: CounterSampler, end_s: float) -> CounterSeries:
+    """Wait for a reading behind an instant, for as long as readings were ever seen to be kept waiting, and longer."""
+    deadline = time.monotonic() + _LATE_S
+    while True:
+        series = sampler.read()
+        if series is None:
+            raise InstrumentError(_NO_READING)
+        if (len(series.t_s) and series.t_s[-1] >= end_s) or time.monotonic() > deadline or not sampler.alive:
+            return series
+        time.sleep(_SETTLE_S)
 
 
 def copy_known(device: torch.device, *, nbytes: int = 512 * MIB, copies: int = 16) -> tuple[Span, list[Span], int]:
@@ -246,7 +269,7 @@ def calibrate_by_spans(series: CounterSeries, idle: Span, copies: Sequence[Span]
         InstrumentError: the counters have no evidence for one of these times, or saw no copy.
     """
     idle_bytes = series.bytes_between(*idle)
-    if idle_bytes is None or any(series.bytes_between(*span) is None for span in copies):
+    if idle_bytes is None or not is_counted(series, idle, copies):
         raise InstrumentError(_NO_READING)
     idle_rate = idle_bytes / (idle[1] - idle[0])
     ruler = weigh_ruler(series, *idle)

@@ -82,7 +82,13 @@ class StreamWorker:
         """Open the system, then decode alone and together as it is told, and return the run that was judged."""
         with reproducible_attention():
             run = run_decode_loop(
-                self._system, self._params, self._device, no_progress, known=self._known, enter=self._enter
+                self._system,
+                self._params,
+                self._device,
+                no_progress,
+                known=self._known,
+                enter=self._enter,
+                leave=self._leave,
             )
         return dataclasses.asdict(run)
 
@@ -98,6 +104,11 @@ class StreamWorker:
                 passes += 1
             told = self.meet({"start_s": start, "end_s": time.monotonic(), "passes": passes})
         time.sleep(max(0.0, told["at_s"] - time.monotonic()))
+
+    def _leave(self) -> None:
+        """Hold the memory until all have decoded: whoever releases it keeps the readings of the others waiting."""
+        if self.meet is not None:
+            self.meet("decoded")
 
 
 def open_link(params: dict[str, Any], device: str) -> StreamWorker:

@@ -25,13 +25,14 @@ from djinn_checks.errors import InstrumentError, ParamsError, SystemUnavailableE
 from djinn_checks.instruments.counters import CounterSeries
 from djinn_checks.instruments.entropy import EntropyFloor
 from djinn_checks.instruments.gpus import choose_gpus, find_gpus
-from djinn_checks.instruments.link_ceiling import Calibration, Ceiling, calibrate_by_spans
+from djinn_checks.instruments.link_ceiling import Calibration, Ceiling, calibrate_by_spans, is_counted
 from djinn_checks.instruments.many_counters import ManyCounters
 from djinn_checks.params import PcieParams
 
 _OPENER = "djinn_checks.checks.pcie.stream_worker:open_link"
 _READY_S, _OPEN_S, _PATIENCE_S = 400.0, 300.0, 60.0
 _AHEAD_S = 0.2
+_TRIES, _LATE_S = 3, 2.0
 _PINNED_S = 3.0
 """Until each has pinned and filled what it measures its ceiling with."""
 _ALONE_S = 3.0
@@ -156,7 +157,7 @@ class _Run:
             )
         fleet.gather(_READY_S)
         self._progress("links", 0, 1)
-        known = {name: self._one(name, "copy_known") for name in names} if self._counters else {}
+        known = {name: self._known(number, name) for number, name in enumerate(names)} if self._counters else {}
         alone = {name: self._ceilings(name) for name in names}
         before = self._all_at_once()
         self._progress("open", 0, 1)
@@ -166,7 +167,10 @@ class _Run:
         self._progress("decode", 0, 1)
         at_s = time.monotonic() + _AHEAD_S
         limit = self._params.duration_s * 2 + _PATIENCE_S
-        runs = fleet.run({name: {"at_s": at_s} for name in fleet.names}, limit, "decoding")
+        fleet.run({name: {"at_s": at_s} for name in fleet.names}, limit, "decoding")
+        if self._counters:
+            self._counters.await_readings(_LATE_S)
+        runs = fleet.run(dict.fromkeys(fleet.names, {"do": "release"}), _PATIENCE_S, "releasing its system")
         after = self._all_at_once()
         time.sleep(0.05)
         gpus = [
@@ -189,6 +193,19 @@ class _Run:
     def _one(self, name: str, do: str, **values: Any) -> Any:
         done = self._fleet.run({name: {"do": do, **values}}, _PATIENCE_S, do)
         return done[name]["found"] if name in done else None
+
+    def _known(self, number: int, name: str) -> dict[str, Any] | None:
+        """Have a GPU copy known bytes, again where a hole lies in the readings of that time."""
+        found = None
+        for _ in range(_TRIES):
+            found = self._one(name, "copy_known")
+            if found is None or self._counters is None:
+                break
+            self._counters.await_readings(_LATE_S)
+            series = self._counters.read()[number]
+            if series is None or is_counted(series, found["idle"], found["spans"]):
+                break
+        return found
 
     def _ceilings(self, name: str) -> tuple[Ceiling, ...]:
         ways = ("h2d", "d2h", "both") if self._counters else ("h2d",)

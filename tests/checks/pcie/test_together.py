@@ -139,7 +139,7 @@ class ToldFleet:
             return {"start_s": 1.0, "end_s": 2.0, "passes": 5}
         run = make_evidence().run
         assert run is not None
-        return asdict(replace(run, witnessed_bytes=run.predicted_bytes)) if command.keys() == {"at_s"} else "warm"
+        return asdict(replace(run, witnessed_bytes=run.predicted_bytes)) if command.get("do") == "release" else "warm"
 
 
 def test_all_are_told_the_same_in_the_same_order() -> None:
@@ -147,7 +147,7 @@ def test_all_are_told_the_same_in_the_same_order() -> None:
     fleet: Any = ToldFleet()
     evidence = together._Run(params, find_streams(params), fleet, None, lambda *_: None).run()
     assert list(fleet.told) == ["stand-in-0", "stand-in-1", "stand-in-2"]
-    in_order = ["measure_ceiling", "measure_ceiling at", "decode", "alone", "at", "measure_ceiling at"]
+    in_order = ["measure_ceiling", "measure_ceiling at", "decode", "alone", "at", "release", "measure_ceiling at"]
     assert all(told == in_order for told in fleet.told.values())
     assert evidence.overlap == 1.0
     assert [gpu.rate for gpu in evidence.gpus] == [pytest.approx(49.75e9)] * 3
@@ -161,15 +161,18 @@ def test_a_process_measures_opens_and_decodes_when_it_is_told() -> None:
                                warmup_passes=1)  # fmt: skip
     worker = open_link(params.model_dump(), "cpu")
     said = []
-    told = iter([{"alone_for_s": 0.05}, {"at_s": 0.0}])
+    told = iter([{"alone_for_s": 0.05}, {"at_s": 0.0}, {"do": "release"}])
 
     def meet(found: Any) -> dict[str, Any]:
         said.append(found)
+        if found == "decoded":
+            assert worker._system.claimed_bytes() is not None  # it still holds its ring
         return next(told)
 
     worker.meet = meet
     run = worker.decode()
     assert said[0] == "warm"
+    assert said[2] == "decoded"
     assert said[1]["passes"] >= 1
     assert said[1]["end_s"] <= run["start_s"]
     assert run["claimed_bytes"] == run["predicted_bytes"] * len(run["pass_ends_s"])
