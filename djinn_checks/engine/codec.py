@@ -42,12 +42,17 @@ class Codec(Protocol):
         """
         ...
 
-    def decoder(self, encoded: Tensor, plain: Tensor, dtype: torch.dtype) -> Decode:
-        """Prepare to decode, time and again, what will then lie in `encoded` into `plain`.
+    def decoder(self, encoded: Tensor, plain: Tensor, dtype: torch.dtype, *, landed: Tensor | None = None) -> Decode:
+        """Prepare to decode, time and again. It may wait for the device; what it returns does not.
 
         Args:
-            encoded: 1-d uint8, exactly as long as what `encode` returned, at a multiple of 512.
+            encoded: what `encode` returned, on any device.
             plain, dtype: as they were given to `encode`.
+            landed: where the same bytes will lie at each decode, on the codec's device at a multiple of 16; None:
+                in `encoded` itself.
+
+        Raises:
+            CodecError: these bytes are not of this codec.
         """
         ...
 

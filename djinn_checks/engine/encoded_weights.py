@@ -145,10 +145,11 @@ class EncodedWeights:
             landed: where it lands, 1-d uint8, as long as it travels; None if it stays on the device.
         """
         encoded = self[segment]
-        source = encoded.data if landed is None else landed
         if encoded.is_plain:
-            return partial(_copy, place, source)
-        return self._codec.decoder(source[: encoded.length], place, self._cut.segments[segment].dtype)
+            return partial(_copy, place, encoded.data if landed is None else landed)
+        length, dtype = encoded.length, self._cut.segments[segment].dtype
+        at = None if landed is None else landed[:length]
+        return self._codec.decoder(encoded.data[:length], place, dtype, landed=at)
 
     def fill(self, segments: Iterable[int], places: Mapping[int, Tensor]) -> None:
         """Put segments that stay where they are used; let go of one that was encoded to see how short it becomes."""

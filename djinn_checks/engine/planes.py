@@ -33,8 +33,9 @@ class PlanesCodec:
         lengths = torch.tensor([_KEPT if kept else block.numel() for block, kept in blocks], dtype=_HEADER)
         return torch.cat([lengths.view(torch.uint8), *(block for block, _ in blocks)])
 
-    def decoder(self, encoded: Tensor, plain: Tensor, dtype: torch.dtype) -> Decode:
-        return lambda: _inflate(encoded, plain, dtype)
+    def decoder(self, encoded: Tensor, plain: Tensor, dtype: torch.dtype, *, landed: Tensor | None = None) -> Decode:
+        source = encoded if landed is None else landed
+        return lambda: _inflate(source, plain, dtype)
 
 
 def _planes(plain: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:

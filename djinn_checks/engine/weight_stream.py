@@ -182,7 +182,8 @@ class WeightStream:
         zone = self._memory[plan.resident_bytes + plan.ring_bytes :]
         landings = [zone[step.offset :][: step.nbytes] if step is not None else None for step in plan.landings]
         sums = [self._encoded[load.segment].checksum for load in loads]
-        self._proof = open_proof(places, sums) if carriage.verify else None
+        segments = [self.cut.segments[load.segment] for load in loads]
+        self._proof = open_proof(segments, places, sums) if carriage.verify else None
         decoders = [
             _proven(self._encoded.decoder(load.segment, places[slot], landed=landings[slot]), self._proof, slot)
             for slot, load in enumerate(loads)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib
 import zlib
 from types import SimpleNamespace
@@ -119,74 +121,116 @@ def test_without_nvcomp_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 class MadeLibrary:
-    """nvCOMP's Python interface over memory of the host: it encodes with zlib and notes how it is used."""
+    """nvCOMP's batched C interface over memory of the host: it deflates, and notes how it is used."""
 
     def __init__(self) -> None:
-        self.codecs: list[MadeLibrary.Codec] = []
-        self.wrapped = 0
-        library = self
+        self.types: list[tuple[str, int]] = []
+        self.decodes = 0
 
-        class Codec(MadeLibrary._Codec):
-            def __init__(self, **settings: Any) -> None:
-                super().__init__(settings)
-                library.codecs.append(self)
+    def nvcompBatchedANSCompressGetMaxOutputChunkSize(self, chunk: Any, options: Any, found: Any) -> int:
+        found._obj.value = chunk.value + 100
+        return 0
 
-        self.Codec = Codec
+    def nvcompBatchedANSCompressGetTempSize(
+        self, count: Any, chunk: Any, options: Any, found: Any, total: Any, stream: Any
+    ) -> int:
+        found._obj.value = 8
+        return 0
 
-    def as_array(self, memory: Tensor, cuda_stream: int = 0) -> Tensor:
-        assert cuda_stream == 4711
-        self.wrapped += 1
-        return memory
+    def nvcompBatchedANSDecompressGetTempSize(
+        self, count: Any, chunk: Any, options: Any, found: Any, total: Any, stream: Any
+    ) -> int:
+        found._obj.value = 0
+        return 0
 
-    class _Codec:
-        def __init__(self, settings: dict[str, Any]) -> None:
-            self.settings = settings
+    def nvcompBatchedANSCompressAsync(
+        self, sources: Any, sizes: Any, largest: Any, count: Any, temp: Any, temp_bytes: Any, outs: Any, lengths: Any,
+        options: Any, said: Any, stream: Any
+    ) -> int:  # fmt: skip
+        assert stream.value == 4711
+        self.types.append(("encode", options.data_type))
+        for chunk, (source, size, out) in enumerate(zip(*(numbers(at, count) for at in (sources, sizes, outs)))):
+            assert out % 16 == 0
+            found = zlib.compress(ctypes.string_at(source, size))
+            ctypes.memmove(out, found, len(found))
+            ctypes.c_int64.from_address(lengths.value + 8 * chunk).value = len(found)
+        return 0
 
-        def compression_config(self, nbytes: int) -> tuple[Any, ...]:
-            assert isinstance(nbytes, int)
-            return ("encode", self, nbytes)
+    def nvcompBatchedANSDecompressAsync(
+        self, sources: Any, lengths: Any, sizes: Any, came: Any, count: Any, temp: Any, temp_bytes: Any, places: Any,
+        options: Any, said: Any, stream: Any
+    ) -> int:  # fmt: skip
+        assert stream.value == 4711
+        self.types.append(("decode", options.data_type))
+        self.decodes += 1
+        for source, length, size, place in zip(*(numbers(at, count) for at in (sources, lengths, sizes, places))):
+            assert source % 16 == 0
+            found = zlib.decompress(ctypes.string_at(source, length))
+            assert len(found) == size
+            ctypes.memmove(place, found, size)
+        return 0
 
-        def decompression_config(self, made_from: tuple[Any, ...]) -> tuple[Any, ...]:
-            assert isinstance(made_from, tuple), "made from encoded bytes: that waits for the device"
-            return ("decode", *made_from[1:])
 
-        def encode(self, plain: Tensor, compression_config: Any) -> Tensor:
-            assert compression_config == ("encode", self, plain.numel())
-            return torch.frombuffer(bytearray(zlib.compress(plain.numpy().tobytes())), dtype=torch.uint8)
-
-        def decode(self, encoded: Tensor, out: Tensor, decompression_config: Any = None) -> None:
-            assert decompression_config == ("decode", self, out.numel()), "without a configuration a decode waits"
-            out.copy_(torch.frombuffer(bytearray(zlib.decompress(encoded.numpy().tobytes())), dtype=torch.uint8))
+def numbers(at: Any, count: Any) -> list[int]:
+    return list((ctypes.c_int64 * count.value).from_address(at.value))
 
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> MadeLibrary:
     made = MadeLibrary()
     stream = SimpleNamespace(cuda_stream=4711, wait_stream=lambda other: None, synchronize=lambda: None)
-    monkeypatch.setattr(importlib, "import_module", lambda name: made)
+    package = SimpleNamespace(load_library=lambda: made, __version__="6.0")
+    monkeypatch.setattr(importlib, "import_module", lambda name: package)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     return made
 
 
-def test_what_nvcomp_encoded_is_decoded_by_the_same_codec_with_a_configuration_made_from_a_size(
-    library: MadeLibrary,
+@pytest.mark.parametrize("nbytes", [512, MIB, 2 * MIB + 512])
+def test_what_nvcomp_encoded_in_chunks_is_decoded_from_where_it_landed_by_one_call(
+    library: MadeLibrary, nbytes: int
 ) -> None:
     codec = AnsCodec(CPU)
-    for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.int8):
-        plain = normal(1 << 10, dtype)
+    for dtype, kind in ((torch.bfloat16, 10), (torch.float16, 10), (torch.float32, 11), (torch.int8, 0)):
+        plain = normal(nbytes // dtype.itemsize, dtype)
+        assert plain.numel() == nbytes
         encoded = codec.encode(plain, dtype)
-        again = torch.zeros_like(plain)
-        decode = codec.decoder(encoded, again, dtype)
-        wrapped = library.wrapped
+        landed, again = torch.zeros_like(encoded), torch.zeros_like(plain)
+        decode = codec.decoder(encoded, again, dtype, landed=landed)
+        landed.copy_(encoded)
+        library.decodes = 0
         decode()
-        decode()
-        assert library.wrapped == wrapped, "memory is wrapped once, not in every pass"
+        assert library.decodes == 1
         assert torch.equal(again, plain)
-    kinds = [made.settings["data_type"] for made in library.codecs]
-    assert kinds == ["<f2", "<f4", "|u1"]
-    for made in library.codecs:
-        assert made.settings["algorithm"] == "ANS"
-        assert made.settings["cuda_stream"] == 4711
-        assert made.settings["uncomp_chunk_size"] == MIB
+        assert library.types[-2:] == [("encode", kind), ("decode", kind)]
+        here = torch.zeros_like(plain)
+        codec.decoder(encoded, here, dtype)()
+        assert torch.equal(here, plain)
+
+
+def test_a_table_that_lands_otherwise_is_not_followed_and_bytes_without_one_are_refused(library: MadeLibrary) -> None:
+    codec = AnsCodec(CPU)
+    plain = normal(2 * MIB, torch.bfloat16)
+    encoded, again = codec.encode(plain, torch.bfloat16), torch.zeros_like(plain)
+    landed = encoded.clone()
+    decode = codec.decoder(encoded, again, torch.bfloat16, landed=landed)
+    landed[:16] = 255
+    decode()
+    assert torch.equal(again, plain), "where chunks lie and how long they are is known from before"
+    for wrong in (landed, encoded[:-16], torch.zeros_like(encoded), encoded[:8]):
+        with pytest.raises(CodecError, match="are not what it encoded 4,194,304 bytes to"):
+            codec.decoder(wrong, again, torch.bfloat16)
+
+
+def test_a_library_that_refuses_or_is_not_for_this_machine_is_named(
+    library: MadeLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = AnsCodec(CPU)
+    monkeypatch.setattr(library, "nvcompBatchedANSCompressAsync", lambda *_: 11, raising=False)
+    with pytest.raises(CodecError, match="nvcompBatchedANSCompressAsync of nvCOMP answered with status 11"):
+        codec.encode(normal(256, torch.bfloat16), torch.bfloat16)
+    package = SimpleNamespace(load_library=lambda: None)
+    monkeypatch.setattr(importlib, "import_module", lambda name: package)
+    with pytest.raises(SystemNotInstalledError, match="no library for this machine"):
+        AnsCodec(CPU)

@@ -23,7 +23,7 @@ from djinn_checks.engine.hooks import RingBufferHooks, install_ring_buffer_hooks
 from djinn_checks.engine.link import HostLink
 from djinn_checks.engine.plan import Plan
 from djinn_checks.engine.planes import PlanesCodec
-from djinn_checks.engine.proof import CudaProof, HostProof
+from djinn_checks.engine.proof import CudaProof, HostProof, words_between_nans
 from djinn_checks.engine.residency import plan_residency
 from djinn_checks.engine.ring_buffer import WeightRingBuffer
 from djinn_checks.engine.segments import Cut, cut_model
@@ -325,8 +325,10 @@ def test_a_decode_that_fails_surfaces_in_the_forward_that_needed_it_and_the_next
     class FailsOnce(PlanesCodec):
         left = 0
 
-        def decoder(self, encoded: Tensor, plain: Tensor, dtype: torch.dtype) -> Decode:
-            whole = super().decoder(encoded, plain, dtype)
+        def decoder(
+            self, encoded: Tensor, plain: Tensor, dtype: torch.dtype, *, landed: Tensor | None = None
+        ) -> Decode:
+            whole = super().decoder(encoded, plain, dtype, landed=landed)
 
             def decode() -> None:
                 if FailsOnce.left:
@@ -390,9 +392,11 @@ def test_whichever_of_link_decoder_and_computation_is_the_slowest_the_logits_are
             super().run(slot, lambda: (time.sleep(SLOW_S * (slot % 2)), work()), after=after)
 
     class SlowCodec(PlanesCodec):
-        def decoder(self, encoded: Tensor, plain: Tensor, dtype: torch.dtype) -> Decode:
-            whole = super().decoder(encoded, plain, dtype)
-            return lambda: (time.sleep(SLOW_S * (encoded.data_ptr() // 512 % 3)), whole())[1]
+        def decoder(
+            self, encoded: Tensor, plain: Tensor, dtype: torch.dtype, *, landed: Tensor | None = None
+        ) -> Decode:
+            whole = super().decoder(encoded, plain, dtype, landed=landed)
+            return lambda: (time.sleep(SLOW_S * (plain.data_ptr() // 512 % 3)), whole())[1]
 
     def rest(*_: Any) -> None:
         time.sleep(SLOW_S)
@@ -440,7 +444,7 @@ def test_a_codec_that_loses_a_bit_is_refused_when_it_encodes() -> None:
 def test_the_proof_for_a_gpu_puts_nans_all_over_a_wrong_place_and_tells_which() -> None:
     places = [torch.randn(4 * 256).to(torch.bfloat16).view(torch.uint8) for _ in range(3)]
     sums = [int(place.view(torch.int64).sum()) for place in places]
-    proof, before = CudaProof(places, sums), [place.clone() for place in places]
+    proof, before = CudaProof(places, sums, [128] * 3), [place.clone() for place in places]
     for slot in range(3):
         proof.prove(slot)
     assert proof.known_wrong() is None
@@ -454,6 +458,27 @@ def test_the_proof_for_a_gpu_puts_nans_all_over_a_wrong_place_and_tells_which() 
         assert places[1][: 2 * dtype.itemsize].view(dtype).isnan().any()
     with pytest.raises(CodecError, match="expected"):
         HostProof(places, sums).prove(1)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_nans_in_any_one_block_or_head_leave_no_logit_a_number(name: str) -> None:
+    """As few as the proof for a GPU writes into a wrong place."""
+    model = build(name, torch.float32)
+    cut = cut_model(model)
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    for segment in cut.segments:
+        tokens = prompt(9)
+        held = {tensor.names[0]: weights[tensor.names[0]].detach().clone() for tensor in segment.tensors}
+        place = torch.zeros(segment.nbytes, dtype=torch.uint8)
+        segment.read(place, weights)
+        place.view(torch.int32)[:: words_between_nans(segment)] = -1
+        with torch.no_grad():
+            for tensor in segment.tensors:
+                weights[tensor.names[0]].copy_(tensor.view(place))
+            found = logits(model, tokens)
+            for key, value in held.items():
+                weights[key].copy_(value)
+        assert found.isnan().all(), segment.name
 
 
 def test_what_is_encoded_lies_in_exactly_the_host_memory_that_it_needs() -> None:
