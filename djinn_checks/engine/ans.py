@@ -198,8 +198,8 @@ def _read_table(encoded: Tensor, count: int, plain_bytes: int) -> tuple[list[int
     starts, end = _lay_out(table) if whole else ([], -1)
     if end != encoded.numel():
         raise CodecError(
-            f"codec 'ans': {encoded.numel():,} bytes are not what it encoded {plain_bytes:,} bytes to: expected a table "
-            f"of {count:,} chunks and these behind it; encode them again"
+            f"codec 'ans': {encoded.numel():,} bytes are not what it encoded {plain_bytes:,} bytes to: expected a "
+            f"table of {count:,} chunks and these behind it; encode them again"
         )
     return starts, table.tolist()
 

@@ -4,10 +4,9 @@ The proof is the sum of a place's 64-bit words, against the sum that was taken b
 that flips in the encoded bytes changes what is decoded from there on, so it changes the sum but for one chance in
 2^64; a single word that differs changes it for certain. Words that change places with each other do not show.
 
-A CPU raises in the forward that needed the bytes. On CUDA the host does not wait to hear of it: the place gets NaNs, so
-that nothing computed from it can pass for a result, and the error is raised as soon as the host gets to know, in the
-next forward at the latest. A block needs few of them: what it gives is mixed over all channels by what comes behind it.
-What stands outside the blocks, a head say, gets one in each row of its matrices.
+A CPU raises in the forward that needed the bytes. On CUDA the host does not wait to hear of it: the place gets NaNs all
+over, so that nothing computed from it can pass for a result, and the error is raised as soon as the host gets to know,
+in the next forward at the latest.
 """
 
 from __future__ import annotations
@@ -22,11 +21,8 @@ from djinn_checks.engine.codec import checksum
 from djinn_checks.engine.segments import Segment
 from djinn_checks.errors import CodecError
 
-_ROW_WORDS = 128
-"""32-bit words between two NaNs where there are no matrices."""
-_BLOCK_WORDS, _IN_A_BLOCK = 16_384, 256
-"""In a block: one in 64 KiB, and in a small one about as many as the second number. Each word costs, whether anything
-is wrong or not: one in 512 bytes of all that a 7B model streams had an H200 read 4.5 % more over the link."""
+_EVERY = 128
+"""Every so many 32-bit words of a wrong place become NaNs: at least one in a row of 256 values of two bytes."""
 
 
 class Proof(Protocol):
@@ -94,9 +90,6 @@ def open_proof(segments: Sequence[Segment], places: Sequence[Tensor], sums: Sequ
 
 
 def words_between_nans(segment: Segment) -> int:
-    """Return how many 32-bit words lie from one NaN to the next in a wrong place."""
-    words = segment.nbytes // 4
-    if segment.is_block:
-        return max(1, min(_BLOCK_WORDS, words // _IN_A_BLOCK))
-    rows = [tensor.shape[-1] * tensor.dtype.itemsize // 4 for tensor in segment.tensors if len(tensor.shape) > 1]
-    return max(1, min(rows, default=_ROW_WORDS))
+    """Return how many 32-bit words lie from one NaN to the next in a wrong place: each row of a matrix gets one."""
+    rows = (tensor.shape[-1] * tensor.dtype.itemsize // 4 for tensor in segment.tensors if len(tensor.shape) > 1)
+    return max(1, min((_EVERY, *rows)))

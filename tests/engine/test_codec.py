@@ -127,43 +127,47 @@ class MadeLibrary:
         self.types: list[tuple[str, int]] = []
         self.decodes = 0
 
-    def nvcompBatchedANSCompressGetMaxOutputChunkSize(self, chunk: Any, options: Any, found: Any) -> int:
+    def nvcompBatchedANSCompressGetMaxOutputChunkSize(self, chunk: Any, options: Any, found: Any) -> int:  # noqa: N802
         found._obj.value = chunk.value + 100
         return 0
 
-    def nvcompBatchedANSCompressGetTempSize(
+    def nvcompBatchedANSCompressGetTempSize(  # noqa: N802
         self, count: Any, chunk: Any, options: Any, found: Any, total: Any, stream: Any
     ) -> int:
         found._obj.value = 8
         return 0
 
-    def nvcompBatchedANSDecompressGetTempSize(
+    def nvcompBatchedANSDecompressGetTempSize(  # noqa: N802
         self, count: Any, chunk: Any, options: Any, found: Any, total: Any, stream: Any
     ) -> int:
         found._obj.value = 0
         return 0
 
-    def nvcompBatchedANSCompressAsync(
+    def nvcompBatchedANSCompressAsync(  # noqa: N802
         self, sources: Any, sizes: Any, largest: Any, count: Any, temp: Any, temp_bytes: Any, outs: Any, lengths: Any,
         options: Any, said: Any, stream: Any
     ) -> int:  # fmt: skip
         assert stream.value == 4711
         self.types.append(("encode", options.data_type))
-        for chunk, (source, size, out) in enumerate(zip(*(numbers(at, count) for at in (sources, sizes, outs)))):
+        for chunk, (source, size, out) in enumerate(
+            zip(*(numbers(at, count) for at in (sources, sizes, outs)), strict=True)
+        ):
             assert out % 16 == 0
             found = zlib.compress(ctypes.string_at(source, size))
             ctypes.memmove(out, found, len(found))
             ctypes.c_int64.from_address(lengths.value + 8 * chunk).value = len(found)
         return 0
 
-    def nvcompBatchedANSDecompressAsync(
+    def nvcompBatchedANSDecompressAsync(  # noqa: N802
         self, sources: Any, lengths: Any, sizes: Any, came: Any, count: Any, temp: Any, temp_bytes: Any, places: Any,
         options: Any, said: Any, stream: Any
     ) -> int:  # fmt: skip
         assert stream.value == 4711
         self.types.append(("decode", options.data_type))
         self.decodes += 1
-        for source, length, size, place in zip(*(numbers(at, count) for at in (sources, lengths, sizes, places))):
+        for source, length, size, place in zip(
+            *(numbers(at, count) for at in (sources, lengths, sizes, places)), strict=True
+        ):
             assert source % 16 == 0
             found = zlib.decompress(ctypes.string_at(source, length))
             assert len(found) == size

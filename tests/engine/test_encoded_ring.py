@@ -462,7 +462,7 @@ def test_the_proof_for_a_gpu_puts_nans_all_over_a_wrong_place_and_tells_which() 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_nans_in_any_one_block_or_head_leave_no_logit_a_number(name: str) -> None:
-    """As few as the proof for a GPU writes into a wrong place."""
+    """As many as the proof for a GPU writes into a wrong place."""
     model = build(name, torch.float32)
     cut = cut_model(model)
     weights = dict(model.named_parameters(remove_duplicate=False))

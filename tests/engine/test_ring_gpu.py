@@ -66,7 +66,7 @@ def peak_bytes(work: Callable[[], Any]) -> tuple[Any, int]:
 
 def needs(system_class: type[RingSystem]) -> None:
     if system_class.encodes:
-        pytest.importorskip("nvidia.nvcomp")
+        pytest.importorskip("nvidia.libnvcomp")
 
 
 @systems

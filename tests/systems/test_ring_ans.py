@@ -31,7 +31,7 @@ def test_the_pcie_check_fails_no_required_row_without_a_gpu() -> None:
 
 @pytest.mark.gpu
 def test_the_pcie_check_fails_no_required_row_on_a_gpu() -> None:
-    pytest.importorskip("nvidia.nvcomp")
+    pytest.importorskip("nvidia.libnvcomp")
     values = {"model": "random:llama-2-7b", "dtype": "bfloat16", "budget_gb": 2.2}
     params = PcieParams.create(**values, device="cuda", duration_s=3, sweep=False)
     outcome = check_pcie(params, system_factory=EncodedRingSystem)

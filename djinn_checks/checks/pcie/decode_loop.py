@@ -96,17 +96,7 @@ def run_decode_loop(
             loop.step()
         enter(loop.step)
         claimed = system.claimed_bytes()
-        ends: list[float] = []
-        held: list[int] = []
-        start = told = time.monotonic()
-        while not ends or ends[-1] - start < params.duration_s:
-            loop.step()
-            ends.append(time.monotonic())
-            if device.type == "cuda":
-                held.append(torch.cuda.memory_allocated(device))
-            if ends[-1] - told > 0.5:
-                told = ends[-1]
-                progress("decode", told - start, params.duration_s)
+        start, ends, held = _decode(loop, params.duration_s, progress)
         claimed_after = system.claimed_bytes()
         memory.look()
         beside = memory.beside_bytes()
@@ -130,6 +120,22 @@ def run_decode_loop(
     )
 
 
+def _decode(loop: _Loop, duration_s: float, progress: Progress) -> tuple[float, list[float], list[int]]:
+    """Decode for so long; return when that began, when each pass ended, and what the allocator had given out then."""
+    ends: list[float] = []
+    held: list[int] = []
+    start = told = time.monotonic()
+    while not ends or ends[-1] - start < duration_s:
+        loop.step()
+        ends.append(time.monotonic())
+        if loop.device.type == "cuda":
+            held.append(torch.cuda.memory_allocated(loop.device))
+        if ends[-1] - told > 0.5:
+            told = ends[-1]
+            progress("decode", told - start, duration_s)
+    return start, ends, held
+
+
 def _witness(loop: _Loop) -> WeightEvidence | None:
     with WeightWitness() as witness:
         loop.step()
@@ -148,7 +154,7 @@ class _Loop:
 
     def __init__(self, model: Any, device: torch.device, context_tokens: int) -> None:
         self._model = model
-        self._device = device
+        self.device = device
         self._context_tokens = context_tokens
         self._cache: dict[str, Any] = {}
         self._held = 0
@@ -167,5 +173,5 @@ class _Loop:
                 + ", ".join(CACHE_NAMES)
             )
         self._token = output.logits[:, -1:].argmax(-1)
-        if self._device.type == "cuda":
-            torch.cuda.current_stream(self._device).synchronize()
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()

@@ -170,7 +170,7 @@ class _Run:
         fleet.run({name: {"at_s": at_s} for name in fleet.names}, limit, "decoding")
         if self._counters:
             self._counters.await_readings(_LATE_S)
-        runs = fleet.run(dict.fromkeys(fleet.names, {"do": "release"}), _PATIENCE_S, "releasing its system")
+        runs = fleet.run({name: {"do": "release"} for name in fleet.names}, _PATIENCE_S, "releasing its system")
         after = self._all_at_once()
         time.sleep(0.05)
         gpus = [
