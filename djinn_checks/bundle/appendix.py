@@ -123,7 +123,8 @@ def _list(items: Iterable[tuple[str, str]]) -> str:
 def _code(told: str, lines: Sequence[str]) -> str:
     """Return a sentence and what is typed, a line each, indented as they are."""
     typed = " \\\\\n".join("\\ " * (len(line) - len(line.lstrip())) + escape_code(line.lstrip()) for line in lines)
-    return f"{escape(told)}\\par\\nobreak\n{{\\ttfamily\\footnotesize\\raggedright\\interlinepenalty=10000\\leftskip=1.2em\n{typed}\\par}}\n"
+    style = "\\ttfamily\\footnotesize\\raggedright\\interlinepenalty=10000\\leftskip=1.2em"
+    return f"{escape(told)}\\par\\nobreak\n{{{style}\n{typed}\\par}}\n"
 
 
 def _shorten(text: str, most: int) -> str:
