@@ -75,11 +75,9 @@ def verify_params(folder: Path, name: str, outcome: Outcome) -> Iterator[Finding
     yield from (_params_differ(file, name, key, asked[key], outcome.params[key]) for key in different)
     for key in asked.keys() & outcome.params.keys() - given.keys():
         if _is_other(_plain(asked[key]), outcome.params[key]):
-            told, default = f"{outcome.params[key]!r:.80}", f"{asked[key]!r:.80}"
-            yield believed(
-                file, key, f"is left out; {name}.outcome.json ran with {told}, and this version's is {default}"
-            )
-    if not different:
+            ran = f"{name}.outcome.json ran with {outcome.params[key]!r:.80}"
+            yield believed(file, key, f"is left out; {ran}, and by itself this version takes {asked[key]!r:.80}")
+    if given and not different:
         yield agrees(file, "params", f"{len(given)} that {name}.outcome.json ran with")
 
 

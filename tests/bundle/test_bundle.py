@@ -233,3 +233,15 @@ def test_a_bundle_is_the_same_bytes_whenever_it_is_made(tmp_path: Path) -> None:
         os.utime(tmp_path / "suite" / "logits.outcome.json", (10**9, 10**9))
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
     assert read(tmp_path / "one.zip")["LICENSE"] == b"a licence of one's own"
+
+
+def test_a_zip_within_the_folder_that_it_packs_and_a_licence_that_is_not_there_are_refused(tmp_path: Path) -> None:
+    suite = tmp_path / "suite"
+    whole().save(suite / "logits.outcome.json")
+    (tmp_path / "link").symlink_to("suite")
+    for out in (suite / "out.zip", suite / "deep" / "out.zip", tmp_path / "link" / "out.zip"):
+        with pytest.raises(RunnerError, match="lies in the folder that is packed"):
+            bundle_folder(suite, out, scrub=False)
+    with pytest.raises(RunnerError, match="choose another with --licence"):
+        bundle_folder(suite, tmp_path / "out.zip", scrub=False, licence=tmp_path / "none")
+    assert sorted(file.name for file in suite.iterdir()) == ["logits.outcome.json"]

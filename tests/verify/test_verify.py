@@ -338,6 +338,12 @@ def test_lines_that_end_otherwise_in_samples_are_told_from_lines_that_are_missin
     assert told(verify(tmp_path)) == ""
 
 
+def test_a_folder_of_recordings_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole().save(tmp_path / f"logits{OUTCOME}")
+    assert main(["verify", str(tmp_path), "--no-pages", "--traces", str(tmp_path / "none")]) == 2
+    assert "expected a folder of recordings" in capsys.readouterr().err
+
+
 def test_shards_that_cannot_be_read_or_left_nothing_are_named(tmp_path: Path) -> None:
     whole().save(tmp_path / f"logits@node-1{OUTCOME}")
     jobs = (("logits", 1), ("other", 2))
