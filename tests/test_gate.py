@@ -238,7 +238,7 @@ def test_streams_are_as_they_were_afterwards(monkeypatch: pytest.MonkeyPatch) ->
 def test_files_of_a_gate_that_cannot_be_are_said_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    suite, out = finished(tmp_path, a=Status.PASS)
+    _, out = finished(tmp_path, a=Status.PASS)
     one = str(tmp_path / "one")
     assert main(["results", str(out), "--junit", one, "--summary", f"{tmp_path}/./one"]) == 2
     assert f"--junit and --summary: both are {one}" in capsys.readouterr().err

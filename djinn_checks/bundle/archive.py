@@ -68,9 +68,7 @@ def bundle_folder(
     if odd:
         raise RunnerError(f"{folder}: {odd[0]} is a link or a special file, which no archive takes; remove it")
     if folder.resolve() in out.resolve().parents:
-        raise RunnerError(
-            f"{out}: lies in the folder that is packed, and would be part of it; choose another with --out"
-        )
+        raise RunnerError(f"{out}: lies in the folder that is packed; choose another with --out")
     names = Names(given=list_words(words), machine=look_around())
     try:
         with tempfile.TemporaryDirectory(prefix="djinn-checks-bundle-") as place:
