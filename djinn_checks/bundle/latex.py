@@ -96,7 +96,8 @@ def _escape(letter: str) -> str:
 
 def _accent(letter: str) -> str:
     """Return a Latin letter with its accents; nothing for any other."""
-    base, *marks = unicodedata.normalize("NFD", letter)
+    apart = unicodedata.normalize("NFD", letter)
+    base, marks = apart[0], apart[1:]
     if not (base.isascii() and base.isalpha() and all(mark in _ACCENTS for mark in marks)):
         return ""
     shown = f"\\{base}" if base in "ij" and "\u0323" not in marks else base

@@ -360,7 +360,7 @@ def test_a_page_that_no_outcome_gives_and_a_name_that_is_not_utf8_are_named(tmp_
     write_index(tmp_path)
     (tmp_path / "league.html").write_text("<p>we lead</p>")
     assert ("league.html", "page") in named(verify(tmp_path, pages=True))
-    shutil.copy(tmp_path / f"logits{OUTCOME}", os.fsencode(tmp_path) + b"/\xff" + OUTCOME.encode())
+    shutil.copy(tmp_path / f"logits{OUTCOME}", tmp_path / os.fsdecode(b"\xff" + OUTCOME.encode()))
     assert (f"\\udcff{OUTCOME}", "") in named(verify(tmp_path, pages=True), Kind.UNREADABLE)
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from djinn_checks.measurements.host import HostMeasurements, LinkRow, read
 from djinn_checks.outcome import Outcome
-from djinn_checks.report.host.names import shorten
+from djinn_checks.report.link_names import shorten
 from djinn_checks.report.plots import EQUAL, FLOOR, INK, MARK, SYSTEM, Plot, make_figure, set_title
 from djinn_checks.units import GB
 

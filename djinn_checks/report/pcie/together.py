@@ -8,7 +8,7 @@ import numpy as np
 
 from djinn_checks.measurements.pcie import GpuRow, PcieMeasurements, Windows, read
 from djinn_checks.outcome import Outcome, Status
-from djinn_checks.report.host.names import shorten
+from djinn_checks.report.link_names import shorten
 from djinn_checks.report.plots import FLOOR, INK, MARK, SYSTEM, Plot, make_figure, set_title
 from djinn_checks.report.tables import Html, render_table, status_chip
 from djinn_checks.units import GB
