@@ -37,6 +37,8 @@ _EVIDENCE = {
     "log": "log",
 }
 """Files beside a report by their endings, and what they are called."""
+_LONGEST_WHOLE = 20
+"""Letters of a name that is never broken."""
 
 
 def render_index(
@@ -171,7 +173,9 @@ def _runs(
 
 
 def _whole(words: str) -> Html:
-    """Return a short name that a narrow column does not break."""
+    """Return a name that a narrow column does not break, unless it is so long that it would take the others' room."""
+    if len(words) > _LONGEST_WHOLE:
+        return Html(escape(words))
     return Html(f'<span class="whole">{escape(words)}</span>')
 
 
