@@ -39,9 +39,16 @@ def whole(text: str) -> int:
 
 def cluster_name(text: str) -> str:
     kind, scheme, address = text.partition("://")
-    if kind != "ray" or bool(scheme) != bool(address):
+    if kind != "ray" or bool(scheme) != bool(address) or (address and not _is_address(address)):
         raise argparse.ArgumentTypeError(f"expected ray, or ray://HOST:PORT, got {text!r}")
     return text
+
+
+def _is_address(text: str) -> bool:
+    """Tell whether a text is HOST:PORT, with a port that there is."""
+    name, colon, number = text.rpartition(":")
+    is_port = number.isascii() and number.isdecimal() and len(number) <= 5 and 0 < int(number) <= _LAST_PORT
+    return bool(name and colon and is_port and not any(letter.isspace() or letter in "/@" for letter in name))
 
 
 def count(text: str) -> int:

@@ -233,3 +233,22 @@ def test_streams_are_as_they_were_afterwards(monkeypatch: pytest.MonkeyPatch) ->
         assert sys.stdout.isatty() in (True, False)
     assert (sys.stdout, sys.stderr) == before
     assert os.environ["GITHUB_ACTIONS"] == "true"
+
+
+def test_files_of_a_gate_that_cannot_be_are_said_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out = finished(tmp_path, a=Status.PASS)
+    one = str(tmp_path / "one")
+    assert main(["results", str(out), "--junit", one, "--summary", f"{tmp_path}/./one"]) == 2
+    assert f"--junit and --summary: both are {one}" in capsys.readouterr().err
+    assert not Path(one).exists()
+    assert main(["results", str(out), "--junit", "/dev/null", "--summary", "/dev/null"]) == 0
+    assert main(["results", str(out), "--junit", str(tmp_path / ("n" * 300))]) == 5
+    assert "cannot be written (File name too long)" in capsys.readouterr().err
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_fifo", refuse)  # as in a folder that may not be entered
+    assert main(["results", str(out), "--junit", str(tmp_path / "two.xml")]) == 0

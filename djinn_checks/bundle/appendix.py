@@ -7,41 +7,55 @@ results, customization. What only the authors know, as an archive's identifier, 
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from djinn_checks.bundle.latex import escape, escape_code
 from djinn_checks.outcome import Outcome, Status, worst
 from djinn_checks.units import format_bytes, format_seconds
 
-_SPECIAL = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}",
-    "\u00b5": r"\textmu{}", "\u03bc": r"\textmu{}", "\u00d7": r"\texttimes{}", "\u00b1": r"\textpm{}",
-    "\u2013": "--", "\u2014": "---", "\u2026": r"\ldots{}", "\u00b0": r"\textdegree{}", "\u2192": r"\ensuremath{\to}",
-    "\u2265": r"\ensuremath{\ge}", "\u2264": r"\ensuremath{\le}",
-    "\u2018": "`", "\u2019": "'", "\u201c": "``", "\u201d": "''",
-    "\0": "\0",
-}  # fmt: skip
-_MOST_ROWS = 12
-_LONGEST = 150
-"""Of a sentence in the table, which two pages hold twelve of."""
+_MOST_LINES = 130
+"""Of the table: the second page and what the first one has left hold as many, and the sections after it."""
+_LETTERS_OF_NAME, _LETTERS_OF_LINE = 13, 36
+"""That fit into a line of either column of the table, at the least."""
+_LONGEST, _LONGEST_NAME, _LONGEST_ITEM, _LONGEST_FACT = 150, 72, 240, 110
+"""Letters of a sentence and of a name in the table, of an item of a list, and of each thing that it lists."""
 _INSTALL = ("python -m venv .venv", ". .venv/bin/activate", "pip install .")
+_AGAIN = (
+    "mkdir params",
+    "for f in *.params.yaml; do",
+    '  cp "$f" "params/${f%.params.yaml}.yaml"',
+    "done",
+    "djinn-checks run params --out again",
+    "djinn-checks compare . again",
+)
 _PACKAGES = ("torch", "transformers", "accelerate", "numpy", "djinn-checks", "djinn_checks")
-_PREAMBLE = r"""\documentclass[10pt,twocolumn]{article}
+_PREAMBLE = r"""\documentclass[10pt]{article}
 \usepackage[T1]{fontenc}
 \usepackage[utf8]{inputenc}
 \usepackage{textcomp}
-\usepackage[a4paper,margin=18mm,columnsep=7mm]{geometry}
-\usepackage{array}
+\IfFileExists{lmodern.sty}{\usepackage{lmodern}}{}
+\usepackage[a4paper,margin=16mm]{geometry}
+\usepackage{multicol}
+\setlength{\columnsep}{7mm}
 \setlength{\parindent}{0pt}
 \setlength{\parskip}{2pt}
-\sloppy
+\setlength{\leftmargini}{1.2em}
+\setlength{\emergencystretch}{2em}
+\frenchspacing
+\raggedbottom
+\raggedcolumns
 \pagestyle{plain}
+\makeatletter
+\renewcommand{\subsection}{\@startsection{subsection}{2}{0pt}{8pt plus 2pt}{2pt}{\raggedright\normalsize\bfseries}}
+\makeatother
+\newcommand{\run}[2]{\par\noindent
+  \parbox[t]{0.29\linewidth}{\raggedright\strut #1\strut}\hfill
+  \parbox[t]{0.68\linewidth}{\raggedright\strut #2\strut}\par}
+\newcommand{\ruled}{\par\nobreak\vspace{1pt}\hrule\vspace{2pt}\nobreak}
 \begin{document}
-\small
 """
 
 
@@ -62,22 +76,23 @@ def write_appendix(outcomes: Mapping[str, Outcome], facts: Facts) -> str:
     """Return the appendix as LaTeX that pdflatex reads without further files."""
     parts = (
         _PREAMBLE,
-        r"\section*{Artifact appendix: " + escape(facts.title) + "}\n",
+        "\\section*{\\raggedright Artifact appendix: " + escape(_shorten(facts.title, _LONGEST_NAME)) + "}\n",
+        "\\begin{multicols}{2}\\small\n",
         _section("Abstract", escape(_abstract(outcomes))),
         _section("Artifact check-list (meta-information)", _list(_check_list(outcomes, facts))),
         _section("Description", _list(_describe(outcomes, facts))),
-        _section("Installation", escape("In the source of djinn-checks:") + _code(*_INSTALL)),
-        _section("Experiment workflow", _workflow(outcomes)),
+        _section("Installation", _code("In the source of djinn-checks:", _INSTALL)),
+        _section("Experiment workflow", _workflow()),
         _section("Evaluation and expected results", _results(outcomes)),
-        _section("Experiment customization", escape(_CUSTOMIZATION)),
-        _section("Notes", escape(_NOTES)),
-        "\\end{document}\n",
+        _section("Experiment customization", _mark_up(_CUSTOMIZATION)),
+        _section("Notes", _mark_up(_NOTES)),
+        "\\end{multicols}\n\\end{document}\n",
     )
     return "\n".join(parts)
 
 
 _CUSTOMIZATION = (
-    "Each run has a file of parameters beside its report, <name>.params.yaml, with the model, the budget of device "
+    "Each run has a file of parameters beside its report, `<name>.params.yaml`, with the model, the budget of device "
     "memory and every threshold. A system of one's own is checked by its name in the parameter `system`."
 )
 _NOTES = (
@@ -87,36 +102,39 @@ _NOTES = (
 )
 
 
-def escape(text: str) -> str:
-    """Return text as LaTeX shows it, in ASCII: accents are dropped, and what has no such letter is given by number."""
-    escaped = "".join(_escape(letter) for letter in unicodedata.normalize("NFC", text).replace("--", "-\0-"))
-    return escaped.replace("\0", "{}")
-
-
-def _escape(letter: str) -> str:
-    if letter in _SPECIAL:
-        return _SPECIAL[letter]  # a mark between two hyphens, which LaTeX would join, stays for the end
-    if " " <= letter <= "~":
-        return letter
-    if letter.isspace():
-        return " "
-    plain = unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode("ascii")
-    if plain and plain != letter:
-        return "".join(_SPECIAL.get(one, one) for one in plain if " " <= one <= "~")
-    return "" if unicodedata.category(letter).startswith("C") else f"[U+{ord(letter):04X}]"
-
-
 def _section(title: str, body: str) -> str:
-    return f"\\subsection*{{{escape(title)}}}\n{body}\n"
+    return f"\\subsection*{{{escape_code(title)}}}\n{body}\n"
+
+
+def _mark_up(text: str) -> str:
+    """Return text of our own, in which code stands between backticks."""
+    parts = text.split("`")
+    return "".join(f"\\texttt{{{escape_code(part)}}}" if at % 2 else escape(part) for at, part in enumerate(parts))
 
 
 def _list(items: Iterable[tuple[str, str]]) -> str:
     lines = "\n".join(f"\\item \\textbf{{{escape(name)}:}} {escape(text)}" for name, text in items)
-    return "\\begin{itemize}\\setlength{\\itemsep}{0pt}\\setlength{\\parskip}{0pt}\n" + lines + "\n\\end{itemize}"
+    return (
+        "\\begin{itemize}\\raggedright\\setlength{\\itemsep}{0pt}\\setlength{\\parskip}{0pt}\n"
+        f"{lines}\n\\end{{itemize}}"
+    )
 
 
-def _code(*lines: str) -> str:
-    return "\\begin{quote}\\ttfamily\\raggedright\n" + " \\\\\n".join(map(escape, lines)) + "\n\\end{quote}"
+def _code(told: str, lines: Sequence[str]) -> str:
+    """Return a sentence and what is typed, a line each, indented as they are."""
+    typed = " \\\\\n".join("\\ " * (len(line) - len(line.lstrip())) + escape_code(line.lstrip()) for line in lines)
+    style = "\\ttfamily\\footnotesize\\raggedright\\interlinepenalty=10000\\leftskip=1.2em"
+    return f"{escape(told)}\\par\\nobreak\n{{{style}\n{typed}\\par}}\n"
+
+
+def _shorten(text: str, most: int) -> str:
+    """Return text of so many letters at most, cut between words where that leaves half of it."""
+    text = " ".join(text.split())
+    if len(text) <= most:
+        return text
+    cut = text[: most - 1]
+    words = cut.rpartition(" ")[0].rstrip(" ,;:")
+    return (words if len(words) >= most // 2 else cut) + "\u2026"
 
 
 def _abstract(outcomes: Mapping[str, Outcome]) -> str:
@@ -165,16 +183,9 @@ def _describe(outcomes: Mapping[str, Outcome], facts: Facts) -> list[tuple[str, 
     ]  # fmt: skip
 
 
-def _workflow(outcomes: Mapping[str, Outcome]) -> str:
-    text = "To verify what is here, without a GPU; to run it again, put the files of parameters into a folder:"
-    lines = ["sha256sum -c SHA256SUMS", "djinn-checks verify .", "mkdir params"]
-    lines += [f"cp {name}.params.yaml params/{name}.yaml" for name in sorted(outcomes)][:3]
-    more = [escape("and so on for the others.")] if len(outcomes) > 3 else []
-    return (
-        escape(text)
-        + _code(*lines, "djinn-checks run params --out again", "djinn-checks compare . again")
-        + " ".join(more)
-    )
+def _workflow() -> str:
+    verify = _code("To verify what is here, without a GPU:", ("sha256sum -c SHA256SUMS", "djinn-checks verify ."))
+    return verify + _code("To run it again, and to hold both against each other:", _AGAIN)
 
 
 def _results(outcomes: Mapping[str, Outcome]) -> str:
@@ -182,32 +193,47 @@ def _results(outcomes: Mapping[str, Outcome]) -> str:
         return escape("There is no outcome.")
     overall = worst(outcome.status for outcome in outcomes.values())
     names = sorted(outcomes, key=lambda name: (outcomes[name].check == "faults", name))
-    rows = [_row(name, outcomes[name]) for name in names[:_MOST_ROWS]]
-    left = " The others stand in index.html." if len(names) > _MOST_ROWS else ""
-    head = "\\begin{tabular}{@{}>{\\raggedright\\arraybackslash}p{0.27\\linewidth}>{\\raggedright\\arraybackslash}"
-    head += "p{0.70\\linewidth}@{}}\n\\hline\nRun & Verdict and figure \\\\\n\\hline\n"
+    rows: list[str] = []
+    lines = 0
+    for name in names:
+        row, more = _row(name, outcomes[name])
+        if lines + more > _MOST_LINES:
+            break
+        rows.append(row)
+        lines += more
+    left = f" {len(names) - len(rows)} more stand in index.html." if len(rows) < len(names) else ""
     told = (
         f"The worst verdict is {overall}. A second run gives the same verdicts; its rates are ratios to a ceiling of "
+        f"the same run, and move by a few percent.{left}"
     )
-    told += f"the same run, and move by a few percent.{left}"
-    body = "\n".join(rows)
-    return escape(told) + "\n\n{\\footnotesize\n" + head + body + "\n\\hline\n\\end{tabular}}"
+    head = "\\ruled\\run{Run}{Verdict and figure}\\ruled\n"
+    return escape(told) + "\n\n{\\footnotesize\\parskip=0pt\n" + head + "\n".join(rows) + "\n\\ruled}"
 
 
-def _row(name: str, outcome: Outcome) -> str:
-    told = outcome.summary if len(outcome.summary) <= _LONGEST else f"{outcome.summary[: _LONGEST - 3]}..."
-    return f"{escape(name)} & \\textbf{{{escape(outcome.status)}}} {escape(told)} \\\\"
+def _row(name: str, outcome: Outcome) -> tuple[str, int]:
+    """Return a row of the table, and how many lines it takes at the most."""
+    told, shown = escape(_shorten(outcome.summary, _LONGEST)), escape(_shorten(name, _LONGEST_NAME))
+    told = f"\\textbf{{{escape(outcome.status)}}} {told}"
+    lines = max(-(-_width(shown) // _LETTERS_OF_NAME), -(-_width(told) // _LETTERS_OF_LINE))
+    return f"\\run{{{shown}}}{{{told}}}", lines
+
+
+def _width(escaped: str) -> int:
+    """Return how many letters LaTeX prints of a text, or a few more."""
+    return len(re.sub(r"\\[A-Za-z]+", "x", escaped.replace("\\allowbreak{}", "")))
 
 
 def _join(outcomes: Mapping[str, Outcome], tell: Any, most: int = 4) -> str:
     """Return what is told of the outcomes, each thing once."""
-    found: Sequence[str] = list(dict.fromkeys(filter(None, (tell(outcome) for outcome in outcomes.values()))))
+    told = (_shorten(tell(outcome), _LONGEST_FACT) for outcome in outcomes.values())
+    found: Sequence[str] = list(dict.fromkeys(filter(None, told)))
     more = f" and {len(found) - most} more" if len(found) > most else ""
-    return "; ".join(found[:most]) + more or "not recorded"
+    return _shorten("; ".join(found[:most]), _LONGEST_ITEM) + more or "not recorded"
 
 
 def _first(outcomes: Mapping[str, Outcome], tell: Any) -> str:
-    return next(filter(None, (tell(outcome) for outcome in outcomes.values())), "of an unknown version")
+    found = next(filter(None, (tell(outcome) for outcome in outcomes.values())), "of an unknown version")
+    return _shorten(found, _LONGEST_FACT)
 
 
 def _version(outcome: Outcome) -> str:

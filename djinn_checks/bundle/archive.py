@@ -67,6 +67,8 @@ def bundle_folder(
     files, odd = walk(folder)
     if odd:
         raise RunnerError(f"{folder}: {odd[0]} is a link or a special file, which no archive takes; remove it")
+    if folder.resolve() in out.resolve().parents:
+        raise RunnerError(f"{out}: lies in the folder that is packed; choose another with --out")
     names = Names(given=list_words(words), machine=look_around())
     try:
         with tempfile.TemporaryDirectory(prefix="djinn-checks-bundle-") as place:
@@ -174,7 +176,11 @@ def _read_text(file: Path) -> str | None:
 
 def _read_licence(licence: Path | None) -> bytes:
     if licence is not None:
-        return read_bytes(licence)
+        try:
+            return read_bytes(licence)
+        except OSError as error:
+            why = f"{licence}: cannot be read ({error.strerror}); choose another with --licence"
+            raise RunnerError(why) from error
     try:
         text = distribution("djinn-checks").read_text("licenses/LICENSE")
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The row that checks of several GPUs share: whether all of them were driven."""
+"""What checks of several GPUs share: the row whether all of them were driven, and which processes were lost."""
 
 from __future__ import annotations
 
@@ -32,3 +32,11 @@ def judge_whole_host(
         failed="; ".join(f"{uuid}: {why}" for uuid, why in left_out.items()),
         instrument=True,
     )
+
+
+def tell_lost(lost: Mapping[str, str]) -> str:
+    """Return which processes were lost and why in one line; those that had the same end are named together."""
+    ends: dict[str, list[str]] = {}
+    for name, why in lost.items():
+        ends.setdefault(why, []).append(name)
+    return "; ".join(f"{', '.join(names)} {why}" for why, names in ends.items())

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from djinn_checks.commands.workflow_log import give_commands, runs_on_github
-from djinn_checks.errors import DjinnChecksError, IncompleteError
+from djinn_checks.errors import DjinnChecksError, IncompleteError, RunnerError
 from djinn_checks.outcome import write_atomically
 from djinn_checks.visible import make_visible
 
@@ -51,7 +51,12 @@ class Gate:
             junit: where the XML goes; None: nowhere.
             summary: where the Markdown goes, at the end; None: nowhere.
             strict: whether what is not decided stops a change.
+
+        Raises:
+            RunnerError: both are one file, of which the later would leave nothing of the other.
         """
+        if junit and summary and not _is_stream(junit) and _is_same(junit, str(summary)):
+            raise RunnerError(f"--junit and --summary: both are {junit}; give each a file of its own")
         self._title, self._junit, self._summary, self._strict = title, junit, summary, strict
         self._reports: dict[str, Report] = {}
         self._problems: dict[Path, str] = {}
@@ -146,7 +151,10 @@ class Gate:
 
 def _is_stream(file: Path) -> bool:
     """Tell whether a file is a pipe, a terminal or the like, in whose place no other can be put."""
-    return file.parts[1:2] in (("dev",), ("proc",)) or file.is_fifo() or file.is_char_device()
+    try:
+        return file.parts[1:2] in (("dev",), ("proc",)) or file.is_fifo() or file.is_char_device()
+    except OSError:  # it cannot be looked at, and so not written either: that is said when it is tried
+        return False
 
 
 def _say_unwritten(file: Path, error: Exception, option: str) -> str:

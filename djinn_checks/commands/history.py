@@ -35,14 +35,23 @@ def _history(options: argparse.Namespace) -> int:
     from djinn_checks.errors import RunnerError
     from djinn_checks.outcome import write_atomically
     from djinn_checks.report.suite.history import trace_history
-    from djinn_checks.report.suite.history_page import render_history, summarize_history, tell_change, tell_flips
+    from djinn_checks.report.suite.history_page import (
+        render_history,
+        summarize_history,
+        tell_change,
+        tell_flips,
+        tell_mixed,
+    )
 
     visits, problems = _read(options.folders)
     history = trace_history(visits)
     lines = [f"CHANGED  {tell_change(series, shift)}" for series, shift in history.changed]
     flaky = [f"FLAKY    {tell_flips(series)}" for series in history.flaky]
-    said = [*_first(lines, "changes"), *_first(flaky, "flaky rows"), *summarize_history(history)]
-    said += [f"{len(history.repeated)} outcomes stand in several folders and count once."] * bool(history.repeated)
+    mixed = [f"MIXED    {tell_mixed(*found)}" for found in history.mixed]
+    said = [*_first(lines, "changes"), *_first(flaky, "flaky rows"), *_first(mixed, "series"),
+            *summarize_history(history)]  # fmt: skip
+    if again := len(history.repeated):
+        said.append(f"{again} outcome{' stands' if again == 1 else 's stand'} in several folders and count once.")
     if options.html:
         try:
             write_atomically(options.html, render_history("History", history, problems))

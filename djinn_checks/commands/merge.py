@@ -36,7 +36,8 @@ def _merge(options: argparse.Namespace) -> int:
 
     named = map(split_label, options.folders)
     merged = merge_folders([Part(folder=folder, host=host) for host, folder in named], options.out)
-    runs = f"{len(merged.runs)} run{'' if len(merged.runs) == 1 else 's'} of {len(options.folders)} folders"
+    runs = f"{len(merged.runs)} run{'' if len(merged.runs) == 1 else 's'} of {len(options.folders)} folder"
+    runs += "" if len(options.folders) == 1 else "s"
     said: Sequence[str] = [*merged.notes, f"{runs}, all on one page: {options.out / 'index.html'}"]
     if merged.problems:
         raise IncompleteError(merged.problems, said)

@@ -37,9 +37,12 @@ def add_verify(commands: Commands) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from djinn_checks.errors import RunnerError
     from djinn_checks.verify.finding import Kind, worst_code
     from djinn_checks.verify.folder import verify_folder
 
+    if options.traces is not None and not options.traces.is_dir():
+        raise RunnerError(f"--traces {options.traces}: expected a folder of recordings, and there is none")
     chosen = {"traces": options.traces, "pages": not options.no_pages, "signers": options.signers}
     found = list(verify_folder(options.folder, **chosen))
     if options.json:

@@ -26,6 +26,7 @@ from djinn_checks.suite.shards import Split, read_splits, unite, write_splits
 
 _PAGE, _NOTEBOOK = ".html", ".ipynb"
 _DIGITS = 8
+_MOST_NAMES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,13 +131,21 @@ def _read_part(part: Part, told: _Told) -> Iterator[_Run]:
         base, host = split_host(name)
         host = host or part.host or (machines[name].label if outcome else UNKNOWN)
         files = {file.name.removeprefix(name): file for file in list_files(part.folder, name)}
-        odd = sorted(file.name for file in files.values() if not file.is_file())
-        told.problems += [f"{part.folder}/{file}: is no regular file, and was left" for file in odd]
-        files = {ending: file for ending, file in files.items() if file.is_file()}
+        odd = {ending: why for ending, file in files.items() if (why := _why_left(file))}
+        told.problems += [f"{files[ending]}: {why}, and was left" for ending, why in sorted(odd.items())]
+        files = {ending: file for ending, file in files.items() if ending not in odd}
         if OUTCOME in files:
             digest = _digest_all(files)
             folders = (part.folder,)
             yield _Run(name=name, base=base, host=host, folders=folders, files=files, outcome=outcome, digest=digest)
+
+
+def _why_left(file: Path) -> str:
+    """Return why a file does not travel, or nothing. A link could lead to what its reader never meant to give away."""
+    if not file.is_file():
+        return "is no regular file"
+    leads_out = file.is_symlink() and not file.resolve().is_relative_to(file.parent.resolve())
+    return "is a link that leads out of its folder" if leads_out else ""
 
 
 def _digest_all(files: Mapping[str, Path]) -> str:
@@ -258,8 +267,13 @@ def _say_of_versions(named: Mapping[str, _Run], told: _Told) -> None:
         if run.outcome is not None:
             versions.setdefault(_version(run.outcome), []).append(name)
     if len(versions) > 1:
-        said = "; ".join(f"{version} ({', '.join(names)})" for version, names in versions.items())
+        said = "; ".join(f"{version} ({_list_some(names)})" for version, names in versions.items())
         told.notes.append(f"the runs are of {len(versions)} versions of djinn-checks: {said}")
+
+
+def _list_some(names: Sequence[str]) -> str:
+    more = [f"and {len(names) - _MOST_NAMES} more"] if len(names) > _MOST_NAMES + 1 else []
+    return ", ".join([*names[: _MOST_NAMES if more else None], *more])
 
 
 def _version(outcome: Outcome) -> str:

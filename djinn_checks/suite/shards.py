@@ -83,7 +83,8 @@ def choose_shard(suite: str, jobs: Sequence[Job], shard: tuple[int, int]) -> tup
     number, of = shard
     if of > len(jobs):
         raise RunnerError(
-            f"--shard {number}/{of}: {suite} has {len(jobs)} job(s), and a shard needs one; ask for fewer"
+            f"--shard {number}/{of}: {suite} has {len(jobs)} job{'' if len(jobs) == 1 else 's'}, and a shard "
+            "needs one; ask for fewer"
         )
     ordered = sorted(jobs, key=lambda job: job.name)
     places = {job.name: position % of + 1 for position, job in enumerate(ordered)}

@@ -65,13 +65,19 @@ def verify_params(folder: Path, name: str, outcome: Outcome) -> Iterator[Finding
     try:
         asked = known.create(**given).model_dump() if known else given
     except (ParamsError, TypeError) as error:
+        changed = [key for key in given if _is_other(given[key], outcome.params[key])]
+        yield from (_params_differ(file, name, key, given[key], outcome.params[key]) for key in changed)
+        if changed:
+            return
         yield believed(file, "params", f"this version cannot read them ({str(error).partition(chr(10))[0]})")
         return
     different = [key for key in given if outcome.params[key] != _plain(asked[key])]
-    for key in different:
-        told = outcome.params[key]
-        yield disagrees(file, key, f"asks for {asked[key]!r:.80}, and {name}.outcome.json ran with {told!r:.80}")
-    if not different:
+    yield from (_params_differ(file, name, key, asked[key], outcome.params[key]) for key in different)
+    for key in asked.keys() & outcome.params.keys() - given.keys():
+        if _is_other(_plain(asked[key]), outcome.params[key]):
+            ran = f"{name}.outcome.json ran with {outcome.params[key]!r:.80}"
+            yield believed(file, key, f"is left out; {ran}, and by itself this version takes {asked[key]!r:.80}")
+    if given and not different:
         yield agrees(file, "params", f"{len(given)} that {name}.outcome.json ran with")
 
 
@@ -104,6 +110,8 @@ def _hold_lines(file: str, text: str, made: str | None, source: str) -> Finding:
         return agrees(file, "samples", f"{source}, line by line")
     told, again = text.splitlines(), made.splitlines()
     place = next((at for at, pair in enumerate(zip(told, again, strict=False)) if pair[0] != pair[1]), None)
+    if place is None and len(told) == len(again):
+        return disagrees(file, "samples", f"has other ends of lines than {source} gives; it was edited or converted")
     if place is None:
         return disagrees(file, "samples", f"has {len(told):,} lines, and by {source} there are {len(again):,}")
     return disagrees(
@@ -114,6 +122,20 @@ def _hold_lines(file: str, text: str, made: str | None, source: str) -> Finding:
 def _to_dict(outcome: Outcome) -> dict[str, Any]:
     """Return an outcome as data, without where its notebook was told to save it."""
     return {**outcome.to_dict(), "params": only_params(outcome.params)}
+
+
+def _params_differ(file: str, name: str, key: str, asked: Any, ran: Any) -> Finding:
+    return disagrees(file, key, f"asks for {asked!r:.80}, and {name}.outcome.json ran with {ran!r:.80}")
+
+
+def _is_other(given: Any, ran: Any) -> bool:
+    """Tell whether two values are surely not the same, however a parameter is read: a number may come as text."""
+    if isinstance(given, list | tuple | dict) or isinstance(ran, list | tuple | dict):
+        return type(_plain(given)) is type(_plain(ran)) and _plain(given) != _plain(ran)
+    try:
+        return float(given) != float(ran)
+    except (TypeError, ValueError):
+        return str(given) != str(ran)
 
 
 def _plain(value: Any) -> Any:

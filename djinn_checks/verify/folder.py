@@ -7,10 +7,12 @@ from pathlib import Path
 
 from djinn_checks.errors import DjinnChecksError, RunnerError
 from djinn_checks.outcome import Outcome, Status
+from djinn_checks.outcome.fields import make_encodable
+from djinn_checks.report.suite.hosts import split_host
 from djinn_checks.suite.files import OUTCOME, FinishedSuite, is_file_of, list_names
 from djinn_checks.suite.folder import FRONT
 from djinn_checks.suite.manifest import MANIFEST, SIGNATURE, list_changes, read_manifest, walk
-from djinn_checks.suite.shards import SHARDS
+from djinn_checks.suite.shards import SHARDS, read_splits
 from djinn_checks.verify.agents import verify_agents
 from djinn_checks.verify.beside import verify_frames, verify_notebook, verify_params
 from djinn_checks.verify.crate import read_title, verify_crate
@@ -57,7 +59,12 @@ def verify_folder(
     yield from _verify_digests(folder, names, files)
     outcomes: dict[str, Outcome] = {}
     broken: dict[str, str] = {}
+    yield from _verify_shards(folder, names)
     for name in names:
+        if name != make_encodable(name):
+            broken[make_encodable(name)] = "its name is not UTF-8"
+            yield unreadable(f"{make_encodable(name)}{OUTCOME}", "", "its name is not UTF-8; rename it")
+            continue
         outcome, found = verify_outcome(folder / f"{name}{OUTCOME}")
         yield from found
         if outcome is None:
@@ -69,6 +76,23 @@ def verify_folder(
         yield from _verify_pages(folder, FinishedSuite(outcomes=outcomes, unreadable=broken))
     else:
         yield believed("*.html", "pages", "they were not rendered anew, as was asked for")
+
+
+def _verify_shards(folder: Path, names: list[str]) -> Iterator[Finding]:
+    """Read which shards of a suite ran into the folder, and name the jobs of theirs that left nothing."""
+    try:
+        splits = read_splits(folder)
+    except RunnerError as error:
+        yield unreadable(SHARDS, "shards", str(error))
+        return
+    runs = {split_host(name).run for name in names} | set(names)
+    for split in splits:
+        lost = [name for name in split.expected if name not in runs]
+        if lost:
+            yield disagrees(SHARDS, split.suite, f"a shard ran, and there is no outcome of {', '.join(lost)}"[:300])
+        else:
+            ran = ", ".join(map(str, split.ran))
+            yield agrees(SHARDS, split.suite, f"each job of shard {ran} of {split.of} left an outcome")
 
 
 def _verify_run(folder: Path, name: str, outcome: Outcome, traces: Path | None) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from djinn_checks.bounded import MOST_BYTES, read_bytes
 from djinn_checks.outcome import Outcome
 from djinn_checks.report.suite.crate import FILE_NAME
 from djinn_checks.suite.files import FinishedSuite
-from djinn_checks.suite.folder import describe_pages, in_parallel, render_report
+from djinn_checks.suite.folder import FRONT, describe_pages, in_parallel, render_report
 from djinn_checks.verify.finding import Finding, agrees, disagrees, unreadable
 
 _IMAGE = re.compile(r"data:image/([a-z+]+);base64,([A-Za-z0-9+/=]+)")
@@ -44,6 +44,9 @@ def verify_front(folder: Path, finished: FinishedSuite, titles: list[str]) -> It
     for file, pages in made.items():
         if file != FILE_NAME and (folder / file).exists():
             yield _hold(folder, file, pages, "a new rendering of all outcomes")
+    for file in FRONT:
+        if file not in made and (folder / file).exists():
+            yield disagrees(file, "page", "no page of this name comes of the outcomes that are here")
 
 
 def _render(folder: Path, outcomes: Mapping[str, Outcome], name: str) -> str:

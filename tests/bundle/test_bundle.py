@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from djinn_checks.bundle.appendix import Facts, escape, write_appendix
+from djinn_checks.bundle.appendix import Facts, write_appendix
 from djinn_checks.bundle.archive import APPENDIX, bundle_folder
+from djinn_checks.bundle.latex import escape, escape_code
 from djinn_checks.bundle.names import Names
 from djinn_checks.cli import main
 from djinn_checks.errors import RunnerError
@@ -182,8 +183,45 @@ def test_the_appendix_has_every_heading_is_balanced_and_short_whatever_the_outco
     bare = re.sub(r"\\[{}]", "", text)
     assert bare.count("{") == bare.count("}")
     assert len(re.sub(r"\\\w+|[{}]", "", text)) < 8_000  # two pages of two columns hold about 9,000 letters
-    rows = text[text.index("\\hline\nRun") : text.index("\\end{tabular}")]
-    assert all(len(re.findall(r"(?<!\\)&", line)) == 1 for line in rows.splitlines() if line.endswith("\\\\"))
+    rows = re.findall(r"^\\run\{logits", text, re.MULTILINE)
+    assert f"{40 - len(rows)} more stand in index.html" in text
+
+
+def test_the_table_of_the_appendix_is_as_long_as_two_pages_hold_and_cuts_between_words() -> None:
+    """A table of 130 lines, of 13 and 36 letters, is what pdflatex was seen to put on two pages with all else."""
+    for name, summary in (("n" * 200, "x"), ("run", "word " * 60), ("run", "\u6f22" * 90), ("run", "y" * 300)):
+        outcomes = {f"{name}-{number}": replace(whole(), summary=summary) for number in range(99)}
+        text = write_appendix(outcomes, Facts(title="t" * 300, nbytes=1, licence="mine"))
+        rows = re.findall(r"^\\run\{(?!Run)(.*)\}\{(.*)\}$", text, re.MULTILINE)
+        shown = [[re.sub(r"\\[A-Za-z]+|[{}]", "", cell) for cell in row] for row in rows]
+        lines = sum(max(-(-len(left) // 13), -(-len(right) // 36)) for left, right in shown)
+        assert 5 <= len(rows) < 99
+        assert lines <= 130
+    assert "word\\ldots{}}" in write_appendix({"run": replace(whole(), summary="word " * 60)}, FACTS)
+    assert "1 more" not in write_appendix({"run": whole()}, FACTS)
+
+
+FACTS = Facts(title="a", nbytes=1, licence="mine")
+
+
+def test_a_letter_stays_what_it_was_or_is_given_by_its_number() -> None:
+    shown = {
+        "\u00e9\u0141\u00df\u00f1": "\\'{e}\\L{}\\ss{}\\~{n}", "e\u0301": "\\'{e}", "\u00ee": "\\^{\\i}",
+        "\u2260": "\\ensuremath{\\ne}", "\u22601": "\\ensuremath{\\ne}1", "\u226e": "[U+226E]",
+        "10\u207b\u2078": "10\\textsuperscript{\\ensuremath{-}}\\textsuperscript{8}", "H\u2082": "H\\textsubscript{2}",
+        "\u00bd": "\\textonehalf{}", "\u2153": "[U+2153]", "\u6f22": "[U+6F22]", "\ufb01": "fi",
+        "twin's": "twin's", "a,,b''c": "a,{},b'{}'c", "---": "-{}-{}-", "?`": "?{}\\textasciigrave{}",
+    }  # fmt: skip
+    assert {text: escape(text) for text in shown} == shown
+    assert escape_code("a --b 'c'") == "a -{}-b \\textquotesingle{}c\\textquotesingle{}"
+
+
+@pytest.mark.parametrize("word", ["m" * 90, "my_pkg.module.sub:Class", "GPU/very-long/path_of@host.20261127T144131"])
+def test_a_long_word_may_break_wherever_a_line_may_end(word: str) -> None:
+    pieces = escape(word).split("\\allowbreak{}")
+    assert max(map(len, pieces)) <= 14
+    assert "".join(pieces) == escape_code(word)
+    assert "allowbreak" not in escape("a short word, and more of them")
 
 
 def test_a_bundle_is_the_same_bytes_whenever_it_is_made(tmp_path: Path) -> None:
@@ -195,3 +233,15 @@ def test_a_bundle_is_the_same_bytes_whenever_it_is_made(tmp_path: Path) -> None:
         os.utime(tmp_path / "suite" / "logits.outcome.json", (10**9, 10**9))
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
     assert read(tmp_path / "one.zip")["LICENSE"] == b"a licence of one's own"
+
+
+def test_a_zip_within_the_folder_that_it_packs_and_a_licence_that_is_not_there_are_refused(tmp_path: Path) -> None:
+    suite = tmp_path / "suite"
+    whole().save(suite / "logits.outcome.json")
+    (tmp_path / "link").symlink_to("suite")
+    for out in (suite / "out.zip", suite / "deep" / "out.zip", tmp_path / "link" / "out.zip"):
+        with pytest.raises(RunnerError, match="lies in the folder that is packed"):
+            bundle_folder(suite, out, scrub=False)
+    with pytest.raises(RunnerError, match="choose another with --licence"):
+        bundle_folder(suite, tmp_path / "out.zip", scrub=False, licence=tmp_path / "none")
+    assert sorted(file.name for file in suite.iterdir()) == ["logits.outcome.json"]

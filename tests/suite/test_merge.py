@@ -13,13 +13,14 @@ import pytest
 from djinn_checks.cli import main
 from djinn_checks.errors import RunnerError
 from djinn_checks.outcome import Outcome
+from djinn_checks.report.suite.history import Visit, trace_history
 from djinn_checks.report.suite.hosts import split_host
 from djinn_checks.suite.execution import Job
 from djinn_checks.suite.files import read_finished
 from djinn_checks.suite.merge import Part, merge_folders
 from djinn_checks.suite.params_folder import read_suite
 from djinn_checks.suite.shards import SHARDS, add_split, choose_shard, read_shard, read_splits
-from tests.report.suite.many_runs import make_runs, write_runs
+from tests.report.suite.many_runs import RATIO, make_runs, write_runs
 from tests.whole import whole
 
 ROOT = Path(__file__).parents[2]
@@ -85,6 +86,52 @@ def test_one_suite_of_two_hosts_stands_side_by_side_with_all_of_its_files(
 def without_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the pages of renamed runs, which take seconds, where a test is not about them."""
     monkeypatch.setattr("djinn_checks.suite.merge.render_names", lambda folder, names: [])
+
+
+@pytest.mark.usefixtures("without_pages")
+def test_twelve_folders_with_one_name_lose_nothing_and_all_that_is_odd_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = make_runs(3, regression=0.03)
+    other = found[4]["pcie"].to_dict()
+    other["environment"]["packages"]["djinn-checks"] = "0.2.0"
+    found[4] = {"pcie": Outcome.from_dict(other)}
+    folders = write_runs(tmp_path, found)
+    shutil.copy(folders[0] / "pcie.outcome.json", folders[1] / "again.outcome.json")
+    (folders[1] / "again.outcome.json").rename(folders[2] / "pcie.outcome.json")  # the outcome of two folders
+    _, split = choose_shard("nightly", read_suite(ROOT / "params" / "replay"), (1, 2))
+    add_split(folders[5], split)
+    before = {file: file.read_bytes() for folder in folders for file in folder.iterdir()}
+    assert merge(tmp_path / "all", *folders) == 5
+    told = capsys.readouterr()
+    assert "night-00 and " in told.out
+    assert "have the same, kept once" in told.out
+    assert re.search(r"the runs are of \d versions of djinn-checks: .*0\.2\.0 at 020e88", told.out)
+    assert "nightly: shard 2/2 is missing, with pcie-pageable, pcie-ring" in told.err
+    kept = read_finished(tmp_path / "all").outcomes
+    whole_runs = [place for place in range(12) if place != 2]
+    assert sorted(outcome.started_at for outcome in kept.values()) == sorted(
+        found[place]["pcie"].started_at for place in whole_runs
+    )
+    assert {file: file.read_bytes() for folder in folders for file in folder.iterdir()} == before
+    history = trace_history([Visit(label="all", outcomes=kept)])
+    assert [(series.criterion, series.machine) for series, _ in history.changed] == [(RATIO, "h200-7097")]
+
+
+@pytest.mark.usefixtures("without_pages")
+def test_a_link_that_leads_out_of_a_folder_takes_nothing_along(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = put(tmp_path / "one", "logits", whole(environment=INTEL))
+    (tmp_path / "secret").write_text("a key")
+    (one / "logits.log").symlink_to("../secret")
+    (one / "logits.params.yaml").symlink_to("logits.html")
+    assert merge(tmp_path / "all", one) == 5
+    assert "logits.log: is a link that leads out of its folder, and was left" in capsys.readouterr().err
+    assert {"logits.log", "logits.params.yaml"} & {file.name for file in (tmp_path / "all").iterdir()} == {
+        "logits.params.yaml"
+    }
+    assert not (tmp_path / "all" / "logits.params.yaml").is_symlink()
 
 
 @pytest.mark.usefixtures("without_pages")

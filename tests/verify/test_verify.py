@@ -26,9 +26,11 @@ from djinn_checks.faults.host.made import make_evidence as make_host_evidence
 from djinn_checks.faults.pcie.traffic import FULL_RATE, make_evidence, make_noisy_evidence, make_series
 from djinn_checks.instruments.traces import save_trace
 from djinn_checks.outcome import Outcome
+from djinn_checks.report.frames import list_frames
 from djinn_checks.suite.files import OUTCOME, list_files, read_finished
 from djinn_checks.suite.folder import slim_notebooks, write_index
 from djinn_checks.suite.manifest import MANIFEST, list_changes, read_manifest, write_manifest
+from djinn_checks.suite.shards import SHARDS, Split, write_splits
 from djinn_checks.verify.crate import read_title, verify_crate
 from djinn_checks.verify.finding import Finding, Kind, worst_code
 from djinn_checks.verify.folder import verify_folder
@@ -315,6 +317,51 @@ def test_params_that_are_changed_are_named(copy: Any) -> None:
     assert ("logits-7b.params.yaml", "seed") in named(verify(folder))
     file.write_text("seeds: 0\n")
     assert ("logits-7b.params.yaml", "seeds") in named(verify(folder))
+    file.write_text("prompts: 2026-11-28\n")  # what no version reads
+    assert ("logits-7b.params.yaml", "prompts") in named(verify(folder))
+    file.write_text("{}")  # asks for the defaults: another version's may have been what the outcome ran with
+    found = verify(folder)
+    assert ("logits-7b.params.yaml", "model") in named(found, Kind.BELIEVED)
+    assert not [finding for finding in found if finding.what == "params"]
+
+
+def test_lines_that_end_otherwise_in_samples_are_told_from_lines_that_are_missing(tmp_path: Path) -> None:
+    whole().save(tmp_path / f"logits{OUTCOME}")
+    file = tmp_path / "logits.samples.criteria.csv"
+    made = list_frames(whole())["criteria"].to_csv(index=False).encode()
+    for other in (made.replace(b"\n", b"\r\n"), made.rstrip(b"\n")):
+        file.write_bytes(other)
+        assert "has other ends of lines" in told(verify(tmp_path))
+    file.write_bytes(made[: made.rstrip(b"\n").rindex(b"\n") + 1])
+    assert "there are" in told(verify(tmp_path))
+    file.write_bytes(made)
+    assert told(verify(tmp_path)) == ""
+
+
+def test_a_folder_of_recordings_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole().save(tmp_path / f"logits{OUTCOME}")
+    assert main(["verify", str(tmp_path), "--no-pages", "--traces", str(tmp_path / "none")]) == 2
+    assert "expected a folder of recordings" in capsys.readouterr().err
+
+
+def test_shards_that_cannot_be_read_or_left_nothing_are_named(tmp_path: Path) -> None:
+    whole().save(tmp_path / f"logits@node-1{OUTCOME}")
+    jobs = (("logits", 1), ("other", 2))
+    write_splits(tmp_path, [Split(suite="nightly", of=2, jobs=jobs, digest="0" * 16, ran=(1,))])
+    assert told(verify(tmp_path)) == ""
+    write_splits(tmp_path, [Split(suite="nightly", of=2, jobs=jobs, digest="0" * 16, ran=(1, 2))])
+    assert "nightly: a shard ran, and there is no outcome of other" in told(verify(tmp_path))
+    (tmp_path / SHARDS).write_text("{}")
+    assert (SHARDS, "shards") in named(verify(tmp_path), Kind.UNREADABLE)
+
+
+def test_a_page_that_no_outcome_gives_and_a_name_that_is_not_utf8_are_named(tmp_path: Path) -> None:
+    whole().save(tmp_path / f"logits{OUTCOME}")
+    write_index(tmp_path)
+    (tmp_path / "league.html").write_text("<p>we lead</p>")
+    assert ("league.html", "page") in named(verify(tmp_path, pages=True))
+    shutil.copy(tmp_path / f"logits{OUTCOME}", tmp_path / os.fsdecode(b"\xff" + OUTCOME.encode()))
+    assert (f"\\udcff{OUTCOME}", "") in named(verify(tmp_path, pages=True), Kind.UNREADABLE)
 
 
 def test_measurements_that_no_run_leaves_are_said_to_be_unreadable(copy: Any) -> None:

@@ -6,7 +6,7 @@ import resource
 
 import numpy as np
 
-from djinn_checks.checks.fleet_criteria import judge_whole_host
+from djinn_checks.checks.fleet_criteria import judge_whole_host, tell_lost
 from djinn_checks.checks.host.accounts import find_rates, read_wire
 from djinn_checks.checks.host.driver import D2H, H2D
 from djinn_checks.checks.host.evidence import ALONE, HostEvidence
@@ -47,8 +47,8 @@ def judge_instruments(evidence: HostEvidence) -> tuple[Criterion, ...]:
 def _whole_host(evidence: HostEvidence) -> Criterion:
     driven = len(evidence.seen)
     stand_ins = (
-        f"this machine has no PCIe GPU: {driven} link(s) within host memory stand in, which prove the check's "
-        "machinery and nothing about a host"
+        f"this machine has no PCIe GPU: {'a link' if driven == 1 else f'{driven} links'} within host memory "
+        f"stand{'s' if driven == 1 else ''} in, to prove the check's machinery and nothing about a host"
     )
     none = evidence.subject == HOST_MEMORY
     return judge_whole_host(driven, evidence.plan.left_out, evidence.params.gpus, stand_ins if none else "")
@@ -74,7 +74,7 @@ def _workers_finished(evidence: HostEvidence) -> Criterion:
         "==",
         0,
         evidence="one process for each link; one that ends or does not answer in time is left behind",
-        failed="; ".join(f"{uuid} {why}" for uuid, why in lost.items()),
+        failed=tell_lost(lost),
         instrument=True,
     )
 

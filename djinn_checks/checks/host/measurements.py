@@ -27,7 +27,8 @@ _SHORTEST_WINDOW_S = 0.02
 
 def summarize(evidence: HostEvidence, criteria: Sequence[Criterion], status: Status) -> str:
     """Return one sentence with the figures that decide."""
-    what = f"{len(evidence.seen)} {'replayed ' if evidence.subject == REPLAY else ''}link(s)"
+    count = len(evidence.seen)
+    what = f"{count} {'replayed ' * (evidence.subject == REPLAY)}link{'' if count == 1 else 's'}"
     if evidence.subject == HOST_MEMORY:
         what += " within host memory"
     if status is not Status.PASS:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from djinn_checks.checks.fleet import Fleet
+from djinn_checks.checks.fleet_criteria import tell_lost
 from djinn_checks.checks.pcie.decode_loop import DecodeRun
 from djinn_checks.checks.pcie.evidence import HOST_MEMORY, PCIE, LinkFacts, PcieEvidence
 from djinn_checks.checks.pcie.weights import SeenWeights
@@ -180,8 +181,7 @@ class _Run:
             if name in runs and name in after
         ]  # fmt: skip
         if not gpus:
-            lost = "; ".join(f"{name} {why}" for name, why in fleet.lost.items())
-            raise InstrumentError(f"no process came to its end: {lost}")
+            raise InstrumentError(f"no process came to its end: {tell_lost(fleet.lost)}")
         return TogetherEvidence(
             params=self._params,
             streams=self._streams,

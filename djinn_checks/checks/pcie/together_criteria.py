@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from djinn_checks.checks.fleet_criteria import judge_whole_host
+from djinn_checks.checks.fleet_criteria import judge_whole_host, tell_lost
 from djinn_checks.checks.pcie.criteria import judge_evidence
 from djinn_checks.checks.pcie.evidence import HOST_MEMORY
 from djinn_checks.checks.pcie.together import TogetherEvidence
@@ -53,7 +53,7 @@ def _pick_worst(name: str, each: Mapping[str, Sequence[Criterion]]) -> Criterion
 def _whole_host(evidence: TogetherEvidence) -> Criterion:
     streams = evidence.streams
     driven = len(streams.names)
-    stand_ins = f"there is no PCIe GPU: {driven} system(s) over host memory ran"
+    stand_ins = f"there is no PCIe GPU: {driven} system{'' if driven == 1 else 's'} over host memory ran"
     none = streams.subject == HOST_MEMORY
     return judge_whole_host(driven, streams.left_out, evidence.params.gpus, stand_ins if none else "")
 
@@ -65,7 +65,7 @@ def _workers_finished(evidence: TogetherEvidence) -> Criterion:
         "==",
         0,
         evidence="one process for each; one that ends or does not answer in time is left behind",
-        failed="; ".join(f"{uuid} {why}" for uuid, why in evidence.lost.items()),
+        failed=tell_lost(evidence.lost),
         instrument=True,
     )
 

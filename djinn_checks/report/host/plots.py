@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from djinn_checks.measurements.host import HostMeasurements, LinkRow, read
 from djinn_checks.outcome import Outcome
-from djinn_checks.report.host.names import shorten
+from djinn_checks.report.link_names import shorten
 from djinn_checks.report.plots import EQUAL, FLOOR, INK, MARK, SYSTEM, Plot, make_figure, set_title
 from djinn_checks.units import GB
 
@@ -26,12 +26,13 @@ def plot_links(outcome: Outcome) -> Plot:
     if not any(link["alone"] for link in links):
         return Plot(None, _NOTHING)
     names = shorten([link["uuid"] for link in links])
-    figure, panels = make_figure(1, len(_WORDS), width=10, height=3.8 if len(links) < _MANY else 4.3)
+    figure, panels = make_figure(1, len(_WORDS), width=10, height=4.0 if len(links) < _MANY else 4.5)
     for axes, (way, words) in zip(panels, _WORDS.items(), strict=True):
         _draw_way(axes, links, names, way)
         set_title(axes, words)
     panels[0].set_ylabel("GB/s of payload")
-    panels[0].legend(loc="lower left", fontsize=8.5, frameon=True, framealpha=0.9)
+    shown = panels[0].get_legend_handles_labels()
+    figure.legend(*shown, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return Plot(figure, _describe_links(found, links))
 
 
@@ -74,11 +75,14 @@ def _draw_way(axes: Axes, links: Sequence[LinkRow], names: dict[str, str], way: 
     for place, link in zip(places.tolist(), links, strict=True):
         share = link["share_of_alone"].get(way)
         if share is not None:
+            upright = 90 if len(links) > 2 * _MANY else 0
             axes.annotate(f"{share:.0%}", (place, alone[place]), xytext=(0, 3), textcoords="offset points",
-                          ha="center", fontsize=8.5 if len(links) < 2 * _MANY else 7, color=INK)  # fmt: skip
+                          ha="center", fontsize=8.5 if len(links) < 2 * _MANY else 7, color=INK,
+                          rotation=upright)  # fmt: skip
     axes.set_xticks(places, [names[link["uuid"]] for link in links], rotation=90 if len(links) >= _MANY else 0,
                     fontsize=8)  # fmt: skip
-    axes.set_xlim(-0.6, max(len(links), 2) - 0.4)
+    half, middle = max(len(links), 2) / 2, (len(links) - 1) / 2  # a link alone has the middle, and no broad bar
+    axes.set_xlim(middle - half - 0.1, middle + half + 0.1)
     axes.set_ylim(0, 1.15 * max([*alone, *together, 1e-9]))
 
 
@@ -93,16 +97,20 @@ def _describe_links(found: HostMeasurements, links: Sequence[LinkRow]) -> str:
             parts.append(said)
     total = [stage["bytes_per_s"] / GB for stage in found.get("stages") or () if stage["kind"] == "together"]
     best = f" Together they carry up to {max(total):.3g} GB/s." if total else ""
-    return f"{len(links)} link(s), each alone and all at once: {'; '.join(parts)}.{best}"
+    return f"{_count(links)}, each alone and all at once: {'; '.join(parts)}.{best}"
 
 
 def _describe_traffic(found: HostMeasurements, links: Sequence[LinkRow]) -> str:
     stages = found.get("stages") or []
     window = found["traces"]["window_s"] * 1e3
     return (
-        f"What the counters of {len(links)} link(s) saw in {len(stages)} stages, in windows of {window:.0f} ms: while "
+        f"What the counters of {_count(links)} saw in {len(stages)} stages, in windows of {window:.0f} ms: while "
         "one is driven the others rest, and in the grey stages all are at work."
     )
+
+
+def _count(links: Sequence[LinkRow]) -> str:
+    return f"{len(links)} link{'' if len(links) == 1 else 's'}"
 
 
 def _range(values: Sequence[float]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from djinn_checks.measurements.host import LinkRow, PairRow, read
 from djinn_checks.outcome import Outcome
-from djinn_checks.report.host.names import shorten
+from djinn_checks.report.link_names import shorten
 from djinn_checks.report.tables import Html, render_table
 from djinn_checks.units import GB, format_bytes
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from djinn_checks.measurements.pcie import FloorFacts, HealthFacts, ReaderFacts, read
 from djinn_checks.outcome import Outcome
+from djinn_checks.report.pcie.by_gpu import by_gpu
 from djinn_checks.report.tables import Html, format_share, render_table
 from djinn_checks.units import format_bytes
 
 
+@by_gpu
 def tabulate_stream(outcome: Outcome) -> Html:
     """Return the four figures that are kept apart, who read, and what of it was used."""
     measured = read(outcome.measurements)
@@ -57,6 +59,7 @@ def _floor_rows(floor: FloorFacts | None) -> list[tuple[str, str]]:
     ]
 
 
+@by_gpu
 def tabulate_health(outcome: Outcome) -> Html:
     """Return how the link was trained, what it sent again, and what slowed the clocks."""
     health = read(outcome.measurements).get("health")

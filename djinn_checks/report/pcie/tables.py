@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from djinn_checks.measurements.pcie import CeilingRow, Limit, read
 from djinn_checks.outcome import Outcome
+from djinn_checks.report.pcie.by_gpu import by_gpu
 from djinn_checks.report.tables import Html, format_share, render_table
 from djinn_checks.units import GB, format_bytes, format_seconds
 
 _DIRECTIONS = {"h2d": "host to device", "d2h": "device to host", "both": "both at once"}
 
 
+@by_gpu
 def tabulate_traffic(outcome: Outcome) -> Html:
     """Return predicted, claimed and counted bytes beside each other."""
     measured = read(outcome.measurements)
@@ -38,6 +40,7 @@ def tabulate_traffic(outcome: Outcome) -> Html:
     return render_table("Bytes received", ("What", "In the whole run", "A pass", "Against counted"), rows, note=note)
 
 
+@by_gpu
 def tabulate_limit(outcome: Outcome) -> Html:
     """Return how long a pass takes, beside the least time that its bytes need on the link."""
     passes, limit = read(outcome.measurements).get("passes"), _limit(outcome)
@@ -58,6 +61,7 @@ def tabulate_limit(outcome: Outcome) -> Html:
     return render_table("Time a pass, and the link's limit", ("What", "Value"), rows)
 
 
+@by_gpu
 def tabulate_ceilings(outcome: Outcome) -> Html:
     """Return the link's ceilings, with spread and proof of arrival."""
     link = read(outcome.measurements).get("link")
@@ -83,7 +87,12 @@ def tabulate_ceilings(outcome: Outcome) -> Html:
 
 def tabulate_preflight(outcome: Outcome) -> Html:
     """Return what the machine offers, with a remedy where something is missing."""
-    rows = read(outcome.measurements).get("preflight") or []
+    measured = read(outcome.measurements)
+    rows = measured.get("preflight") or []
+    if measured.get("gpus"):
+        return Html(
+            "<p>On several GPUs there is none within the check; <code>djinn-checks preflight</code> asks all.</p>"
+        )
     if not rows:
         return Html("<p>A replay needs nothing of this machine.</p>")
     words = {True: "ok", False: "missing", None: "unknown"}

@@ -8,6 +8,7 @@ import numpy as np
 
 from djinn_checks.measurements.pcie import GpuRow, PcieMeasurements, Windows, read
 from djinn_checks.outcome import Outcome, Status
+from djinn_checks.report.link_names import shorten
 from djinn_checks.report.plots import FLOOR, INK, MARK, SYSTEM, Plot, make_figure, set_title
 from djinn_checks.report.tables import Html, render_table, status_chip
 from djinn_checks.units import GB
@@ -22,6 +23,7 @@ def plot_flatlines(outcome: Outcome) -> Plot:
     if not windows:
         return Plot(None, _ONE if not found.get("gpus") else "There are no PCIe counters on this machine.")
     starts = {uuid: its["clock_start_s"] for uuid, its in windows.items()}
+    names = shorten([gpu["uuid"] for gpu in found["gpus"]])
     zero = min(starts.values())
     figure, panels = make_figure(len(windows) + 1, width=10, height=1.2 + 1.15 * (len(windows) + 1), share_x=True)
     for axes, gpu in zip(panels, (gpu for gpu in found["gpus"] if gpu["uuid"] in windows), strict=False):
@@ -31,18 +33,21 @@ def plot_flatlines(outcome: Outcome) -> Plot:
         ceiling = gpu["ceiling_together_bytes_per_s"] / GB
         axes.fill_between(times, rates, step="post", color=SYSTEM, alpha=0.18, linewidth=0)
         axes.step(times, rates, where="post", color=SYSTEM, linewidth=0.9)
-        axes.axhline(ceiling, color=FLOOR, linewidth=1.1, linestyle="--")
-        axes.axhline(gpu["ceiling_alone_bytes_per_s"] / GB, color=FLOOR, linewidth=0.9, linestyle=":")
+        axes.axhline(ceiling, color=FLOOR, linewidth=1.1, linestyle="--", label="ceiling while all copy")
+        axes.axhline(gpu["ceiling_alone_bytes_per_s"] / GB, color=FLOOR, linewidth=0.9, linestyle=":",
+                     label="ceiling alone")  # fmt: skip
         axes.axhline(float(outcome.params.get("threshold_mb_per_s", 20_000)) / 1e3, color=MARK, linewidth=1,
-                     linestyle="--")  # fmt: skip
+                     linestyle="--", label="threshold")  # fmt: skip
         axes.set_ylim(0, 1.15 * max(ceiling, gpu["ceiling_alone_bytes_per_s"] / GB))
         axes.set_ylabel("GB/s")
-        set_title(axes, f"{gpu['uuid']}: {gpu['status']}")
+        set_title(axes, f"{names[gpu['uuid']]}: {gpu['status']}")
     times, total = _sum(windows, zero)
     panels[-1].step(times, total, where="post", color=INK, linewidth=0.9)
     panels[-1].set_ylim(0, 1.15 * float(np.nanmax(total, initial=1e-9)))
     panels[-1].set_ylabel("GB/s")
-    panels[-1].set_xlabel("seconds (dashed: ceiling of all at once and threshold; dotted: ceiling alone)")
+    panels[-1].set_xlabel("seconds")
+    shown = panels[0].get_legend_handles_labels()
+    figure.legend(*shown, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     set_title(panels[-1], "all together")
     return Plot(figure, _describe(found))
 
@@ -94,8 +99,9 @@ def _sum(windows: dict[str, Windows], zero: float) -> tuple[np.ndarray, np.ndarr
 
 
 def _describe(found: PcieMeasurements) -> str:
+    names = shorten([gpu["uuid"] for gpu in found["gpus"]])
     parts = [
-        f"{gpu['uuid']} received {_rate(gpu['bytes_per_s'])} GB/s"
+        f"{names[gpu['uuid']]} received {_rate(gpu['bytes_per_s'])} GB/s"
         + (f", {gpu['share_of_alone']:.1%} of alone" if gpu["share_of_alone"] is not None else "")
         for gpu in found["gpus"]
     ]

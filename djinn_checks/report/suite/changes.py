@@ -26,6 +26,12 @@ added to the variance, r being the smallest difference of two figures of the ser
 of r (Sheppard). A figure that was the same, to the last bit, in three runs and more, and is another one that is the
 same in three and more, is a step all the same. A figure that comes out as one of two at random would look like that in
 one of 32 series of six runs at most, and in one of 290 of twelve.
+
+**Noise that is small by luck.** What few runs mark of pure noise is a series whose figures happen to lie close together
+on both sides. So where the same row is known from other machines, 0.3 of the noise that it shows there, on the
+quietest of them, is the least that is believed here. It is taken from the median difference between one run and the
+next, which a change of level does not move. That takes marks away, and makes none. A series that is fifteen times as
+quiet is another matter than luck, and keeps its own noise.
 """
 
 from __future__ import annotations
@@ -43,6 +49,12 @@ LEAST_CONSTANT = 3
 _TRIMMED = 10
 """One of so many runs is trimmed at either end. Of fewer, the t of what is left is larger, far out in its tail, than
 Student's says: with one of 5, noise gave a mark four times as often as it should in 1 of 2,000 series."""
+_BELIEVED = 0.3
+"""Of the noise that the same row shows elsewhere: what is less is thought to be luck."""
+_QUIETER = 15.0
+"""Times as quiet as elsewhere: then it is no luck."""
+_MEDIAN_DIFFERENCE = 0.9539
+"""Median of the distance between two normal figures, in standard deviations: 0.6745 times the root of 2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,14 +75,38 @@ class Shift:
         return self.after / self.before if self.before else None
 
 
-def find_shifts(values: Sequence[float], alpha: float) -> list[Shift]:
+@dataclass(frozen=True)
+class _Floor:
+    """What the noise of a series is at least, in the unit of its figures."""
+
+    gap: float
+    """The smallest difference of two figures: they may be rounded to steps of it."""
+    elsewhere: float
+    """Standard deviation of the same row on another machine; 0 where there is none."""
+
+    def raise_(self, variance: float) -> float:
+        """Return the variance that is believed of a series that shows this one."""
+        least = self.elsewhere if math.sqrt(variance) * _QUIETER > self.elsewhere else 0.0
+        return max(variance + self.gap**2 / 12, (_BELIEVED * least) ** 2)
+
+
+def find_shifts(values: Sequence[float], alpha: float, others: Sequence[Sequence[float]] = ()) -> list[Shift]:
     """Return where a series changes its level, in the order of time.
 
     Args:
         values: finite, in the order of time.
         alpha: how often noise alone may give a mark, for the series as a whole.
+        others: the same row on other machines; what is too short to show its noise says nothing.
     """
-    return _search(values, 0, alpha, _smallest_gap(values))
+    noises = [_find_noise(other, values) for other in others if len(other) > LEAST_SIDE]
+    return _search(values, 0, alpha, _Floor(_smallest_gap(values), min(noises, default=0.0)))
+
+
+def _find_noise(other: Sequence[float], values: Sequence[float]) -> float:
+    """Return the standard deviation of one series, at the level of another one, if that is lower."""
+    noise = median(abs(after - before) for before, after in itertools.pairwise(other)) / _MEDIAN_DIFFERENCE
+    level, its_level = abs(median(values)), abs(median(other))
+    return noise * level / its_level if level < its_level else noise
 
 
 def can_shift(values: Sequence[float]) -> bool:
@@ -78,17 +114,17 @@ def can_shift(values: Sequence[float]) -> bool:
     return len(values) >= 2 * LEAST_SIDE and len(set(values)) > 1
 
 
-def _search(values: Sequence[float], start: int, alpha: float, gap: float) -> list[Shift]:
+def _search(values: Sequence[float], start: int, alpha: float, floor: _Floor) -> list[Shift]:
     places = range(LEAST_SIDE, len(values) - LEAST_SIDE + 1)
     if not places or len(set(values)) == 1:
         return []
-    best = min((_compare(values, place, gap, len(places)) for place in places), key=lambda shift: shift.p)
+    best = min((_compare(values, place, floor, len(places)) for place in places), key=lambda shift: shift.p)
     if best.p > alpha:
         return []
     at = _settle_place(values, best.at)
-    best = replace(_compare(values, at, gap, len(places)), p=best.p)
-    left = _search(values[: best.at], start, alpha, gap)
-    right = _search(values[best.at :], start + best.at, alpha, gap)
+    best = replace(_compare(values, at, floor, len(places)), p=best.p)
+    left = _search(values[: best.at], start, alpha, floor)
+    right = _search(values[best.at :], start + best.at, alpha, floor)
     found = Shift(at=start + best.at, before=best.before, after=best.after, p=best.p)
     return [*left, found, *right]
 
@@ -108,13 +144,13 @@ def _spread(values: Sequence[float]) -> float:
     return sum(abs(value - middle) for value in values)
 
 
-def _compare(values: Sequence[float], place: int, gap: float, places: int) -> Shift:
+def _compare(values: Sequence[float], place: int, floor: _Floor, places: int) -> Shift:
     one, other = sorted(values[:place]), sorted(values[place:])
     (mean, squares, kept), (its_mean, its_squares, its_kept) = _trim(one), _trim(other)
     if one[0] == one[-1] != other[0] == other[-1] and min(len(one), len(other)) >= LEAST_CONSTANT:
         return Shift(at=place, before=mean, after=its_mean, p=0.0)
     freedom = kept + its_kept - 2
-    variance = (squares + its_squares) / freedom + gap**2 / 12
+    variance = floor.raise_((squares + its_squares) / freedom)
     error = math.sqrt(variance * (1 / kept + 1 / its_kept))
     p = tail_of_t(abs(mean - its_mean) / error, freedom) if error > 0 else 1.0
     return Shift(at=place, before=mean, after=its_mean, p=min(1.0, places * p))

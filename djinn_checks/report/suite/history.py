@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from djinn_checks.outcome import Criterion, Outcome, Status
 from djinn_checks.report.suite.changes import Shift, can_shift, find_shifts
@@ -27,6 +27,8 @@ _NEAR = 1
 _FACTS = ("platform", "python")
 """Facts of a machine's software, beside packages, commits and drivers, that a change is held against."""
 _MOST_TOLD = 6
+_WHOLE_SECONDS = 1.0
+"""When a run began is told to the second."""
 _UNDATED = datetime.max.replace(tzinfo=UTC)
 
 
@@ -68,6 +70,15 @@ class Point:
         except ValueError:
             return _UNDATED
         return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+    @property
+    def ended(self) -> datetime | None:
+        """When the check had ended at the earliest; None where the outcome does not say when it began."""
+        seconds = _number(self.outcome.timings.get("run_s", self.outcome.timings.get("total_s"))) or 0.0
+        try:
+            return self.when + timedelta(seconds=max(0.0, seconds - _WHOLE_SECONDS))
+        except OverflowError:  # what does not say when it began, and a figure that nobody can have measured
+            return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +131,8 @@ class History:
     """How many series could have a mark."""
     repeated: tuple[str, ...]
     """Outcomes that a folder has and an earlier one has, too, which count once."""
+    mixed: tuple[tuple[Point, Point, Series], ...] = ()
+    """Two runs of one series, the first of each series, that overlap in time: one machine would do both at once."""
 
     @property
     def changed(self) -> list[tuple[Series, Shift]]:
@@ -145,8 +158,24 @@ def trace_history(visits: Sequence[Visit]) -> History:
     for (run, machine), points in runs.items():
         found += _make_series(run, machine, sorted(points, key=lambda point: point.when))
     tested = sum(can_shift(series.values) for series in found)
-    marked = [replace(series, shifts=_mark(series, ALPHA / max(1, tested))) for series in found]
-    return History(series=tuple(_explain_wholes(marked)), machines=machines, tested=tested, repeated=tuple(repeated))
+    alpha = ALPHA / max(1, tested)
+    marked = [replace(series, shifts=_mark(series, alpha, _find_others(series, found))) for series in found]
+    return History(
+        series=tuple(_explain_wholes(marked)),
+        machines=machines,
+        tested=tested,
+        repeated=tuple(repeated),
+        mixed=tuple(_find_mixed(found)),
+    )
+
+
+def _find_mixed(found: Iterable[Series]) -> Iterator[tuple[Point, Point, Series]]:
+    """Give the first two runs of each series that overlap in time. Hosts that are built alike have one label."""
+    for series in found:
+        if series.criterion == WHOLE:
+            pairs = itertools.pairwise(series.points)
+            overlapping = (pair for pair in pairs if pair[0].ended is not None and pair[1].when < pair[0].ended)
+            yield from ((one, other, series) for one, other in itertools.islice(overlapping, 1))
 
 
 Runs = dict[tuple[str, str], list[Point]]
@@ -190,9 +219,15 @@ def _number(value: object) -> float | None:
     return float(value)
 
 
-def _mark(series: Series, alpha: float) -> tuple[Shift, ...]:
+def _find_others(series: Series, found: Iterable[Series]) -> list[list[float]]:
+    """Return the figures of the same row on other machines."""
+    row = (series.run, series.criterion)
+    return [other.values for other in found if other is not series and (other.run, other.criterion) == row]
+
+
+def _mark(series: Series, alpha: float, others: Sequence[Sequence[float]]) -> tuple[Shift, ...]:
     places = [place for place, point in enumerate(series.points) if point.value is not None]
-    return tuple(replace(shift, at=places[shift.at]) for shift in find_shifts(series.values, alpha))
+    return tuple(replace(shift, at=places[shift.at]) for shift in find_shifts(series.values, alpha, others))
 
 
 def _explain_wholes(found: Sequence[Series]) -> Iterator[Series]:

@@ -17,7 +17,8 @@ _METHOD = (
     "A change is marked where two levels differ by more than the noise that the series itself shows: the pooled t of "
     "trimmed means, at the place where it is largest, with at least two runs on either side (Yuen and Dixon 1973; "
     "Hawkins 1977). The level is shared out among all series of the page, so that a page of nothing but noise has a "
-    "mark in about one case of twenty. A few runs show large changes only. Each machine is a series of its own."
+    "mark in one case of forty, and more rarely where another machine shows the noise of the same row. A few runs show "
+    "large changes only. Each machine is a series of its own."
 )
 
 
@@ -34,6 +35,7 @@ def render_history(title: str, history: History, unreadable: Sequence[str] = ())
     parts = (
         f"<p>{escape(' '.join(summarize_history(history)))}</p>",
         _list("What cannot be read", unreadable),
+        _list("What may be several machines in one series", [tell_mixed(*found) for found in history.mixed]),
         _changes(history),
         _flaky(history),
         _machines(history),
@@ -76,6 +78,14 @@ def tell_flips(series: Series) -> str:
     return f"{name_series(series)}: {_flips(series)}"
 
 
+def tell_mixed(one: Point, other: Point, series: Series) -> str:
+    """Return in one line that two runs of a series were at the same time."""
+    return (
+        f"{series.run} on {series.machine}: the runs of {one.folder} and {other.folder} overlap in time, so this may "
+        "be two hosts that are built alike, or two GPUs of one; tell them apart with HOST=FOLDER"
+    )
+
+
 def name_series(series: Series) -> str:
     """Return what a series is of, in words."""
     return f"{series.run}: {series.criterion or 'the whole check'} on {series.machine}"
@@ -109,11 +119,13 @@ def _changes(history: History) -> Html:
     for series, shift in history.changed:
         before, after = series.points[shift.at - 1], series.points[shift.at]
         unit = series.row.unit if series.row else ""
-        level = f"{render_quantity(shift.before, unit)} → {render_quantity(shift.after, unit)}"
+        levels = [render_quantity(level, unit) for level in (shift.before, shift.after)]
+        if levels[0] == levels[1]:  # rounded for a table of observed figures, where a change of 3 % may not show
+            levels = [Html(escape(format_quantity(level, unit))) for level in (shift.before, shift.after)]
         since = Html(f"{format_start(after.outcome.started_at)}<small>{escape(after.folder)}</small>")
         beside = "; ".join(tell_differences(before.outcome, after.outcome)) or "nothing that the outcomes tell of"
-        rows.append((_name(series), series.machine, Html(level + f"<small>{escape(_size(series, shift))}</small>"),
-                     since, beside))  # fmt: skip
+        level = Html(f"{' → '.join(levels)}<small>{escape(_size(series, shift))}</small>")
+        rows.append((_name(series), series.machine, level, since, beside))
     columns = ("Row", "Machine", "Level", "Since", "What else changed there")
     return render_table("Marked changes", columns, rows, numeric=False)
 

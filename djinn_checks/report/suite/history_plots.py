@@ -152,7 +152,8 @@ def _describe(run: str, rows: Sequence[Sequence[Series]]) -> str:
     marks = sum(len(series.shifts) for series in every)
     count = max(len(series.points) for series in every)
     return (
-        f"{run}: {len(rows)} criteria whose figures differ from run to run, up to {count} runs a machine; "
+        f"{run}: {len(rows)} criteri{'on' if len(rows) == 1 else 'a'} whose figures differ from run to run, "
+        f"up to {count} runs a machine; "
         f"{marks or 'no'} marked change{'' if marks == 1 else 's'}. Date and commit stand below; "
         "the steps between runs are even, whatever time lies between them."
     )

@@ -37,6 +37,8 @@ _EVIDENCE = {
     "log": "log",
 }
 """Files beside a report by their endings, and what they are called."""
+_LONGEST_WHOLE = 20
+"""Letters of a name that is not broken between its words either."""
 
 
 def render_index(
@@ -171,8 +173,9 @@ def _runs(
 
 
 def _whole(words: str) -> Html:
-    """Return a short name that a narrow column does not break."""
-    return Html(f'<span class="whole">{escape(words)}</span>')
+    """Return a name that a narrow column does not break; one that is long, between its words alone."""
+    parts = words.split(" ") if len(words) > _LONGEST_WHOLE else [words]
+    return Html(" ".join(f'<span class="whole">{escape(part)}</span>' for part in parts))
 
 
 def _unreadable(unreadable: Mapping[str, str], files: Mapping[str, Mapping[str, int]]) -> Html | str:

@@ -20,6 +20,8 @@ from djinn_checks.instruments.gpus import HostGpus
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.params import PcieParams
 from djinn_checks.report.pcie.plots import plot_flatline
+from djinn_checks.report.pcie.stream_tables import tabulate_health, tabulate_stream
+from djinn_checks.report.pcie.tables import tabulate_ceilings, tabulate_limit, tabulate_preflight, tabulate_traffic
 from djinn_checks.report.pcie.together import plot_flatlines, tabulate_gpus
 
 UUIDS = ("GPU-one", "GPU-two")
@@ -57,9 +59,25 @@ def test_two_full_links_are_passed_each_with_a_verdict_of_its_own() -> None:
     drawn = plot_flatlines(outcome)
     assert drawn.figure is not None
     assert len(drawn.figure.axes) == 3
-    assert "GPU-two received 49.75 GB/s, 99.5% of alone" in drawn.alt
+    assert "two received 49.75 GB/s, 99.5% of alone" in drawn.alt
+    (legend,) = drawn.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["ceiling while all copy", "ceiling alone", "threshold"]
     assert "99.50 in all" in tabulate_gpus(outcome)
     assert plot_flatline(outcome).figure is None
+
+
+def test_each_of_two_has_its_own_tables_and_nothing_is_called_a_replay() -> None:
+    outcome = conclude(make_streams())
+    for tabulate in (tabulate_traffic, tabulate_limit, tabulate_ceilings, tabulate_stream):
+        made = tabulate(outcome)
+        assert [f"<summary>{uuid}</summary>" in made for uuid in UUIDS] == [True, True], tabulate.__name__
+    told = tabulate_health(outcome) + tabulate_preflight(outcome) + tabulate_traffic(outcome)
+    assert "replay needs" not in told
+    assert "Nothing was run" not in told
+    silent = replace(outcome, measurements={**outcome.measurements, "gpus": [
+        {**gpu, "measurements": {**gpu["measurements"], "health": None}} for gpu in outcome.measurements["gpus"]
+    ]})  # fmt: skip
+    assert tabulate_health(silent).count("Nothing told the health") == 1
 
 
 def test_of_two_the_slow_one_decides_and_is_named() -> None:

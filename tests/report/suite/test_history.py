@@ -16,7 +16,7 @@ from djinn_checks.cli import main
 from djinn_checks.outcome import Outcome
 from djinn_checks.report.suite.changes import find_shifts, tail_of_t
 from djinn_checks.report.suite.history import History, Visit, trace_history
-from djinn_checks.report.suite.history_page import render_history
+from djinn_checks.report.suite.history_page import render_history, tell_mixed
 from tests.report.suite.many_runs import RATIO, make_runs, set_ratio, write_runs
 
 
@@ -63,6 +63,38 @@ def test_a_change_is_found_where_it_is_and_one_run_alone_is_none() -> None:
     assert [shift.at for shift in find_shifts([1.0, 1.0, 1.0, 2.0, 2.0, 2.0], 1e-9)] == [3]
     far_off = [*values[:10], 97.0, 97.1, 20.0, 96.9, 97.0, 97.1, 96.9, 97.0, 97.1, 97.0, 96.9]
     assert [shift.at for shift in find_shifts(far_off, 1e-4)] == [8], "one run that is far off hides nothing"
+
+
+def test_noise_that_is_small_by_luck_is_told_by_another_machine_and_a_fall_is_found_all_the_same() -> None:
+    """Of 1,500 pairs of 3 + 3 runs with one noise: another machine takes marks away, none of a fall, and makes none."""
+    rng = random.Random(8)
+    alone = beside = falls = found = 0
+    for _ in range(1500):
+        one, other = ([1 + rng.gauss(0, 0.002) for _ in range(6)] for _ in range(2))
+        with_other = find_shifts(one, 0.01, [other])
+        alone += bool(find_shifts(one, 0.01))
+        beside += bool(with_other)
+        assert bool(with_other) <= bool(find_shifts(one, 0.01)), "none is made"
+        fallen = [*one[:3], *(0.97 * value for value in one[3:])]
+        falls += bool(find_shifts(fallen, 1e-3))
+        found += bool(find_shifts(fallen, 1e-3, [other]))
+    assert beside <= 0.8 * alone
+    assert found >= 0.99 * falls >= 1400
+    quiet = [1.0, 1.0001, 0.9999, 0.97, 0.9701, 0.9699]
+    assert find_shifts(quiet, 1e-3, [[1.0, 1.08, 0.9, 1.1, 0.95, 1.02]]), "a machine that is much noisier is no ruler"
+    assert find_shifts(quiet, 1e-3, [[30.0], [50.0, 50.1, 49.9, 48.5, 48.6, 48.4]]), "nor one that fell, too"
+
+
+def test_two_runs_of_one_series_at_one_time_are_two_machines_or_two_gpus() -> None:
+    found = make_runs(3, runs=3)
+    assert trace(found).mixed == ()
+    again = [{"pcie": replace(found[2]["pcie"], started_at="2026-11-02T03:00:05+00:00")}]
+    ((one, other, series),) = trace(found + again).mixed
+    assert (one.folder, other.folder, series.machine) == ("night-2", "night-6", "h200-f966")
+    assert "tell them apart with HOST=FOLDER" in tell_mixed(one, other, series)
+    odd = {"pcie": replace(found[2]["pcie"], started_at="9999-12-31T23:59:59+00:00", timings={"run_s": 1e300})}
+    last = {"pcie": replace(odd["pcie"], summary="another")}
+    assert trace([*found, odd, last, {"pcie": replace(found[1]["pcie"], started_at="once")}]).mixed == ()
 
 
 def test_a_ratio_that_falls_by_3_percent_is_marked_on_its_machine_and_noise_is_not() -> None:

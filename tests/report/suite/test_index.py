@@ -105,3 +105,15 @@ def test_the_folder_is_read_and_an_outcome_that_cannot_be_read_is_named(tmp_path
     assert '<div class="banner error">' in page
     assert "pcie.outcome.json cannot be read" in page
     assert '<a href="./logits.html">' in page
+
+
+def test_of_many_hosts_a_short_name_stays_whole_and_a_long_one_leaves_room_for_what_was_found() -> None:
+    cpus = ("Intel Xeon", "AMD EPYC")
+    outcomes = {
+        f"pcie-{number}": whole("pcie", params={"trace": f"traces/long-{number}.csv.gz"},
+                                environment={"cpu": {"model": cpu, "threads": 8}})
+        for number, cpu in enumerate(cpus)
+    }  # fmt: skip
+    page = render_index("two", outcomes, {})
+    assert re.search(r'<span class="whole">xeon-\w{4}</span>', page)
+    assert '<span class="whole">trace</span> <span class="whole">long-1.csv.gz</span>' in page

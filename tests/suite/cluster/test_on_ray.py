@@ -120,7 +120,7 @@ def test_without_ray_or_with_an_old_one_a_sentence_says_what_to_install(
     assert "goes with --on" in capsys.readouterr().err
     assert main(["run", "params/replay", "--on", "ray", "--shard", "1/2"]) == 2
     assert "--shard and --gpu: are for one host" in capsys.readouterr().err
-    for wrong in ("slurm", "ray://"):
+    for wrong in ("slurm", "ray://", "ray://head", "ray://head:x", "ray://:1", "ray://h:70000", "ray://h /x:1"):
         with pytest.raises(SystemExit):
             main(["run", "params/replay", "--on", wrong])
 
