@@ -20,6 +20,8 @@ def _overcommitted(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
     row = Row("crowd_overcommits", "All agents' KV together is more than the pool holds", unit="times the pool")
     pool = evidence.pool.pool_tokens if evidence.pool else None
     total = sum(tokens_of(crowd, number) for number in range(len(crowd.scripts)))
+    shared = [script.shared_tokens for script in crowd.scripts if script.shared_tokens]
+    total -= sum(shared) - max(shared, default=0)  # kept once for all of them
     return row.judge(
         total / pool if pool else None,
         ">",
