@@ -151,7 +151,9 @@ class _Crowd:
                 if self.scripted:
                     prompt = self.scripted[number % len(self.scripted)][len(replies)]
                 tokens = script.answer_tokens(len(replies), self.new_tokens)
-                second = self._disturb(number, len(replies), prompt, tokens, chance)
+                # What rounding does is seen in first turns that nobody else could have had a part in.
+                is_apart = not replies and not script.shared_tokens
+                second = None if is_apart else self._disturb(number, len(replies), prompt, tokens, chance)
                 replies.append(await self.client.turn(session_of(number), prompt, tokens))
                 if second is not None:
                     self.seconds.append(await second)

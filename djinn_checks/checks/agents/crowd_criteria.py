@@ -187,7 +187,8 @@ def _logprobs(evidence: AgentsEvidence, found: Sequence[TurnDistance]) -> Criter
         most if most is not None else 0.0,
         evidence=f"largest difference over {len(later)} turns{besides}; over first turns, never restored, "
         f"{_say(of_noise)}",
-        missing="the server gives no log-probabilities, or no turn was left to compare",
+        missing="the server gives no log-probabilities, or no turn was left to compare, or all prompts begin alike and "
+        "none tells what rounding does",
         failed=f"agent {worst.agent}, turn {worst.turn + 1}" if worst else "",
     )
 

@@ -56,7 +56,7 @@ def judge_sameness(evidence: AgentsEvidence) -> list[Criterion]:
         missing="the server gives neither token ids nor text: nothing was said that could be compared",
         failed="the first place is marked in the report",
     )
-    limit = 0.0 if _is_same_work(run) else max(distance(run.hot[1:], run.cold) or 0.0, floor or 0.0)
+    limit = sameness_limit(run)
     why = f"; other parts were computed, and the twin computed anew is {limit:.3g} away" if limit else ""
     title = "The log-probabilities are the twin's, " + ("within rounding" if limit else "bit for bit")
     numbers = Row("logprobs_equal_twin", title, unit="").judge(
@@ -68,6 +68,13 @@ def judge_sameness(evidence: AgentsEvidence) -> list[Criterion]:
         floor=floor,
     )
     return [text, numbers]
+
+
+def sameness_limit(run: SleeperRun) -> float:
+    """Return how far log-probabilities after a sleep may be from the twin's, in nats: 0, or what rounding does."""
+    if _is_same_work(run):
+        return 0.0
+    return max(distance(run.hot[1:], run.cold) or 0.0, distance(run.again, run.hot) or 0.0)
 
 
 def _is_same_work(run: SleeperRun) -> bool:

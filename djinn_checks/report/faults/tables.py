@@ -24,6 +24,7 @@ def tabulate_faults(outcome: Outcome) -> Html:
             _planted_in(row, outcome),
             row["verdict"],
             row["caught_by"],
+            _turns(row),
             row["breaks"],
             row["modelled_on"],
         )
@@ -31,9 +32,17 @@ def tabulate_faults(outcome: Outcome) -> Html:
     ]
     if not rows:
         return Html("<p>No fault was planted.</p>")
-    columns = ("Fault", "Check", "Planted in", "Verdict", "Caught by", "What it breaks", "Modelled on")
-    note = "In a run: a system, a link or a server ran. Made-up evidence is judged alone; only the judgement is tried."
+    columns = ("Fault", "Check", "Planted in", "Verdict", "Caught by", "Turns", "What it breaks", "Modelled on")
+    note = (
+        "In a run: a system, a link or a server ran. Made-up evidence is judged alone; only the judgement is tried. "
+        "Turns: how many of agents it took until one was told something wrong."
+    )
     return render_table("Planted faults", columns, rows, note=note, numeric=False)
+
+
+def _turns(row: FaultRow) -> str:
+    turns = row.get("turns")
+    return "" if turns is None else str(turns)
 
 
 def _planted_in(row: FaultRow, outcome: Outcome) -> str:

@@ -40,7 +40,7 @@ SHAPE = {
 SMALL: dict[str, Any] = {
     "device": "cpu", "adapter": "vllm", "prompt_tokens": 40, "new_tokens": 4, "sleep_s": 1.0, "sleeps": 2,
     "idle_s": 0.5, "agents": 4, "agent_prompt_tokens": 40, "agent_new_tokens": 4, "arrival_rate": 20.0,
-    "think_s": [0.05, 0.1], "burst": 2,
+    "think_s": [0.05, 0.1], "burst": 2, "turns": 3, "shared_share": 0.5, "disturbed_share": 0.4,
 }  # fmt: skip
 
 
@@ -105,6 +105,16 @@ def test_a_server_whose_blocks_really_come_back_from_the_host_passes_in_every_ro
     assert "by the server's route" in passed.criterion("kv_left_device").evidence
     assert passed.criterion("logprobs_equal_twin").observed == 0.0
     assert Outcome.from_dict(json.loads(json.dumps(passed.to_dict()))).to_dict() == passed.to_dict()
+
+
+def test_a_crowd_on_a_pool_was_under_all_the_pressure_that_was_asked_for(passed: Outcome) -> None:
+    told = passed.criterion("crowd_answered").evidence
+    assert "tried: several pauses, arrivals of 2 at once, 2 prompts that begin alike" in told
+    assert "turns asked by two clients" in told
+    assert "requests that were cancelled" in told
+    assert "not tried" not in told
+    disturbed = passed.criterion("crowd_logprobs_equal_twins").evidence
+    assert "disturbed by a second client" in disturbed
 
 
 def test_with_offloading_off_one_row_fails_and_says_so(spec: str) -> None:
