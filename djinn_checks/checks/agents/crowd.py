@@ -248,6 +248,8 @@ async def run_crowd(
     generator = np.random.default_rng(seed)
     crowd = _Crowd(client, model, new_tokens, think_s, disturbed_share=disturbed_share)
     twins = [await crowd.twin(number, script) for number, script in enumerate(scripts)]
+    if isinstance(client, PoolClient):
+        await client.empty_all()  # whatever it makes of salts, no agent is served what its twin has left
     await asyncio.sleep(SETTLE_S)
     samples: list[StateSample] = []
     before = await _counts(client)

@@ -84,8 +84,8 @@ def client_of(scripted: Scripted) -> AgentClient:
             return Reply(ids=ids, text=said, logprobs=(-0.5,) * len(ids), runners_up=(-0.5, -9.0) * len(ids),
                          sent_s=sent, token_at_s=(time.monotonic(),))  # fmt: skip
 
-        async def counts(self) -> Any:
-            return None
+        async def empty_all(self) -> bool:
+            return False
 
     return Client("http://127.0.0.1:9")
 
