@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from djinn_checks.checks.agents.canary_criteria import judge_code_words
+from djinn_checks.checks.agents.connect import ADAPTERS
 from djinn_checks.checks.agents.crowd import CrowdRun, percentile
 from djinn_checks.checks.agents.crowd_distance import GROSS, TurnDistance, distances, judged_turns, limit, noise
 from djinn_checks.checks.agents.crowd_tried import tell_tried
@@ -151,14 +152,15 @@ def _resident(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
 
 
 def _texts(evidence: AgentsEvidence, crowd: CrowdRun, found: Sequence[TurnDistance]) -> Criterion:
-    """A server of sessions says the same token by token. One with a pool computes in batches, and is held to what that
-    may round."""
+    """A server of sessions says the same token by token. One with a pool, or of which nothing is known, may compute in
+    batches or other parts, and is held to what that may round."""
     gross = sorted({turn.agent for turn in found if turn.nats is not None and turn.nats > GROSS})
     differ = [
         number for number, replies in enumerate(crowd.replies) if differing_tokens(replies, crowd.twin_of(number))
     ]
     how = "the same turns taken alone, without a pause, token by token"
-    if evidence.pool and all(turn.nats is not None for turn in found):
+    may_round = evidence.pool is not None or not ADAPTERS[evidence.params.adapter].has_sessions
+    if may_round and all(turn.nats is not None for turn in found):
         how = (
             f"the same turns taken alone; {len(differ)} said another token where its twin was not sure by {GROSS} nats"
         )
