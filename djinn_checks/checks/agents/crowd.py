@@ -199,7 +199,7 @@ class _Crowd:
             prompt = extend(self.model, prompt, replies[-1], follow_up)
         await self.client.close(f"twin-{number}")
         self.twins.append(replies)
-        if self.client.is_pool:
+        if self.client.is_pool or not self.client.has_sessions:
             self.scripted.append(prompts)
         return replies
 
