@@ -223,6 +223,8 @@ def test_the_turns_are_a_column_if_agents_said_anything_wrong(monkeypatch: pytes
     assert [column.header for column in _caught_table(rows).columns].count("turns") == 1
     assert "turns" not in [column.header for column in _caught_table(rows[1:]).columns]
     assert '<td data-label="Turns"><div>5</div></td>' in tabulate_faults(found)
+    older = replace(found, measurements={"faults": [row for row in rows if row.get("turns") is None]})
+    assert "Turns" not in tabulate_faults(older)
 
 
 def test_a_fault_that_cannot_be_planted_is_missed_and_not_a_crash() -> None:
