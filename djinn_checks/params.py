@@ -287,6 +287,8 @@ class AgentsParams(ModelParams):
     """Shortest and longest pause between an agent's turns, in seconds (uniform)."""
     burst: Annotated[int, Field(ge=1)] = 1
     """Agents that arrive at the same moment."""
+    shared_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the agents whose prompts begin alike, for half of their length, as under one system prompt."""
     disturbed_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of turns that a second client asks at once, half of them cancelled; for servers with a pool."""
     most_wrong_rate: Annotated[float, Field(gt=0, lt=1)] | None = None

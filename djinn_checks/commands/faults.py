@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from djinn_checks.commands.exit_codes import exit_code
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from djinn_checks.commands import Commands
+    from djinn_checks.measurements.faults import FaultRow
     from djinn_checks.outcome import Outcome
 
 
@@ -51,11 +53,7 @@ def _faults(options: argparse.Namespace) -> int:
     outcome = check_faults(
         params, progress=lambda name, done, total: console.print(f"{done}/{total} {name}", highlight=False)
     )
-    table = _table_of_names("fault", "verdict", "caught by", "also alarmed")
-    for row in list_faults(outcome):
-        others = [name for name in row["alarms"] if name != row["caught_by"]]
-        table.add_row(*map(make_visible, (row["name"], row["verdict"], row["caught_by"], ", ".join(others))))
-    console.print(table, markup=False)
+    console.print(_caught_table(list_faults(outcome)), markup=False)
     if options.doses:
         console.print(_floors_table(outcome), markup=False)
     console.print(make_visible(f"{outcome.status}: {outcome.summary}"), highlight=False, markup=False)
@@ -80,6 +78,18 @@ def _table_of_names(*titles: str) -> Table:
     table = Table(show_lines=True)
     for title in titles:
         table.add_column(title, overflow="fold")
+    return table
+
+
+def _caught_table(rows: Sequence[FaultRow]) -> Table:
+    """Return what caught each fault; with the turns that it took, if agents said anything wrong."""
+    has_turns = any(row.get("turns") is not None for row in rows)
+    table = _table_of_names("fault", "verdict", "caught by", *(["turns"] if has_turns else []), "also alarmed")
+    for row in rows:
+        turns = row.get("turns")
+        others = ", ".join(name for name in row["alarms"] if name != row["caught_by"])
+        told = ["" if turns is None else str(turns)] if has_turns else []
+        table.add_row(*map(make_visible, (row["name"], row["verdict"], row["caught_by"], *told, others)))
     return table
 
 

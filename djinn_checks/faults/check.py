@@ -74,6 +74,7 @@ def _row(result: FaultResult) -> Criterion:
     if result.verdict == "not applicable":
         return skip(fault.name, title, unit="faults", reason=result.reason)
     attempts = "1 attempt" if result.attempts == 1 else f"{result.attempts} attempts"
+    told = "" if result.turns is None else f", and after {result.turns} turns of agents"
     row = judge(
         fault.name,
         title,
@@ -81,7 +82,7 @@ def _row(result: FaultResult) -> Criterion:
         "==",
         "caught",
         unit="",
-        evidence=f"the {fault.check} check, with this fault planted, in {attempts}",
+        evidence=f"the {fault.check} check, with this fault planted, in {attempts}{told}",
         failed=result.reason,
     )
     return replace(row, reason=f"{fault.caught_by}: {result.reason}") if row.status is Status.PASS else row
@@ -131,6 +132,7 @@ def _plain(result: FaultResult, doses: Sequence[Ran]) -> FaultRow:
         "status": None if result.status is None else result.status.value,
         "alarms": list(result.alarms),
         "attempts": result.attempts,
+        "turns": result.turns,
         "made_up": fault.made_up,
         "dose_unit": fault.doses.unit if fault.doses else "",
         "doses": [{"size": dose.task.size, "caught": dose.caught, "failed": list(dose.failed)} for dose in doses],

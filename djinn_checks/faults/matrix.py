@@ -29,6 +29,8 @@ class FaultResult:
     """Every required criterion that did not pass, in the check's order."""
     attempts: int
     seconds: float
+    turns: int | None = None
+    """How many an agent took until something wrong was said; None if that is not what was wrong."""
     reason: str = ""
     """What the criterion that caught it said, or why nothing did."""
 
@@ -97,6 +99,7 @@ def _result(fault: Fault, ran: Ran | None, device: torch.device) -> FaultResult:
         status=ran.status,
         alarms=ran.alarms,
         attempts=ran.attempts,
+        turns=ran.turns,
         seconds=ran.seconds,
         reason=ran.reason,
     )

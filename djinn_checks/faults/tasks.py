@@ -50,6 +50,9 @@ class Ran:
     """What the named criterion said; of a clean run, what it was accused of, or else why it has no verdict."""
     attempts: int
     seconds: float
+    turns: int | None = None
+    """Of an agents check in which an agent said something wrong: how many turns it took, those of earlier attempts
+    included. None of other checks, and if only something else was wrong."""
     undecided: bool = False
     """Of a clean run: nothing was said against it, but not all of it was decided."""
 
@@ -95,9 +98,11 @@ def run_task(task: Task, fault: Fault | None, device: torch.device) -> Ran:
         return _run_clean(task, device, started)
     if fault is None:
         raise LookupError(f"the fault {task.name!r} is not among those that were given")
-    outcome, tried = _try(task, fault, device), 1
+    outcome, tried, before = _try(task, fault, device), 1, 0
     while not is_caught(fault, outcome) and tried < fault.attempts:
+        before += _crowd_turns(outcome)
         outcome, tried = _try(task, fault, device), tried + 1
+    until = turns_until_wrong(outcome, fault.caught_by)
     return Ran(
         task=task,
         status=outcome.status,
@@ -106,8 +111,19 @@ def run_task(task: Task, fault: Fault | None, device: torch.device) -> Ran:
         failed=tuple(row.name for row in outcome.criteria if row.required and row.status is Status.FAIL),
         reason=_reason(fault, outcome),
         attempts=tried,
+        turns=None if until is None else before + until,
         seconds=time.monotonic() - started,
     )
+
+
+def turns_until_wrong(outcome: Outcome, caught_by: str) -> int | None:
+    """Return how many turns it took until an answer was wrong, of the crowd if that is what the criterion is about."""
+    found = outcome.timings.get("first_wrong") or {}
+    return found.get("crowd" if caught_by.startswith(("crowd_", "code_words_")) else "sleeper")
+
+
+def _crowd_turns(outcome: Outcome) -> int:
+    return int((outcome.timings.get("first_wrong") or {}).get("crowd_turns") or 0)
 
 
 def _run_by_name(task: Task, device: str) -> Ran:

@@ -139,6 +139,16 @@ class CrowdTimes(TypedDict):
     """None if the server does not list its sessions. Older outcomes lack it."""
 
 
+class FirstWrong(TypedDict):
+    """How many turns had been answered when the first one was whose log-probabilities are not the twin's."""
+
+    sleeper: int | None
+    """None if none was, or the server gives no log-probabilities; the same of the crowd."""
+    crowd: int | None
+    crowd_turns: int
+    """Of the crowd in all."""
+
+
 class AgentsTimings(TypedDict):
     """All that differs from run to run. Outcomes of earlier versions lack some of it."""
 
@@ -160,6 +170,7 @@ class AgentsTimings(TypedDict):
     moves_on_link_s: dict[str, list[list[float]] | None]
     """By direction, [least, greatest] of each sleep."""
     crowd: CrowdTimes | None
+    first_wrong: NotRequired[FirstWrong]
     server_start_s: NotRequired[float]
     server_s: NotRequired[float]
     reference_s: NotRequired[float]

@@ -34,6 +34,9 @@ class FaultRow(TypedDict):
     alarms: list[str]
     """Every required criterion that did not pass."""
     attempts: int
+    turns: NotRequired[int | None]
+    """How many turns of agents it took until one said something wrong; None if something else was. Older outcomes lack
+    it."""
     made_up: NotRequired[bool]
     """Planted in evidence that is made to measure, while no system ran. Older outcomes do not say."""
     dose_unit: NotRequired[str]

@@ -102,6 +102,7 @@ _AGENTS = Expected(
         "logprobs_equal_twin": ("==", 0.0),
         "crowd_texts_equal_twins": ("==", 0),
         "code_words_kept": ("==", 0),
+        "code_words_recalled": ("==", 0),
         "decoding_stays": ("==", 0),
     },
     named={
@@ -138,6 +139,7 @@ _POOL = Expected(
         "text_equals_twin": ("==", 0),
         "crowd_texts_equal_twins": ("==", 0),
         "code_words_kept": ("==", 0),
+        "code_words_recalled": ("==", 0),
     },
     named={
         "survives_sleep": ("==", "sleeps"),

@@ -26,7 +26,9 @@ class AgentHint(Body):
 
 
 class StreamOptions(Body):
-    """What a stream brings beside text."""
+    """What a stream brings beside text. What others know besides, as `continuous_usage_stats`, is ignored."""
+
+    model_config = ConfigDict(extra="ignore")
 
     include_usage: bool = False
     """End the stream with a chunk that has the usage."""

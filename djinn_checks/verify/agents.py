@@ -21,6 +21,7 @@ _BELIEVED = {
     "prefill_counted": "the server's count of computed tokens is not kept",
     "crowd_texts_equal_twins": "the crowd's texts are not kept",
     "code_words_kept": "the crowd's texts are not kept",
+    "code_words_recalled": "the crowd's texts are not kept",
     "equals_generate": "the resident model's tokens are not kept",
 }
 _RATES = {"swap_out_of_ceiling": "out", "restore_of_ceiling": "in"}

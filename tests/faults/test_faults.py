@@ -10,6 +10,7 @@ import torch
 
 from djinn_checks.checks.pcie.evidence import PcieEvidence
 from djinn_checks.cli import main
+from djinn_checks.commands.faults import _caught_table
 from djinn_checks.errors import ParamsError
 from djinn_checks.faults import check, tasks
 from djinn_checks.faults.agents import catalog as agents
@@ -23,9 +24,10 @@ from djinn_checks.faults.pcie.made import judge_evidence
 from djinn_checks.faults.pcie.streams import make_encoding, make_in_place
 from djinn_checks.faults.pcie.traffic import make_noisy_evidence
 from djinn_checks.faults.streaming import open_slow_link, stream_over
-from djinn_checks.faults.tasks import Task, run_task
+from djinn_checks.faults.tasks import Task, run_task, turns_until_wrong
 from djinn_checks.outcome import Failure, Outcome, Status, judge
 from djinn_checks.params import FaultsParams
+from djinn_checks.report.faults.tables import list_faults, tabulate_faults
 from tests.faults.rounding import rounding_tells_a_kept_cache
 
 CPU = torch.device("cpu")
@@ -147,6 +149,9 @@ def test_faulty_servers_are_caught_in_processes_of_their_own_and_a_clean_one_is_
             run.reason for run in clean if run.reason.startswith(("rounding_is_kept: ", "first_token_is_kept: "))
         ]
     assert {name: found for name, found in verdicts.items() if found[0] != "caught"} == {}
+    turns = {result.fault.name: result.turns for result in matrix.results}
+    assert (turns["sessions_crossed"] or 0) > 4  # each of the four has had a first turn, and nobody was restored before
+    assert turns["dies_asleep"] is None
     assert len(clean) >= 3
     wrong = [run.reason for run in clean if run.caught or (run.undecided and not run.reason.startswith(tuple(excused)))]
     assert not wrong
@@ -185,6 +190,41 @@ def test_a_fault_that_bites_at_random_is_tried_until_it_is_caught_or_its_attempt
     never = replace(luck, attempts=2, run=lambda device: outcome(Status.PASS))
     (result,) = plant([never], CPU)
     assert (result.verdict, result.attempts) == ("MISSED", 2)
+
+
+def test_the_turns_that_a_fault_of_agents_took_are_counted_with_those_of_earlier_attempts() -> None:
+    def after(crowd: int | None, status: Status) -> Outcome:
+        told = {"first_wrong": {"sleeper": 2, "crowd": crowd, "crowd_turns": 8}}
+        return replace(outcome(status), timings=told)
+
+    answers = iter([after(None, Status.PASS), after(None, Status.PASS), after(6, Status.FAIL)])
+    named = "crowd_logprobs_equal_twins"
+    seldom = replace(
+        ALL["restored_under_wrong_id"], caught_by=named, attempts=3,
+        run=lambda device: replace(found := next(answers), criteria=(replace(found.criteria[0], name=named),)),
+    )  # fmt: skip
+    (result,) = plant([seldom], CPU)
+    assert (result.verdict, result.attempts, result.turns) == ("caught", 3, 8 + 8 + 6)
+    assert turns_until_wrong(after(None, Status.FAIL), "logprobs_equal_twin") == 2
+    assert turns_until_wrong(outcome(Status.FAIL), "logprobs_equal_twin") is None
+
+
+def test_the_turns_are_a_column_if_agents_said_anything_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"first_wrong": {"sleeper": None, "crowd": 5, "crowd_turns": 8}}
+    made = outcome(Status.FAIL)
+    made = replace(made, timings=told, criteria=(replace(made.criteria[0], name="crowd_named"),))
+    crossed = replace(ALL["sessions_crossed"], caught_by="crowd_named", run=lambda device: made)
+    monkeypatch.setattr(check, "find_faults", lambda of, name: [crossed, ALL["claims_twice"]])
+    found = check.check_faults(FaultsParams.create(clean_runs=0, doses=False, device="cpu"), at_once=0)
+    assert "after 5 turns of agents" in found.criterion("sessions_crossed").evidence
+    assert "turns" not in found.criterion("claims_twice").evidence
+    rows = list_faults(found)
+    assert [row.get("turns") for row in rows] == [5, None]
+    assert [column.header for column in _caught_table(rows).columns].count("turns") == 1
+    assert "turns" not in [column.header for column in _caught_table(rows[1:]).columns]
+    assert '<td data-label="Turns"><div>5</div></td>' in tabulate_faults(found)
+    older = replace(found, measurements={"faults": [row for row in rows if row.get("turns") is None]})
+    assert "Turns" not in tabulate_faults(older)
 
 
 def test_a_fault_that_cannot_be_planted_is_missed_and_not_a_crash() -> None:

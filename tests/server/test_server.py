@@ -93,6 +93,8 @@ def test_a_stream_gives_the_same_text_as_the_whole_and_ends_with_the_usage(clien
     assert "".join(part.choices[0].text for part in told) == whole.choices[0].text
     assert told[-1].choices[0].finish_reason == whole.choices[0].finish_reason == "length"
     assert [part.usage for part in told] == [None] * 11
+    assert len({(part.id, part.created) for part in parts}) == 1
+    assert abs(usage.created - time.time()) < 3600
     assert (usage.usage, usage.choices) == (whole.usage, [])
 
 
@@ -133,7 +135,10 @@ def test_a_stop_text_ends_the_completion_and_is_not_part_of_it(client: openai.Op
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ({"prompt": "x", "stream_options": {"include_use": True}}, "stream_options.include_use: Extra inputs"),
+        (
+            {"prompt": "x", "stream_options": {"include_usage": "often"}},
+            "stream_options.include_usage: Input should be",
+        ),
         ({"prompt": "x", "n": 2}, "n: Input should be 1"),
         ({"prompt": []}, "prompt"),
         ({"prompt": [10**9]}, "token ids go from 0 to"),

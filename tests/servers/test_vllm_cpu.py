@@ -88,7 +88,8 @@ def wait_for(where: str, process: subprocess.Popen[bytes], log: Path) -> None:
 def outcome(address: str) -> Outcome:
     params = AgentsParams.create(
         model="smollm2", device="cpu", dtype="float32", adapter="vllm", server_address=address, prompt_tokens=400,
-        new_tokens=8, sleep_s=1.0, sleeps=2, idle_s=0.5, agents=0,
+        new_tokens=8, sleep_s=1.0, sleeps=2, idle_s=0.5, agents=6, agent_prompt_tokens=400, agent_new_tokens=8, turns=3,
+        arrival_rate=2.0, burst=2, shared_share=0.5, disturbed_share=0.3, think_s=[0.5, 1.5],
     )  # fmt: skip
     return check_agents(params)
 
@@ -97,6 +98,15 @@ def test_a_session_that_comes_back_from_a_disk_is_itself(outcome: Outcome) -> No
     right = ("survives_sleep", "speaks_for_model", "kv_left_device", "kv_from_host", "prefill_counted",
              "text_equals_twin", "logprobs_equal_twin", "coherent")  # fmt: skip
     assert {name: outcome.criterion(name).status for name in right} == dict.fromkeys(right, Status.PASS)
+
+
+def test_a_crowd_on_a_pool_for_less_than_all_says_what_each_says_alone(outcome: Outcome) -> None:
+    right = ("crowd_answered", "crowd_overcommits", "crowd_texts_equal_twins", "crowd_logprobs_equal_twins",
+             "code_words_kept", "code_words_recalled")  # fmt: skip
+    found = {name: outcome.criterion(name) for name in right}
+    print(*(f"{row.name}: {row.status} {row.observed} {row.evidence} {row.reason}" for row in found.values()), sep="\n")
+    assert {row.status for row in found.values()} == {Status.PASS}
+    assert "not tried" not in found["crowd_answered"].evidence
 
 
 def test_a_connector_that_knows_no_salt_leaves_no_twin_to_compare_with(outcome: Outcome) -> None:

@@ -238,7 +238,15 @@ def _connect(params: AgentsParams, model: Model, address: str) -> AgentClient:
 
 async def _crowd(params: AgentsParams, model: Model, address: str, progress: Progress) -> CrowdRun:
     scripts = [
-        write_script(model, number=1 + agent, tokens=params.agent_prompt_tokens, turns=params.turns, seed=params.seed)
+        write_script(
+            model,
+            number=1 + agent,
+            tokens=params.agent_prompt_tokens,
+            turns=params.turns,
+            seed=params.seed,
+            shares=agent < round(params.shared_share * params.agents),
+            closes=True,
+        )
         for agent in range(params.agents)
     ]
     progress(f"{params.agents} agents' twins, then all agents at once", 0, 1)

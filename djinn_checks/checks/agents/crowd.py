@@ -1,8 +1,9 @@
 """Many agents at once: they arrive at random, think between their turns, and none leaves before all are done.
 
-Arrivals are a Poisson process; think times are uniform. Afterwards every agent's twin takes the same turns
-alone, one right after the other: that gives the texts to compare with, and what a turn takes when nothing
-has to wait. Times are the client's.
+Arrivals are a Poisson process, of one agent or of several at the same moment; think times are uniform. Before them
+every agent's twin takes the same turns alone, one right after the other: that gives the texts to compare with, and what
+a turn takes when nothing has to wait. Some turns are asked by a second client as well, which stays or goes away in the
+middle of the answer. Times are the client's.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from djinn_checks.errors import InstrumentError
 from djinn_checks.models.open import Model
 
 _POLL_S = 0.1
+_GROUP = "crowd"
+"""Of the sessions whose prompts begin alike: on a server that shares cached prefixes they share theirs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,23 @@ class StateSample:
     answered_s: float
     states: dict[str, str]
     """State by session."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Second:
+    """What came of a second client, that asked a turn while its session's own one did."""
+
+    agent: int
+    turn: int
+    reply: Reply | None
+    """None if it went away before all of it had come, or was refused."""
+    refused: str = ""
+    """What it was told in place of an answer."""
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it went away."""
+        return self.reply is None and not self.refused
 
 
 @dataclass(kw_only=True)
@@ -58,8 +78,8 @@ class CrowdRun:
     """Counted by the server, over all sessions; None if it does not say."""
     rounds: int = 1
     """How often all agents came; agent `number` of round `r` is `r` times their number further on in `replies`."""
-    disturbed: tuple[tuple[int, int], ...] = ()
-    """(agent, turn) of those that a client cancelled and asked again, or that two clients asked at once."""
+    seconds: tuple[Second, ...] = ()
+    """Clients that asked a turn beside its session's own."""
     counts: Counts | None = None
     """What a server with a pool counted meanwhile."""
 
@@ -71,6 +91,10 @@ class CrowdRun:
         alone = sum(reply.end_s - reply.sent_s for replies in self.twins for reply in replies)
         span = max(sent, default=0.0) - min(sent, default=0.0)
         return alone / span if span > 0 else None
+
+    def twin_of(self, agent: int) -> tuple[Reply, ...]:
+        """Return the turns that an agent's twin took; they are the same in every round."""
+        return self.twins[agent % len(self.twins)]
 
     def wakes(self) -> list[Reply]:
         """Return the turns that followed a pause."""
@@ -106,7 +130,8 @@ class _Crowd:
     think_s: tuple[float, float]
     errors: list[str] = field(default_factory=list)
     disturbed_share: float = 0.0
-    disturbed: list[tuple[int, int]] = field(default_factory=list)
+    seconds: list[Second] = field(default_factory=list)
+    twins: list[list[Reply]] = field(default_factory=list)
     scripted: list[list[Sequence[int]]] = field(default_factory=list)
     """Each twin's prompts, which its agent says as well where a server may round otherwise in a batch."""
 
@@ -115,6 +140,8 @@ class _Crowd:
         await asyncio.sleep(arrival_s)
         replies: list[Reply] = []
         prompt: Sequence[int] = script.prompt
+        if script.shared_tokens and isinstance(self.client, PoolClient):
+            self.client.share(session_of(number), _GROUP)
         try:
             for follow_up in (*script.follow_ups, ()):
                 if replies:
@@ -123,25 +150,42 @@ class _Crowd:
                     await self.client.wake(session_of(number))
                 if self.scripted:
                     prompt = self.scripted[number % len(self.scripted)][len(replies)]
-                second = self._disturb(number, len(replies), prompt, chance)
-                replies.append(await self.client.turn(session_of(number), prompt, self.new_tokens))
+                tokens = script.answer_tokens(len(replies), self.new_tokens)
+                # What rounding does is seen in first turns that nobody else could have had a part in.
+                is_apart = not replies and not script.shared_tokens
+                second = None if is_apart else self._disturb(number, len(replies), prompt, tokens, chance)
+                replies.append(await self.client.turn(session_of(number), prompt, tokens))
                 if second is not None:
-                    await asyncio.gather(second, return_exceptions=True)  # what it was told, nobody wants
+                    self.seconds.append(await second)
                 prompt = extend(self.model, prompt, replies[-1], follow_up)
         except InstrumentError as error:
             self.errors.append(f"agent {number}: {error}")
         return replies
 
     def _disturb(
-        self, number: int, turn: int, prompt: Sequence[int], chance: random.Random
-    ) -> asyncio.Future[object] | None:
-        """Now and then have a second client ask the same turn, and go away in the middle of its answer or stay."""
+        self, number: int, turn: int, prompt: Sequence[int], tokens: int, chance: random.Random
+    ) -> asyncio.Task[Second] | None:
+        """Now and then have a second client ask the same turn, and stay or go away in the middle of its answer.
+
+        It goes away some time within what the turn takes alone: under load it is still waiting then, or is being told.
+        """
         if chance.random() >= self.disturbed_share:
             return None
-        self.disturbed.append((number, turn))
-        asking = self.client.turn(session_of(number), prompt, self.new_tokens)
-        patience_s = chance.uniform(0.0, 0.2) if chance.random() < 0.5 else None
-        return asyncio.ensure_future(asyncio.wait_for(asking, patience_s))
+        alone = self.twins[number % len(self.twins)][turn]
+        patience_s = chance.uniform(0.0, alone.end_s - alone.sent_s) if chance.random() < 0.5 else None
+        return asyncio.create_task(self._second(number, turn, prompt, tokens, patience_s))
+
+    async def _second(
+        self, number: int, turn: int, prompt: Sequence[int], tokens: int, patience_s: float | None
+    ) -> Second:
+        reply, refused = None, ""
+        try:
+            reply = await asyncio.wait_for(self.client.turn(session_of(number), prompt, tokens), patience_s)
+        except TimeoutError:
+            pass
+        except InstrumentError as error:
+            refused = str(error)
+        return Second(agent=number, turn=turn, reply=reply, refused=refused)
 
     async def twin(self, number: int, script: AgentScript) -> list[Reply]:
         """Take the same turns without a pause, and leave."""
@@ -150,10 +194,12 @@ class _Crowd:
         prompts = []
         for follow_up in (*script.follow_ups, ()):
             prompts.append(prompt)
-            replies.append(await self.client.turn(f"twin-{number}", prompt, self.new_tokens))
+            tokens = script.answer_tokens(len(replies), self.new_tokens)
+            replies.append(await self.client.turn(f"twin-{number}", prompt, tokens))
             prompt = extend(self.model, prompt, replies[-1], follow_up)
         await self.client.close(f"twin-{number}")
-        if self.client.is_pool:
+        self.twins.append(replies)
+        if self.client.is_pool or not self.client.has_sessions:
             self.scripted.append(prompts)
         return replies
 
@@ -202,6 +248,8 @@ async def run_crowd(
     generator = np.random.default_rng(seed)
     crowd = _Crowd(client, model, new_tokens, think_s, disturbed_share=disturbed_share)
     twins = [await crowd.twin(number, script) for number, script in enumerate(scripts)]
+    if isinstance(client, PoolClient):
+        await client.empty_all()  # whatever it makes of salts, no agent is served what its twin has left
     await asyncio.sleep(SETTLE_S)
     samples: list[StateSample] = []
     before = await _counts(client)
@@ -248,7 +296,7 @@ def _gather(
         swaps=_total([swaps for swaps, _ in moved]),
         restores=_total([restores for _, restores in moved]),
         rounds=len(moved),
-        disturbed=tuple(crowd.disturbed),
+        seconds=tuple(crowd.seconds),
         counts=counts,
     )
 

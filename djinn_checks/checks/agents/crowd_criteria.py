@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from djinn_checks.checks.agents.canary_criteria import judge_code_words
+from djinn_checks.checks.agents.connect import ADAPTERS
 from djinn_checks.checks.agents.crowd import CrowdRun, percentile
-from djinn_checks.checks.agents.crowd_distance import GROSS, TurnDistance, distances, limit, noise
+from djinn_checks.checks.agents.crowd_distance import GROSS, TurnDistance, distances, judged_turns, limit, noise
+from djinn_checks.checks.agents.crowd_tried import tell_tried
 from djinn_checks.checks.agents.evidence import AgentsEvidence, differing_tokens
 from djinn_checks.checks.agents.power import rate_excluded, restores_for
-from djinn_checks.checks.agents.scripts import SESSION_PREFIX, says_code_word, session_of
+from djinn_checks.checks.agents.scripts import SESSION_PREFIX, session_of
 from djinn_checks.checks.agents.sleeper import SETTLE_S
 from djinn_checks.outcome import Criterion, Row
 from djinn_checks.units import GB, MB, format_bytes, format_seconds
@@ -47,10 +50,12 @@ def judge_crowd(evidence: AgentsEvidence) -> list[Criterion]:
 
 def judge_everyone(evidence: AgentsEvidence, crowd: CrowdRun) -> list[Criterion]:
     """Return the rows that any server's crowd is judged by."""
+    found = distances(crowd, is_pool=evidence.pool is not None)
     return [
         _answered(evidence, crowd),
-        *_same(evidence, crowd),
-        _code_words(crowd),
+        _texts(evidence, crowd, found),
+        _logprobs(evidence, found),
+        *judge_code_words(crowd, found),
         _power(evidence, crowd),
         _load(evidence, crowd),
         _wake(evidence, crowd),
@@ -64,7 +69,8 @@ def _answered(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
         sum(map(len, crowd.replies)),
         "==",
         wanted,
-        evidence=f"{evidence.params.agents} agents, {evidence.params.turns} turns each{_rounds(crowd)}",
+        evidence=f"{evidence.params.agents} agents, {evidence.params.turns} turns each{_rounds(crowd)}"
+        f"{tell_tried(evidence, crowd)}",
         failed="; ".join(crowd.errors[:3]),
     )
 
@@ -145,23 +151,16 @@ def _resident(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
     )
 
 
-def _same(evidence: AgentsEvidence, crowd: CrowdRun) -> list[Criterion]:
-    """A server of sessions says the same token by token. One with a pool computes in batches, and is held to what that
-    may round."""
-    found = list(distances(crowd))
-    of_noise = noise(evidence, found)
-    return [_texts(evidence, crowd, found), _logprobs(evidence, found, of_noise)]
-
-
 def _texts(evidence: AgentsEvidence, crowd: CrowdRun, found: Sequence[TurnDistance]) -> Criterion:
+    """A server of sessions says the same token by token. One with a pool, or of which nothing is known, may compute in
+    batches or other parts, and is held to what that may round."""
     gross = sorted({turn.agent for turn in found if turn.nats is not None and turn.nats > GROSS})
     differ = [
-        number
-        for number, replies in enumerate(crowd.replies)
-        if differing_tokens(replies, crowd.twins[number % len(crowd.twins)])
+        number for number, replies in enumerate(crowd.replies) if differing_tokens(replies, crowd.twin_of(number))
     ]
     how = "the same turns taken alone, without a pause, token by token"
-    if evidence.pool and all(turn.nats is not None for turn in found):
+    may_round = evidence.pool is not None or not ADAPTERS[evidence.params.adapter].has_sessions
+    if may_round and all(turn.nats is not None for turn in found):
         how = (
             f"the same turns taken alone; {len(differ)} said another token where its twin was not sure by {GROSS} nats"
         )
@@ -171,9 +170,10 @@ def _texts(evidence: AgentsEvidence, crowd: CrowdRun, found: Sequence[TurnDistan
     return row.judge(len(differ), "==", 0, evidence=how, failed=f"agents {', '.join(map(str, differ[:8]))}")
 
 
-def _logprobs(evidence: AgentsEvidence, found: Sequence[TurnDistance], of_noise: float | None) -> Criterion:
+def _logprobs(evidence: AgentsEvidence, found: Sequence[TurnDistance]) -> Criterion:
+    of_noise = noise(evidence, found)
     most = limit(of_noise) if of_noise is not None else None
-    later = [turn for turn in found if turn.turn and not turn.is_disturbed and turn.nats is not None]
+    later = judged_turns(found)
     worst = max(later, key=lambda turn: turn.nats or 0.0, default=None)
     row = Row(
         "crowd_logprobs_equal_twins",
@@ -181,12 +181,16 @@ def _logprobs(evidence: AgentsEvidence, found: Sequence[TurnDistance], of_noise:
         "never restored",
         unit="nats",
     )
+    disturbed = sum(turn.is_disturbed for turn in later)
+    besides = f", {disturbed} of them disturbed by a second client" if disturbed else ""
     return row.judge(
         worst.nats if worst and most is not None else None,
         "<=",
         most if most is not None else 0.0,
-        evidence=f"largest difference over {len(later)} turns; over first turns, never restored, {_say(of_noise)}",
-        missing="the server gives no log-probabilities, or no turn was left to compare",
+        evidence=f"largest difference over {len(later)} turns{besides}; over first turns, never restored, "
+        f"{_say(of_noise)}",
+        missing="the server gives no log-probabilities, or no turn was left to compare, or all prompts begin alike and "
+        "none tells what rounding does",
         failed=f"agent {worst.agent}, turn {worst.turn + 1}" if worst else "",
     )
 
@@ -225,24 +229,6 @@ def _power(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
         missing=told,
         failed=f"too few restores; {restores_for(most):,} are needed, give a larger soak_s",
         instrument=True,
-    )
-
-
-def _code_words(crowd: CrowdRun) -> Criterion:
-    leaks = [
-        f"agent {speaker} said agent {owner}'s"
-        for speaker, replies in enumerate(crowd.replies)
-        for owner, script in enumerate(crowd.scripts)
-        if speaker % len(crowd.scripts) != owner
-        and any(says_code_word(script, reply.text, reply.ids) for reply in replies)
-    ]
-    row = Row("code_words_kept", "No agent said another's code word", unit="leaks")
-    return row.judge(
-        len(leaks),
-        "==",
-        0,
-        evidence=f"{len(crowd.scripts)} code words, one in each agent's prompt",
-        failed="; ".join(leaks[:3]),
     )
 
 

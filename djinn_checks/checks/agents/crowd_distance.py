@@ -9,7 +9,7 @@ first turn was ever restored, whatever is wrong with restores.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -31,8 +31,12 @@ class TurnDistance:
     turn: int
     nats: float | None
     """None if the server gives no log-probabilities."""
-    is_disturbed: bool
-    """Whether it, or one before it in its session, was cancelled or asked twice: it may be computed in other parts."""
+    end_s: float = 0.0
+    """CLOCK_MONOTONIC when its last token came."""
+    may_be_restored: bool = True
+    """Whether KV of it may have come from the host: it is no first turn, or one that begins as others did before."""
+    is_disturbed: bool = False
+    """Whether it, or one before it in its session, was asked by a second client too."""
 
 
 def turn_distance(reply: Reply, twin: Reply) -> float | None:
@@ -58,18 +62,32 @@ def _margin(twin: Reply, place: int) -> float:
     return next((a - b for a, b in pairwise(best)), 0.0)
 
 
-def distances(crowd: CrowdRun) -> Iterator[TurnDistance]:
-    """Yield every answered turn's distance from its twin's."""
-    for agent, replies in enumerate(crowd.replies):
-        twin = crowd.twins[agent % len(crowd.twins)]
-        disturbed = [turn for who, turn in crowd.disturbed if who == agent]
-        for turn, (reply, other) in enumerate(zip(replies, twin, strict=False)):
-            yield TurnDistance(
-                agent=agent,
-                turn=turn,
-                nats=turn_distance(reply, other),
-                is_disturbed=any(before <= turn for before in disturbed),
-            )
+def distances(crowd: CrowdRun, *, is_pool: bool) -> list[TurnDistance]:
+    """Return every answered turn's distance from its twin's, those of second clients last.
+
+    Args:
+        is_pool: whether sessions that begin alike share what is cached.
+    """
+    first_disturbed: dict[int, int] = {}
+    for second in crowd.seconds:
+        first_disturbed[second.agent] = min(second.turn, first_disturbed.get(second.agent, second.turn))
+    own = [
+        (agent, turn, reply, turn >= first_disturbed.get(agent, turn + 1))
+        for agent, replies in enumerate(crowd.replies)
+        for turn, reply in enumerate(replies)
+    ]
+    asked_twice = [(second.agent, second.turn, second.reply, True) for second in crowd.seconds if second.reply]
+    return [
+        TurnDistance(
+            agent=agent,
+            turn=turn,
+            nats=turn_distance(reply, crowd.twin_of(agent)[turn]),
+            end_s=reply.end_s,
+            may_be_restored=turn > 0 or (is_pool and crowd.scripts[agent % len(crowd.scripts)].shared_tokens > 0),
+            is_disturbed=is_disturbed,
+        )
+        for agent, turn, reply, is_disturbed in (*own, *asked_twice)
+    ]
 
 
 def noise(evidence: AgentsEvidence, found: Sequence[TurnDistance]) -> float | None:
@@ -78,7 +96,7 @@ def noise(evidence: AgentsEvidence, found: Sequence[TurnDistance]) -> float | No
     Of turns that were never restored, and on a server that keeps blocks also between the sleeper's twins, one of which
     was computed in one part. What is gross is no rounding.
     """
-    first = [turn.nats for turn in found if turn.turn == 0 and not turn.is_disturbed]
+    first = [turn.nats for turn in found if not turn.may_be_restored and not turn.is_disturbed]
     known = [nats for nats in first if nats is not None and nats <= GROSS]
     if not known:
         return None
@@ -90,3 +108,8 @@ def noise(evidence: AgentsEvidence, found: Sequence[TurnDistance]) -> float | No
 def limit(of_noise: float) -> float:
     """Return how far a restored turn may be from its twin's, in nats."""
     return min(_TIMES_NOISE * of_noise, GROSS)
+
+
+def judged_turns(found: Sequence[TurnDistance]) -> list[TurnDistance]:
+    """Return the turns that are held to the limit: those of known distance that may have been restored."""
+    return [turn for turn in found if turn.may_be_restored and turn.nats is not None]

@@ -6,11 +6,18 @@ process.
 
 from __future__ import annotations
 
+from djinn_checks.checks.agents.crowd_distance import limit as limit_of
+from djinn_checks.checks.agents.crowd_distance import turn_distance
 from djinn_checks.checks.agents.evidence import AgentsEvidence, differing_tokens, distance
 from djinn_checks.checks.agents.sleeper import SleeperRun
 from djinn_checks.outcome import Criterion, Row
 
 NO_LOGPROBS = "the server gives no log-probabilities"
+_OTHER_TOKENS = "the server gives no token ids, and its text has not as many tokens as it gives log-probabilities"
+_NEAR_TIE = (
+    "after a sleep another token was said that was nearly as likely, within what rounding does here, and all after it "
+    "is another text; ask once more, with another seed"
+)
 _NLL_MARGIN = 0.1
 """Nats per token. Identical texts differ by 0; a text that is worse by this is 10 % less likely at every token."""
 _TOLD_MARGIN = 0.05
@@ -21,8 +28,11 @@ def judge_speaker(evidence: AgentsEvidence) -> Criterion:
     """Whose weights answer: the server's log-probabilities of its own words, against the resident model's."""
     run, found = evidence.sleeper, evidence.reference
     said = [reply.mean_logprob for reply in run.slept]
+    are_others = any(
+        len(reply.logprobs) not in (0, tokens) for reply, tokens in zip(run.slept, found.tokens_slept, strict=False)
+    )
     told = [-mean for mean in said if mean is not None]
-    pairs = zip(told, found.nll_slept, strict=True) if len(told) == len(run.slept) else ()
+    pairs = zip(told, found.nll_slept, strict=True) if len(told) == len(run.slept) and not are_others else ()
     row = Row(
         "speaks_for_model",
         "The server finds its words as likely as the model that it is said to serve",
@@ -33,7 +43,7 @@ def judge_speaker(evidence: AgentsEvidence) -> Criterion:
         "<=",
         _TOLD_MARGIN,
         evidence="mean log-probability of an answer's tokens, by the server and by the resident model, worst turn",
-        missing=NO_LOGPROBS,
+        missing=_OTHER_TOKENS if are_others else NO_LOGPROBS,
         failed="it serves another model, or other weights",
     )
 
@@ -46,28 +56,53 @@ def judge_sameness(evidence: AgentsEvidence) -> list[Criterion]:
     """
     run = evidence.sleeper
     floor_tokens, floor = differing_tokens(run.again, run.hot), distance(run.again, run.hot)
+    near = _is_near_tie(evidence)
     title = "After every sleep the agent says what its twin says that never slept"
     text = Row("text_equals_twin", title, unit="tokens").judge(
-        differing_tokens(run.slept, run.hot),
+        None if near else differing_tokens(run.slept, run.hot),
         "==",
         0,
         evidence=f"{len(run.slept)} turns; between two runs of the twin {floor_tokens} tokens differ",
         floor=floor_tokens,
-        missing="the server gives neither token ids nor text: nothing was said that could be compared",
+        missing=_NEAR_TIE
+        if near
+        else "the server gives neither token ids nor text: nothing was said that could be compared",
         failed="the first place is marked in the report",
     )
-    limit = 0.0 if _is_same_work(run) else max(distance(run.hot[1:], run.cold) or 0.0, floor or 0.0)
+    limit = sameness_limit(run)
     why = f"; other parts were computed, and the twin computed anew is {limit:.3g} away" if limit else ""
     title = "The log-probabilities are the twin's, " + ("within rounding" if limit else "bit for bit")
     numbers = Row("logprobs_equal_twin", title, unit="").judge(
-        distance(run.slept, run.hot),
+        None if near else distance(run.slept, run.hot),
         "<=" if limit else "==",
         limit,
         evidence=f"largest difference; between two runs of the twin {_say(floor)}{why}",
-        missing=NO_LOGPROBS,
+        missing=_NEAR_TIE if near else NO_LOGPROBS,
         floor=floor,
     )
     return [text, numbers]
+
+
+def _is_near_tie(evidence: AgentsEvidence) -> bool:
+    """Whether the first token that differs from the twin's was so nearly as likely that rounding may have chosen it.
+
+    Only of servers that may round otherwise after a sleep, and within what the twins of this run show of it.
+    """
+    run = evidence.sleeper
+    if evidence.pool is None and evidence.params.adapter != "none":
+        return False
+    pairs = zip(run.slept, run.hot, strict=False)
+    first = next(((slept, hot) for slept, hot in pairs if slept.ids != hot.ids or slept.text != hot.text), None)
+    nats = turn_distance(*first) if first else None
+    rounds = max(distance(run.hot[1:], run.cold) or 0.0, distance(run.again, run.hot) or 0.0) if first else 0.0
+    return nats is not None and nats <= limit_of(rounds)
+
+
+def sameness_limit(run: SleeperRun) -> float:
+    """Return how far log-probabilities after a sleep may be from the twin's, in nats: 0, or what rounding does."""
+    if _is_same_work(run):
+        return 0.0
+    return max(distance(run.hot[1:], run.cold) or 0.0, distance(run.again, run.hot) or 0.0)
 
 
 def _is_same_work(run: SleeperRun) -> bool:

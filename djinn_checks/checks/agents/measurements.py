@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from djinn_checks.checks.agents.crowd import CrowdRun, percentile
 from djinn_checks.checks.agents.evidence import AgentsEvidence
+from djinn_checks.checks.agents.first_wrong import find_first_wrong
 from djinn_checks.checks.agents.pressure import gather_pressure
 from djinn_checks.checks.agents.reply import Reply, SessionRecord
 from djinn_checks.checks.agents.token_pace import TokenPace
@@ -77,6 +78,7 @@ def gather_timings(evidence: AgentsEvidence) -> AgentsTimings:
         "swap_bytes_per_s": {name: evidence.swap_rates(name) for name in ("out", "in")},
         "moves_on_link_s": {name: _on_link(evidence, name) for name in ("out", "in")},
         "crowd": _crowd(evidence, evidence.crowd) if evidence.crowd else None,
+        "first_wrong": find_first_wrong(evidence),
     }
 
 

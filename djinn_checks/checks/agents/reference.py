@@ -36,6 +36,8 @@ class Reference:
     repetition_slept: tuple[float, ...]
     """Share of 4-grams in each turn's answer that occurred before in it."""
     repetition_hot: tuple[float, ...]
+    tokens_slept: tuple[int, ...] = ()
+    """Of each turn's answer, as the model was asked; those of its text, if the server gave none."""
 
 
 @torch.no_grad()
@@ -62,6 +64,7 @@ def ask_reference(model: Model, device: torch.device, run: SleeperRun, new_token
         nll_hot=tuple(hot),
         repetition_slept=tuple(_repetition(answer_ids(model, reply)) for reply in run.slept),
         repetition_hot=tuple(_repetition(answer_ids(model, reply)) for reply in run.hot),
+        tokens_slept=tuple(len(answer_ids(model, reply)) for reply in run.slept),
     )
 
 

@@ -101,7 +101,7 @@ def read_openai(parts: Parts, event: Mapping[str, Any]) -> None:
     """Take in an event of a completion."""
     for choice in event.get("choices") or []:
         logprobs, runners_up = _logprobs(choice.get("logprobs") or {})
-        ids = choice.get("token_ids") or []
+        ids = choice.get("token_ids") or _named_ids(choice.get("logprobs") or {})
         if choice.get("text") or ids or logprobs:
             parts.times.append(time.monotonic())
         parts.text += choice.get("text") or ""
@@ -120,6 +120,12 @@ def read_openai(parts: Parts, event: Mapping[str, Any]) -> None:
     details = (event.get("sglext") or {}).get("cached_tokens_details")
     if details:
         parts.fields["sources"] = Sources(device=details.get("device"), host=details.get("host"))
+
+
+def _named_ids(found: Mapping[str, Any]) -> list[int]:
+    """Return the ids that llama-server names beside its log-probabilities; nothing unless each place has one."""
+    ids = [place.get("id") for place in found.get("content") or []]
+    return [int(token) for token in ids] if all(isinstance(token, int) for token in ids) else []
 
 
 def _logprobs(found: Mapping[str, Any]) -> tuple[list[float | None], list[float | None]]:

@@ -16,7 +16,8 @@ from djinn_checks.params import AgentsParams
 _ABOUT_ANSWERS = frozenset(
     {
         "survives_sleep", "speaks_for_model", "text_equals_twin", "coherent", "equals_generate", "decode_of_generate",
-        "crowd_answered", "crowd_texts_equal_twins", "code_words_kept", "offered_load", "wake_p99",
+        "crowd_answered", "crowd_texts_equal_twins", "code_words_kept", "code_words_recalled",
+        "offered_load", "wake_p99",
     }
 )  # fmt: skip
 """Rows that any server can be held to. That log-probabilities are the same bit for bit is none of them: a server that

@@ -16,7 +16,9 @@ def list_faults(outcome: Outcome) -> list[FaultRow]:
 
 
 def tabulate_faults(outcome: Outcome) -> Html:
-    """Return every fault with what it breaks, what it stands for and what became of it."""
+    """Return every fault with what it breaks, what it stands for and what became of it; with the turns that it took, if
+    agents said anything wrong."""
+    has_turns = any(row.get("turns") is not None for row in list_faults(outcome))
     rows = [
         (
             row["name"],
@@ -24,6 +26,7 @@ def tabulate_faults(outcome: Outcome) -> Html:
             _planted_in(row, outcome),
             row["verdict"],
             row["caught_by"],
+            *([_turns(row)] if has_turns else []),
             row["breaks"],
             row["modelled_on"],
         )
@@ -31,9 +34,17 @@ def tabulate_faults(outcome: Outcome) -> Html:
     ]
     if not rows:
         return Html("<p>No fault was planted.</p>")
-    columns = ("Fault", "Check", "Planted in", "Verdict", "Caught by", "What it breaks", "Modelled on")
+    turns = ("Turns",) if has_turns else ()
+    columns = ("Fault", "Check", "Planted in", "Verdict", "Caught by", *turns, "What it breaks", "Modelled on")
     note = "In a run: a system, a link or a server ran. Made-up evidence is judged alone; only the judgement is tried."
+    if has_turns:
+        note += " Turns: how many of agents it took until one was told something wrong."
     return render_table("Planted faults", columns, rows, note=note, numeric=False)
+
+
+def _turns(row: FaultRow) -> str:
+    turns = row.get("turns")
+    return "" if turns is None else str(turns)
 
 
 def _planted_in(row: FaultRow, outcome: Outcome) -> str:

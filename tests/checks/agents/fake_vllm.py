@@ -174,6 +174,8 @@ def serve_vllm(spec: str, *, pool_blocks: int, defects: Defects | None = None) -
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+            if len(body) < int(self.headers["Content-Length"] or 0):
+                return  # the client is gone before it had asked
             path, _, query = self.path.partition("?")
             if path == "/reset_prefix_cache" and paged.defects.routes:
                 with paged.lock:

@@ -66,7 +66,8 @@ def test_a_server_that_swaps_passes_with_all_four_proofs(passed: Outcome) -> Non
     assert passed.status is Status.PASS, passed.summary
     skipped = {criterion.name for criterion in passed.criteria if criterion.status is Status.SKIP}
     on_gpu = {"kv_out_on_link", "kv_in_on_link", "swap_out_of_ceiling", "restore_of_ceiling", "decode_of_generate"}
-    assert skipped == on_gpu | {"wake_p99", "restore_p99", "wrong_rate_excluded", "first_token_is_kept"}
+    told = {"wake_p99", "restore_p99", "wrong_rate_excluded", "first_token_is_kept", "code_words_recalled"}
+    assert skipped == on_gpu | told
     assert row(passed, "logprobs_equal_twin").observed == 0.0
     assert row(passed, "crowd_overcommits").observed > 1
 

@@ -40,7 +40,7 @@ SHAPE = {
 SMALL: dict[str, Any] = {
     "device": "cpu", "adapter": "vllm", "prompt_tokens": 40, "new_tokens": 4, "sleep_s": 1.0, "sleeps": 2,
     "idle_s": 0.5, "agents": 4, "agent_prompt_tokens": 40, "agent_new_tokens": 4, "arrival_rate": 20.0,
-    "think_s": [0.05, 0.1], "burst": 2,
+    "think_s": [0.05, 0.1], "burst": 2, "turns": 3, "shared_share": 0.5, "disturbed_share": 0.4,
 }  # fmt: skip
 
 
@@ -107,6 +107,16 @@ def test_a_server_whose_blocks_really_come_back_from_the_host_passes_in_every_ro
     assert Outcome.from_dict(json.loads(json.dumps(passed.to_dict()))).to_dict() == passed.to_dict()
 
 
+def test_a_crowd_on_a_pool_was_under_all_the_pressure_that_was_asked_for(passed: Outcome) -> None:
+    told = passed.criterion("crowd_answered").evidence
+    assert "tried: several pauses, arrivals of 2 at once, 2 prompts that begin alike" in told
+    assert "turns asked by two clients" in told
+    assert "requests that were cancelled" in told
+    assert "not tried" not in told
+    disturbed = passed.criterion("crowd_logprobs_equal_twins").evidence
+    assert "disturbed by a second client" in disturbed
+
+
 def test_with_offloading_off_one_row_fails_and_says_so(spec: str) -> None:
     rows = judge_with(spec, offloads=False)
     assert failed(rows) == {"kv_from_host"}
@@ -127,8 +137,14 @@ def test_blocks_of_another_session_are_not_the_twins(spec: str) -> None:
     assert rows["kv_from_host"].status is rows["prefill_counted"].status is Status.PASS
 
 
-def test_a_cache_that_all_sessions_share_leaves_nothing_to_compare_with(spec: str) -> None:
+def test_a_cache_that_all_sessions_share_is_emptied_before_each_of_them(spec: str) -> None:
     rows = judge_with(spec, salts=False)
+    assert rows["twins_are_twins"].status is rows["kv_from_host"].status is Status.PASS
+    assert not failed(rows)
+
+
+def test_one_that_nobody_can_empty_leaves_nothing_to_compare_with(spec: str) -> None:
+    rows = judge_with(spec, salts=False, routes=False)
     assert rows["twins_are_twins"].status is Status.INCONCLUSIVE
     assert "share what is cached" in rows["twins_are_twins"].reason
     assert settle(rows.values()) in (Status.INCONCLUSIVE, Status.FAIL)

@@ -65,6 +65,14 @@ def test_log_probabilities_are_read_in_either_form() -> None:
     assert as_completion.fingerprint == as_chat.fingerprint == (-1.0, -1.0, -2.0)
 
 
+def test_ids_that_stand_beside_log_probabilities_are_read_if_every_place_has_one() -> None:
+    places = [{"id": token, "token": "a", "logprob": -1.0, "top_logprobs": []} for token in (5, 7)]
+    named = reply_to({"choices": [{"text": "aa", "logprobs": {"content": places}}]})
+    assert named.ids == (5, 7)
+    del places[1]["id"]
+    assert reply_to({"choices": [{"text": "aa", "logprobs": {"content": places}}]}).ids == ()
+
+
 def test_a_null_is_unknown_and_minus_infinity_a_number() -> None:
     told = {"token_logprobs": [None, -1.0], "top_logprobs": [None, {"a": -1.0, "b": -math.inf}]}
     reply = reply_to({"choices": [{"text": "ab", "logprobs": told}]})

@@ -6,7 +6,8 @@
                  every second one the server's own route empties the device's cache and leaves the host's, if it has it
 
 Each has a salt of its own, so that no session is served from another's blocks, though all say the same. That this is so
-is seen in the sources of their tokens, and never taken for granted.
+is seen in the sources of their tokens, and never taken for granted: where a new session is served all the same, both
+caches are emptied, if the server has a route for that, and it begins once more.
 """
 
 from __future__ import annotations
@@ -74,18 +75,29 @@ class _Run:
     new_tokens: int
     sleep_s: float
 
+    async def begin(self, session: str, prompt: tuple[int, ...]) -> Reply:
+        """Take a new session's first turn, all of which is to be computed."""
+        reply, _ = await self.client.counted_turn(session, prompt, self.new_tokens)
+        if reply.sources and (reply.sources.device or reply.sources.host) and await self.client.empty_all():
+            await self.client.close(session)
+            reply, _ = await self.client.counted_turn(session, prompt, self.new_tokens)
+        return reply
+
     async def take_turns(self, session: str) -> list[Reply]:
         replies: list[Reply] = []
         prompt = self.script.prompt
         for follow_up in (*self.script.follow_ups, ()):
-            reply, _ = await self.client.counted_turn(session, prompt, self.new_tokens)
+            if replies:
+                reply, _ = await self.client.counted_turn(session, prompt, self.new_tokens)
+            else:
+                reply = await self.begin(session, prompt)
             replies.append(reply)
             prompt = extend(self.model, prompt, reply, follow_up)
         await self.client.close(session)
         return replies
 
     async def compute_anew(self, number: int, prompt: tuple[int, ...]) -> Reply:
-        reply, _ = await self.client.counted_turn(f"cold-{number}", prompt, self.new_tokens)
+        reply = await self.begin(f"cold-{number}", prompt)
         await self.client.close(f"cold-{number}")
         return reply
 
@@ -140,7 +152,7 @@ class _Run:
         histories = histories_of(self.model, self.script, hot)
         cold = [await self.compute_anew(number, prompt) for number, prompt in enumerate(histories[1:])]
         await asyncio.sleep(SETTLE_S)
-        first, _ = await self.client.counted_turn("slept", self.script.prompt, self.new_tokens)
+        first = await self.begin("slept", self.script.prompt)
         await asyncio.sleep(SETTLE_S)
         left = time.monotonic()
         slept, pools, prompts = await self.sleep_and_wake(first)

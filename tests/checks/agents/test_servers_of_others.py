@@ -1,0 +1,205 @@
+"""What other servers honestly do otherwise accuses none of them: blocks, sizes, texts, tokens that rounding chose."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
+from typing import Any, cast
+
+import pytest
+
+from djinn_checks import AgentsParams, Status
+from djinn_checks.checks.agents.connect import connect
+from djinn_checks.checks.agents.criteria import judge_evidence
+from djinn_checks.checks.agents.crowd import CrowdRun
+from djinn_checks.checks.agents.crowd_criteria import judge_everyone
+from djinn_checks.checks.agents.evidence import AgentsEvidence
+from djinn_checks.checks.agents.identity_criteria import judge_sameness, judge_speaker
+from djinn_checks.checks.agents.pool.counts import Counts
+from djinn_checks.checks.agents.pool.criteria import judge_pool
+from djinn_checks.checks.agents.pool.run import PoolRun, PoolSleep
+from djinn_checks.checks.agents.reply import Reply, Sources
+from djinn_checks.checks.agents.scripts import AgentScript
+from djinn_checks.checks.agents.sleeper import Sleep, answer_ids
+from djinn_checks.errors import InstrumentError
+from djinn_checks.models.open import Model
+from djinn_checks.outcome import Criterion
+from tests.checks.agents.fake_vllm import Quiet, listening
+from tests.checks.agents.made_evidence import make_evidence, make_one_sleep, make_run
+
+BLOCK, KEPT, PROMPT = 16, 395, 400
+"""Tokens: of a block, of a session when it goes idle that have KV, and of the prompt of its next turn."""
+
+
+def said(ids: tuple[int, ...], sources: Sources | None = None, *, margin: float = 1.0, moved: float = 0.0) -> Reply:
+    """Return an answer whose tokens are likelier than the next by a margin, all log-probabilities moved by so much."""
+    return Reply(
+        ids=ids, logprobs=(-0.5 + moved,) * len(ids), runners_up=(-0.5 + moved, -0.5 - margin) * len(ids),
+        token_at_s=(1.0,), prompt_tokens=PROMPT, sources=sources,
+    )  # fmt: skip
+
+
+def pooled(slept: Reply, hot: Reply, cold: Reply, *, block: int | None = BLOCK) -> tuple[AgentsEvidence, PoolRun]:
+    """Return the evidence of one sleep on a server with a pool."""
+    first = said((1, 2), Sources(device=0, host=0, computed=PROMPT))
+    sleep = Sleep(told_s=2.0, woken_s=3.0, tokens=KEPT + 1, asleep=None, after=None, last=first, reply=slept)
+    run = make_run(first, sleeps=(sleep,), hot=(first, hot), again=(first, hot), cold=(cold,), histories=((0,), (0,)))
+    pushed = PoolSleep(by="others' prompts", pressed_tokens=1, woken=Counts())
+    pool = PoolRun(
+        kind="vllm", version="0.26.0", missing={}, block_tokens=block, pool_tokens=9600, sleeps=(pushed,),
+        counted=Counts(), left_s=0.0,
+    )  # fmt: skip
+    reference = replace(make_evidence().reference, nll_slept=(0.5, 0.5), nll_hot=(0.5, 0.5), repetition_slept=(0.0,),
+                        repetition_hot=(0.0,))  # fmt: skip
+    params = AgentsParams.create(adapter="vllm", agents=0, sleeps=1)
+    return make_evidence(params=params, sleeper=run, pool=pool, reference=reference), pool
+
+
+@pytest.mark.parametrize(
+    ("again", "block", "status"),
+    [(0, BLOCK, Status.PASS), (11, BLOCK, Status.PASS), (15, BLOCK, Status.PASS), (16, BLOCK, Status.FAIL),
+     (16, 128, Status.PASS), (1, None, Status.FAIL)],
+)  # fmt: skip
+def test_less_than_a_block_of_the_servers_own_size_may_be_computed_again(
+    again: int, block: int | None, status: Status
+) -> None:
+    came = Sources(device=0, host=KEPT - again, computed=PROMPT - KEPT + again)
+    hot = said((3, 4), Sources(device=KEPT, host=0, computed=PROMPT - KEPT))
+    evidence, pool = pooled(said((3, 4), came), hot, hot, block=block)
+    found = {row.name: row for row in judge_pool(evidence, pool)}
+    assert found["prefill_counted"].status is found["kv_from_host"].status is status
+    assert found["prefill_counted"].observed == again
+
+
+def rows(slept: Reply, hot: Reply, cold: Reply) -> dict[str, Criterion]:
+    return {row.name: row for row in judge_sameness(pooled(slept, hot, cold)[0])}
+
+
+@pytest.mark.parametrize(
+    ("margin", "status"), [(0.01, Status.INCONCLUSIVE), (0.3, Status.FAIL)], ids=["nearly as likely", "not at all"]
+)
+def test_another_token_that_rounding_may_have_chosen_leaves_it_open_and_any_other_fails(
+    margin: float, status: Status
+) -> None:
+    came, kept = Sources(device=0, host=384, computed=16), Sources(device=KEPT, host=0, computed=5)
+    hot = said((3, 4), kept, margin=margin)
+    found = rows(replace(said((3, 9), came), logprobs=(-0.5, -0.5)), hot, said((3, 4), kept, margin=margin, moved=0.01))
+    assert found["text_equals_twin"].status is status
+    is_open = status is Status.INCONCLUSIVE
+    assert ("nearly as likely" in found["text_equals_twin"].reason) is is_open
+    assert (found["logprobs_equal_twin"].status is Status.INCONCLUSIVE) is is_open
+
+
+def test_a_server_of_sessions_is_excused_by_no_rounding() -> None:
+    hot = said((3, 4), margin=0.001)
+    evidence, _ = pooled(said((3, 9)), hot, said((3, 4), moved=0.1))
+    own = replace(evidence, pool=None, params=AgentsParams.create(agents=0, sleeps=1))
+    assert judge_sameness(own)[0].status is Status.FAIL
+
+
+@pytest.mark.parametrize(("adapter", "status"), [("none", Status.PASS), ("signal", Status.FAIL)])
+def test_in_a_crowd_a_near_tie_is_rounding_where_a_server_may_compute_otherwise(adapter: str, status: Status) -> None:
+    twin, other = said((3, 4), margin=0.01), said((3, 9), margin=0.01)
+    script = AgentScript(prompt=(1,), follow_ups=((1,),), code_word="", code_ids=(700,))
+    crowd = CrowdRun(
+        scripts=(script, script), replies=((twin, other), (twin, twin)), twins=((twin, twin),) * 2, errors=(),
+        samples=(), started_s=0.0, ended_s=1.0,
+    )  # fmt: skip
+    params = AgentsParams.create(agents=2, turns=2, adapter=adapter)
+    found = {row.name: row for row in judge_everyone(make_evidence(params=params, crowd=crowd), crowd)}
+    assert found["crowd_texts_equal_twins"].status is status
+
+
+@pytest.mark.parametrize(
+    ("tokens", "status"), [((2, 2), Status.PASS), ((2, 1), Status.INCONCLUSIVE)], ids=["as many", "fewer in its text"]
+)
+def test_a_text_of_other_tokens_than_were_said_tells_nothing_of_the_weights(
+    tokens: tuple[int, int], status: Status
+) -> None:
+    hot = said((3, 4))
+    evidence, _ = pooled(hot, hot, hot)
+    row = judge_speaker(replace(evidence, reference=replace(evidence.reference, tokens_slept=tokens)))
+    assert row.status is status
+    assert ("not as many tokens" in row.reason) is (status is Status.INCONCLUSIVE)
+
+
+def test_an_answer_without_ids_and_text_counts_as_no_tokens_of_nobody() -> None:
+    with pytest.raises(InstrumentError, match="neither token ids nor text"):
+        answer_ids(cast(Model, None), Reply(token_at_s=(1.0,)))
+
+
+def test_what_a_sessions_second_sleep_does_is_said_to_be_untried_with_one() -> None:
+    found = {row.name: row for row in judge_evidence(make_one_sleep_with_replies())}
+    assert "second sleep does was not tried" in found["survives_sleep"].evidence
+
+
+def make_one_sleep_with_replies() -> AgentsEvidence:
+    made = make_one_sleep(lambda at: 0, agents=0, sleeps=1)
+    reference = replace(made.reference, nll_slept=(0.5, 0.5), nll_hot=(0.5, 0.5), repetition_slept=(0.0,),
+                        repetition_hot=(0.0,))  # fmt: skip
+    return replace(made, reference=reference, sleeper=replace(made.sleeper, cold=made.sleeper.hot[1:]))
+
+
+def test_the_memory_of_a_proxy_is_not_judged_as_the_servers() -> None:
+    why = "process 7, which listens, passes requests on to 127.0.0.1:9: its memory is not the server's; give server_pid"
+    proxied = replace(make_one_sleep_with_replies(), memory=None, memory_reason=why)
+    found = {row.name: row for row in judge_evidence(proxied)}
+    for name in ("kv_left_device", "kv_returned", "kv_left_soon", "closing_frees"):
+        assert found[name].status is Status.INCONCLUSIVE
+        assert found[name].reason == why
+
+
+WRITTEN = 12_256 * 100
+"""What a slot of 100 tokens takes in q8_0."""
+
+
+@contextlib.contextmanager
+def serve_slots() -> Iterator[str]:
+    told = {
+        "save": {"n_written": WRITTEN, "timings": {"save_ms": 6.0}},
+        "restore": {"n_read": WRITTEN, "timings": {"restore_ms": 2.0}},
+        "erase": {},
+    }
+
+    class Handler(Quiet, BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.answer(200, '[{"id": 0}]')
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
+            self.answer(200, json.dumps(told[self.path.rpartition("=")[2]]))
+
+    with listening(Handler) as address:
+        yield address
+
+
+def test_a_slots_size_is_what_llama_server_writes_of_it() -> None:
+    async def ask(address: str) -> Any:
+        async with contextlib.aclosing(connect("slot", address)) as client:
+            await client.sleep("a")
+            asleep = await client.record("a")
+            await client.wake("a")
+            return asleep, await client.record("a")
+
+    with serve_slots() as address:
+        asleep, after = asyncio.run(ask(address))
+    assert asleep.kept_bytes == asleep.swapped_bytes == after.restored_bytes == WRITTEN
+
+
+def test_a_session_has_another_salt_in_every_run_and_after_it_was_closed() -> None:
+    async def salts() -> list[object]:
+        found: list[object] = []
+        for _ in range(2):
+            async with contextlib.aclosing(connect("vllm", "http://127.0.0.1:9")) as client:
+                for _ in range(2):
+                    found += [client._session_fields("hot")["cache_salt"] for _ in range(2)]
+                    await client.close("hot")
+        return found
+
+    found = asyncio.run(salts())
+    assert len(set(found)) == len(found) / 2 == 4
+    assert found[::2] == found[1::2]
