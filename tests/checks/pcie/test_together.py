@@ -19,8 +19,9 @@ from djinn_checks.faults.pcie.traffic import START_S, make_ceiling, make_evidenc
 from djinn_checks.instruments.gpus import HostGpus
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.params import PcieParams
+from djinn_checks.report.pcie.gpu_table import tabulate_gpus
 from djinn_checks.report.pcie.plots import plot_flatline
-from djinn_checks.report.pcie.together import plot_flatlines, tabulate_gpus
+from djinn_checks.report.pcie.together import plot_flatlines
 
 UUIDS = ("GPU-one", "GPU-two")
 
