@@ -27,7 +27,7 @@ _SAVE_TO = "save_to"
 class Params(BaseModel):
     """What every check's parameters share: frozen, strict, no unknown names."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True, defer_build=True)
     check: ClassVar[str]
 
     @classmethod

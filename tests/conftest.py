@@ -12,20 +12,35 @@ from hypothesis import settings
 settings.register_profile("djinn-checks", deadline=None)
 settings.load_profile("djinn-checks")
 
-_LONG = (
-    "tests/suite/",
-    "tests/checks/agents/",
-    "tests/faults/",
-    "tests/server/",
-    "tests/report/suite/",
+_FIRST = (
+    "tests/checks/agents/test_check.py",
+    "tests/checks/logits/test_check.py",
     "tests/test_docs.py",
+    "tests/faults/",
+    "tests/report/test_accessibility.py",
+    "tests/suite/test_kills.py",
+    "tests/suite/test_folder.py",
+    "tests/server/test_server.py",
+    "tests/suite/test_runner.py",
+    "tests/checks/agents/test_pool.py",
+    "tests/checks/logits/test_watch.py",
+    "tests/server/",
+    "tests/report/notebook/",
+    "tests/checks/agents/",
+    "tests/suite/",
+    "tests/checks/",
+    "tests/models/",
+    "tests/engine/",
+    "tests/report/",
 )
-"""Files whose tests start servers, kernels or validators."""
+"""Files by what they take, the longest first; those that wait for servers in turn with those that compute."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first: two processes take whole files in turn, and at the end one would wait for the other."""
-    items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
+    """Long files first: processes take whole files in turn, and at the end one would wait for the others."""
+    items.sort(
+        key=lambda item: next((n for n, begin in enumerate(_FIRST) if item.nodeid.startswith(begin)), len(_FIRST))
+    )
 
 
 def pytest_sessionstart() -> None:

@@ -88,7 +88,7 @@ def use(outcome: Outcome) -> None:
     """Make what is made of every outcome of a folder."""
     suite = {"pcie": outcome}
     assert render_verdict(outcome) + render_context(outcome)
-    assert list_frames(outcome)
+    assert dict(list_frames(outcome)), "each of them is made"
     json.dumps(render_results("a", suite)).encode()
     render_comparison(("a", "b"), suite, suite).encode()
 

@@ -42,7 +42,7 @@ TABLES = {
     "tabulate_floors": "faults.tables",
     "tabulate_frames": "frames",
     "tabulate_gain": "agents.tables",
-    "tabulate_gpus": "pcie.together",
+    "tabulate_gpus": "pcie.gpu_table",
     "tabulate_health": "pcie.stream_tables",
     "tabulate_limit": "pcie.tables",
     "tabulate_link_rates": "host.tables",

@@ -7,7 +7,7 @@ measures many times stands here.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from djinn_checks.measurements import agents, faults, host, logits, pcie
@@ -23,21 +23,46 @@ if TYPE_CHECKING:
 Rows = Sequence[Mapping[str, Any]]
 
 
-def list_frames(outcome: Outcome) -> dict[str, pd.DataFrame]:
-    """Return the samples of an outcome by name; always `criteria`, and those of its check that were measured."""
-    import pandas as pd  # slow to import, and not needed for a verdict
+class Frames(Mapping[str, "pd.DataFrame"]):
+    """The samples of an outcome by name, each a frame of pandas once it is asked for: pandas is slow to load, and a
+    notebook lists the frames for a reader who may look at none.
+    """
 
+    def __init__(self, rows: Mapping[str, Rows]) -> None:
+        self.rows = rows
+        self._made: dict[str, pd.DataFrame] = {}
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        if name not in self._made:
+            import pandas as pd
+
+            self._made[name] = pd.DataFrame(list(self.rows[name]))
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"frames of pandas, by name: {', '.join(self.rows)}"
+
+
+def list_frames(outcome: Outcome) -> Frames:
+    """Return the samples of an outcome by name; always `criteria`, and those of its check that were measured."""
     rows: dict[str, Rows] = {"criteria": [_criterion(row) for row in outcome.to_dict()["criteria"]]}
     read = _READERS.get(outcome.check)
     if read is not None:
-        rows |= {name: found for name, found in read(outcome) if found}
-    return {name: pd.DataFrame(list(found)) for name, found in rows.items()}
+        rows |= {name: list(found) for name, found in read(outcome) if found}
+    return Frames(rows)
 
 
 def tabulate_frames(outcome: Outcome) -> Html:
     """Return which samples there are: the name of each frame, how many rows it has, and of what."""
     rows = [
-        (name, f"{len(frame):,}", ", ".join(map(str, frame.columns))) for name, frame in list_frames(outcome).items()
+        (name, f"{len(found):,}", ", ".join(map(str, dict.fromkeys(column for row in found for column in row))))
+        for name, found in list_frames(outcome).rows.items()
     ]
     note = (
         "Frames of pandas: list_frames(outcome)[name]. A suite keeps each beside its report: <check>.samples.<name>.csv"

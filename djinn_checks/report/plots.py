@@ -94,11 +94,14 @@ def to_svg(figure: Figure) -> str:
 
 @contextlib.contextmanager
 def _laid_out(figure: Figure) -> Iterator[None]:
-    """Lay the figure out and leave it so: saving it would draw everything once more before, only to lay it out."""
+    """Lay the figure out and leave it so: saving a figure that has an engine of layout, be it one that does nothing,
+    would draw everything once more before, only to lay it out.
+    """
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)
-        figure.set_layout_engine("none")
+    with mpl.rc_context({"figure.autolayout": False, "figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)  # the settings say which, and they say none
     try:
         yield
     finally:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import base64
 import os
 from html import escape
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from djinn_checks.errors import UnfinishedError
 from djinn_checks.outcome import Failure, Outcome, Status
 from djinn_checks.report.criteria_table import render_criteria
 from djinn_checks.report.load import OUTCOME_MIME
-from djinn_checks.report.plots import to_narrow_svg, to_svg
 from djinn_checks.report.progress import SCRATCH
 from djinn_checks.report.style import read_style
 from djinn_checks.report.summary import tell
 from djinn_checks.report.tables import ICONS, Html, describe_subject, render_environment, render_params
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _MEANINGS = {
     Status.PASS: "measured, and every required criterion holds",
@@ -137,6 +138,8 @@ def render_figure(figure: Figure | None, alt: str, *, for_phones: bool = False) 
     """
     if figure is None:
         return Html(f'<p class="nothing-to-draw">{escape(alt)}</p>')
+    from djinn_checks.report.plots import to_narrow_svg, to_svg  # a verdict without a figure needs no matplotlib
+
     wide = _as_address(to_svg(figure))
     narrow = _as_address(to_narrow_svg(figure)) if for_phones else ""
     source = f'<source media="(max-width: 40rem)" srcset="{narrow}">' if narrow else ""

@@ -25,6 +25,7 @@ from djinn_checks.errors import IncompleteError, RunnerError
 from djinn_checks.outcome import Outcome, write_atomically
 from djinn_checks.report.faults.note import note_faults
 from djinn_checks.report.notebook.export import render_html
+from djinn_checks.report.notebook.fill import Figures
 from djinn_checks.report.suite.crate import FILE_NAME, describe_folder
 from djinn_checks.report.suite.index import render_index
 from djinn_checks.report.suite.league import PAGE, render_league
@@ -44,7 +45,14 @@ _BRIEF = 200
 """Characters of another library's message that a sentence quotes."""
 
 
-def render_report(notebook: Path | None, outcome: Outcome, beside: Iterable[Outcome] = (), *, name: str = "") -> str:
+def render_report(
+    notebook: Path | None,
+    outcome: Outcome,
+    beside: Iterable[Outcome] = (),
+    *,
+    name: str = "",
+    figures: Figures | None = None,
+) -> str:
     """Render the report.
 
     Args:
@@ -52,12 +60,13 @@ def render_report(notebook: Path | None, outcome: Outcome, beside: Iterable[Outc
             to its end, nothing: the verdict is still shown.
         beside: the outcomes in the same folder, of which those of planted faults are mentioned.
         name: of the report, which then links back to the front page beside it.
+        figures: gets those of the page.
     """
     make = partial(
         render_html, outcome=outcome, note=note_faults(outcome, beside), name=name, index=INDEX if name else ""
     )
     if notebook is not None and is_notebook(notebook):
-        return make(notebook)
+        return make(notebook, figures=figures)
     if outcome.failure is None:
         with contextlib.suppress(RunnerError):  # a check that this version does not know
             return make(find_notebook(outcome.check))

@@ -21,6 +21,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 from traitlets import default
 
 from djinn_checks.processes import start_code, tied
+from djinn_checks.suite.saving import saved_in_time
 
 ENGINE = "djinn-checks"
 SCRATCH = "DJINN_CHECKS_SCRATCH"
@@ -51,11 +52,13 @@ class OwnKernelManager(AsyncKernelManager):
 
 
 class OwnKernelEngine(NBClientEngine):  # type: ignore[misc]  # papermill has no annotations
-    """papermill's own engine, with that kernel."""
+    """papermill's own engine, with that kernel, and with fewer writes."""
 
     @classmethod
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
-        return super().execute_managed_notebook(nb_man, kernel_name, kernel_manager_class=OwnKernelManager, **options)
+        with saved_in_time(nb_man) as begin_cell:
+            options = {**options, "kernel_manager_class": OwnKernelManager, "on_cell_execute": begin_cell}
+            return super().execute_managed_notebook(nb_man, kernel_name, **options)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from djinn_checks.outcome import Failure, Outcome, Status, write_atomically
 from djinn_checks.processes import start_code
 from djinn_checks.report.frames import list_frames
 from djinn_checks.report.load import OUTCOME_MIME
+from djinn_checks.report.notebook.fill import Figures, fill_figures
 from djinn_checks.suite.execution import Job, is_notebook
 from djinn_checks.suite.files import OUTCOME, list_files
 from djinn_checks.suite.folder import read_outcomes, render_report
@@ -166,6 +167,14 @@ def _tidy(scratch: Path, whole: str) -> None:
             log.write(f"\nWhat the outcome shows the begin and the end of, as a whole:\n{whole}\n")
 
 
+def _fill(notebook: Path, figures: Figures) -> None:
+    """Put the page's figures into the executed notebook, whose kernel left them to it."""
+    with contextlib.suppress(OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        told = json.loads(read_text(notebook))
+        if fill_figures(told, figures):
+            write_atomically(notebook, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+
+
 def _put(source: Path, target: Path) -> None:
     """Copy a file beside its final name and move it there; the scratch folder may be on another disk."""
     part = target.with_name(f".{target.name}.part")
@@ -200,7 +209,11 @@ def _try_render(scratch: Path | None, outcome: Outcome, name: str, out: Path) ->
         out: where the outcomes lie that a report may mention. Some of them may be from elsewhere.
     """
     notebook = scratch / "executed.ipynb" if scratch else None
+    figures: Figures = {}
     try:
-        return render_report(notebook, outcome, read_outcomes(out).values(), name=name), ""
+        page = render_report(notebook, outcome, read_outcomes(out).values(), name=name, figures=figures)
+        if notebook is not None:
+            _fill(notebook, figures)
+        return page, ""
     except Exception as error:
         return None, f"no report could be written ({type(error).__name__}: {error}); `djinn-checks render` tries again"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import nbformat
@@ -13,7 +12,7 @@ from djinn_checks.report.load import OUTCOME_MIME
 from djinn_checks.report.logits.plots import plot_differences, plot_kl, plot_layers, plot_margins
 from djinn_checks.report.logits.tables import tabulate_bytes, tabulate_prompts, tabulate_statistics, tabulate_witness
 from djinn_checks.report.tables import render_environment, render_params
-from djinn_checks.report.verdict import render_figure, render_verdict
+from djinn_checks.report.verdict import render_verdict
 
 LAYERS = ["embeddings", *(f"model.layers.{n}" for n in range(30)), "logits"]
 WITNESS = "weight witness: 6 of 18 prefills and 6 of 144 decode steps, drawn at random"
@@ -21,7 +20,8 @@ PASSES = "3 passes of 6 prompts, each against the resident model"
 PARAMS = {"model": "smollm2", "system": "ring", "dtype": "float32", "budget_fraction": 0.25, "prompts": 6, "top_k": 5}
 TABLES = (tabulate_statistics, tabulate_bytes, tabulate_witness, tabulate_prompts, render_params, render_environment)
 PLOTS = (plot_differences, plot_kl, plot_margins, plot_layers)
-_DRAWN: dict[str, dict[str, str]] = {}
+STAND_IN = f'<figure><img alt="as in the notebook" src="data:image/svg+xml;base64,{"A" * 100_000}"></figure>'
+"""In place of each figure of a notebook, which takes half a second to draw: a page has its own, made of the outcome."""
 IMPORTS = """
 from djinn_checks.report import plot_differences, plot_kl, plot_layers, plot_margins
 from djinn_checks.report import render_environment, render_params, show_figure
@@ -79,21 +79,14 @@ def executed_notebook(outcome: Outcome) -> Any:
         new.new_code_cell("show(outcome)", outputs=[new.new_output("display_data", shown)]),
         new.new_code_cell(IMPORTS),
     ]
-    for name, fragment in _draw(outcome).items():
-        cells += [new.new_markdown_cell(f"## {name}"), html_cell(f"show_figure(*{name}(outcome))", fragment)]
+    for plot in PLOTS:
+        name = plot.__name__
+        cells += [new.new_markdown_cell(f"## {name}"), html_cell(f"show_figure(*{name}(outcome))", STAND_IN)]
     for table in TABLES:
         cells.append(html_cell(f"{table.__name__}(outcome)", table(outcome)))
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"  # nbformat's own are random
     return new.new_notebook(cells=cells)
-
-
-def _draw(outcome: Outcome) -> dict[str, str]:
-    """Return the figures by name. They take two seconds, so those of one outcome are drawn once."""
-    told = json.dumps(outcome.to_dict(), sort_keys=True)
-    if told not in _DRAWN:
-        _DRAWN[told] = {plot.__name__: render_figure(*plot(outcome)) for plot in PLOTS}
-    return _DRAWN[told]
 
 
 def html_cell(source: str, fragment: str) -> Any:

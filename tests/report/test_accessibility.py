@@ -15,6 +15,7 @@ from djinn_checks.report.load import load_outcome
 from djinn_checks.report.notebook.export import render_html
 from djinn_checks.report.suite.compare_page import render_comparison
 from djinn_checks.report.suite.index import render_index
+from djinn_checks.report.verdict import render_figure
 from djinn_checks.suite.folder import render_report
 from tests.report import chromium, samples
 from tests.report.faults.samples import fault, found
@@ -49,7 +50,7 @@ pytestmark = [
 
 
 def _pcie_notebook(outcome: Outcome) -> Any:
-    shown = [samples.render_figure(*plot(outcome)) for plot in PLOTS] + [table(outcome) for table in TABLES]
+    shown = [render_figure(*plot(outcome)) for plot in PLOTS] + [table(outcome) for table in TABLES]
     cells = [nbformat.v4.new_markdown_cell("# PCIe"), *(samples.html_cell("show(x)", fragment) for fragment in shown)]
     return nbformat.v4.new_notebook(cells=cells)
 

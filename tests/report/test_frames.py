@@ -82,8 +82,24 @@ def test_a_frame_comes_back_from_its_csv_as_it_was() -> None:
 
 def test_the_table_of_samples_names_each_with_its_columns() -> None:
     table = tabulate_frames(samples.failed())
-    assert "prefill_kl" in table
-    assert "kl_max_nats" in table
+    for name, frame in list_frames(samples.failed()).items():
+        row = table.partition(f">{name}<")[2].partition("</tr>")[0]
+        assert f"{len(frame):,}" in row
+        assert ", ".join(frame.columns) in row
+
+
+def test_whoever_looks_at_no_frame_loads_no_pandas(tmp_path: Path) -> None:
+    file = samples.passed().save(tmp_path / "x.outcome.json")
+    code = (
+        "import sys; from djinn_checks import list_frames, load_outcome\n"
+        f"frames = list_frames(load_outcome({str(file)!r})); print(frames, 'pandas' in sys.modules)\n"
+        "print(frames['criteria'] is frames['criteria'], 'pandas' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, second = run.stdout.splitlines()
+    assert first.startswith("frames of pandas, by name: criteria, ")
+    assert first.endswith("False")
+    assert second == "True True"
 
 
 def test_a_cell_that_ends_with_an_outcome_shows_its_tables() -> None:

@@ -39,7 +39,7 @@ NAMES = ("pcie-v1", "pcie-v1.2", "pcie-a", "pcie-[ab]", "pcie-*", "pcie-?", "pci
 
 @cache
 def finished_run() -> str:
-    """Return an executed notebook as text: four figures are drawn for it."""
+    """Return an executed notebook as text."""
     return json.dumps(samples.executed_notebook(samples.passed()))
 
 
@@ -50,7 +50,7 @@ def fill(folder: Path, *names: str) -> Path:
         for ending in ENDINGS:
             (folder / f"{name}.{ending}").write_text("{}")
         (folder / f"{name}.ipynb").write_text(finished_run())
-        samples.passed().save(folder / f"{name}.outcome.json")
+        whole().save(folder / f"{name}.outcome.json")
     return folder
 
 

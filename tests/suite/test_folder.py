@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 import resource
 import shutil
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ import pytest
 from djinn_checks.cli import main
 from djinn_checks.errors import RunnerError
 from djinn_checks.outcome import Outcome
+from djinn_checks.report.left import LEFT
 from djinn_checks.suite.folder import render_folder, slim_notebooks
 from djinn_checks.suite.params_folder import read_suite
 from djinn_checks.suite.runner import run_suite
@@ -77,6 +81,23 @@ def test_notebooks_without_their_figures_give_the_same_pages_and_are_small(suite
         assert (slim / page).read_bytes() == (suite / page).read_bytes()
     with pytest.raises(RunnerError, match="found none"):
         slim_notebooks(tmp_path)
+
+
+def test_an_executed_notebook_has_the_figures_of_its_page(suite: Path) -> None:
+    for name, fewest in (("logits", 2), ("pcie", 3)):
+        text, page = ((suite / f"{name}.{kind}").read_text() for kind in ("ipynb", "html"))
+        data = [
+            output["data"]
+            for cell in json.loads(text)["cells"]
+            for output in cell.get("outputs", ())
+            if "data" in output
+        ]
+        drawn = [shown for shown in data if "<figure>" in "".join(shown.get("text/html", ""))]
+        assert len(drawn) >= fewest
+        for shown in drawn:
+            assert re.findall(r'<img src="(.+?)"', shown["text/html"])[0] in page
+            assert f'alt="{escape(shown["text/plain"])}"' in page
+        assert LEFT not in text
 
 
 def test_outcomes_alone_are_rendered_with_every_figure_and_table(suite: Path, tmp_path: Path) -> None:

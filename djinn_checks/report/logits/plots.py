@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from djinn_checks.measurements.logits import KlByPosition, LocalisationFacts, LogitsStatistics, read
 from djinn_checks.outcome import Outcome, format_value
+from djinn_checks.report.logits.phases import measured_phases
 from djinn_checks.report.plots import EQUAL, FLOOR, INK, MARK, SYSTEM, Plot, make_figure, set_title
 from djinn_checks.report.tables import as_number, format_share, name_some
-
-PHASES = ("prefill", "decode")
 
 Floats = NDArray[np.float64]
 
@@ -95,13 +94,6 @@ def plot_layers(outcome: Outcome) -> Plot:
     figure, (axes,) = make_figure(width=10, height=min(8.0, 2.4 + 0.22 * len(values)))
     _draw_layers(figure, axes, values, found)
     return Plot(figure, words)
-
-
-def measured_phases(outcome: Outcome) -> list[tuple[str, LogitsStatistics, LogitsStatistics]]:
-    """Return (phase, system, floor) of the phases that were measured."""
-    found = read(outcome.measurements)
-    system, floor = found.get("statistics") or {}, found.get("floor") or {}
-    return [(phase, system[phase], floor[phase]) for phase in PHASES if system.get(phase) and floor.get(phase)]
 
 
 def _nothing(words: str) -> Plot:

@@ -7,7 +7,7 @@ from typing import Any
 
 from djinn_checks.measurements.logits import Witness, read
 from djinn_checks.outcome import Outcome, format_value
-from djinn_checks.report.logits.plots import measured_phases
+from djinn_checks.report.logits.phases import measured_phases
 from djinn_checks.report.tables import Html, as_number, format_share, name_some, render_table
 from djinn_checks.units import format_bytes
 

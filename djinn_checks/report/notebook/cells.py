@@ -25,17 +25,18 @@ Call = tuple[str, tuple[Any, ...]]
 
 def redraw(cell: Mapping[str, Any], outcome: Outcome) -> Html | None:
     """Return what a cell shows of the outcome; None if it is no call that draws or tabulates it."""
-    call = _find_call(cell)
+    call = find_call(cell)
     return None if call is None else _make(call[0], (outcome, *call[1]))
 
 
 def names_drawing(cell: Mapping[str, Any]) -> str:
     """Return the name of the drawing of the outcome alone that a cell shows; empty if it shows none."""
-    call = _find_call(cell)
+    call = find_call(cell)
     return call[0] if call is not None and not call[1] else ""
 
 
-def _find_call(cell: Mapping[str, Any]) -> Call | None:
+def find_call(cell: Mapping[str, Any]) -> Call | None:
+    """Return the call by which a cell draws or tabulates the outcome; None if it is no such cell."""
     statements = _statements(cell)
     value = statements[0].value if len(statements) == 1 and isinstance(statements[0], ast.Expr) else None
     if not isinstance(value, ast.Call) or not isinstance(value.func, ast.Name) or value.keywords:

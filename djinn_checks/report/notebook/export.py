@@ -16,6 +16,7 @@ from nbconvert import HTMLExporter
 
 from djinn_checks.bounded import read_text
 from djinn_checks.outcome import Outcome
+from djinn_checks.report.notebook.fill import Figures
 from djinn_checks.report.notebook.preprocessor import INDEX, NAME, NOTE, RESOURCE
 from djinn_checks.report.style import TEMPLATE, TEMPLATE_FOLDER
 from djinn_checks.report.tables import Html
@@ -28,6 +29,7 @@ def render_html(
     *,
     name: str = "",
     index: str = "",
+    figures: Figures | None = None,
 ) -> str:
     """Return an executed notebook as one self-contained HTML page, the verdict first.
 
@@ -38,6 +40,7 @@ def render_html(
         note: stands below the verdict.
         name: what the report is called, as a rule its file; empty: as the check.
         index: a page beside it that lists it with others, to link back to; empty: none.
+        figures: gets the page's figures, for a notebook that left them to it.
 
     Raises:
         OSError: the notebook cannot be read, or is no regular file.
@@ -48,5 +51,7 @@ def render_html(
     title = Path(notebook).stem if is_path else "notebook"
     exporter = HTMLExporter(template_name=TEMPLATE, extra_template_basedirs=[str(TEMPLATE_FOLDER)])
     given = {RESOURCE: outcome, NOTE: note or "", NAME: name, INDEX: index}
-    page, _ = exporter.from_notebook_node(node, {"metadata": {"name": title}, **given})
+    page, used = exporter.from_notebook_node(node, {"metadata": {"name": title}, **given})
+    if figures is not None:
+        figures.update(used["djinn_checks"]["figures"])
     return str(page)

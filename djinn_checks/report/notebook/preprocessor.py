@@ -12,10 +12,11 @@ from nbconvert.preprocessors import Preprocessor
 from nbformat.v4 import new_code_cell, new_output
 
 from djinn_checks.outcome import Outcome
-from djinn_checks.report.lead import Lead, draw_lead
+from djinn_checks.report.lead import draw_lead
 from djinn_checks.report.load import carries_outcome, find_outcome
-from djinn_checks.report.notebook.cells import names_drawing, redraw
+from djinn_checks.report.notebook.cells import find_call, names_drawing, redraw
 from djinn_checks.report.notebook.clean import clean_html
+from djinn_checks.report.notebook.fill import Figures
 from djinn_checks.report.tables import Html
 from djinn_checks.report.verdict import render_context, render_figure, render_no_verdict, render_verdict
 
@@ -53,36 +54,40 @@ class VerdictPreprocessor(Preprocessor):  # type: ignore[misc]  # nbconvert has 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
         outcome: Outcome | None = resources.get(RESOURCE) or find_outcome(nb)
         name, lead = resources.get(NAME, ""), draw_lead(outcome) if outcome else None
+        picture = render_figure(*lead.plot, for_phones=True) if lead else Html("")
+        figures: Figures = {(lead.drawing, ()): picture} if lead and lead.drawing else {}
         resources["djinn_checks"] = {
             "title": f"{outcome.status.value}: {name or outcome.check}" if outcome else "No verdict",
-            "verdict": _render_top(outcome, name, lead) + resources.get(NOTE, ""),
+            "verdict": _render_top(outcome, name, picture) + resources.get(NOTE, ""),
             "index": resources.get(INDEX, ""),
             "context": render_context(outcome) if outcome and outcome.failure else "",
             "clean": clean_html,
             "show": _show,
+            "figures": figures,
         }
         if outcome is not None and outcome.failure:
             _fold_what_was_not_run(nb)
         shown = lead.drawing if lead else ""
-        nb.cells = [_restate(cell, outcome, shown) for cell in nb.cells]
+        nb.cells = [_restate(cell, outcome, shown, figures) for cell in nb.cells]
         return nb, resources
 
 
-def _render_top(outcome: Outcome | None, name: str, lead: Lead | None) -> Html:
+def _render_top(outcome: Outcome | None, name: str, picture: Html) -> Html:
     """Return what a page begins with: the verdict, one figure that shows what decided, and the criteria."""
     if outcome is None:
         return render_no_verdict()
-    return render_verdict(outcome, name, render_figure(*lead.plot, for_phones=True) if lead else "")
+    return render_verdict(outcome, name, picture)
 
 
-def _restate(cell: Any, outcome: Outcome | None, shown: str) -> Any:
+def _restate(cell: Any, outcome: Outcome | None, shown: str, figures: Figures) -> Any:
     """Return a cell with what it shows of the outcome made anew. All else is cleaned where the template writes it.
 
     Args:
         shown: the drawing that stands at the top of the page; it is not drawn again.
+        figures: gets what is drawn.
     """
     if cell.cell_type == "code":
-        cell.outputs = _restate_outputs(cell, outcome, shown)
+        cell.outputs = _restate_outputs(cell, outcome, shown, figures)
     elif cell.cell_type == "markdown" and _PAPERMILL_TAG in (cell.metadata.get("tags") or ()):
         said = new_output("display_data", {"text/html": _restate_marker(cell.source)})
         return new_code_cell("", outputs=[said])
@@ -111,13 +116,16 @@ def _find_check(nb: Any) -> int:
     return found[0] + 1 if found else 0
 
 
-def _restate_outputs(cell: Any, outcome: Outcome | None, shown: str) -> list[Any]:
+def _restate_outputs(cell: Any, outcome: Outcome | None, shown: str, figures: Figures) -> list[Any]:
     """Return what a cell shows of the outcome, made anew; of a run that stopped, only where it came so far."""
     if outcome is not None and "".join(cell.source).rstrip().endswith("\nparams"):
         return []  # the page has them folded at its end
     if outcome is not None and (cell.outputs or not outcome.failure):
-        made = _FIGURE_ABOVE if shown and names_drawing(cell) == shown else redraw(cell, outcome)
+        is_above = bool(shown) and names_drawing(cell) == shown
+        made = _FIGURE_ABOVE if is_above else redraw(cell, outcome)
         if made is not None:
+            if not is_above and (call := find_call(cell)):
+                figures[call] = made
             return [new_output("display_data", {"text/html": Html(f'<div class="djinn-checks">{made}</div>')})]
     return [_POINTER if carries_outcome(output) else output for output in cell.outputs]
 

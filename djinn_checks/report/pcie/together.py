@@ -1,4 +1,4 @@
-"""Figures and tables of the PCIe check on several GPUs at once, from an outcome's measurements alone."""
+"""Figures of the PCIe check on several GPUs at once, from an outcome's measurements alone."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from djinn_checks.measurements.pcie import GpuRow, PcieMeasurements, Windows, read
-from djinn_checks.outcome import Outcome, Status
+from djinn_checks.outcome import Outcome
 from djinn_checks.report.link_names import shorten
+from djinn_checks.report.pcie.gpu_table import ONE_LINK, format_rate
 from djinn_checks.report.plots import FLOOR, INK, MARK, SYSTEM, Plot, make_figure, set_title
-from djinn_checks.report.tables import Html, render_table, status_chip
 from djinn_checks.units import GB
-
-_ONE = "One link was driven; with `gpus: all` each GPU's flatline stands here, and their sum."
 
 
 def plot_flatlines(outcome: Outcome) -> Plot:
@@ -21,7 +19,7 @@ def plot_flatlines(outcome: Outcome) -> Plot:
     found = read(outcome.measurements)
     windows = {gpu["uuid"]: its for gpu in found.get("gpus") or () if (its := _windows(gpu))}
     if not windows:
-        return Plot(None, _ONE if not found.get("gpus") else "There are no PCIe counters on this machine.")
+        return Plot(None, ONE_LINK if not found.get("gpus") else "There are no PCIe counters on this machine.")
     starts = {uuid: its["clock_start_s"] for uuid, its in windows.items()}
     names = shorten([gpu["uuid"] for gpu in found["gpus"]])
     zero = min(starts.values())
@@ -52,33 +50,6 @@ def plot_flatlines(outcome: Outcome) -> Plot:
     return Plot(figure, _describe(found))
 
 
-def tabulate_gpus(outcome: Outcome) -> Html:
-    """Return each GPU's own verdict, what it received, and what that is of its rate alone."""
-    gpus = read(outcome.measurements).get("gpus") or []
-    if not gpus:
-        return Html(f"<p>{_ONE.replace('`', '')}</p>")
-    rows = [
-        (
-            gpu["uuid"],
-            status_chip(Status(gpu["status"])),
-            _rate(gpu["bytes_per_s"]),
-            _rate(gpu["alone_bytes_per_s"]),
-            "unknown" if gpu["share_of_alone"] is None else f"{gpu['share_of_alone']:.1%}",
-            _rate(gpu["ceiling_together_bytes_per_s"]),
-            _rate(gpu["ceiling_alone_bytes_per_s"]),
-            ", ".join(name for name, status in gpu["statuses"].items() if status != "PASS") or "nothing",
-        )
-        for gpu in gpus
-    ]
-    together = read(outcome.measurements).get("together")
-    total = together["sum_bytes_per_s"] if together else None
-    columns = (
-        "GPU", "Verdict", "Received", "Alone", "Of alone", "Ceiling, all at once", "Ceiling alone", "Not passed",
-    )  # fmt: skip
-    note = f"GB/s of payload; {_rate(total)} in all. Each is judged against the ceiling of all at once."
-    return render_table("Each GPU by itself", columns, rows, note=note, numeric=False)
-
-
 def _windows(gpu: GpuRow) -> Windows | None:
     found: Windows | None = gpu["measurements"].get("windows")
     return found
@@ -101,7 +72,7 @@ def _sum(windows: dict[str, Windows], zero: float) -> tuple[np.ndarray, np.ndarr
 def _describe(found: PcieMeasurements) -> str:
     names = shorten([gpu["uuid"] for gpu in found["gpus"]])
     parts = [
-        f"{names[gpu['uuid']]} received {_rate(gpu['bytes_per_s'])} GB/s"
+        f"{names[gpu['uuid']]} received {format_rate(gpu['bytes_per_s'])} GB/s"
         + (f", {gpu['share_of_alone']:.1%} of alone" if gpu["share_of_alone"] is not None else "")
         for gpu in found["gpus"]
     ]
@@ -110,7 +81,3 @@ def _describe(found: PcieMeasurements) -> str:
 
 def _gb(mb_per_s: Sequence[float | None]) -> np.ndarray:
     return np.array([np.nan if rate is None else rate / 1e3 for rate in mb_per_s], dtype=float)
-
-
-def _rate(bytes_per_s: float | None) -> str:
-    return "unknown" if bytes_per_s is None else f"{bytes_per_s / GB:.2f}"

@@ -19,10 +19,11 @@ from djinn_checks.faults.pcie.traffic import START_S, make_ceiling, make_evidenc
 from djinn_checks.instruments.gpus import HostGpus
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.params import PcieParams
+from djinn_checks.report.pcie.gpu_table import tabulate_gpus
 from djinn_checks.report.pcie.plots import plot_flatline
 from djinn_checks.report.pcie.stream_tables import tabulate_health, tabulate_stream
 from djinn_checks.report.pcie.tables import tabulate_ceilings, tabulate_limit, tabulate_preflight, tabulate_traffic
-from djinn_checks.report.pcie.together import plot_flatlines, tabulate_gpus
+from djinn_checks.report.pcie.together import plot_flatlines
 
 UUIDS = ("GPU-one", "GPU-two")
 
