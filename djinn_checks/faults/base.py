@@ -5,6 +5,7 @@ Faults wrap systems and evidence from outside. Neither the engine nor the checks
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -82,5 +83,8 @@ def find_faults(checks: Collection[str] = (), name: str | None = None) -> list[F
         asked = " and ".join(
             f"{what} {value!r}" for what, value in (("check", ", ".join(checks)), ("name", name)) if value
         )
-        raise ParamsError(f"faults: there is none of {asked}; known: {', '.join(sorted(every))}")
+        known = sorted(fault.name for fault in every.values() if not checks or fault.check in checks) or sorted(every)
+        nearest = difflib.get_close_matches(name or "", known, n=1, cutoff=0.6)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
+        raise ParamsError(f"faults: there is none of {asked}; {hint}")
     return chosen

@@ -199,8 +199,11 @@ def test_a_fault_that_cannot_be_planted_is_missed_and_not_a_crash() -> None:
 def test_faults_are_found_by_check_and_name_and_an_unknown_one_is_refused() -> None:
     assert {fault.check for fault in find_faults(["pcie"])} == {"pcie"}
     assert [fault.name for fault in find_faults(name="row_zeroed")] == ["row_zeroed"]
-    with pytest.raises(ParamsError, match="none of name 'row_zerod'; known: .*row_zeroed"):
+    with pytest.raises(ParamsError, match="none of name 'row_zerod'; did you mean 'row_zeroed'"):
         find_faults(name="row_zerod")
+    with pytest.raises(ParamsError, match="none of check 'logits' and name 'zzz'; known: .*row_zeroed") as caught:
+        find_faults(["logits"], name="zzz")
+    assert "never_swaps" not in str(caught.value), "another check's faults are no answer"
 
 
 def test_the_command_says_what_caught_what_and_exits_by_it(capsys: pytest.CaptureFixture[str]) -> None:
