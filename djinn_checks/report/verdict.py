@@ -140,7 +140,8 @@ def render_figure(figure: Figure | None, alt: str, *, for_phones: bool = False) 
 
     Args:
         for_phones: have a second image beside it that a narrow screen shows in its place; drawing it takes as long as
-            the first, so it is for the figure that a page begins with. Others are made small there.
+            the first, so it is for the figure that a page begins with and for those whose letters would be too small
+            there (`drawings.FOR_PHONES`).
     """
     if figure is None:
         return Html(f'<p class="nothing-to-draw">{escape(alt)}</p>')
