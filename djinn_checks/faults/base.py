@@ -5,7 +5,6 @@ Faults wrap systems and evidence from outside. Neither the engine nor the checks
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -14,9 +13,8 @@ from typing import Any
 import torch
 
 from djinn_checks.errors import ParamsError
+from djinn_checks.faults.names import ENTRY_POINT_GROUP, say_there_is_none
 from djinn_checks.outcome import Outcome, Status
-
-ENTRY_POINT_GROUP = "djinn_checks.faults"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +78,5 @@ def find_faults(checks: Collection[str] = (), name: str | None = None) -> list[F
         every |= found
     chosen = [fault for fault in every.values() if (not checks or fault.check in checks) and name in (None, fault.name)]
     if not chosen:
-        asked = " and ".join(
-            f"{what} {value!r}" for what, value in (("check", ", ".join(checks)), ("name", name)) if value
-        )
-        known = sorted(fault.name for fault in every.values() if not checks or fault.check in checks) or sorted(every)
-        nearest = difflib.get_close_matches(name or "", known, n=1, cutoff=0.6)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
-        raise ParamsError(f"faults: there is none of {asked}; {hint}")
+        raise ParamsError(say_there_is_none(checks, name, {fault.name: fault.check for fault in every.values()}))
     return chosen
