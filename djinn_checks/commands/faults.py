@@ -93,7 +93,9 @@ def _say_where(kinds: Sequence[str], device: str) -> str:
     kind = device.partition(":")[0]
     if kind != "auto":
         return "" if kind in kinds else f"  [not on {kind}]"
-    return {("cpu",): "  [without a GPU only]", ("cuda",): "  [on a GPU only]"}.get(tuple(kinds), "")
+    if len(kinds) > 1:
+        return ""
+    return "  [on a GPU only]" if "cuda" in kinds else "  [without a GPU only]"
 
 
 def _table_of_names(*titles: str) -> Table:

@@ -11,7 +11,7 @@ import math
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -157,7 +157,7 @@ def to_narrow_svg(figure: Figure) -> str:
         _narrow_axes(axes, figure.dpi)
     _narrow_legends(figure)
     for text in figure.findobj(Text):
-        if isinstance(text, Text) and text.get_fontsize() < _LONG_NAME:
+        if isinstance(text, Text) and float(text.get_fontsize()) < _LONG_NAME:
             text.set_fontsize(_READABLE)
     _leave_out_wide_words(figure)
     return to_svg(figure)
@@ -207,9 +207,12 @@ def _narrow_legends(figure: Figure) -> None:
             continue
         handles, names = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
         columns = 2 if max(map(len, names), default=0) <= _NARROW_LABEL else 1
-        side = "lower" if legend in figure.legends else "upper"
+        side: Literal["outside lower left", "outside upper left"] = "outside upper left"
+        if legend in figure.legends:
+            side = "outside lower left"
         legend.remove()
-        figure.legend(handles, names, loc=f"outside {side} left", ncols=columns, frameon=False, fontsize=_READABLE)
+        shown = [handle for handle in handles if handle is not None]
+        figure.legend(shown, names, loc=side, ncols=columns, frameon=False, fontsize=_READABLE)
 
 
 def _leave_out_wide_words(figure: Figure) -> None:

@@ -68,7 +68,11 @@ def test_a_narrow_figure_can_be_read_and_keeps_within_its_edges(name: str) -> No
     to_narrow_svg(figure)
 
     pixels_of_a_point = _PIXELS_OF_A_FIGURE / (figure.get_size_inches()[0] * 72)
-    small = [text.get_text() for text in _written(figure) if text.get_fontsize() * pixels_of_a_point < _SMALLEST_PIXELS]
+    small = [
+        text.get_text()
+        for text in _written(figure)
+        if float(text.get_fontsize()) * pixels_of_a_point < _SMALLEST_PIXELS
+    ]
     assert small == []
     for legend in figure.legends:
         box = legend.get_window_extent()
