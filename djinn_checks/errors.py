@@ -32,7 +32,7 @@
     ├── InstrumentError          a measurement that could not be taken
     │   └── NoRouteError             the server under check has no such route
     ├── WrongAdapterError        a server that is not of the kind that it is said to be
-    ├── UnfinishedError          a check that crashed, where a verdict was to be shown
+    ├── UnfinishedError          a check that crashed or never began, where a verdict was to be shown
     ├── OutcomeError             an outcome file that cannot be read
     └── RunnerError              the suite cannot be run as asked
         ├── LostError                a host of a cluster, or what looks after a job there, is gone or silent
@@ -188,7 +188,7 @@ class SystemContractError(DjinnChecksError):
 
 
 class UnfinishedError(DjinnChecksError):
-    """A check crashed, so a notebook has no verdict to show."""
+    """A check crashed, or its system said no before anything ran, so a notebook has no verdict to show."""
 
 
 class OutcomeError(DjinnChecksError, ValueError):

@@ -78,7 +78,7 @@ def _injected_names(cells: Any) -> set[str]:
 def _explain(cls: type[Params], values: Mapping[str, Any], error: ValidationError) -> str:
     lines = [f"{cls.check} params: {error.error_count()} problem(s)"]
     for problem in error.errors():
-        name = ".".join(str(part) for part in problem["loc"])
+        name = ".".join(str(part) for part in problem["loc"] if isinstance(part, int) or part.isidentifier())
         field = str(problem["loc"][0]) if problem["loc"] else ""
         if problem["type"] == "extra_forbidden" and field == _SAVE_TO:
             lines.append(f"  {field}: no parameter; a suite keeps its own files (--out), a notebook takes it by itself")
@@ -307,7 +307,9 @@ class AgentsParams(ModelParams):
     """Part of the link's measured ceiling that swap-out and restore must reach on a GPU."""
 
     @model_validator(mode="after")
-    def _ordered_pauses(self) -> Self:
+    def _possible_address_and_pauses(self) -> Self:
+        if self.server_address and not self.server_address.startswith(("http://", "https://")):
+            raise ValueError(f"server_address: expected http://HOST:PORT, got {self.server_address!r}")
         if not 0 <= self.think_s[0] <= self.think_s[1]:
             raise ValueError(f"think_s: expected [shortest, longest] with 0 <= shortest <= longest, got {self.think_s}")
         return self

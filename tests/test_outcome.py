@@ -13,7 +13,18 @@ import jsonschema
 import pytest
 
 from djinn_checks.errors import OutcomeError
-from djinn_checks.outcome import SCHEMA, Criterion, Failure, Outcome, Status, judge, settle, skip, worst
+from djinn_checks.outcome import (
+    SCHEMA,
+    Criterion,
+    Failure,
+    Outcome,
+    Status,
+    format_quantity,
+    judge,
+    settle,
+    skip,
+    worst,
+)
 
 
 def row(observed: object, comparison: str = "<", threshold: float = 1.0, **kwargs: object) -> Criterion:
@@ -114,3 +125,9 @@ def test_what_is_written_is_valid_by_the_published_schema() -> None:
         validator.validate(replace(crashed, failure=None).to_dict())
     with pytest.raises(jsonschema.ValidationError):
         validator.validate(whole.to_dict() | {"surprise": 1})
+
+
+def test_a_share_is_told_without_an_exponent() -> None:
+    assert format_quantity(633.198, "share") == "63,320 %"
+    assert format_quantity(0.952, "share of windows") == "95.2 % of windows"
+    assert format_quantity(1, "share of windows") == "100 % of windows"

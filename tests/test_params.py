@@ -27,6 +27,12 @@ def test_every_offence_is_listed_at_once() -> None:
     assert all(name in message for name in ("passes", "budget_gb", "dtype", "float16"))
 
 
+def test_a_problem_is_named_as_its_file_names_it() -> None:
+    assert "  prompts: Input should be greater than or equal to 1; got -1" in refused(prompts=-1)
+    with pytest.raises(ParamsError, match=r"server_address: expected http://HOST:PORT, got 'localhost:5556'"):
+        PARAMS["agents"].create(server_address="localhost:5556")
+
+
 def test_a_yaml_number_that_arrived_as_text_is_explained() -> None:
     assert "got '1e-3' as text: write it with a dot and no quotes (0.001)" in refused(l2_threshold="1e-3")
 

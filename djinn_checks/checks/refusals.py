@@ -34,13 +34,18 @@ _CRASHES = (
 )
 """Of these kinds, and no refusal: a device that fails or is full, an operation that PyTorch has no kernel for."""
 
+_MISTAKES = (TypeError, AttributeError, LookupError, NameError, ArithmeticError, SyntaxError)
+"""An exception of a system's own that is also of one of these tells of a mistake."""
+
 
 @contextlib.contextmanager
-def system_says_no(name: str) -> Iterator[None]:
+def system_says_no(name: str, home: str = "") -> Iterator[None]:
     """Take what a foreign system raises in words, while it is built or opened, for its refusal.
 
     Args:
         name: of the system, for the message.
+        home: the module of its class. An exception that the same package defines was made to be said, whatever it
+            derives from.
 
     Raises:
         SystemRefusedError: in place of it.
@@ -49,13 +54,18 @@ def system_says_no(name: str) -> Iterator[None]:
         yield
     except (DjinnChecksError, *_CRASHES):
         raise
-    except _SAYS_NO as error:
-        if not str(error):
+    except Exception as error:
+        if not str(error) or not (isinstance(error, _SAYS_NO) or _is_own(error, home)):
             raise
         _log.info("system %r refused", name, exc_info=error)
         raise SystemRefusedError(
             f"system {name!r} refused, in its own words: {error} ({type(error).__name__})"
         ) from error
+
+
+def _is_own(error: Exception, home: str) -> bool:
+    outermost = type(error).__module__.partition(".")[0]
+    return outermost == home.partition(".")[0] and not isinstance(error, _MISTAKES)
 
 
 def open_system(system: System) -> Any:
@@ -66,7 +76,7 @@ def open_system(system: System) -> Any:
         SystemContractError: it gives nothing that can be called.
     """
     try:
-        with system_says_no(system.name):
+        with system_says_no(system.name, type(system).__module__):
             return vet_opened(system.open(), system.name)
     except CapacityError as error:
         raise SystemRefusedError(f"system {system.name!r} refused, in its own words: {error}") from error

@@ -153,7 +153,7 @@ def build_system(
             "and nothing could be proved; give a smaller budget"
         )
     try:
-        with system_says_no(params.system):
+        with system_says_no(params.system, getattr(factory, "__module__", "")):
             return factory(model, device=device, budget_bytes=budget_bytes, **options), budget_bytes
     except CapacityError as error:
         field = "budget_gb" if params.budget_gb is not None else "budget_fraction"

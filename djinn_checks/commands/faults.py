@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from djinn_checks.commands import Commands
+    from djinn_checks.faults.names import FaultName
     from djinn_checks.measurements.faults import FaultRow
     from djinn_checks.outcome import Outcome
 
@@ -31,15 +32,13 @@ def add_faults(commands: Commands) -> None:
 
 
 def _faults(options: argparse.Namespace) -> int:
+    if options.list:
+        return _list_faults(options)
     from rich.console import Console
 
     from djinn_checks.errors import ParamsError
-    from djinn_checks.faults.check import check_faults
     from djinn_checks.params import FaultsParams
-    from djinn_checks.report.faults.tables import list_faults
 
-    if options.list:
-        return _list_faults(options)
     if len(options.fault) > 1:  # --only of `run` may be repeated, so somebody will try
         raise ParamsError(f"--fault: expected one name, got {', '.join(options.fault)}; run the command once for each")
     console = Console()
@@ -50,6 +49,10 @@ def _faults(options: argparse.Namespace) -> int:
         doses=options.doses,
         device=options.device,
     )
+    _find_names(params.of, params.fault or None)
+    from djinn_checks.faults.check import check_faults  # takes seconds: what is wrong was said by then
+    from djinn_checks.report.faults.tables import list_faults
+
     outcome = check_faults(
         params, progress=lambda name, done, total: console.print(f"{done}/{total} {name}", highlight=False)
     )
@@ -61,14 +64,35 @@ def _faults(options: argparse.Namespace) -> int:
 
 
 def _list_faults(options: argparse.Namespace) -> int:
-    from djinn_checks.devices import choose_device
-    from djinn_checks.faults.base import find_faults
+    from djinn_checks.devices import is_device_name
+    from djinn_checks.errors import ParamsError
 
-    device = choose_device(options.device)
-    for fault in find_faults(options.checks, options.fault[0] if options.fault else None):
-        where = "" if fault.applies(device) else f"  [not on {device.type}]"
-        print(make_visible(f"{fault.check}  {fault.name}  {fault.breaks}{where}"))
+    if not is_device_name(options.device):
+        raise ParamsError(f"device: expected {DEVICE_NAMES}, got {options.device!r}")
+    for fault in _find_names(options.checks, options.fault[0] if options.fault else None):
+        print(make_visible(f"{fault.check}  {fault.name}  {fault.breaks}{_say_where(fault.devices, options.device)}"))
     return 0
+
+
+def _find_names(checks: Sequence[str], name: str | None) -> list[FaultName]:
+    from djinn_checks.faults.names import find_names
+
+    def load() -> list[FaultName]:
+        from djinn_checks.faults.catalogs import load_names  # takes seconds
+
+        return load_names()
+
+    return find_names(checks, name, load)
+
+
+def _say_where(kinds: Sequence[str], device: str) -> str:
+    """Return which devices a fault is for, if not for all; of a device that was named, that it is not for that one."""
+    kind = device.partition(":")[0]
+    if kind != "auto":
+        return "" if kind in kinds else f"  [not on {kind}]"
+    if len(kinds) > 1:
+        return ""
+    return "  [on a GPU only]" if "cuda" in kinds else "  [without a GPU only]"
 
 
 def _table_of_names(*titles: str) -> Table:

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 
 from djinn_checks.errors import ParamsError
+from djinn_checks.faults.names import ENTRY_POINT_GROUP, say_there_is_none
 from djinn_checks.outcome import Outcome, Status
-
-ENTRY_POINT_GROUP = "djinn_checks.faults"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +78,5 @@ def find_faults(checks: Collection[str] = (), name: str | None = None) -> list[F
         every |= found
     chosen = [fault for fault in every.values() if (not checks or fault.check in checks) and name in (None, fault.name)]
     if not chosen:
-        asked = " and ".join(
-            f"{what} {value!r}" for what, value in (("check", ", ".join(checks)), ("name", name)) if value
-        )
-        raise ParamsError(f"faults: there is none of {asked}; known: {', '.join(sorted(every))}")
+        raise ParamsError(say_there_is_none(checks, name, {fault.name: fault.check for fault in every.values()}))
     return chosen

@@ -7,7 +7,6 @@ and beside them the pages that were pinned on its machine. As on a GPU each read
 from __future__ import annotations
 
 import mmap
-import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from djinn_checks.instruments.payload import ANSWER_BYTES, LARGEST_REQUEST_BYTES
 
 _WRAP = 2**32
 _FIELDS = ("rx", "tx", "generation", "width", "replays", "clock_reasons", "pins", "silent_until_us")
-_NUMBER = struct.Struct("<q")
+_NUMBER_BYTES = 8
 READING_RX_BYTES, READING_TX_BYTES = 14_000, 17_000
 """What a reading moves itself, as on an H200."""
 
@@ -26,19 +25,22 @@ class Board:
 
     def __init__(self, path: Path) -> None:
         """Open the file; one that is new has zeros."""
-        size = _NUMBER.size * len(_FIELDS)
+        size = _NUMBER_BYTES * len(_FIELDS)
         with path.open("a+b") as file:
             if file.seek(0, 2) < size:
                 file.truncate(size)
-            self._map = mmap.mmap(file.fileno(), size)
+            self._numbers = memoryview(mmap.mmap(file.fileno(), size)).cast("q")
 
     def read(self, name: str) -> int:
         """Return a field."""
-        return int(_NUMBER.unpack_from(self._map, _NUMBER.size * _FIELDS.index(name))[0])
+        return self._numbers[_FIELDS.index(name)]
 
     def write(self, name: str, value: int) -> None:
-        """Set a field; eight aligned bytes, so a reader sees all of it or nothing."""
-        _NUMBER.pack_into(self._map, _NUMBER.size * _FIELDS.index(name), value)
+        """Set a field in one store of eight aligned bytes: a reader sees what it was or what it is.
+
+        `struct` would not do: it sets all bytes to zero, and then one after the other.
+        """
+        self._numbers[_FIELDS.index(name)] = value
 
     def count(self, *, received: int = 0, sent: int = 0) -> None:
         """Count payload as a GPU does on the wire: a request for each 256 bytes, and something beside each answer."""

@@ -181,7 +181,7 @@ def format_value(value: Observed) -> str:
 def format_quantity(value: Observed, unit: str) -> str:
     """Return a value with its unit: "12 elements", "95.2 % of windows" for a "share of windows"."""
     if unit.startswith("share") and isinstance(value, int | float) and not isinstance(value, bool):
-        return f"{100 * value:.4g} %{unit.removeprefix('share')}"
+        return f"{format_value(100.0 * value)} %{unit.removeprefix('share')}"
     return f"{format_value(value)} {unit}".rstrip()
 
 

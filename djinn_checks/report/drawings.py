@@ -30,6 +30,12 @@ FIGURES = {
 }
 """Functions that return a figure and its description, and the module of this room that holds each."""
 
+FOR_PHONES = frozenset(
+    {"plot_counts", "plot_differences", "plot_kl", "plot_layers", "plot_margins", "plot_matrix", "plot_zoom"}
+)
+"""Figures whose letters nobody can read on a phone, where a figure is as wide as the screen: a page has these in a
+narrow form as well, which takes as long to draw."""
+
 TABLES = {
     "render_environment": "tables",
     "render_params": "tables",

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.text import Text
-from matplotlib.ticker import Formatter, LogFormatter
+from matplotlib.ticker import FixedLocator, Formatter, LogFormatter
 
 SYSTEM = "#0072B2"
 """What the system did. Palette of Okabe and Ito: told apart with any colour vision."""
@@ -29,12 +30,16 @@ EQUAL = "#E3E3DC"
 """No difference at all."""
 INK = "#1F2328"
 _GRID = "#D9D9D4"
-_NARROW = 5.0
-"""Inches of a figure for a phone, which shows it half as wide: letters of 9 points are as small as they may be."""
-_NARROW_TITLE, _NARROW_LEGEND = 56, 2
-"""Letters in a line of a title, and columns of a legend, in so narrow a figure."""
-_LONG_LABEL, _SMALL = 18, 6.0
-"""Names at an axis that are longer take less room in it: letters, and points."""
+_NARROW, _FLATTER = 4.0, 0.85
+"""Inches of a figure for a phone, which shows a point of it as 1.2 pixels; and the share of its height that is kept."""
+_NARROW_TITLE, _NARROW_LABEL, _NARROW_TICKS = 38, 18, 42
+"""Letters in so narrow a figure: in a line of a title, in a name at an axis or in a legend of two columns, and beside
+each other along an axis."""
+_READABLE, _LONG_NAME = 9.0, 8.0
+"""Points of the smallest letters there, and of names that are longer than a line and cannot be broken."""
+CELL = "cell"
+"""The gid of a text that stands in a cell, and is left out where that is too narrow for it."""
+_MARKUP = re.compile(r"[${}^\\]")
 _PATH = re.compile(r' d="[^"]*"')
 _SPACE = re.compile(r" ?\n| (?=[ML])|(?<=[ML]) ")
 _FORMULA, _POWER = re.compile(r"\$\\mathdefault\{(.*)\}\$"), re.compile(r"\^\{(.*?)\}")
@@ -150,22 +155,75 @@ def to_narrow_svg(figure: Figure) -> str:
         below = GridSpec(len(panels), 1, figure=figure)
         for place, axes in enumerate(panels):
             axes.set_subplotspec(below[place])
-    for axes in panels:
-        _narrow_axes(axes)
-    for legend in [*figure.legends, *(axes.get_legend() for axes in panels)]:
-        if legend is not None:
-            legend.set_ncols(_NARROW_LEGEND)
-    figure.set_size_inches(min(width, _NARROW), columns * height)
+    figure.set_size_inches(min(width, _NARROW), columns * height * _FLATTER)
+    for axes in figure.axes:
+        _narrow_axes(axes, figure.dpi)
+    _narrow_legends(figure)
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and float(text.get_fontsize()) < _LONG_NAME:
+            text.set_fontsize(_READABLE)
+    _leave_out_wide_words(figure)
     return to_svg(figure)
 
 
-def _narrow_axes(axes: Axes) -> None:
-    """Break what is written over the axes, and make small what is written at their ticks if it is long."""
+def _narrow_axes(axes: Axes, dpi: float) -> None:
+    """Break what is written over the axes and at their ticks, and leave out every other number that has no room."""
     title = axes.get_title(loc="left")
     for text in axes.findobj(lambda item: isinstance(item, Text) and bool(title) and item.get_text() == title):
         if isinstance(text, Text):
             text.set_text(textwrap.fill(title, _NARROW_TITLE))
-    if max((len(label.get_text()) for label in axes.get_yticklabels()), default=0) > _LONG_LABEL:
-        axes.tick_params(labelsize=_SMALL)
-        for text in axes.texts:
-            text.set_fontsize(_SMALL)
+    _narrow_names(axes, dpi)
+    labels = axes.get_xticklabels()
+    if axes.xaxis.get_ticks_position() == "top":
+        for label in labels:
+            label.set(rotation=90, ha="left", va="center", rotation_mode="anchor")
+    elif isinstance(axes.xaxis.get_major_locator(), FixedLocator) and not any(label.get_rotation() for label in labels):
+        _thin_out(axes, [label.get_text() for label in labels])
+
+
+def _narrow_names(axes: Axes, dpi: float) -> None:
+    """Break the names at the left over two lines if they are long and there is room, or else make them smaller."""
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    if max((len(name) for name in names), default=0) <= _NARROW_LABEL:
+        return
+    broken = [textwrap.wrap(name, _NARROW_LABEL, break_long_words=False) for name in names]
+    longest = max(len(line) for lines in broken for line in lines)
+    pitch = axes.get_window_extent().height / len(names) * 72 / dpi
+    if max(map(len, broken)) * _READABLE * 1.2 <= pitch and longest <= _NARROW_LABEL:
+        axes.set_yticks(axes.get_yticks(), ["\n".join(lines) for lines in broken])
+    else:
+        axes.tick_params(labelsize=_LONG_NAME)
+
+
+def _thin_out(axes: Axes, labels: Sequence[str]) -> None:
+    """Keep as many of the labels along the x axis as have room: each so many-th, counted from the one in the middle."""
+    room = sum(len(_MARKUP.sub("", label)) + 1 for label in labels)
+    step, middle = math.ceil(room / _NARROW_TICKS), len(labels) // 2
+    kept = [label if (place - middle) % step == 0 else "" for place, label in enumerate(labels)]
+    axes.set_xticks(axes.get_xticks(), kept)
+
+
+def _narrow_legends(figure: Figure) -> None:
+    """Put legends outside of the axes, which have no room for them, in as many columns as fit."""
+    for legend in [*figure.legends, *(axes.get_legend() for axes in figure.axes)]:
+        if legend is None:
+            continue
+        handles, names = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
+        columns = 2 if max(map(len, names), default=0) <= _NARROW_LABEL else 1
+        side: Literal["outside lower left", "outside upper left"] = "outside upper left"
+        if legend in figure.legends:
+            side = "outside lower left"
+        legend.remove()
+        shown = [handle for handle in handles if handle is not None]
+        figure.legend(shown, names, loc=side, ncols=columns, frameon=False, fontsize=_READABLE)
+
+
+def _leave_out_wide_words(figure: Figure) -> None:
+    """Hide the words in cells that are narrower than they are."""
+    words = [(axes, text) for axes in figure.axes for text in axes.texts if text.get_gid() == CELL]
+    engine = figure.get_layout_engine()
+    if words and engine is not None:
+        engine.execute(figure)
+    for axes, text in words:
+        left, right = axes.transData.transform([(0, 0), (1, 0)])[:, 0]
+        text.set_visible(text.get_window_extent().width <= right - left)

@@ -19,6 +19,9 @@ from djinn_checks.report.tables import ICONS, Html, describe_subject, render_env
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_NOT_THERE = "system_available"
+"""The row of a system that said no when it was built or opened."""
+
 _MEANINGS = {
     Status.PASS: "measured, and every required criterion holds",
     Status.FAIL: "measured, and the claim does not hold",
@@ -102,10 +105,14 @@ def stop_on_error(outcome: Outcome) -> None:
     In a suite nothing happens: its runner reads the outcome, and settles it.
 
     Raises:
-        UnfinishedError: the check crashed, so there is no verdict.
+        UnfinishedError: the check crashed, or its system said no before anything ran, so there is no verdict.
     """
-    if outcome.failure is not None and SCRATCH not in os.environ:
+    if SCRATCH in os.environ:
+        return
+    if outcome.failure is not None:
         raise UnfinishedError(f"the check did not finish, so there is no verdict: {describe(outcome)}")
+    if any(row.name == _NOT_THERE and row.status is not Status.PASS for row in outcome.criteria):
+        raise UnfinishedError(f"the system did not run, so there is no verdict about it: {describe(outcome)}")
 
 
 def render_fragment(outcome: Outcome) -> Html:
@@ -134,7 +141,8 @@ def render_figure(figure: Figure | None, alt: str, *, for_phones: bool = False) 
 
     Args:
         for_phones: have a second image beside it that a narrow screen shows in its place; drawing it takes as long as
-            the first, so it is for the figure that a page begins with. Others are made small there.
+            the first, so it is for the figure that a page begins with and for those whose letters would be too small
+            there (`drawings.FOR_PHONES`).
     """
     if figure is None:
         return Html(f'<p class="nothing-to-draw">{escape(alt)}</p>')

@@ -6,6 +6,7 @@ suite's time limits.
 
 from __future__ import annotations
 
+import difflib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -65,7 +66,7 @@ def read_suite(folder: Path, only: Iterable[str] = (), given: Mapping[str, Any] 
     files = sorted(file for file in folder.glob("*") if file.suffix.lower() in _SUFFIXES and file.name != LIMITS_FILE)
     _refuse_impossible_names(folder, files)
     if not files:
-        raise RunnerError(f"suite {folder}: expected a folder with <check>.yaml files, found none there")
+        raise RunnerError(f"suite {folder}: {_say_what_is_there(folder)}")
     called = [{file.name, file.stem, _check_of(file.stem)} for file in files]
     unknown = sorted(set(only) - set().union(*called))
     if unknown:
@@ -89,6 +90,29 @@ def read_limits(folder: Path) -> Limits:
     file = (folder.parent if folder.is_file() else folder) / LIMITS_FILE
     values = _read_values(file) if file.is_file() else {}
     return _validate(Limits, file, values)
+
+
+def _say_what_is_there(folder: Path) -> str:
+    """Return why this is no suite, and what near it is one."""
+    if folder.suffix.lower() in _SUFFIXES:
+        beside = sorted(file.name for file in folder.parent.glob(f"*{folder.suffix}") if file.name != LIMITS_FILE)
+        nearest = difflib.get_close_matches(folder.name, beside, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(beside) or 'none'}"
+        return f"there is no such file; {hint}"
+    if not folder.exists():
+        suites = _list_suites(folder.parent)
+        nearest = difflib.get_close_matches(folder.name, suites, n=1, cutoff=0.5)
+        hint = f"; did you mean {folder.parent / nearest[0]}?" if nearest else _tell_suites(folder.parent, suites)
+        return f"there is no such folder{hint}"
+    return f"expected a folder with <check>.yaml files, found none there{_tell_suites(folder, _list_suites(folder))}"
+
+
+def _list_suites(folder: Path) -> list[str]:
+    return sorted({file.parent.name for suffix in _SUFFIXES for file in folder.glob(f"*/*{suffix}")})
+
+
+def _tell_suites(folder: Path, suites: Sequence[str]) -> str:
+    return f"; {folder} has the suites {', '.join(suites)}" if suites else ""
 
 
 def _refuse_impossible_names(folder: Path, files: Sequence[Path]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,13 +14,15 @@ from djinn_checks.checks.pcie.evidence import PcieEvidence
 from djinn_checks.cli import main
 from djinn_checks.commands.faults import _caught_table
 from djinn_checks.errors import ParamsError
-from djinn_checks.faults import check, tasks
+from djinn_checks.faults import check, names, tasks
 from djinn_checks.faults.agents import catalog as agents
 from djinn_checks.faults.base import Fault, find_faults, is_caught
+from djinn_checks.faults.catalogs import load_names
 from djinn_checks.faults.clean import CLEAN, CleanRun
 from djinn_checks.faults.logits import catalog as logits
 from djinn_checks.faults.logits.catalog import run_logits
 from djinn_checks.faults.matrix import fill_matrix, plant
+from djinn_checks.faults.names import find_names
 from djinn_checks.faults.pcie import catalog as pcie
 from djinn_checks.faults.pcie.made import judge_evidence
 from djinn_checks.faults.pcie.streams import make_encoding, make_in_place
@@ -239,8 +243,37 @@ def test_a_fault_that_cannot_be_planted_is_missed_and_not_a_crash() -> None:
 def test_faults_are_found_by_check_and_name_and_an_unknown_one_is_refused() -> None:
     assert {fault.check for fault in find_faults(["pcie"])} == {"pcie"}
     assert [fault.name for fault in find_faults(name="row_zeroed")] == ["row_zeroed"]
-    with pytest.raises(ParamsError, match="none of name 'row_zerod'; known: .*row_zeroed"):
+    with pytest.raises(ParamsError, match="none of name 'row_zerod'; did you mean 'row_zeroed'"):
         find_faults(name="row_zerod")
+    with pytest.raises(ParamsError, match="none of check 'logits' and name 'zzz'; known: .*row_zeroed") as caught:
+        find_faults(["logits"], name="zzz")
+    assert "never_swaps" not in str(caught.value), "another check's faults are no answer"
+
+
+def test_the_list_of_names_is_what_the_catalogs_have() -> None:
+    assert find_names((), None, list) == load_names(), "write it anew: python -m djinn_checks.faults.catalogs"
+    with pytest.raises(ParamsError, match="none of check 'logit'; known: all_links_slow"):
+        find_names(["logit"], None, list)
+
+
+def test_a_catalog_of_another_package_is_read_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "_has_others", lambda: True)
+    theirs = names.FaultName(name="theirs", check="logits", breaks="x", devices=("cpu",))
+    assert find_names(["logits"], None, lambda: [theirs]) == [theirs]
+
+
+def test_names_are_listed_and_a_wrong_one_refused_without_torch() -> None:
+    program = (
+        "import sys; from djinn_checks.cli import main\n"
+        "assert main(['faults', 'logits', '--list']) == 0\n"
+        "assert main(['faults', 'logits', '--fault', 'row_zerod']) == 2\n"
+        "assert 'torch' not in sys.modules"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "streams_while_watched" in ran.stdout
+    assert "[without a GPU only]" in ran.stdout
+    assert "did you mean 'row_zeroed'?" in ran.stderr
 
 
 def test_the_command_says_what_caught_what_and_exits_by_it(capsys: pytest.CaptureFixture[str]) -> None:

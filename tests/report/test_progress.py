@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from djinn_checks.errors import UnfinishedError
+from djinn_checks.outcome import Status
 from djinn_checks.report.progress import SCRATCH, Progress, Stage, read_progress, render_bar
 from djinn_checks.report.verdict import stop_on_error
 from tests.report import samples
@@ -50,9 +51,13 @@ def test_a_notebook_without_a_verdict_ends_with_an_exception_and_a_suite_s_does_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv(SCRATCH, raising=False)
-    for outcome in (samples.passed(), samples.failed(), samples.inconclusive()):
+    undecided = samples.passed(status=Status.INCONCLUSIVE)
+    for outcome in (samples.passed(), samples.failed(), undecided):
         stop_on_error(outcome)
+    with pytest.raises(UnfinishedError, match="system did not run, so there is no verdict about it: INCONCLUSIVE: sys"):
+        stop_on_error(samples.inconclusive())
     with pytest.raises(UnfinishedError, match="there is no verdict: ERROR: ring on smollm2: CopyError"):
         stop_on_error(samples.crashed())
     monkeypatch.setenv(SCRATCH, "/a/run")
-    stop_on_error(samples.crashed())
+    for outcome in (samples.crashed(), samples.inconclusive()):
+        stop_on_error(outcome)

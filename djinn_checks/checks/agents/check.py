@@ -104,7 +104,7 @@ def _run(
         is_here = pid is not None or not params.server_address
         watching = stack.enter_context(contextlib.ExitStack())
         witness = watching.enter_context(LinkWitness(device)) if device.type == "cuda" and is_here else None
-        progress("starting the server", 0, 1)
+        progress("loading the model" if params.server_address else "starting the server", 0, 1)
         if params.server_address:
             server, model, address = None, open_it(), params.server_address
         else:

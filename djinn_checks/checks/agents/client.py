@@ -190,6 +190,10 @@ class AgentClient:
         """Return the answer to a request, which is a 200."""
         try:
             answer = await self._http.request(method, path, json=body)
+        except httpx.ConnectError as error:
+            raise InstrumentError(
+                f"{self.address}: no server answers there ({error}); start it, and give its address as server_address"
+            ) from error
         except httpx.HTTPError as error:
             raise InstrumentError(f"{self.address}{path}: {type(error).__name__}: {error}") from error
         if answer.status_code != 200:

@@ -90,9 +90,9 @@ def check_pcie(
         return run_elsewhere(ANATOMY.check, params, partial(check_together, params), progress, save_to, clock=clock)
 
     def work(device: torch.device, facts: Facts) -> Outcome:
-        factory = system_factory or find_system(params.system)
-        if params.trace:
+        if params.trace:  # of whatever system: nobody has to have that one here
             return conclude(ANATOMY, replay_trace(params), facts)
+        factory = system_factory or find_system(params.system)
         with reproducible_attention():
             return _run(params, factory, device, facts, progress or no_progress, save_to)
 

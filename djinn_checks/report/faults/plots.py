@@ -9,7 +9,7 @@ from djinn_checks.measurements.faults import FaultRow, count_faults
 from djinn_checks.outcome import Outcome
 from djinn_checks.report.faults.counts import find_planted, is_made_up, list_planted
 from djinn_checks.report.faults.tables import list_faults, name_criteria
-from djinn_checks.report.plots import EQUAL, MARK, SYSTEM, Plot, make_figure
+from djinn_checks.report.plots import CELL, EQUAL, MARK, SYSTEM, Plot, make_figure
 
 _EMPTY, _ALSO, _NAMED, _MISSED, _ABSENT = range(5)
 _PALE = "#7FB7D9"
@@ -38,7 +38,8 @@ def plot_matrix(outcome: Outcome, check: str) -> Plot:
     axes.tick_params(which="both", length=0)
     for place, row in enumerate(rows):
         word, colour = _WORDS[row["verdict"]]
-        axes.text(columns.index(row["caught_by"]), place, word, ha="center", va="center", color=colour, fontsize=8)
+        column = columns.index(row["caught_by"])
+        axes.text(column, place, word, ha="center", va="center", color=colour, fontsize=8, gid=CELL)
     absent = len(rows) - len(planted)
     words = (
         f"Faults of the {check} check against its criteria. Caught by the criterion that was named beforehand (dark): "

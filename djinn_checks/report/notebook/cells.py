@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from djinn_checks.outcome import Outcome
-from djinn_checks.report.drawings import FIGURES, TABLES, find_drawing
+from djinn_checks.report.drawings import FIGURES, FOR_PHONES, TABLES, find_drawing
 from djinn_checks.report.tables import Html, render_problem
 from djinn_checks.report.verdict import render_figure
 
@@ -76,4 +76,4 @@ def _make(name: str, arguments: tuple[Any, ...]) -> Html | None:
         made = find_drawing(name)(*arguments)
     except Exception as error:
         return render_problem(f"{name} could not be made of this outcome: {type(error).__name__}: {error}")
-    return made if isinstance(made, Html) else render_figure(*made)
+    return made if isinstance(made, Html) else render_figure(*made, for_phones=name in FOR_PHONES)

@@ -80,3 +80,15 @@ def test_a_server_with_other_metrics_is_no_vllm_and_is_told_so() -> None:
         ask(address, adapter="vllm")
     with serve_texts(refuses_unknown=False) as (address, _), pytest.raises(WrongAdapterError, match="HTTP 404"):
         ask(address, adapter="sglang")
+
+
+def test_an_address_where_nobody_listens_is_said_with_what_to_do() -> None:
+    async def ask() -> None:
+        client = connect("none", "http://127.0.0.1:9")
+        try:
+            await client._call("GET", "/v1/models")
+        finally:
+            await client.aclose()
+
+    with pytest.raises(InstrumentError, match=r"http://127\.0\.0\.1:9: no server answers there .*start it"):
+        asyncio.run(ask())

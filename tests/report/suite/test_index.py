@@ -67,6 +67,7 @@ def test_a_rival_that_fails_stands_in_a_table_of_its_own_and_fails_nothing_else(
     own, rivals = page.split("Other systems, beside it</div>")
     assert "pcie-other" not in own
     assert "pcie-other" in rivals
+    assert '<span class="whole">other</span>' in rivals, "a short name is not broken in the middle"
     assert "1 run of other systems below: their verdicts are their own." in page
     assert Cast(own={"logits": suite["logits"], "pcie": suite["pcie"]}, rivals={"pcie-other": suite["pcie-other"]}) == (
         cast_runs(suite)
