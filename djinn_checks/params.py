@@ -326,10 +326,8 @@ class AgentsParams(ModelParams):
     @model_validator(mode="after")
     def _disturbed_pool(self) -> Self:
         if self.disturbed_share and self.adapter not in ("vllm", "sglang"):
-            raise ValueError(
-                f"disturbed_share: expected 0 for adapter {self.adapter!r}, got {self.disturbed_share}; a session is "
-                "one client's, who asks a turn once"
-            )
+            got = f"{self.disturbed_share} with adapter {self.adapter!r}, whose sessions have one client each"
+            raise ValueError(f"disturbed_share: expected 0, got {got}")
         return self
 
     @property

@@ -204,7 +204,7 @@ _FAULTS = (
         name="dies_asleep", caught_by="survives_sleep", defect=defects.dies_asleep,
         breaks="The server dies while the agent sleeps; the named effect is that the agent is lost.",
         modelled_on="an out-of-memory kill while the host holds the sleepers",
-        says="ConnectError",
+        says="no server answers there",
     ),
     _fault(
         name="erase_frees_nothing", caught_by="closing_frees", defect=defects.leaks,

@@ -40,9 +40,6 @@ _EVIDENCE = {
 _LONGEST_WHOLE = 20
 """Letters of a name that is not broken between its words either."""
 
-_LONGEST_WHOLE = 24
-"""Letters of a system's name that a column has room for in one piece."""
-
 
 def render_index(
     title: str,
@@ -156,7 +153,7 @@ def _runs(
             _link(name, files.get(name, {})),
             *((_whole(hosts[name]),) if many else ()),
             status_chip(outcome.status),
-            *((_subject(outcome),) if rivals else ()),
+            *((_whole(name_subject(outcome)),) if rivals else ()),
             tell(outcome),
             Html(_time(outcome) + f"<small>{render_cost(outcome, disk.get(name))}</small>"),
             _evidence(name, files.get(name, {})),
@@ -173,12 +170,6 @@ def _runs(
         "Evidence",
     )
     return render_table(caption, columns, rows, numeric=False) if rows else ""
-
-
-def _subject(outcome: Outcome) -> Html | str:
-    """Return a system's name, which no column breaks in the middle of a word unless it is long."""
-    name = name_subject(outcome)
-    return _whole(name) if len(name) <= _LONGEST_WHOLE else name
 
 
 def _whole(words: str) -> Html:
