@@ -192,8 +192,8 @@ class AgentClient:
             answer = await self._http.request(method, path, json=body)
         except httpx.ConnectError as error:
             raise InstrumentError(
-                f"{self.address}: no server answers there ({error}); start it, or see in its log why it ended, and give "
-                "its address as server_address"
+                f"{self.address}: no server answers there ({error}); start it, or see in its log why it ended, and "
+                "give its address as server_address"
             ) from error
         except httpx.HTTPError as error:
             raise InstrumentError(f"{self.address}{path}: {type(error).__name__}: {error}") from error
