@@ -94,7 +94,7 @@ def anchors(page: Path) -> set[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder that looks like a checkout and may be written to."""
     made = tmp_path_factory.mktemp("checkout")
-    for name in ("params", "notebooks", "tests/data/traces"):
+    for name in ("params", "notebooks", "tests/data/traces", "tests/data/host"):
         shutil.copytree(ROOT / name, made / name)
     for reports in (ROOT / "reports").glob("h*-*"):
         shutil.copytree(reports, made / "reports" / reports.name)

@@ -107,7 +107,7 @@ def test_twelve_folders_with_one_name_lose_nothing_and_all_that_is_odd_is_said(
     assert "night-00 and " in told.out
     assert "have the same, kept once" in told.out
     assert re.search(r"the runs are of \d versions of djinn-checks: .*0\.2\.0 at 020e88", told.out)
-    assert "nightly: shard 2/2 is missing, with pcie-pageable, pcie-ring" in told.err
+    assert "nightly: shard 2/2 is missing, with pcie-bursty, pcie-resident" in told.err
     kept = read_finished(tmp_path / "all").outcomes
     whole_runs = [place for place in range(12) if place != 2]
     assert sorted(outcome.started_at for outcome in kept.values()) == sorted(
@@ -208,13 +208,13 @@ def test_a_missing_shard_and_a_job_that_left_nothing_are_named(
     jobs = read_suite(ROOT / "params" / "replay")
     one, two = (run_shard(tmp_path / f"s{number}", jobs, number) for number in (1, 2))
     assert merge(tmp_path / "half", one) == 5
-    assert "replay: shard 2/2 is missing, with pcie-pageable, pcie-ring" in capsys.readouterr().err
+    assert "replay: shard 2/2 is missing, with pcie-bursty, pcie-resident" in capsys.readouterr().err
     assert merge(tmp_path / "all", tmp_path / "half", two) == 0
     assert read_splits(tmp_path / "all")[0].missing == []
     assert sorted(read_finished(tmp_path / "all").outcomes) == [job.name for job in jobs]
-    (two / "pcie-ring.outcome.json").unlink()
+    (two / "pcie-bursty.outcome.json").unlink()
     merged = merge_folders([Part(folder=one), Part(folder=two)], tmp_path / "lost")
-    assert merged.problems == ("replay: a shard ran and left no outcome of pcie-ring",)
+    assert merged.problems == ("replay: a shard ran and left no outcome of pcie-bursty",)
     other = [replace(job, resolved=job.resolved | {"window_ms": 7.0}) for job in jobs]
     changed = run_shard(tmp_path / "changed", other, 2)
     merged = merge_folders([Part(folder=one), Part(folder=changed)], tmp_path / "mixed")

@@ -1,9 +1,9 @@
 """Who is under test in a suite, and who runs beside it.
 
 A params file that bears the bare name of its check, `pcie.yaml`, runs the system under test; `pcie-diffusers.yaml` with
-another system runs a rival, whose verdict is its own. Where all runs are of one system, that is it. A recorded trace is
-nobody's run on this machine: it is under test only where it alone stands for its check. A name may end with its host,
-`pcie@node-1`, which says nothing about the system.
+another system runs a rival, whose verdict is its own. Where all runs are of one system, that is it. A recorded trace or
+host is nobody's run on this machine: it is under test only where it alone stands for its check, and not where all runs of
+several are recorded. A name may end with its host, `pcie@node-1`, which says nothing about the system.
 """
 
 from __future__ import annotations
@@ -50,11 +50,13 @@ def cast_runs(outcomes: Mapping[str, Outcome]) -> Cast:
     for name, outcome in outcomes.items():
         families.setdefault(_FAMILIES.get(outcome.check, outcome.check), {})[name] = outcome
     found = Cast()
+    others = [outcome for outcome in outcomes.values() if outcome.check != "faults"]
+    all_recorded = len({_identify(outcome) for outcome in others}) > 1 and all(_recorded(outcome) for outcome in others)
     for family, runs in families.items():
         if family == "faults":
             found.faults.update(runs)
             continue
-        subjects = _find_subjects(runs)
+        subjects = set() if all_recorded else _find_subjects(runs)
         for name, outcome in runs.items():
             (found.own if _identify(outcome) in subjects else found.rivals)[name] = outcome
     return Cast(
@@ -66,12 +68,17 @@ def cast_runs(outcomes: Mapping[str, Outcome]) -> Cast:
 
 def name_subject(outcome: Outcome) -> str:
     """Return what a run is about, for a reader."""
-    trace = str(outcome.params.get("trace") or "")
-    if trace:
-        return f"recorded trace {trace.rpartition('/')[2]}"
+    if _recorded(outcome):
+        return f"recorded {_recorded(outcome)}"
     if outcome.check == "agents":
         return str(outcome.params.get("server_address") or _OWN_SERVER)
     return str(outcome.params.get("system") or outcome.check)
+
+
+def _recorded(outcome: Outcome) -> str:
+    """Return the trace or host that was judged in place of a run, in words; empty: it was a run."""
+    names = {what: str(outcome.params.get(key) or "") for what, key in (("trace", "trace"), ("host", "recording"))}
+    return next((f"{what} {name.rpartition('/')[2]}" for what, name in names.items() if name), "")
 
 
 def _identify(outcome: Outcome) -> tuple[str, str]:

@@ -56,6 +56,17 @@ def test_one_system_or_replays_alone_have_no_league() -> None:
     assert "league" not in page
 
 
+def test_recorded_runs_stand_each_for_itself_and_all_of_them_count() -> None:
+    """Not the one host, which alone stands for its check, before four traces."""
+    traces = {f"pcie-{name}": whole("pcie", params={"trace": f"traces/{name}.csv.gz"}) for name in ("full", "slow")}
+    host = replace(outcome(check="host", system="links of this host"), params={"recording": "data/two.samples.json.gz"})
+    cast = cast_runs(traces | {"host": host})
+    assert cast.subjects == []
+    assert cast.deciding.keys() == {"host", *traces}
+    assert cast_runs({"host": host}).subjects == ["recorded host two.samples.json.gz"]
+    assert cast_runs({"pcie": outcome(check="pcie"), "host": host}).subjects[0] == "ring"
+
+
 def test_a_rival_that_fails_stands_in_a_table_of_its_own_and_fails_nothing_else() -> None:
     suite = {
         "logits": outcome(),
