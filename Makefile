@@ -33,7 +33,7 @@ types: $(VENV)/tested
 	$(BIN)/mypy
 
 units: $(VENV)/tested
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not servers" -n 3 --dist loadfile --no-loadscope-reorder
 
 lab: $(VENV)/installed
 	$(PIP) --editable .[lab]

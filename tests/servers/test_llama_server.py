@@ -82,6 +82,7 @@ def test_a_session_that_others_pushed_out_of_the_only_slot_comes_back_if_there_i
         assert (again, logprobs) == kept[1:]
 
 
+@pytest.mark.servers
 def test_a_crowd_of_sessions_in_one_slot_says_what_each_says_alone() -> None:
     with serving(512) as address:
         params = AgentsParams.create(

@@ -2,8 +2,8 @@
 
 A params file that bears the bare name of its check, `pcie.yaml`, runs the system under test; `pcie-diffusers.yaml` with
 another system runs a rival, whose verdict is its own. Where all runs are of one system, that is it. A recorded trace or
-host is nobody's run on this machine: it is under test only where it alone stands for its check, and not where all runs of
-several are recorded. A name may end with its host, `pcie@node-1`, which says nothing about the system.
+host is nobody's run on this machine: it is under test only where it alone stands for its check, and nothing is where
+all of several are recorded. A name may end with its host, `pcie@node-1`, which says nothing about the system.
 """
 
 from __future__ import annotations
