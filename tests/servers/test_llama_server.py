@@ -22,7 +22,7 @@ from djinn_checks.checks.agents.scripts import write_script
 from djinn_checks.checks.agents.server_process import ServerProcess
 from djinn_checks.models.open import Model, open_model
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.servers]
 SERVER = """
 import sys, time, xllamacpp
 options = xllamacpp.CommonParams()
@@ -82,7 +82,6 @@ def test_a_session_that_others_pushed_out_of_the_only_slot_comes_back_if_there_i
         assert (again, logprobs) == kept[1:]
 
 
-@pytest.mark.servers
 def test_a_crowd_of_sessions_in_one_slot_says_what_each_says_alone() -> None:
     with serving(512) as address:
         params = AgentsParams.create(

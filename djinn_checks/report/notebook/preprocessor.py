@@ -127,7 +127,18 @@ def _restate_outputs(cell: Any, outcome: Outcome | None, shown: str, figures: Fi
             if not is_above and (call := find_call(cell)):
                 figures[call] = made
             return [new_output("display_data", {"text/html": Html(f'<div class="djinn-checks">{made}</div>')})]
-    return [_POINTER if carries_outcome(output) else output for output in cell.outputs]
+    return _gather_messages([_POINTER if carries_outcome(output) else output for output in cell.outputs])
+
+
+def _gather_messages(outputs: list[Any]) -> list[Any]:
+    """Return outputs with all that went to stderr in one, where the first of it stands: each is a fold on the page."""
+    messages = [output for output in outputs if output.get("name") == "stderr"]
+    if len(messages) < 2:
+        return outputs
+    text = "".join("".join(message.text) for message in messages)
+    gathered = new_output("stream", name="stderr", text=text)
+    others = [output for output in outputs if output.get("name") != "stderr" or output is messages[0]]
+    return [gathered if output is messages[0] else output for output in others]
 
 
 def _restate_marker(source: str) -> Html:

@@ -175,6 +175,19 @@ def test_text_that_a_cell_printed_or_raised_stays_text() -> None:
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
 
 
+def test_messages_that_a_cell_wrote_one_by_one_are_one_fold() -> None:
+    new = nbformat.v4
+    said = [new.new_output("stream", name="stderr", text=f"message {number}\n") for number in range(17)]
+    between = new.new_output("stream", name="stdout", text="said between them")
+    outputs = [*said[:9], between, *said[9:]]
+    page = render_html(new.new_notebook(cells=[new.new_code_cell("run()", outputs=outputs)]))
+    assert page.count("Messages on stderr") == 1
+    assert [page.index(f"message {number}\n") for number in range(17)] == sorted(
+        page.index(f"message {number}\n") for number in range(17)
+    )
+    assert page.count("said between them") == 1
+
+
 def test_papermills_red_letters_are_said_quietly() -> None:
     new, tagged = nbformat.v4, {"tags": ["papermill-error-cell-tag"]}
     marks = ['<span style="color:red">Raised</span>', '<span id="papermill-error-cell" style="color:red">Here</span>']
