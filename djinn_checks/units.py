@@ -30,3 +30,8 @@ def format_seconds(seconds: float | None) -> str:
     if seconds >= 10:
         return f"{seconds:.0f} s"
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
+def format_count(number: int, what: str) -> str:
+    """Return a number of things as text ("1 run", "3 runs", "2 series")."""
+    return f"{number} {what}{'' if number == 1 or what.endswith('s') else 's'}"

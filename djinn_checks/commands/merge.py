@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from djinn_checks.errors import IncompleteError
+from djinn_checks.units import format_count
 from djinn_checks.visible import make_visible
 
 if TYPE_CHECKING:
@@ -36,8 +37,7 @@ def _merge(options: argparse.Namespace) -> int:
 
     named = map(split_label, options.folders)
     merged = merge_folders([Part(folder=folder, host=host) for host, folder in named], options.out)
-    runs = f"{len(merged.runs)} run{'' if len(merged.runs) == 1 else 's'} of {len(options.folders)} folder"
-    runs += "" if len(options.folders) == 1 else "s"
+    runs = f"{format_count(len(merged.runs), 'run')} of {format_count(len(options.folders), 'folder')}"
     said: Sequence[str] = [*merged.notes, f"{runs}, all on one page: {options.out / 'index.html'}"]
     if merged.problems:
         raise IncompleteError(merged.problems, said)

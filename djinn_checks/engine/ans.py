@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -220,7 +219,7 @@ def _find_library() -> tuple[Any, str]:
     """Return the library, and its version."""
     try:
         package = importlib.import_module("nvidia.libnvcomp")
-        library = cast("Callable[[], Any]", package.load_library)()
+        library = package.load_library()
     except (ImportError, OSError) as error:
         raise _not_installed(str(error)) from error
     if library is None:

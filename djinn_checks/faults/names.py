@@ -1,6 +1,6 @@
 """The names of our faults, without what plants them: a list of names should not have to load PyTorch and the engine.
 
-python -m djinn_checks.faults.names     writes `names.json` anew, which a test holds against the catalogs
+python -m djinn_checks.faults.catalogs     writes `names.json` anew, which a test holds against the catalogs
 """
 
 from __future__ import annotations

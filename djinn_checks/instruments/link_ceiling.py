@@ -33,9 +33,10 @@ _COPIES_A_ROUND = 4
 _SETTLE_S = 0.03
 """Time left before and after a known copy, so that a reading of the counters lies on either side."""
 _ENOUGH_READINGS = 20
-_TRIES = 3
+TRIES = 3
 """Known copies are made again where a hole lies in the readings: whoever pins memory meanwhile keeps them waiting."""
-_LATE_S = 2.0
+LATE_S = 2.0
+"""How long a reading behind a copy is waited for."""
 _IDLE_SHARE = 0.01
 """Of a copy's rate: less was received before it, so the link was at rest and only the readings moved bytes."""
 _NO_READING = "calibration: the counters have no reading for the time of the known copy"
@@ -226,7 +227,7 @@ def calibrate(
     """
     if sampler.source is None:
         raise InstrumentError(_NO_READING)
-    for _ in range(_TRIES):
+    for _ in range(TRIES):
         idle, spans, payload_bytes = copy_known(device, nbytes=nbytes, copies=copies)
         series = _read_past(sampler, spans[-1][1])
         if is_counted(series, idle, spans):
@@ -241,7 +242,7 @@ def is_counted(series: CounterSeries, idle: Span, copies: Sequence[Span]) -> boo
 
 def _read_past(sampler: CounterSampler, end_s: float) -> CounterSeries:
     """Wait for a reading behind an instant, for as long as readings were ever seen to be kept waiting, and longer."""
-    deadline = time.monotonic() + _LATE_S
+    deadline = time.monotonic() + LATE_S
     while True:
         series = sampler.read()
         if series is None:

@@ -21,6 +21,7 @@ from djinn_checks.bounded import parse_json, read_text
 from djinn_checks.errors import RunnerError
 from djinn_checks.outcome import write_atomically
 from djinn_checks.suite.execution import Job
+from djinn_checks.units import format_count
 
 SHARDS = "shards.json"
 SCHEMA = "djinn-checks/shards/1"
@@ -83,8 +84,7 @@ def choose_shard(suite: str, jobs: Sequence[Job], shard: tuple[int, int]) -> tup
     number, of = shard
     if of > len(jobs):
         raise RunnerError(
-            f"--shard {number}/{of}: {suite} has {len(jobs)} job{'' if len(jobs) == 1 else 's'}, and a shard "
-            "needs one; ask for fewer"
+            f"--shard {number}/{of}: {suite} has {format_count(len(jobs), 'job')}, and a shard needs one; ask for fewer"
         )
     ordered = sorted(jobs, key=lambda job: job.name)
     places = {job.name: position % of + 1 for position, job in enumerate(ordered)}

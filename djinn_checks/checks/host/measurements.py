@@ -13,7 +13,7 @@ from djinn_checks.checks.host.plan import HOST_MEMORY, PCIE, REPLAY
 from djinn_checks.instruments.link_health import ERRORS
 from djinn_checks.measurements.host import AccountRow, HostMeasurements, LinkRow, PairRow, StageRow, Traces
 from djinn_checks.outcome import Criterion, Status
-from djinn_checks.units import MB
+from djinn_checks.units import MB, format_count
 
 LABELS = {
     PCIE: "PCIe links of this host's GPUs",
@@ -28,7 +28,7 @@ _SHORTEST_WINDOW_S = 0.02
 def summarize(evidence: HostEvidence, criteria: Sequence[Criterion], status: Status) -> str:
     """Return one sentence with the figures that decide."""
     count = len(evidence.seen)
-    what = f"{count} {'replayed ' * (evidence.subject == REPLAY)}link{'' if count == 1 else 's'}"
+    what = format_count(count, "replayed link" if evidence.subject == REPLAY else "link")
     if evidence.subject == HOST_MEMORY:
         what += " within host memory"
     if status is not Status.PASS:

@@ -26,14 +26,20 @@ from djinn_checks.errors import InstrumentError, ParamsError, SystemUnavailableE
 from djinn_checks.instruments.counters import CounterSeries
 from djinn_checks.instruments.entropy import EntropyFloor
 from djinn_checks.instruments.gpus import choose_gpus, find_gpus
-from djinn_checks.instruments.link_ceiling import Calibration, Ceiling, calibrate_by_spans, is_counted
+from djinn_checks.instruments.link_ceiling import (
+    LATE_S,
+    TRIES,
+    Calibration,
+    Ceiling,
+    calibrate_by_spans,
+    is_counted,
+)
 from djinn_checks.instruments.many_counters import ManyCounters
 from djinn_checks.params import PcieParams
 
 _OPENER = "djinn_checks.checks.pcie.stream_worker:open_link"
 _READY_S, _OPEN_S, _PATIENCE_S = 400.0, 300.0, 60.0
 _AHEAD_S = 0.2
-_TRIES, _LATE_S = 3, 2.0
 _PINNED_S = 3.0
 """Until each has pinned and filled what it measures its ceiling with."""
 _ALONE_S = 3.0
@@ -170,7 +176,7 @@ class _Run:
         limit = self._params.duration_s * 2 + _PATIENCE_S
         fleet.run({name: {"at_s": at_s} for name in fleet.names}, limit, "decoding")
         if self._counters:
-            self._counters.await_readings(_LATE_S)
+            self._counters.await_readings(LATE_S)
         runs = fleet.run({name: {"do": "release"} for name in fleet.names}, _PATIENCE_S, "releasing its system")
         after = self._all_at_once()
         time.sleep(0.05)
@@ -197,11 +203,11 @@ class _Run:
     def _known(self, number: int, name: str) -> dict[str, Any] | None:
         """Have a GPU copy known bytes, again where a hole lies in the readings of that time."""
         found = None
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             found = self._one(name, "copy_known")
             if found is None or self._counters is None:
                 break
-            self._counters.await_readings(_LATE_S)
+            self._counters.await_readings(LATE_S)
             series = self._counters.read()[number]
             if series is None or is_counted(series, found["idle"], found["spans"]):
                 break

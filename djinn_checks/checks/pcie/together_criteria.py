@@ -14,7 +14,7 @@ from djinn_checks.checks.pcie.criteria import judge_evidence
 from djinn_checks.checks.pcie.evidence import HOST_MEMORY
 from djinn_checks.checks.pcie.together import TogetherEvidence
 from djinn_checks.outcome import Criterion, Row, Status
-from djinn_checks.units import GB
+from djinn_checks.units import GB, format_count
 
 _WORST_FIRST = (Status.FAIL, Status.INCONCLUSIVE, Status.PASS, Status.SKIP)
 _LEAST_OVERLAP = 0.9
@@ -53,7 +53,7 @@ def _pick_worst(name: str, each: Mapping[str, Sequence[Criterion]]) -> Criterion
 def _whole_host(evidence: TogetherEvidence) -> Criterion:
     streams = evidence.streams
     driven = len(streams.names)
-    stand_ins = f"there is no PCIe GPU: {driven} system{'' if driven == 1 else 's'} over host memory ran"
+    stand_ins = f"there is no PCIe GPU: {format_count(driven, 'system')} over host memory ran"
     none = streams.subject == HOST_MEMORY
     return judge_whole_host(driven, streams.left_out, evidence.params.gpus, stand_ins if none else "")
 

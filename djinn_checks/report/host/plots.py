@@ -11,7 +11,7 @@ from djinn_checks.measurements.host import HostMeasurements, LinkRow, read
 from djinn_checks.outcome import Outcome
 from djinn_checks.report.link_names import shorten
 from djinn_checks.report.plots import EQUAL, FLOOR, INK, MARK, SYSTEM, Plot, make_figure, set_title
-from djinn_checks.units import GB
+from djinn_checks.units import GB, format_count
 
 _WORDS = {"h2d": "host to device", "d2h": "device to host", "both": "both ways at once"}
 _NOTHING = "No link was driven, so there is nothing to draw."
@@ -97,20 +97,16 @@ def _describe_links(found: HostMeasurements, links: Sequence[LinkRow]) -> str:
             parts.append(said)
     total = [stage["bytes_per_s"] / GB for stage in found.get("stages") or () if stage["kind"] == "together"]
     best = f" Together they carry up to {max(total):.3g} GB/s." if total else ""
-    return f"{_count(links)}, each alone and all at once: {'; '.join(parts)}.{best}"
+    return f"{format_count(len(links), 'link')}, each alone and all at once: {'; '.join(parts)}.{best}"
 
 
 def _describe_traffic(found: HostMeasurements, links: Sequence[LinkRow]) -> str:
     stages = found.get("stages") or []
     window = found["traces"]["window_s"] * 1e3
     return (
-        f"What the counters of {_count(links)} saw in {len(stages)} stages, in windows of {window:.0f} ms: while "
-        "one is driven the others rest, and in the grey stages all are at work."
+        f"What the counters of {format_count(len(links), 'link')} saw in {len(stages)} stages, in windows of "
+        f"{window:.0f} ms: while one is driven the others rest, and in the grey stages all are at work."
     )
-
-
-def _count(links: Sequence[LinkRow]) -> str:
-    return f"{len(links)} link{'' if len(links) == 1 else 's'}"
 
 
 def _range(values: Sequence[float]) -> str:

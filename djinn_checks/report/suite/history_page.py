@@ -12,6 +12,7 @@ from djinn_checks.report.suite.history import WHOLE, History, Point, Series, tel
 from djinn_checks.report.suite.history_plots import plot_run
 from djinn_checks.report.tables import Html, fold, render_quantity, render_table, status_chip
 from djinn_checks.report.verdict import format_start, render_figure
+from djinn_checks.units import format_count
 
 _METHOD = (
     "A change is marked where two levels differ by more than the noise that the series itself shows: the pooled t of "
@@ -56,11 +57,11 @@ def summarize_history(history: History) -> list[str]:
     worse = sum(bool(series.is_worse(shift)) for series, shift in history.changed)
     marks = len(history.changed)
     return [
-        f"{_count(len(points), 'outcome')} in {_count(len(folders), 'folder')} of "
-        f"{_count(len(history.machines), 'machine')}{when}.",
-        f"{_count(len(rows), 'series')}, {history.tested} of them with runs enough and figures that differ.",
-        f"{_count(marks, 'marked change')}{f', {worse} for the worse' if worse else ''}; "
-        f"{_count(len(history.flaky), 'flaky row')}.",
+        f"{format_count(len(points), 'outcome')} in {format_count(len(folders), 'folder')} of "
+        f"{format_count(len(history.machines), 'machine')}{when}.",
+        f"{format_count(len(rows), 'series')}, {history.tested} of them with runs enough and figures that differ.",
+        f"{format_count(marks, 'marked change')}{f', {worse} for the worse' if worse else ''}; "
+        f"{format_count(len(history.flaky), 'flaky row')}.",
     ]
 
 
@@ -101,15 +102,12 @@ def _flips(series: Series) -> str:
     statuses = [point.status for point in series.points]
     tally = ", ".join(f"{statuses.count(kind)} {kind.value}" for kind in Status if kind in statuses)
     last = _minute(series.points[series.flips[-1]])
-    return f"{_count(len(series.flips), 'flip')} in {_count(len(statuses), 'run')} ({tally}), the last at {last}"
+    flips, runs = format_count(len(series.flips), "flip"), format_count(len(statuses), "run")
+    return f"{flips} in {runs} ({tally}), the last at {last}"
 
 
 def _minute(point: Point) -> str:
     return point.outcome.started_at[:16].replace("T", " ") or "an unknown day"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 or what.endswith('s') else 's'}"
 
 
 def _changes(history: History) -> Html:

@@ -27,7 +27,7 @@ from djinn_checks.report.suite.subjects import Cast, cast_runs, name_subject
 from djinn_checks.report.summary import tell
 from djinn_checks.report.tables import ICONS, Html, fold, render_mapping, render_table, status_chip
 from djinn_checks.report.verdict import format_start, render_figure
-from djinn_checks.units import format_seconds
+from djinn_checks.units import format_count, format_seconds
 
 _EVIDENCE = {
     "ipynb": "notebook",
@@ -102,10 +102,12 @@ def _answer_in_short(
     meaning = [f"Under test: {', '.join(cast.subjects)}."] if cast.own else []
     if len(hosts) > 1:
         meaning.append(f"On {len(hosts)} hosts, {', '.join(hosts)}: of each claim the worst that one of them came to.")
-    meaning += [f"{_count(len(unreadable), 'outcome')} cannot be read, which counts as ERROR."] if unreadable else []
+    meaning += (
+        [f"{format_count(len(unreadable), 'outcome')} cannot be read, which counts as ERROR."] if unreadable else []
+    )
     if cast.rivals:
         told = "of other systems below: their verdicts are their own" if cast.own else "below, each of which counts"
-        meaning += [f"{_count(len(cast.rivals), 'run')} {told}."]
+        meaning += [f"{format_count(len(cast.rivals), 'run')} {told}."]
     return Html(
         f'<div class="banner {status.value.lower()}"><p class="verdict">'
         f'<span class="icon" aria-hidden="true">{ICONS[status]}</span> <strong>{status.value}</strong></p>'
@@ -120,13 +122,9 @@ def _no_subject(cast: Cast) -> Html:
     statuses = [outcome.status for outcome in cast.rivals.values()]
     tally = ", ".join(f"{statuses.count(kind)} {status_chip(kind)}" for kind in Status if kind in statuses)
     return Html(
-        f"<p>{_count(len(statuses), 'run')} beside each other: {tally}. None of them is singled out as the one under "
-        "test, so each verdict stands for itself, and no claim is answered here.</p>"
+        f"<p>{format_count(len(statuses), 'run')} beside each other: {tally}. None of them is singled out as the one "
+        "under test, so each verdict stands for itself, and no claim is answered here.</p>"
     )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _picture(cast: Cast, answers: Sequence[Answer]) -> Html | str:
