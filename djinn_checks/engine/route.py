@@ -170,12 +170,13 @@ class DecodingRoute:
         self._decoded += 1
         if self._landings[slot] is None:
             self._failed.pop(slot, None)
-        if slot in self._failed:
-            return True
-        try:
-            self.stage.run(slot, lambda: self._decode(slot), after=blocker % count if blocker >= 0 else None)
-        except Exception as error:
-            self._failed[slot] = error
+        if slot not in self._failed:
+            try:
+                self.stage.run(slot, lambda: self._decode(slot), after=blocker % count if blocker >= 0 else None)
+            except Exception as error:
+                self._failed[slot] = error
+        if slot in self._failed and self._landings[slot] is not None:
+            self._link.mark(slot)  # no decode will: or the copy that overwrites what has landed waits for ever
         return True
 
     def _decode(self, slot: int) -> None:

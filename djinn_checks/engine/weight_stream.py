@@ -218,7 +218,7 @@ class WeightStream:
         alone), the stream goes on to the use asked for, and the copies in between were made in vain.
 
         Raises:
-            CopyError: the copy failed.
+            CopyError: the copy failed. Whoever needs these bytes next gets a copy of its own.
         """
         while self._use % len(self.plan.uses) != use:
             self._finish_use()
@@ -227,6 +227,7 @@ class WeightStream:
         try:
             self._route.wait(slot)
         except Exception as error:
+            self._give_up_load()
             segment = self.cut.segments[self.plan.loads[slot].segment]
             raise CopyError(
                 f"copy of {segment.name!r} ({segment.nbytes:,} bytes) to {self._to} failed: {error}"
@@ -248,11 +249,24 @@ class WeightStream:
             self._finish_use()
 
     def _finish_use(self) -> None:
-        uses = self.plan.uses
-        this, following = uses[self._use % len(uses)][1], uses[(self._use + 1) % len(uses)][1]
+        load = self._load_in_use()
         self._use += 1
-        if this == following:
-            return  # the same copy serves the next use too
+        if self._load_in_use() != load:  # or the same copy serves the next use too
+            self._finish_load()
+
+    def _give_up_load(self) -> None:
+        """Leave out all uses of a load that failed: its place holds old bytes, and must not be taken for filled."""
+        load = self._load_in_use()
+        for _ in self.plan.uses:
+            self._use += 1
+            if self._load_in_use() != load:
+                break
+        self._finish_load()
+
+    def _load_in_use(self) -> int:
+        return self.plan.uses[self._use % len(self.plan.uses)][1]
+
+    def _finish_load(self) -> None:
         self._route.mark(self._load % len(self.plan.loads))
         self._load += 1
         self._route.advance(self._load)

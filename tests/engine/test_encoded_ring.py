@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import itertools
+import re
 import time
 import tomllib
 from collections.abc import Callable, Sequence
@@ -321,65 +322,58 @@ def test_a_weight_that_cannot_be_given_back_is_an_error_and_all_others_are_given
     assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
 
 
-def test_a_decode_that_fails_surfaces_in_the_forward_that_needed_it_and_the_next_one_is_right() -> None:
-    class FailsOnce(PlanesCodec):
-        left = 0
+class FailingStep:
+    """Makes a link or stage of which one step fails when it comes for the third time.
 
-        def decoder(
-            self, encoded: Tensor, plain: Tensor, dtype: torch.dtype, *, landed: Tensor | None = None
-        ) -> Decode:
-            whole = super().decoder(encoded, plain, dtype, landed=landed)
+    It fails when it is given, and is not done, or in its thread: a copy without having been done, a stage's step
+    behind it, since what it says to the link is part of it.
+    """
 
-            def decode() -> None:
-                if FailsOnce.left:
-                    FailsOnce.left -= 1
-                    raise CodecError("the decoder is out of sorts")
-                whole()
+    def __init__(self, slot: int, *, at_once: bool, is_done: bool) -> None:
+        self.slot, self.at_once, self.is_done = slot, at_once, is_done
+        self.times = 0
 
-            return decode
+    def open(self, device: torch.device, slots: int, **_: Any) -> HostLink:
+        step = self
 
-    model = build("llama", torch.bfloat16)
+        class FailsOnce(HostLink):
+            def run(self, slot: int, work: Callable[[], Any], *, after: int | None) -> None:
+                super().run(slot, step.work(slot, work), after=after)
+
+        return FailsOnce(slots)
+
+    def work(self, slot: int, work: Callable[[], Any]) -> Callable[[], Any]:
+        self.times += slot == self.slot
+        if slot != self.slot or self.times != 3:
+            return work
+        if self.at_once:
+            _fail()
+        return (lambda: (work(), _fail())) if self.is_done else _fail
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["in-its-thread", "when-given"])
+@pytest.mark.parametrize("where", ["link", "stage", "plain-link"])
+@pytest.mark.parametrize("name", ["llama", "llama-tied"])
+def test_whatever_step_fails_surfaces_in_the_forward_that_needed_it_and_the_next_ones_are_right(
+    name: str, where: str, at_once: bool
+) -> None:
+    model = build(name, torch.bfloat16)
     expected = logits(model, prompt(9))
-
-    def run_thrice() -> None:
-        assert all(torch.equal(logits(model, prompt(9)), expected) for _ in range(3))
-
-    with stream(model, ring_for(model, 0.7, codec=FailsOnce())):
-        run_thrice()
-        FailsOnce.left = 1
-        with pytest.raises(CopyError, match=r"copy of .* failed: the decoder is out of sorts"):
-            run_thrice()
-        assert all(torch.equal(logits(model, prompt(9)), expected) for _ in range(2))
-
-
-def test_a_copy_that_fails_surfaces_in_the_forward_that_needed_it_and_the_next_one_is_right() -> None:
-    class FailsOnce(HostLink):
-        left = 1
-
-        def run(self, slot: int, work: Callable[[], Any], *, after: int | None) -> None:
-            if slot == 2 and FailsOnce.left:
-                FailsOnce.left -= 1
-                work = _fail
-            super().run(slot, work, after=after)
-
-    class RaisesOnce(HostLink):
-        left = 1
-
-        def copy(self, slot: int, destination: Tensor, source: Tensor, *, after: int | None) -> None:
-            if slot == 2 and RaisesOnce.left:
-                RaisesOnce.left -= 1
-                _fail()
-            super().copy(slot, destination, source, after=after)
-
-    model = build("llama", torch.bfloat16)
-    expected = logits(model, prompt(9))
-    for link in (FailsOnce, RaisesOnce):
-        ring = ring_for(model, 0.7, link_factory=lambda device, slots, link=link: link(slots))
-        with stream(model, ring):
-            failing = stream_of(ring).cut.segments[stream_of(ring).plan.loads[2].segment].name
-            with pytest.raises(CopyError, match=f"copy of '{failing}'.*the cable fell out"):
-                logits(model, prompt(9))
-            assert all(torch.equal(logits(model, prompt(9)), expected) for _ in range(2))
+    codec = None if where == "plain-link" else PlanesCodec()
+    place = "stage_factory" if where == "stage" else "link_factory"
+    with stream(model, ring_for(model, 0.7, codec=codec)) as hooks:
+        last = len(stream_of(hooks.ring).plan.loads) - 1
+    for slot in (0, 1, last):
+        step = FailingStep(slot, at_once=at_once, is_done=where == "stage")
+        errors = []
+        with stream(model, ring_for(model, 0.7, codec=codec, **{place: step.open})):
+            for _ in range(6):
+                try:
+                    assert torch.equal(logits(model, prompt(9)), expected)
+                except CopyError as error:
+                    errors.append(str(error))
+        assert len(errors) == 1, (slot, errors)
+        assert re.search(r"copy of '.*' .* failed: the cable fell out", errors[0])
 
 
 def _fail() -> None:
