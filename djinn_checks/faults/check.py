@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from djinn_checks.checks.run import Progress, read_environment
+from djinn_checks.checks.settle import Progress, read_environment
 from djinn_checks.devices import choose_device
 from djinn_checks.faults.base import find_faults
 from djinn_checks.faults.clean import CLEAN

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from djinn_checks.checks.run import Progress
+from djinn_checks.checks.settle import Progress
 from djinn_checks.faults.base import Fault
 from djinn_checks.faults.clean import CLEAN
 from djinn_checks.faults.tasks import Ran, Task, run_tasks

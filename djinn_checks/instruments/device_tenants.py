@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from djinn_checks.errors import InstrumentError
 from djinn_checks.instruments import nvml
+
+if TYPE_CHECKING:
+    import torch
 
 Used = Callable[[], int]
 """Gives bytes in use."""
@@ -41,7 +43,7 @@ class DeviceTenants:
             of_processes: gives bytes by process number; None: asks NVML.
         """
         self._in_use = in_use or (lambda: _in_use(device))
-        self._reserved = reserved or (lambda: int(torch.cuda.memory_reserved(device)))
+        self._reserved = reserved or (lambda: _reserved(device))
         self._of_processes = of_processes or (lambda: _of_processes(uuid))
         self._pid = pid
         self._before = self._in_use() - self._reserved()
@@ -86,7 +88,15 @@ def find_family(pid: int) -> set[int]:
     return family
 
 
+def _reserved(device: torch.device) -> int:
+    import torch
+
+    return torch.cuda.memory_reserved(device)
+
+
 def _in_use(device: torch.device) -> int:
+    import torch
+
     free, total = torch.cuda.mem_get_info(device)
     return int(total - free)
 

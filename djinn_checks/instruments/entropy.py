@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from djinn_checks.digest import digest_rows
+from djinn_checks.instruments.entropy_floor import EntropyFloor
 
 _FIELDS = {
     torch.bfloat16: (8, 7),
@@ -69,23 +70,6 @@ class TensorEntropy:
     @property
     def error_bytes(self) -> float:
         return self.error_bits * self.distinct * self.elements / 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class EntropyFloor:
-    """The fewest bytes for a whole model."""
-
-    weight_bytes: int
-    least_bytes: float
-    error_bytes: float
-    """How far `least_bytes` may be off: the tensors' errors added up."""
-    share_of_field: dict[str, float]
-    """Entropy of sign, exponent and mantissa as shares of the weight bytes."""
-
-    @property
-    def certain_bytes(self) -> float:
-        """The floor with its error taken off: less is possible for no coder of single weights."""
-        return max(0.0, self.least_bytes - self.error_bytes)
 
 
 def measure_entropy(name: str, tensor: Tensor, *, most_elements: int = MOST_ELEMENTS, seed: int = 0) -> TensorEntropy:

@@ -15,13 +15,15 @@ import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
-import torch
 
 from djinn_checks.errors import InstrumentError
 from djinn_checks.instruments import nvml
+
+if TYPE_CHECKING:
+    import torch
 
 _PACKAGES = (
     "djinn-checks", "torch", "transformers", "accelerate", "safetensors", "numpy", "nvidia-ml-py", "papermill",
@@ -48,15 +50,16 @@ def _installed() -> tuple[str, ...]:
     return tuple(sorted({f"{found['Name']}=={found['Version']}" for found in read if found["Name"]}))
 
 
-def read_environment(device: torch.device, *, system: str = "") -> dict[str, Any]:
+def read_environment(device: torch.device | None, *, system: str = "") -> dict[str, Any]:
     """Return plain, JSON-ready facts about this machine and its software. Sizes in bytes.
 
     Args:
-        device: what the check runs on; GPU facts are those of this device, None on a CPU.
+        device: what the check runs on; GPU facts are those of this device, None on a CPU. None: nothing is computed,
+            so PyTorch is not loaded for its number of threads.
         system: name of the checked system, as it is registered; of another one nothing is known.
     """
     return {
-        "device": str(device),
+        "device": str(device or "cpu"),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in _PACKAGES},
@@ -68,7 +71,7 @@ def read_environment(device: torch.device, *, system: str = "") -> dict[str, Any
             "cores": psutil.cpu_count(logical=False),
             "threads": psutil.cpu_count(),
             "allowed_threads": _allowed_threads(),
-            "torch_threads": torch.get_num_threads(),
+            "torch_threads": _torch_threads() if device else None,
             "numa_nodes_online": _read_line(_NODES),
         },
         "memory": {
@@ -76,7 +79,7 @@ def read_environment(device: torch.device, *, system: str = "") -> dict[str, Any
             "swap_bytes": psutil.swap_memory().total,
             "locked_memory_limit_bytes": _locked_memory_limit(),
         },
-        "gpu": _gpu(device) if device.type == "cuda" else None,
+        "gpu": _gpu(device) if device and device.type == "cuda" else None,
         "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
     }
 
@@ -157,6 +160,12 @@ def _allowed_threads() -> int | None:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
+def _torch_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
 def _read_line(file: Path) -> str | None:
     try:
         return file.read_text(encoding="ascii").strip()
@@ -181,10 +190,14 @@ def _locked_memory_limit() -> int | str | None:
 
 def find_uuid(device: torch.device) -> str:
     """Return NVML's name of a CUDA device, as torch counts devices (CUDA_VISIBLE_DEVICES applied)."""
+    import torch
+
     return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
 
 
 def _gpu(device: torch.device) -> dict[str, Any]:
+    import torch
+
     properties = torch.cuda.get_device_properties(device)
     return {
         "name": properties.name,

@@ -12,62 +12,31 @@ On a machine without a GPU the link is a copy between two buffers in host memory
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from djinn_checks.errors import InstrumentError
+from djinn_checks.instruments.calibration import (
+    IDLE_S,
+    LATE_S,
+    NO_READING,
+    SETTLE_S,
+    TRIES,
+    Calibration,
+    Span,
+    calibrate_by_spans,
+    is_counted,
+)
+from djinn_checks.instruments.ceiling import Ceiling
 from djinn_checks.instruments.counters import CounterSampler, CounterSeries
-from djinn_checks.instruments.payload import ANSWER_BYTES, LAW_TOLERANCE, REQUEST_BYTES, PayloadCounter, RulerWeight
 from djinn_checks.units import MIB
 
-_IDLE_S = 0.25
 _COPIES_A_ROUND = 4
 """Back to back, as a stream of layers is: a single copy pays for its start, which costs 0.5 % even of 512 MiB."""
-_SETTLE_S = 0.03
-"""Time left before and after a known copy, so that a reading of the counters lies on either side."""
-_ENOUGH_READINGS = 20
-TRIES = 3
-"""Known copies are made again where a hole lies in the readings: whoever pins memory meanwhile keeps them waiting."""
-LATE_S = 2.0
-"""How long a reading behind a copy is waited for."""
-_IDLE_SHARE = 0.01
-"""Of a copy's rate: less was received before it, so the link was at rest and only the readings moved bytes."""
-_NO_READING = "calibration: the counters have no reading for the time of the known copy"
-Span = tuple[float, float]
-"""From and to, CLOCK_MONOTONIC."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ceiling:
-    """The payload rate of one kind of copy."""
-
-    kind: str
-    """"pcie" or "host memory"."""
-    direction: str
-    """h2d, d2h or both (the sum of the two)."""
-    pinned: bool
-    nbytes: int
-    """Bytes of one copy, each way."""
-    bytes_per_s: float
-    """Of the fastest sample."""
-    spread: float
-    """(largest - smallest) / smallest of the samples."""
-    samples_s: tuple[float, ...]
-    """Seconds of one copy, the mean of each round."""
-    verified: bool
-    """The bytes on the other side were the ones that were sent."""
-    start_s: float
-    """CLOCK_MONOTONIC before the copies, warm-ups included, with a quiet margin; `end_s` after them."""
-    end_s: float
-    copied_bytes: int
-    """What was copied between the two, each way."""
 
 
 def measure_ceiling(
@@ -161,62 +130,6 @@ def _time_on_host(pairs: Sequence[tuple[Tensor, Tensor]], count: int) -> list[fl
     return taken
 
 
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """What known copies, host to device, say of the counters: their ratio, and whether the law of reads holds."""
-
-    wire_per_payload: float
-    """Received on the wire for each byte of payload."""
-    idle_bytes_per_s: float
-    """What the counters see with nothing going on, readings included."""
-    residual: float | None
-    """|counted / known - 1| of a second known copy, counted with the first one's ratio."""
-    payload_bytes: int
-    law_error: float | None = None
-    """The most that a known copy was off by the law of reads (`payload.py`), as a share; None if it was not tried."""
-    ruler_rx_bytes: float | None = None
-    """What one reading of the counters moves itself; None if it could not be measured."""
-    ruler_tx_bytes: float | None = None
-    sent_of_received: float | None = None
-    """TX / RX of the known copies; None if it was not counted."""
-
-    def __post_init__(self) -> None:
-        """Refuse a ratio that nothing can be divided by.
-
-        Raises:
-            InstrumentError: it is not a finite number above 0.
-        """
-        if not 0 < self.wire_per_payload < math.inf:
-            raise InstrumentError(
-                "calibration: expected more than 0 bytes on the wire for each of payload, got "
-                f"{self.wire_per_payload}; calibrate again"
-            )
-
-    @property
-    def ruler(self) -> RulerWeight | None:
-        """The weight of one reading."""
-        if self.ruler_rx_bytes is None or self.ruler_tx_bytes is None:
-            return None
-        return RulerWeight(rx_bytes=self.ruler_rx_bytes, tx_bytes=self.ruler_tx_bytes)
-
-    def counter(self, series: CounterSeries) -> PayloadCounter:
-        """Return what counts payload in a series of this link: by the law where known copies prove it."""
-        reason = ""
-        if not series.wraps:
-            reason = "this source of counters gives rates, whose two directions are not of one instant"
-        elif self.law_error is None:
-            reason = "the law of reads was not tried on a known copy"
-        elif self.law_error > LAW_TOLERANCE:
-            reason = f"known copies are counted {self.law_error:.2%} off by the law of reads on this machine"
-        return PayloadCounter(
-            wire_per_payload=self.wire_per_payload,
-            by_law=not reason,
-            reason=reason,
-            ruler=self.ruler,
-            sent_of_copies=self.sent_of_received,
-        )
-
-
 def calibrate(
     sampler: CounterSampler, device: torch.device, *, nbytes: int = 512 * MIB, copies: int = 16
 ) -> Calibration:
@@ -226,7 +139,7 @@ def calibrate(
         InstrumentError: the counters gave no evidence while the copies ran.
     """
     if sampler.source is None:
-        raise InstrumentError(_NO_READING)
+        raise InstrumentError(NO_READING)
     for _ in range(TRIES):
         idle, spans, payload_bytes = copy_known(device, nbytes=nbytes, copies=copies)
         series = _read_past(sampler, spans[-1][1])
@@ -235,116 +148,24 @@ def calibrate(
     return calibrate_by_spans(series, idle, spans, payload_bytes)
 
 
-def is_counted(series: CounterSeries, idle: Span, copies: Sequence[Span]) -> bool:
-    """Return whether the counters were read all the time in which a calibration rested and copied."""
-    return all(series.bytes_between(*span) is not None for span in (idle, *copies))
-
-
 def _read_past(sampler: CounterSampler, end_s: float) -> CounterSeries:
     """Wait for a reading behind an instant, for as long as readings were ever seen to be kept waiting, and longer."""
     deadline = time.monotonic() + LATE_S
     while True:
         series = sampler.read()
         if series is None:
-            raise InstrumentError(_NO_READING)
+            raise InstrumentError(NO_READING)
         if (len(series.t_s) and series.t_s[-1] >= end_s) or time.monotonic() > deadline or not sampler.alive:
             return series
-        time.sleep(_SETTLE_S)
+        time.sleep(SETTLE_S)
 
 
 def copy_known(device: torch.device, *, nbytes: int = 512 * MIB, copies: int = 16) -> tuple[Span, list[Span], int]:
     """Rest for a while and copy known bytes twice; return when that was, and the bytes of either copy."""
     source = torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
     to = torch.empty(nbytes, dtype=torch.uint8, device=device)
-    idle = _span(lambda: time.sleep(_IDLE_S), device)
+    idle = _span(lambda: time.sleep(IDLE_S), device)
     return idle, [_span(lambda: _copy(to, source, copies), device) for _ in range(2)], nbytes * copies
-
-
-def calibrate_by_spans(series: CounterSeries, idle: Span, copies: Sequence[Span], payload_bytes: int) -> Calibration:
-    """Calibrate with a time in which nothing ran, and with known copies: the first gives the ratio.
-
-    Args:
-        copies: when each copy ran, quiet margins included; each moved `payload_bytes`.
-
-    Raises:
-        InstrumentError: the counters have no evidence for one of these times, or saw no copy.
-    """
-    idle_bytes = series.bytes_between(*idle)
-    if idle_bytes is None or not is_counted(series, idle, copies):
-        raise InstrumentError(_NO_READING)
-    idle_rate = idle_bytes / (idle[1] - idle[0])
-    ruler = weigh_ruler(series, *idle)
-    counts = [_count_copy(series, span, ruler, idle_rate) for span in copies]
-    ratios = [rx / payload_bytes for rx, _ in counts]
-    if ratios[0] <= 0:
-        raise InstrumentError(f"calibration: {payload_bytes:,} bytes were copied and the counters saw none of them")
-    laws = [(rx - ANSWER_BYTES / REQUEST_BYTES * tx) / payload_bytes for rx, tx in counts]
-    return Calibration(
-        wire_per_payload=ratios[0],
-        idle_bytes_per_s=idle_rate,
-        residual=abs(ratios[1] / ratios[0] - 1) if len(ratios) > 1 else None,
-        payload_bytes=payload_bytes,
-        law_error=max(abs(share - 1) for share in laws) if series.wraps else None,
-        ruler_rx_bytes=ruler.rx_bytes if ruler else None,
-        ruler_tx_bytes=ruler.tx_bytes if ruler else None,
-        sent_of_received=counts[0][1] / counts[0][0],
-    )
-
-
-def calibrate_from_trace(series: CounterSeries, start_s: float, end_s: float, payload_bytes: int) -> Calibration:
-    """Calibrate with a recorded copy of known size, and with the readings before it if there are enough.
-
-    Raises:
-        InstrumentError: the trace has no evidence for that time, or the copy's size or time is impossible.
-    """
-    if payload_bytes <= 0:
-        raise InstrumentError(
-            f"calibration: expected a known copy of at least a byte, got {payload_bytes:,}; give the bytes it moved"
-        )
-    if not series.bytes_between(start_s, end_s):
-        raise InstrumentError("calibration: the trace has no readings for the time of the known copy")
-    idle = (float(series.t_s[0]), start_s - _SETTLE_S)
-    quiet = idle[1] - idle[0] >= _IDLE_S / 2 and _is_idle(series, idle, payload_bytes / (end_s - start_s))
-    ruler = weigh_ruler(series, *idle) if quiet else None
-    rx, tx = _count_copy(series, (start_s, end_s), ruler, 0.0)
-    return Calibration(
-        wire_per_payload=rx / payload_bytes,
-        idle_bytes_per_s=0.0,
-        residual=None,
-        payload_bytes=payload_bytes,
-        law_error=abs((rx - ANSWER_BYTES / REQUEST_BYTES * tx) / payload_bytes - 1) if series.wraps else None,
-        ruler_rx_bytes=ruler.rx_bytes if ruler else None,
-        ruler_tx_bytes=ruler.tx_bytes if ruler else None,
-        sent_of_received=tx / rx if rx > 0 else None,
-    )
-
-
-def weigh_ruler(series: CounterSeries, start_s: float, end_s: float) -> RulerWeight | None:
-    """Return what one reading moves, from a time in which nothing else should: the median step of each counter.
-
-    None with fewer than 20 readings, and for a source of rates: what others moved meanwhile is then all that is seen.
-    """
-    inside = (series.t_s >= start_s) & (series.t_s <= end_s)
-    if not series.wraps or int(inside.sum()) < _ENOUGH_READINGS:
-        return None
-    rx, tx = (float(np.median(np.diff(sums[inside]))) for sums in (series.rx_bytes, series.tx_bytes))
-    return RulerWeight(rx_bytes=rx, tx_bytes=tx)
-
-
-def _is_idle(series: CounterSeries, span: Span, busy_bytes_per_s: float) -> bool:
-    passed = series.bytes_between(*span)
-    return passed is not None and passed / (span[1] - span[0]) < _IDLE_SHARE * busy_bytes_per_s
-
-
-def _count_copy(
-    series: CounterSeries, span: Span, ruler: RulerWeight | None, idle_bytes_per_s: float
-) -> tuple[float, float]:
-    """Return what a copy put on the wire, received and sent, less the readings' weight or else the idle rate."""
-    rx, tx = (float(series.bytes_between(*span, direction) or 0.0) for direction in ("rx", "tx"))
-    if ruler is None:
-        return rx - idle_bytes_per_s * (span[1] - span[0]), tx
-    readings = series.readings_between(*span)
-    return rx - ruler.rx_bytes * readings, tx - ruler.tx_bytes * readings
 
 
 def _copy(to: Tensor, source: Tensor, copies: int) -> None:
@@ -355,7 +176,7 @@ def _copy(to: Tensor, source: Tensor, copies: int) -> None:
 
 def _span(work: Callable[[], object], device: torch.device) -> tuple[float, float]:
     """Run `work` and return when it ran, on CLOCK_MONOTONIC; on a GPU with quiet margins on both sides."""
-    settle = _SETTLE_S if device.type == "cuda" else 0.0
+    settle = SETTLE_S if device.type == "cuda" else 0.0
     if device.type == "cuda":
         torch.cuda.synchronize()
     start = time.monotonic()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, Self
-
-import torch
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from djinn_checks.errors import ParamsError
-from djinn_checks.models.open import Model
 from djinn_checks.systems.named import import_named
+
+if TYPE_CHECKING:
+    import torch
+
+    from djinn_checks.models.open import Model
 
 ENTRY_POINT_GROUP = "djinn_checks.systems"
 

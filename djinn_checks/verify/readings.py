@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from djinn_checks.checks.pcie.decode_loop import DecodeRun
+from djinn_checks.checks.pcie.decode_run import DecodeRun
 from djinn_checks.checks.pcie.evidence import HOST_MEMORY, REPLAY, LinkFacts, PcieEvidence
 from djinn_checks.errors import InstrumentError, ParamsError
+from djinn_checks.instruments.calibration import Calibration
 from djinn_checks.instruments.counters import RATE_SOURCES
-from djinn_checks.instruments.link_ceiling import Calibration
 from djinn_checks.instruments.traces import load_trace
 from djinn_checks.measurements import pcie
 from djinn_checks.params import PcieParams

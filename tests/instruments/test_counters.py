@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from djinn_checks.errors import InstrumentError
+from djinn_checks.instruments.calibration import calibrate_from_trace
 from djinn_checks.instruments.counters import TOP_RATE_BYTES_PER_S, WRAP, CounterSeries, build_series
-from djinn_checks.instruments.link_ceiling import calibrate_from_trace
 from djinn_checks.instruments.traces import load_trace, save_trace
 
 TRACES = Path(__file__).parents[1] / "data" / "traces"

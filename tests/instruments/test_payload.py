@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from djinn_checks.errors import InstrumentError
+from djinn_checks.instruments.calibration import Calibration, calibrate_by_spans, calibrate_from_trace
 from djinn_checks.instruments.counters import WRAP, CounterSeries, build_series
-from djinn_checks.instruments.link_ceiling import Calibration, calibrate_by_spans, calibrate_from_trace
 from djinn_checks.instruments.payload import ANSWER_BYTES, REQUEST_BYTES, PayloadCounter, RulerWeight, name_reader
 from djinn_checks.instruments.traces import load_trace
 

@@ -19,7 +19,7 @@ import pytest
 from djinn_checks.checks.conclude import conclude
 from djinn_checks.checks.host.check import ANATOMY as HOST
 from djinn_checks.checks.host.recording import save_recording
-from djinn_checks.checks.pcie.check import ANATOMY
+from djinn_checks.checks.pcie.anatomy import ANATOMY
 from djinn_checks.checks.pcie.evidence import PcieEvidence
 from djinn_checks.cli import main
 from djinn_checks.faults.host.made import make_evidence as make_host_evidence

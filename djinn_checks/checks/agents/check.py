@@ -35,7 +35,8 @@ from djinn_checks.checks.agents.sleeper import SleeperRun, run_sleeper
 from djinn_checks.checks.agents.sleeper_criteria import judge_lost
 from djinn_checks.checks.agents.token_pace import TokenPace, measure_token_pace
 from djinn_checks.checks.conclude import Anatomy, Facts, conclude, conclude_early
-from djinn_checks.checks.run import Clock, Progress, no_progress, run_check
+from djinn_checks.checks.run import run_check
+from djinn_checks.checks.settle import Clock, Progress, no_progress
 from djinn_checks.devices import choose_dtype
 from djinn_checks.errors import AgentLostError, InstrumentError
 from djinn_checks.instruments.server_memory import MemorySeries, ServerMemory, find_listener

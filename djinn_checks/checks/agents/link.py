@@ -17,9 +17,10 @@ import torch
 
 from djinn_checks.errors import InstrumentError
 from djinn_checks.instruments.burst import BurstTime, time_burst
+from djinn_checks.instruments.ceiling import Ceiling
 from djinn_checks.instruments.counters import CounterSampler, CounterSeries
 from djinn_checks.instruments.environment import find_uuid
-from djinn_checks.instruments.link_ceiling import Ceiling, measure_ceiling
+from djinn_checks.instruments.link_ceiling import measure_ceiling
 from djinn_checks.units import MB
 
 _DIRECTIONS = {"out": ("d2h", "tx"), "in": ("h2d", "rx")}

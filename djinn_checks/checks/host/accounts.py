@@ -17,8 +17,8 @@ import numpy as np
 
 from djinn_checks.checks.host.driver import D2H, H2D
 from djinn_checks.checks.host.evidence import ALONE, HostEvidence, Stage
+from djinn_checks.instruments.calibration import weigh_ruler
 from djinn_checks.instruments.counters import CounterSeries
-from djinn_checks.instruments.link_ceiling import weigh_ruler
 from djinn_checks.instruments.payload import ANSWER_BYTES, LARGEST_REQUEST_BYTES, REQUEST_BYTES, RulerWeight
 
 _SIZE = LARGEST_REQUEST_BYTES

@@ -24,7 +24,7 @@ from djinn_checks.checks.host.measurements import gather_measurements, summarize
 from djinn_checks.checks.host.plan import HostPlan, plan_gpus, plan_stand_ins
 from djinn_checks.checks.host.recording import load_recording, save_recording
 from djinn_checks.checks.host.stages import PEERS, Runner
-from djinn_checks.checks.run import Clock, Progress, no_progress, read_environment
+from djinn_checks.checks.settle import Clock, Progress, no_progress, read_environment
 from djinn_checks.devices import choose_device
 from djinn_checks.errors import ParamsError, SystemUnavailableError
 from djinn_checks.instruments.gpus import find_gpus
@@ -89,7 +89,7 @@ def _work(
 ) -> Outcome:
     if params.recording:
         evidence = load_recording(params)
-        facts["environment"] = read_environment(choose_device("cpu"))
+        facts["environment"] = read_environment(None)
         return conclude(ANATOMY, replace(evidence, expected=expect_figures(params, evidence)), facts)
     with tempfile.TemporaryDirectory(prefix="djinn-checks-host-") as folder:
         chosen = plan or _find_links(params, Path(folder))

@@ -14,7 +14,7 @@ from djinn_checks.checks.fleet import Fleet
 from djinn_checks.checks.host.driver import BOTH, D2H, FAR, H2D, NEAR, Latency, Part
 from djinn_checks.checks.host.evidence import ALONE, TOGETHER, Copies, PeerCopies, Stage
 from djinn_checks.checks.host.plan import HostPlan
-from djinn_checks.checks.run import Progress
+from djinn_checks.checks.settle import Progress
 from djinn_checks.instruments.many_counters import ManyCounters
 from djinn_checks.params import HostParams
 

@@ -17,7 +17,7 @@ from djinn_checks.checks.logits.spool import LogitSpool
 from djinn_checks.checks.logits.statistics import LogitStatistics, ReferencePositions, describe_reference
 from djinn_checks.checks.logits.watch import ReferenceWatch, Span, SystemWatch, Watched, WatchPlan
 from djinn_checks.checks.refusals import open_system
-from djinn_checks.checks.run import Progress
+from djinn_checks.checks.settle import Progress
 from djinn_checks.instruments.entropy import add_up, measure_entropy
 from djinn_checks.instruments.memory import PeakMemory
 from djinn_checks.instruments.memory_place import PlaceOf, find_place_beside

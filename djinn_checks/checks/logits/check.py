@@ -27,15 +27,8 @@ from djinn_checks.checks.logits.spool import LogitSpool
 from djinn_checks.checks.logits.watch import draw_watch
 from djinn_checks.checks.prompts import check_room, select_prompts
 from djinn_checks.checks.refusals import open_system
-from djinn_checks.checks.run import (
-    Clock,
-    Progress,
-    SystemFactory,
-    build_system,
-    no_progress,
-    release_memory,
-    run_check,
-)
+from djinn_checks.checks.run import SystemFactory, build_system, release_memory, run_check
+from djinn_checks.checks.settle import Clock, Progress, no_progress
 from djinn_checks.devices import choose_dtype
 from djinn_checks.errors import ParamsError
 from djinn_checks.instruments.memory_place import PlaceOf

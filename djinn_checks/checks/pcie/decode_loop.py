@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from djinn_checks.checks.pcie.weights import KnownWeights, SeenWeights, compare_weights
+from djinn_checks.checks.pcie.decode_run import DecodeRun
+from djinn_checks.checks.pcie.weights import KnownWeights, compare_weights
 from djinn_checks.checks.refusals import open_system
-from djinn_checks.checks.run import Progress
+from djinn_checks.checks.settle import Progress
 from djinn_checks.decode_cache import CACHE_NAMES, carried_over
 from djinn_checks.errors import ModelUnsupportedError
 from djinn_checks.instruments.memory import HostGrowth, PeakMemory
@@ -27,41 +27,6 @@ Enter = Callable[[Callable[[], None]], None]
 _REST_S = 0.05
 """Left on a GPU between the last pass and the release of the system's memory: whoever releases pinned memory keeps the
 readings of the counters waiting (200 to 390 ms for 13 GB on an H200), and one has to lie behind the last pass."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecodeRun:
-    """What was seen of a system under load. Instants are seconds on CLOCK_MONOTONIC."""
-
-    start_s: float
-    end_s: float
-    pass_ends_s: tuple[float, ...]
-    predicted_bytes: int | None
-    """Bytes per pass, by the system's plan."""
-    claimed_bytes: int | None
-    """Bytes that the system claims for the time from start to end."""
-    witnessed_bytes: int | None
-    """Bytes that were certainly written in one pass before the start (weight witness). None if nothing was seen,
-    and on a GPU, where the counters see the link itself."""
-    peak_device_bytes: int | None
-    """Most device memory that was reserved or taken; None on a CPU."""
-    host_growth_bytes: int | None
-    """How far the process's resident memory grew beyond what it was before the system opened."""
-    open_s: float
-    timeline: tuple[dict[str, Any], ...]
-    """The system's own account of its last copies and computations; empty if it keeps none."""
-    seen: SeenWeights | None = None
-    """Of a system that encodes, the weights that one pass before the start was seen to use; None if none was seen."""
-    held_bytes: int | None = None
-    """Least device memory that PyTorch's allocator had given out when a pass ended: what lies there all the time.
-    None on a CPU."""
-    beside_bytes: int | None = None
-    """Device memory that was taken beside the allocator since before the system opened, whoever took it."""
-
-    @property
-    def seconds_per_pass(self) -> float:
-        """Mean over the run."""
-        return (self.end_s - self.start_s) / len(self.pass_ends_s)
 
 
 def run_decode_loop(

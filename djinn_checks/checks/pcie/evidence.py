@@ -8,11 +8,12 @@ from functools import cached_property
 
 import numpy as np
 
-from djinn_checks.checks.pcie.decode_loop import DecodeRun
+from djinn_checks.checks.pcie.decode_run import DecodeRun
 from djinn_checks.errors import InstrumentError
+from djinn_checks.instruments.calibration import Calibration
+from djinn_checks.instruments.ceiling import Ceiling
 from djinn_checks.instruments.counters import CounterSeries, Floats, check_span
-from djinn_checks.instruments.entropy import EntropyFloor
-from djinn_checks.instruments.link_ceiling import Calibration, Ceiling
+from djinn_checks.instruments.entropy_floor import EntropyFloor
 from djinn_checks.instruments.link_health import LinkHealth
 from djinn_checks.instruments.payload import Bounds, PayloadCounter, Reader
 from djinn_checks.instruments.preflight import PreflightRow

@@ -19,8 +19,9 @@ from djinn_checks.checks.pcie.stream_facts import (
     describe_health,
     describe_reader,
 )
+from djinn_checks.instruments.calibration import Calibration
+from djinn_checks.instruments.ceiling import Ceiling
 from djinn_checks.instruments.counters import Floats
-from djinn_checks.instruments.link_ceiling import Calibration, Ceiling
 from djinn_checks.instruments.preflight import PreflightRow
 from djinn_checks.measurements.pcie import (
     CalibrationFacts,

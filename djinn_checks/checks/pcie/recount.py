@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from djinn_checks.checks.pcie.check import samples_path
+from djinn_checks.checks.pcie.anatomy import samples_path
 from djinn_checks.checks.pcie.criteria import judge_evidence
 from djinn_checks.checks.pcie.evidence import MOST_OF_CEILING, PcieEvidence
 from djinn_checks.checks.pcie.replay import replay_trace

@@ -19,9 +19,9 @@ from typing import Any
 from djinn_checks.bounded import read_text
 from djinn_checks.checks.pcie.evidence import REPLAY, LinkFacts, PcieEvidence
 from djinn_checks.errors import InstrumentError, OutcomeError, ParamsError
+from djinn_checks.instruments.calibration import Calibration, calibrate_from_trace
 from djinn_checks.instruments.counters import RATE_SOURCES, check_span
-from djinn_checks.instruments.entropy import EntropyFloor
-from djinn_checks.instruments.link_ceiling import Calibration, calibrate_from_trace
+from djinn_checks.instruments.entropy_floor import EntropyFloor
 from djinn_checks.instruments.traces import load_trace
 from djinn_checks.measurements import pcie
 from djinn_checks.outcome import Outcome

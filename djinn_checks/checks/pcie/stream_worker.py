@@ -17,7 +17,8 @@ from djinn_checks.attention import reproducible_attention
 from djinn_checks.checks.pcie.decode_loop import run_decode_loop
 from djinn_checks.checks.pcie.weights import survey_weights
 from djinn_checks.checks.prompts import check_room
-from djinn_checks.checks.run import build_system, no_progress, release_memory
+from djinn_checks.checks.run import build_system, release_memory
+from djinn_checks.checks.settle import no_progress
 from djinn_checks.devices import choose_device, choose_dtype
 from djinn_checks.instruments.link_ceiling import copy_known, measure_ceiling
 from djinn_checks.models.open import open_model

@@ -18,22 +18,15 @@ from typing import Any
 
 from djinn_checks.checks.fleet import Fleet
 from djinn_checks.checks.fleet_criteria import tell_lost
-from djinn_checks.checks.pcie.decode_loop import DecodeRun
+from djinn_checks.checks.pcie.decode_run import DecodeRun, SeenWeights
 from djinn_checks.checks.pcie.evidence import HOST_MEMORY, PCIE, LinkFacts, PcieEvidence
-from djinn_checks.checks.pcie.weights import SeenWeights
-from djinn_checks.checks.run import Progress
+from djinn_checks.checks.settle import Progress
 from djinn_checks.errors import InstrumentError, ParamsError, SystemUnavailableError
+from djinn_checks.instruments.calibration import LATE_S, TRIES, Calibration, calibrate_by_spans, is_counted
+from djinn_checks.instruments.ceiling import Ceiling
 from djinn_checks.instruments.counters import CounterSeries
-from djinn_checks.instruments.entropy import EntropyFloor
+from djinn_checks.instruments.entropy_floor import EntropyFloor
 from djinn_checks.instruments.gpus import choose_gpus, find_gpus
-from djinn_checks.instruments.link_ceiling import (
-    LATE_S,
-    TRIES,
-    Calibration,
-    Ceiling,
-    calibrate_by_spans,
-    is_counted,
-)
 from djinn_checks.instruments.many_counters import ManyCounters
 from djinn_checks.params import PcieParams
 

@@ -10,7 +10,7 @@ from djinn_checks.checks.conclude import Facts, conclude_early
 from djinn_checks.checks.pcie.measurements import gather_measurements, summarize
 from djinn_checks.checks.pcie.together import GpuStream, TogetherEvidence, find_streams, stream_together
 from djinn_checks.checks.pcie.together_criteria import judge_all, judge_each
-from djinn_checks.checks.run import Progress, read_environment
+from djinn_checks.checks.settle import Progress, read_environment
 from djinn_checks.devices import choose_device
 from djinn_checks.instruments.traces import save_trace
 from djinn_checks.measurements.pcie import GpuRow, PcieMeasurements, TogetherFacts

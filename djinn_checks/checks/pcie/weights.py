@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 import torch
 
+from djinn_checks.checks.pcie.decode_run import SeenWeights
 from djinn_checks.digest import digest
-from djinn_checks.instruments.entropy import EntropyFloor, TensorEntropy, add_up, measure_entropy
+from djinn_checks.instruments.entropy import TensorEntropy, add_up, measure_entropy
+from djinn_checks.instruments.entropy_floor import EntropyFloor
 from djinn_checks.instruments.weight_witness import WeightEvidence
 from djinn_checks.models.open import Model
 
@@ -26,20 +28,6 @@ class KnownWeights:
     floor: EntropyFloor
     contents: Mapping[str, tuple[int, int]]
     """Name to (digest, bytes)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeenWeights:
-    """What one pass was seen to use of them."""
-
-    known_bytes: int
-    """Of all weights, equal ones once."""
-    exact_bytes: int
-    """The part that was used bit for bit, equal ones once."""
-    written_bytes: int
-    """Bytes that were certainly written in that pass, as the witness proves."""
-    missing: tuple[str, ...]
-    """Weights that were not seen in use bit for bit, by name."""
 
 
 def survey_weights(model: Model, device: torch.device) -> KnownWeights:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from djinn_checks.checks.conclude import conclude
-from djinn_checks.checks.pcie.check import ANATOMY
+from djinn_checks.checks.pcie.anatomy import ANATOMY
 from djinn_checks.checks.pcie.evidence import PcieEvidence
 from djinn_checks.faults.base import Doses, Fault
 from djinn_checks.outcome import Outcome, Status

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from djinn_checks.checks.pcie.decode_run import SeenWeights
 from djinn_checks.checks.pcie.evidence import PcieEvidence
-from djinn_checks.checks.pcie.weights import SeenWeights
 from djinn_checks.faults.pcie.traffic import (
     BUDGET_BYTES,
     COPIES,
@@ -25,7 +25,7 @@ from djinn_checks.faults.pcie.traffic import (
     make_noisy_link,
     make_series,
 )
-from djinn_checks.instruments.entropy import EntropyFloor
+from djinn_checks.instruments.entropy_floor import EntropyFloor
 
 DURATION_S = END_S - START_S
 IN_PLACE_PASSES = 56

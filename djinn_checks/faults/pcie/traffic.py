@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from djinn_checks.checks.pcie.decode_loop import DecodeRun
+from djinn_checks.checks.pcie.decode_run import DecodeRun
 from djinn_checks.checks.pcie.evidence import PCIE, LinkFacts, PcieEvidence
+from djinn_checks.instruments.calibration import Calibration
+from djinn_checks.instruments.ceiling import Ceiling
 from djinn_checks.instruments.counters import WRAP, CounterSeries, Floats, Integers, build_series
-from djinn_checks.instruments.link_ceiling import Calibration, Ceiling
 from djinn_checks.instruments.link_health import ERRORS, HealthSample, LinkHealth
 from djinn_checks.instruments.payload import ANSWER_BYTES, REQUEST_BYTES, RulerWeight
 from djinn_checks.params import PcieParams

@@ -18,8 +18,8 @@ from djinn_checks.checks.agents.reply import Reply, SessionRecord
 from djinn_checks.checks.agents.sleeper import Sleep
 from djinn_checks.checks.agents.sleeper_criteria import _on_link
 from djinn_checks.checks.agents.speed_criteria import judge_moves
+from djinn_checks.instruments.ceiling import Ceiling
 from djinn_checks.instruments.counters import Floats, build_series
-from djinn_checks.instruments.link_ceiling import Ceiling
 from djinn_checks.instruments.server_memory import MemorySeries
 from djinn_checks.outcome import Criterion, Status
 from tests.checks.agents.made_evidence import make_evidence, make_reference, make_run

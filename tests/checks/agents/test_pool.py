@@ -25,7 +25,7 @@ from djinn_checks.checks.agents.pool.speed import judge_pool_moves
 from djinn_checks.checks.agents.reference import ask_reference
 from djinn_checks.checks.agents.scripts import write_script
 from djinn_checks.checks.agents.sleeper import SleeperRun
-from djinn_checks.instruments.link_ceiling import Ceiling
+from djinn_checks.instruments.ceiling import Ceiling
 from djinn_checks.models.open import Model, open_model
 from djinn_checks.outcome import Criterion, settle
 from tests.checks.agents.fake_vllm import Defects, PagedModel, serve_mixer, serve_vllm

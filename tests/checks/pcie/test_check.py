@@ -13,7 +13,8 @@ import pytest
 from djinn_checks.checks import run as checks_run
 from djinn_checks.checks.conclude import conclude
 from djinn_checks.checks.pcie import check as pcie_check
-from djinn_checks.checks.pcie.check import ANATOMY, check_pcie
+from djinn_checks.checks.pcie.anatomy import ANATOMY
+from djinn_checks.checks.pcie.check import check_pcie
 from djinn_checks.errors import ParamsError
 from djinn_checks.faults.pcie.traffic import make_evidence
 from djinn_checks.instruments.traces import save_trace

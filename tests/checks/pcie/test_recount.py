@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from djinn_checks.checks.conclude import conclude
-from djinn_checks.checks.pcie.check import ANATOMY, samples_path
+from djinn_checks.checks.pcie.anatomy import ANATOMY, samples_path
 from djinn_checks.checks.pcie.evidence import PcieEvidence
 from djinn_checks.checks.pcie.recount import find_contradictions, main
 from djinn_checks.errors import OutcomeError

@@ -13,9 +13,10 @@ from djinn_checks.checks import run as checks_run
 from djinn_checks.checks.pcie import check as pcie_check
 from djinn_checks.checks.pcie.check import check_pcie
 from djinn_checks.checks.pcie.criteria import judge_evidence
-from djinn_checks.checks.pcie.decode_loop import DecodeRun, run_decode_loop
+from djinn_checks.checks.pcie.decode_loop import run_decode_loop
+from djinn_checks.checks.pcie.decode_run import DecodeRun
 from djinn_checks.checks.pcie.weights import compare_weights, survey_weights
-from djinn_checks.checks.run import no_progress
+from djinn_checks.checks.settle import no_progress
 from djinn_checks.faults.pcie.streams import make_encoding
 from djinn_checks.instruments.link_ceiling import measure_ceiling
 from djinn_checks.instruments.weight_witness import WeightWitness
