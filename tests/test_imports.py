@@ -151,6 +151,19 @@ def test_importing_the_package_is_quick_and_loads_nothing_heavy() -> None:
     assert min(seconds) < 0.5  # under 0.1 s on a machine at rest; a busy one is given five times that
 
 
+@pytest.mark.parametrize("name", ["pcie-bursty", "host"])
+def test_a_recorded_run_is_judged_without_pytorch(name: str) -> None:
+    check, params = ("check_host", "HostParams") if name == "host" else ("check_pcie", "PcieParams")
+    code = (
+        f"import sys, yaml; from djinn_checks import {check}, {params}\n"
+        f"given = {params}(**yaml.safe_load(open('params/replay/{name}.yaml')))\n"
+        f"outcome = {check}(given)\n"
+        "print(outcome.status, outcome.environment['device'], 'torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["PASS" if name == "host" else "FAIL", "cpu", "False"]
+
+
 def test_every_public_name_is_there() -> None:
     import djinn_checks
 

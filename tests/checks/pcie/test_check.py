@@ -12,7 +12,7 @@ import pytest
 
 from djinn_checks.checks import run as checks_run
 from djinn_checks.checks.conclude import conclude
-from djinn_checks.checks.pcie import check as pcie_check
+from djinn_checks.checks.pcie import one_gpu
 from djinn_checks.checks.pcie.anatomy import ANATOMY
 from djinn_checks.checks.pcie.check import check_pcie
 from djinn_checks.errors import ParamsError
@@ -29,7 +29,7 @@ SLOTS_AND_REST = 2 * 37_120 + 2 * 97 * 32 * 4 + 32 * 4
 
 @pytest.fixture
 def _tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pcie_check, "open_model", lambda spec, *, dtype, device, seed: TinyModel(dtype, seed))
+    monkeypatch.setattr(one_gpu, "open_model", lambda spec, *, dtype, device, seed: TinyModel(dtype, seed))
     monkeypatch.setattr(checks_run, "read_environment", lambda device, system="": {"device": str(device)})
 
 

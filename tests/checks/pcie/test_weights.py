@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from djinn_checks.checks import run as checks_run
-from djinn_checks.checks.pcie import check as pcie_check
+from djinn_checks.checks.pcie import one_gpu
 from djinn_checks.checks.pcie.check import check_pcie
 from djinn_checks.checks.pcie.criteria import judge_evidence
 from djinn_checks.checks.pcie.decode_loop import run_decode_loop
@@ -61,10 +61,8 @@ def decode(system: type[Encodes]) -> DecodeRun:
 
 
 def test_a_system_that_encodes_is_seen_to_use_every_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pcie_check, "open_model", lambda spec, *, dtype, device, seed: TinyModel(dtype, seed))
-    monkeypatch.setattr(
-        pcie_check, "measure_ceiling", lambda device, **_: measure_ceiling(device, nbytes=MIB, samples=2)
-    )
+    monkeypatch.setattr(one_gpu, "open_model", lambda spec, *, dtype, device, seed: TinyModel(dtype, seed))
+    monkeypatch.setattr(one_gpu, "measure_ceiling", lambda device, **_: measure_ceiling(device, nbytes=MIB, samples=2))
     monkeypatch.setattr(checks_run, "read_environment", lambda device, system="": {"device": str(device)})
     values = {"device": "cpu", "dtype": "float32", "duration_s": 1.0, "sweep": False, "budget_fraction": 0.7}
     outcome = check_pcie(PcieParams.create(**values), system_factory=Encodes)
