@@ -8,7 +8,6 @@ strict: papermill hands over YAML, and YAML 1.1 reads ``1e-3`` as text and ``12:
 from __future__ import annotations
 
 import ast
-import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -16,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from djinn_checks.devices import DEVICE_NAMES, DtypeName, is_device_name
 from djinn_checks.errors import ParamsError
+from djinn_checks.nearest import suggest
 from djinn_checks.outcome import Outcome
 from djinn_checks.units import GB
 
@@ -83,8 +83,7 @@ def _explain(cls: type[Params], values: Mapping[str, Any], error: ValidationErro
         if problem["type"] == "extra_forbidden" and field == _SAVE_TO:
             lines.append(f"  {field}: no parameter; a suite keeps its own files (--out), a notebook takes it by itself")
         elif problem["type"] == "extra_forbidden":
-            nearest = difflib.get_close_matches(field, cls.model_fields, n=1, cutoff=0.5)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(cls.model_fields)}"
+            hint = suggest(field, cls.model_fields)
             lines.append(f"  {field}: unknown name (got {values.get(field)!r}); {hint}")
         elif not field:
             lines.append(f"  {problem['msg'].removeprefix('Value error, ')}")

@@ -14,7 +14,6 @@ claim that it does not make: give the bytes that cross.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from djinn_checks.bounded import MOST_BYTES_OF_PARAMS, read_text, refuse_bulk
 from djinn_checks.errors import ParamsError
+from djinn_checks.nearest import suggest
 from djinn_checks.units import GB
 
 _GT_PER_S = {1: 2.5, 2: 5.0, 3: 8.0, 4: 16.0, 5: 32.0, 6: 64.0}
@@ -179,9 +179,7 @@ def read_figure(path: Path) -> Figure:
 def _explain(problem: Any) -> str:
     name, message = ".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(name, Figure.model_fields, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(Figure.model_fields)}"
-        return f"{name}: unknown name; {hint}"
+        return f"{name}: unknown name; {suggest(name, Figure.model_fields)}"
     if not name:
         return str(message)
     came = problem["input"]

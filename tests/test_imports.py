@@ -26,6 +26,7 @@ LEFT = {
     "bounded",
     "visible",
     "decode_cache",
+    "nearest",
 }
 DATA = LEFT | {"outcome", "params", "measurements"}
 SYSTEMS = DATA | {"models", "engine", "systems"}
@@ -39,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bounded": set(),
     "visible": set(),
     "decode_cache": set(),
+    "nearest": set(),
     "devices": LEFT,
     "digest": LEFT,
     "layers": LEFT,
@@ -54,10 +56,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checks": CHECKS,
     "faults": CHECKS | {"faults"},
     "report": REPORT,
-    "suite": REPORT | {"params", "processes", "suite"},
+    "suite": REPORT | {"params", "processes", "nearest", "suite"},
     "verify": CHECKS | REPORT | {"suite", "verify"},
     "bundle": REPORT | {"suite", "bundle"},
-    "plausible": {"errors", "units", "bounded"},
+    "plausible": {"errors", "units", "bounded", "nearest"},
     "argument_types": {"devices"},
     "commands": REPORT
     | {"argument_types", "devices", "params", "suite", "instruments", "faults", "checks", "server", "plausible"}

@@ -5,7 +5,6 @@ python -m djinn_checks.faults.catalogs     writes `names.json` anew, which a tes
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,12 @@ from importlib import resources
 from importlib.metadata import entry_points
 
 from djinn_checks.errors import ParamsError
+from djinn_checks.nearest import suggest
 
 FILE = "names.json"
 _OURS = "djinn_checks."
+_NEAR = 0.6
+"""Names of faults are long and alike."""
 ENTRY_POINT_GROUP = "djinn_checks.faults"
 
 
@@ -54,9 +56,7 @@ def say_there_is_none(checks: Collection[str], name: str | None, every: Mapping[
     """
     asked = " and ".join(f"{what} {value!r}" for what, value in (("check", ", ".join(checks)), ("name", name)) if value)
     known = sorted(name for name, check in every.items() if check in checks) or sorted(every)
-    nearest = difflib.get_close_matches(name or "", known, n=1, cutoff=0.6)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
-    return f"faults: there is none of {asked}; {hint}"
+    return f"faults: there is none of {asked}; {suggest(name or '', known, near=_NEAR)}"
 
 
 def _read_names() -> list[FaultName]:

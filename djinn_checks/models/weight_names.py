@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from djinn_checks.errors import NoWeightError
+from djinn_checks.nearest import suggest
 
 
 class NamedWeights(Mapping[str, Tensor]):
@@ -35,8 +35,7 @@ class NamedWeights(Mapping[str, Tensor]):
                 f"weight {name!r} is tied to {self._tied[name]!r}, and kept under that name alone; "
                 "module.named_parameters() gives each weight once, and setting the first sets both"
             )
-        nearest = difflib.get_close_matches(str(name), self._names, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else "their names are those of skeleton().named_parameters()"
+        hint = suggest(str(name), self._names, otherwise="their names are those of skeleton().named_parameters()")
         raise NoWeightError(f"the model has no weight {name!r}; {hint}")
 
     def __getattr__(self, name: str) -> Any:

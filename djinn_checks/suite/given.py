@@ -6,7 +6,6 @@ that is none of the known kinds or a slip of the pen away from a known one.
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ import yaml
 
 from djinn_checks.bounded import refuse_bulk
 from djinn_checks.errors import ParamsError
+from djinn_checks.nearest import find_nearest, suggest
 from djinn_checks.params import PARAMS
 
 SYSTEMS = "djinn_checks.systems"
@@ -46,8 +46,7 @@ def read_given(texts: Sequence[str]) -> dict[str, Any]:
         if name in given:
             raise ParamsError(f"--set {name}: stands twice; leave one")
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(sorted(known))}"
+            hint = suggest(name, sorted(known))
             raise ParamsError(f"--set {name}: no check has a parameter of that name; {hint}")
         given[name] = _read_value(text, value)
     return given
@@ -84,8 +83,8 @@ def _refuse_system(name: str) -> None:
         return
     known = sorted({entry.name for entry in entry_points(group=SYSTEMS)})
     if known and name not in known:
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        nearest = find_nearest(name, known)
+        hint = f"did you mean {nearest!r}? " if nearest else ""
         raise ParamsError(
             f"system: unknown name {name!r}; {hint}registered: {', '.join(known)}. "
             f"Give your own as module:Class, or register it in the entry point group {SYSTEMS!r}"
@@ -109,8 +108,8 @@ def _refuse_model(name: str) -> None:
     if name.startswith(_RANDOM):
         shape = name.removeprefix(_RANDOM)
         if shape not in SHAPES and not Path(shape).is_file():
-            nearest = difflib.get_close_matches(shape, SHAPES, n=1, cutoff=0.5)
-            hint = f"did you mean {_RANDOM}{nearest[0]}?" if nearest else "is the path right?"
+            nearest = find_nearest(shape, SHAPES)
+            hint = f"did you mean {_RANDOM + nearest!r}?" if nearest else "is the path right?"
             raise ParamsError(
                 f"model: {name!r} names no shape; known: {', '.join(SHAPES)}, or the path of a config.json; {hint}"
             )
@@ -120,7 +119,7 @@ def _refuse_model(name: str) -> None:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ParamsError(f"model: there is no folder {name!r}, and a hub id has one slash at most")
     spoken = [_BUNDLED, *SHAPES]
-    nearest = difflib.get_close_matches(name, spoken, n=1, cutoff=_NEAR)
+    nearest = find_nearest(name, spoken, near=_NEAR)
     if nearest:
-        meant = nearest[0] if nearest[0] == _BUNDLED else _RANDOM + nearest[0]
+        meant = nearest if nearest == _BUNDLED else _RANDOM + nearest
         raise ParamsError(f"model: unknown name {name!r}; did you mean {meant!r}?")

@@ -6,7 +6,6 @@ suite's time limits.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import Field
 
 from djinn_checks.bounded import MOST_BYTES_OF_PARAMS, read_text, refuse_bulk
 from djinn_checks.errors import ParamsError, RunnerError
+from djinn_checks.nearest import find_nearest, suggest
 from djinn_checks.outcome.fields import make_encodable
 from djinn_checks.params import PARAMS, Params
 from djinn_checks.suite.execution import Job, find_notebook
@@ -96,13 +96,12 @@ def _say_what_is_there(folder: Path) -> str:
     """Return why this is no suite, and what near it is one."""
     if folder.suffix.lower() in _SUFFIXES:
         beside = sorted(file.name for file in folder.parent.glob(f"*{folder.suffix}") if file.name != LIMITS_FILE)
-        nearest = difflib.get_close_matches(folder.name, beside, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(beside) or 'none'}"
+        hint = suggest(folder.name, beside, otherwise=f"there are {', '.join(beside) or 'none'}")
         return f"there is no such file; {hint}"
     if not folder.exists():
         suites = _list_suites(folder.parent)
-        nearest = difflib.get_close_matches(folder.name, suites, n=1, cutoff=0.5)
-        hint = f"; did you mean {folder.parent / nearest[0]}?" if nearest else _tell_suites(folder.parent, suites)
+        nearest = find_nearest(folder.name, suites)
+        hint = f"; did you mean {folder.parent / nearest}?" if nearest else _tell_suites(folder.parent, suites)
         return f"there is no such folder{hint}"
     return f"expected a folder with <check>.yaml files, found none there{_tell_suites(folder, _list_suites(folder))}"
 

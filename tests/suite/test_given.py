@@ -56,7 +56,7 @@ def test_what_no_check_that_would_run_has_is_refused() -> None:
     ("values", "says"),
     [
         ({"system": "rinng"}, "unknown name 'rinng'; did you mean 'ring'"),
-        ({"model": "random:tinny"}, "did you mean random:tiny"),
+        ({"model": "random:tinny"}, "did you mean 'random:tiny'"),
         ({"model": "smolm2"}, "did you mean 'smollm2'"),
         ({"model": "./no/such/folder"}, "there is no folder"),
     ],

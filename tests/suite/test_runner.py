@@ -218,7 +218,7 @@ def test_a_suite_without_params_or_with_unknown_checks_is_refused(tmp_path: Path
         read_suite(tmp_path)
     with pytest.raises(RunnerError, match=r"there is no such folder; did you mean .*/suite\?"):
         read_suite(tmp_path / "suit")
-    with pytest.raises(RunnerError, match=r"there is no such file; did you mean logits\.yaml\?"):
+    with pytest.raises(RunnerError, match=r"there is no such file; did you mean 'logits\.yaml'\?"):
         read_suite(suite / "logit.yaml")
     with pytest.raises(RunnerError, match="--only names pci; it has logits"):
         read_suite(suite, ["pci"])
