@@ -7,7 +7,7 @@ from html import escape
 
 from djinn_checks.outcome import Status, format_quantity
 from djinn_checks.report.page import render_page
-from djinn_checks.report.suite.changes import Shift
+from djinn_checks.report.suite.changes import LEAST_SIDE, Shift
 from djinn_checks.report.suite.history import WHOLE, History, Point, Series, tell_differences
 from djinn_checks.report.suite.history_plots import plot_run
 from djinn_checks.report.tables import Html, fold, render_quantity, render_table, status_chip
@@ -59,7 +59,8 @@ def summarize_history(history: History) -> list[str]:
     return [
         f"{format_count(len(points), 'outcome')} in {format_count(len(folders), 'folder')} of "
         f"{format_count(len(history.machines), 'machine')}{when}.",
-        f"{format_count(len(rows), 'series')}, {history.tested} of them with runs enough and figures that differ.",
+        f"{format_count(len(rows), 'series')}, {history.tested} of them with the {2 * LEAST_SIDE} runs that a mark "
+        "takes at least, and figures that differ.",
         f"{format_count(marks, 'marked change')}{f', {worse} for the worse' if worse else ''}; "
         f"{format_count(len(history.flaky), 'flaky row')}.",
     ]
