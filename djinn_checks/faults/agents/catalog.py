@@ -14,7 +14,7 @@ from djinn_checks.faults.agents import defects
 from djinn_checks.faults.agents import kv_defects as kv
 from djinn_checks.faults.agents import reported_defects as reported
 from djinn_checks.faults.agents.nursery import Defect
-from djinn_checks.faults.agents.runs import run_agents
+from djinn_checks.faults.agents.runs import SLEEP_S, run_agents
 from djinn_checks.faults.base import Doses, Fault
 from djinn_checks.outcome import Outcome
 
@@ -23,8 +23,8 @@ _LIE = "a digest that is computed once and copied along with the bytes' descript
 
 def _fault(*, name: str, caught_by: str, defect: Callable[[float], Defect], breaks: str, modelled_on: str,
            dose: float = 0.0, unit: str = "", smaller: tuple[float, ...] = (), crowd: bool = False,
-           attempts: int = 1, says: str = "", gpu: bool = False) -> Fault:  # fmt: skip
-    run = run_agents(defect, crowd=crowd)
+           attempts: int = 1, says: str = "", gpu: bool = False, sleep_s: float = SLEEP_S) -> Fault:  # fmt: skip
+    run = run_agents(defect, crowd=crowd, sleep_s=sleep_s)
 
     def plant(device: torch.device) -> Outcome:
         return run(dose, device)
@@ -180,7 +180,7 @@ _FAULTS = (
         name="memory_freed_late", caught_by="kv_left_soon", defect=defects.frees_late,
         breaks="The KV's place on the device is given back some time after the swap.",
         modelled_on="memory that waits for a garbage collector",
-        dose=0.75, unit="s", smaller=(0.55, 0.4),
+        dose=0.75, unit="s", smaller=(0.55, 0.4), sleep_s=2.0,  # or a busy machine has it asleep with its memory
     ),
     _fault(
         name="gpu_slow_and_says_fast", caught_by="swap_out_of_ceiling", defect=defects.dawdles,

@@ -27,8 +27,9 @@ _DTYPE = {"cpu": "float32", "cuda": "float16"}
 """What a server computes in, if it is not told otherwise."""
 
 _ALONE: dict[str, Any] = {
-    "prompt_tokens": 112, "new_tokens": 8, "sleep_s": 1.0, "sleeps": 1, "idle_s": 0.5, "agents": 0,
+    "prompt_tokens": 112, "new_tokens": 8, "sleeps": 1, "idle_s": 0.5, "agents": 0,
 }  # fmt: skip
+SLEEP_S = 1.0
 _CROWD: dict[str, Any] = {"agents": 4, "agent_prompt_tokens": 64, "arrival_rate": 5.0, "think_s": [0.3, 0.6]}
 _ANSWER_TOKENS = {"cpu": 8, "cuda": 96}
 """Of an agent in the crowd: long enough for a look at the server's list to fall into its decode."""
@@ -38,18 +39,21 @@ _HOST_GB = {"cpu": 0.1, "cuda": 0.5}
 _SESSION_TOKENS = 512
 
 
-def run_agents(defect: Callable[[float], Defect], *, crowd: bool = False) -> Callable[[float, torch.device], Outcome]:
+def run_agents(
+    defect: Callable[[float], Defect], *, crowd: bool = False, sleep_s: float = SLEEP_S
+) -> Callable[[float, torch.device], Outcome]:
     """Return a function that runs the check against a server with a defect, given its dose.
 
     Args:
         defect: a function at the top of a module: the server's process imports it by its name.
         crowd: whether four agents come after the one that sleeps.
+        sleep_s: how long it sleeps.
     """
     name = f"{defect.__module__}:{defect.__qualname__}"
 
     def run(dose: float, device: torch.device) -> Outcome:
         with tempfile.TemporaryDirectory(prefix="djinn-checks-agents-") as folder:
-            profile = _profile(Path(folder), device, crowd)
+            profile = _profile(Path(folder), device, crowd) | {"sleep_s": sleep_s}
             with nursery().serve(name, dose, _options(profile)) as address:
                 return check_agents(AgentsParams.create(server_address=address, **profile))
 
