@@ -322,6 +322,67 @@ def test_a_weight_that_cannot_be_given_back_is_an_error_and_all_others_are_given
     assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
 
 
+def test_a_decode_that_fails_surfaces_in_the_forward_that_needed_it_and_the_next_one_is_right() -> None:
+    class FailsOnce(PlanesCodec):
+        left = 0
+
+        def decoder(
+            self, encoded: Tensor, plain: Tensor, dtype: torch.dtype, *, landed: Tensor | None = None
+        ) -> Decode:
+            whole = super().decoder(encoded, plain, dtype, landed=landed)
+
+            def decode() -> None:
+                if FailsOnce.left:
+                    FailsOnce.left -= 1
+                    raise CodecError("the decoder is out of sorts")
+                whole()
+
+            return decode
+
+    model = build("llama", torch.bfloat16)
+    expected = logits(model, prompt(9))
+
+    def run_thrice() -> None:
+        assert all(torch.equal(logits(model, prompt(9)), expected) for _ in range(3))
+
+    with stream(model, ring_for(model, 0.7, codec=FailsOnce())):
+        run_thrice()
+        FailsOnce.left = 1
+        with pytest.raises(CopyError, match=r"copy of .* failed: the decoder is out of sorts"):
+            run_thrice()
+        assert all(torch.equal(logits(model, prompt(9)), expected) for _ in range(2))
+
+
+def test_a_copy_that_fails_surfaces_in_the_forward_that_needed_it_and_the_next_one_is_right() -> None:
+    class FailsOnce(HostLink):
+        left = 1
+
+        def run(self, slot: int, work: Callable[[], Any], *, after: int | None) -> None:
+            if slot == 2 and FailsOnce.left:
+                FailsOnce.left -= 1
+                work = _fail
+            super().run(slot, work, after=after)
+
+    class RaisesOnce(HostLink):
+        left = 1
+
+        def copy(self, slot: int, destination: Tensor, source: Tensor, *, after: int | None) -> None:
+            if slot == 2 and RaisesOnce.left:
+                RaisesOnce.left -= 1
+                _fail()
+            super().copy(slot, destination, source, after=after)
+
+    model = build("llama", torch.bfloat16)
+    expected = logits(model, prompt(9))
+    for link in (FailsOnce, RaisesOnce):
+        ring = ring_for(model, 0.7, link_factory=lambda device, slots, link=link: link(slots))
+        with stream(model, ring):
+            failing = stream_of(ring).cut.segments[stream_of(ring).plan.loads[2].segment].name
+            with pytest.raises(CopyError, match=f"copy of '{failing}'.*the cable fell out"):
+                logits(model, prompt(9))
+            assert all(torch.equal(logits(model, prompt(9)), expected) for _ in range(2))
+
+
 class FailingStep:
     """Makes a link or stage of which one step fails when it comes for the third time.
 

@@ -162,7 +162,7 @@ def test_a_real_llama_server_is_judged_by_what_it_shows_and_what_it_cannot_show_
 ) -> None:
     params = AgentsParams.create(
         model="smollm2", device="cpu", dtype="float16", server_address=llama_server.address, adapter="slot",
-        prompt_tokens=150, new_tokens=8, sleep_s=2.0, sleeps=1, agents=0,
+        prompt_tokens=300, new_tokens=8, sleep_s=2.0, sleeps=1, agents=0,
     )  # fmt: skip
     outcome = check_agents(params)
     found = {criterion.name: criterion.status for criterion in outcome.criteria}

@@ -281,19 +281,19 @@ def test_there_are_thirty_different_prompts_and_any_number_of_them_spans_the_len
         assert (chosen[0], chosen[-1]) == (PROMPTS[0], PROMPTS[-1])
 
 
-@pytest.mark.parametrize(("dtype", "tokens"), [("float32", 512), ("bfloat16", 64)])  # bfloat16 is slow on a CPU
+@pytest.mark.parametrize(("dtype", "tokens"), [("float32", 512), ("bfloat16", 128)])  # bfloat16 is slow on a CPU
 def test_a_trained_model_through_a_ring_of_a_quarter_of_its_bytes_is_bit_equal(
     dtype: str, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()  # the real model, not the fake of this file
     chosen = params(
-        model="smollm2", dtype=dtype, prompts=1, decode_tokens=2, passes=3, budget_gb=None, budget_fraction=0.25,
+        model="smollm2", dtype=dtype, prompts=2, decode_tokens=2, passes=3, budget_gb=None, budget_fraction=0.25,
         max_prompt_tokens=tokens,
     )  # fmt: skip
     outcome = check_logits(chosen)
     assert outcome.status is Status.PASS, outcome.summary
     assert all(row.status in (Status.PASS, Status.SKIP) for row in outcome.criteria if row.required)
-    forwards = (1 + 1) * (1 + 2)  # one prompt of each pass never came before
+    forwards = (2 + 1) * (1 + 2)  # one prompt of each pass never came before
     for row in outcome.measurements["passes"]:
         assert row["forwards"] == forwards
         assert row["unequal_elements"] == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -111,6 +112,15 @@ def test_when_the_last_host_is_gone_the_rest_says_so(tmp_path: Path) -> None:
     assert failure(results["logits-b"])[0] == "NoHost"
 
 
+@pytest.fixture
+def heeded_sigint() -> Iterator[None]:
+    """Ctrl-C raises here, also where the tests were started with it ignored, as a shell does in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded_sigint")
 def test_ctrl_c_ends_what_runs_everywhere_and_keeps_what_is_finished(tmp_path: Path) -> None:
     jobs = suite(tmp_path, "logits-a", "logits-b", "logits-c")
     made = remotes(jobs, tmp_path)
