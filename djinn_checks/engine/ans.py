@@ -37,7 +37,7 @@ class AnsCodec:
     """nvCOMP's ANS codec on one device.
 
     Attributes:
-        stream: what it encodes and decodes on.
+        stream: what it encodes on.
         settings: the library's version and the size of a chunk.
     """
 
@@ -113,12 +113,12 @@ class AnsCodec:
         )
         temp = self._share_scratch(temp_bytes.value)
         given, lengths_at, sizes_at, places, came, said = (_at(row) for row in table)
-        self.stream.wait_stream(torch.cuda.current_stream(self._device))  # which filled the table
         held = (table, source, plain, temp)
         work = (given, lengths_at, sizes_at, came, count, _at(temp), _size(temp.numel()), places, options, said)
 
         def decode(keep: Any = held) -> None:
-            self._call("nvcompBatchedANSDecompressAsync", *work, self._handle)
+            stream = torch.cuda.current_stream(self._device).cuda_stream
+            self._call("nvcompBatchedANSDecompressAsync", *work, ctypes.c_void_p(stream))
 
         return decode
 
@@ -141,7 +141,7 @@ class AnsCodec:
         return self._on_device([memory.data_ptr() + chunk * step for chunk in range(count)])
 
     def _share_scratch(self, nbytes: int) -> Tensor:
-        """Return memory that all decodes may use, as they follow each other on one stream."""
+        """Return memory that all decodes may use, as they follow each other."""
         if self._scratch.numel() < nbytes:
             self._scratch = self._empty(nbytes)
         return self._scratch

@@ -2,7 +2,7 @@
 
 A codec never loses a bit, so what it is told about a data type is a hint. Encoding happens once, when the weights are
 read. Decoding happens in every forward: between the place where the encoded bytes land and the one where the weights
-are used, on a stream of its own, without the host waiting for anything.
+are used, without the host waiting for anything.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 Decode = Callable[[], None]
-"""Decodes from one fixed place into another one: at once on a CPU, enqueued on the codec's stream on CUDA."""
+"""Decodes from one fixed place into another one: at once on a CPU, enqueued on the current stream on CUDA."""
 
 
 class Codec(Protocol):
@@ -30,7 +30,7 @@ class Codec(Protocol):
 
     @property
     def stream(self) -> torch.cuda.Stream | None:
-        """The CUDA stream that it works on; None on a CPU."""
+        """The CUDA stream that it encodes on; None on a CPU."""
         ...
 
     def encode(self, plain: Tensor, dtype: torch.dtype) -> Tensor:
@@ -44,6 +44,8 @@ class Codec(Protocol):
 
     def decoder(self, encoded: Tensor, plain: Tensor, dtype: torch.dtype, *, landed: Tensor | None = None) -> Decode:
         """Prepare to decode, time and again. It may wait for the device; what it returns does not.
+
+        Decodes of one codec share memory: each has to follow the one before.
 
         Args:
             encoded: what `encode` returned, on any device.

@@ -2,8 +2,8 @@
 
 The machine in small: one link that copies one segment after the other, one computation that takes the
 points in order, and the two rules of the ring. A copy waits until the bytes that it overwrites have been used,
-a point waits for its copy. Where segments travel encoded, one decoder stands between the two: what uses a copy is the
-decode, and what a point waits for. What lies between two forwards (sampling, the host) is one measured gap.
+a point waits for its copy. Where segments travel encoded, what uses a copy is its decode, which the computation does
+first. What lies between two forwards (sampling, the host) is one measured gap.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def predict_seconds_per_pass(plan: Plan, cut: Cut, pace: Pace) -> float:
         for point, compute_s in enumerate(pace.compute_s):
             number = cycle * len(loads) + load_of_point[point] if loads and point in load_of_point else None
             if number is not None:
-                now = max(now, belt.arrival_s(number))
+                now = belt.decode(number, now)
             now += compute_s
             if number is not None:
                 belt.used[number] = now
@@ -92,7 +92,7 @@ def predict_seconds_per_pass(plan: Plan, cut: Cut, pace: Pace) -> float:
 
 
 class _Belt:
-    """The link, and the decoder behind it if segments are encoded; all times since the start, by number of load.
+    """The link; all times since the start, by number of load.
 
     Attributes:
         used: when the bytes of each load were free again; until its point has run, when they arrived.
@@ -101,30 +101,38 @@ class _Belt:
     def __init__(self, plan: Plan, pace: Pace) -> None:
         self._plan, self._pace = plan, pace
         self.used: list[float] = []
+        self._landed: list[float] = []
         self._decoded: list[float] = []
         self._copied = 0.0
 
-    def arrival_s(self, number: int) -> float:
-        """Return when a load is in its place, all loads before the last one having been used."""
-        while len(self.used) <= number:
-            self.used.append(self._next())
-        return self.used[number]
-
-    def _next(self) -> float:
-        number, plan = len(self.used), self._plan
-        slot = number % len(plan.loads)
-        load = plan.loads[slot]
-        place_free = _at(self.used, number - load.blocker_distance)
-        if not plan.landings:
-            self._copied = max(self._copied, place_free) + self._pace.copy_s(load.nbytes)
-            return self._copied
-        landing, landed = plan.landings[slot], 0.0
-        if landing is not None:
-            landing_free = _at(self._decoded, number - landing.blocker_distance)
-            self._copied = landed = max(self._copied, landing_free) + self._pace.copy_s(landing.nbytes)
-        before = self._decoded[-1] if self._decoded else 0.0
-        self._decoded.append(max(landed, place_free, before) + self._pace.decode_s(load.nbytes))
+    def decode(self, number: int, now: float) -> float:
+        """Return when a load is in its place, decoded if it travels encoded. All loads before it have been used."""
+        if not self._plan.landings:
+            while len(self.used) <= number:
+                self.used.append(self._copy_straight())
+            return max(now, self.used[number])
+        while len(self._landed) <= number:
+            self._landed.append(self._copy_encoded())
+        nbytes = self._plan.loads[number % len(self._plan.loads)].nbytes
+        self._decoded.append(max(now, self._landed[number]) + self._pace.decode_s(nbytes))
+        self.used.append(self._decoded[-1])
         return self._decoded[-1]
+
+    def _copy_straight(self) -> float:
+        number, plan = len(self.used), self._plan
+        load = plan.loads[number % len(plan.loads)]
+        place_free = _at(self.used, number - load.blocker_distance)
+        self._copied = max(self._copied, place_free) + self._pace.copy_s(load.nbytes)
+        return self._copied
+
+    def _copy_encoded(self) -> float:
+        number, plan = len(self._landed), self._plan
+        landing = plan.landings[number % len(plan.loads)]
+        if landing is None:
+            return 0.0
+        landing_free = _at(self._decoded, number - landing.blocker_distance)
+        self._copied = max(self._copied, landing_free) + self._pace.copy_s(landing.nbytes)
+        return self._copied
 
 
 def _at(times: Sequence[float], number: int) -> float:

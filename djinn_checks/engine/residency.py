@@ -8,10 +8,10 @@ that parameters are bound to memory once, and that the hot path only orders copi
 Resident blocks are spread evenly among the streamed ones. If they ran one after the other, the link would
 stand idle while they compute.
 
-Segments that travel encoded land first, in a zone after the ring, and are decoded from there into their places. Copies
-run ahead into the zone, where a segment takes less room than in the ring. So the ring is no larger than it must be,
-and the zone gets the rest. Blocks may stay on the device encoded, too: more of them fit, and each costs a decode in
-every pass.
+Segments that travel encoded land first, in a zone after the ring, and are decoded from there into their places when
+they are used. Copies run ahead into the zone, where a segment takes less room than in the ring. So the ring holds one
+segment, and the zone gets the rest. Blocks may stay on the device encoded, too: more of them fit, and each costs a
+decode in every pass.
 """
 
 from __future__ import annotations
@@ -72,7 +72,13 @@ class _Choice:
     def needed_bytes(self) -> int:
         """The least device memory for it: a copy can run ahead only if any two segments have room side by side."""
         held = sum(self.nbytes(self.resident)) + self.encoded_bytes
-        return held + _two_largest(self.nbytes(self.loaded)) + _two_largest(self.landing_sizes.values())
+        return held + self.least_ring_bytes + _two_largest(self.landing_sizes.values())
+
+    @property
+    def least_ring_bytes(self) -> int:
+        """Two segments that are copied straight into their places; or one, decoded when it is used."""
+        sizes = self.nbytes(self.loaded)
+        return max(sizes) if self.decodes else _two_largest(sizes)
 
 
 def plan_residency(
@@ -183,7 +189,8 @@ def _whole_rooms(nbytes: int) -> int:
 
 def _too_small(choice: _Choice, capacity_bytes: int, resident_blocks: int | None) -> str:
     segments: list[Segment] = [choice.cut.segments[i] for i in choice.loaded]
-    largest = sorted(segments, key=lambda segment: -segment.nbytes)[:2]
+    largest = sorted(segments, key=lambda segment: -segment.nbytes)[: 1 if choice.decodes else 2]
+    layers = "largest layer" if choice.decodes else "two largest layers"
     names = " + ".join(f"{segment.name} ({format_bytes(segment.nbytes)})" for segment in largest)
     held = format_bytes(sum(choice.nbytes(choice.resident)) + choice.encoded_bytes)
     landing = _two_largest(choice.landing_sizes.values())
@@ -191,7 +198,7 @@ def _too_small(choice: _Choice, capacity_bytes: int, resident_blocks: int | None
     asked = "" if resident_blocks is None else f" ({resident_blocks} blocks among it, as asked)"
     needed = choice.needed_bytes
     return (
-        f"a device budget of {capacity_bytes:,} bytes is too small: the ring must hold its two largest layers, "
+        f"a device budget of {capacity_bytes:,} bytes is too small: the ring must hold its {layers}, "
         f"{names}, beside {held} that stays resident{asked}{zone}; "
         f"give at least {needed:,} bytes ({needed / choice.cut.nbytes:.1%} of the model)"
     )
@@ -214,7 +221,7 @@ def _build(choice: _Choice, capacity_bytes: int) -> Plan:
     room = capacity_bytes - held - choice.encoded_bytes if sizes else 0
     landing_bytes, landings = 0, tuple[Landing | None, ...]()
     if choice.decodes:
-        ring_bytes = _two_largest(dict(sizes).values())
+        ring_bytes = choice.least_ring_bytes
         landing_bytes, landings = _lay_out_landings(choice, sequence, room - ring_bytes)
     else:
         ring_bytes = _best_ring(sizes, room)

@@ -1,6 +1,6 @@
 """How segments get to their places: straight over the link, or encoded, by way of a landing zone.
 
-A route issues whatever may be issued: each step as soon as the bytes that it overwrites have been used. On CUDA the
+A route issues whatever copy may be issued: each as soon as the bytes that it overwrites have been used. On CUDA the
 order is kept by events between streams and the host waits for none of them. What fails belongs to the forward that
 needs those bytes, and is raised there.
 """
@@ -104,8 +104,10 @@ class DirectRoute:
 class DecodingRoute:
     """A copy of encoded bytes to where they land, and a decode from there into the load's place.
 
-    The link is followed by a stage that decodes. What uses the link's copies is the stage, so it is the stage that
-    waits for them and marks them used; the computation waits for the stage.
+    Copies run ahead into the landing zone. A decode is given when its load is used, to a stage that runs it on the
+    stream of the computation: while another stream waits for a copy beside that of the computation, a GPU may read up
+    to 2.5 GB/s of host memory for nothing (`docs/engine.md`). What uses the link's copies is the stage, so it is the
+    stage that waits for them and marks them used.
     """
 
     def __init__(
@@ -129,20 +131,21 @@ class DecodingRoute:
         self._loads, self._landings = plan.loads, plan.landings
         self._link, self.stage, self._told = link, stage, copied
         self._zone, self._hosts, self._decoders = landings, hosts, decoders
-        self._copied = self._decoded = 0  # steps given to the link and to the stage
+        self._copied = self._decoded = 0  # steps given to the link and to the stage, or left out
+        self._used = 0
         self._failed: dict[int, Exception] = {}
-        self._awaited: set[int] = set()
 
     def advance(self, used: int) -> None:
-        while self._copy_next(used) or self._decode_next(used):
+        self._used = used
+        while self._copy_next():
             pass
 
-    def _copy_next(self, used: int) -> bool:
+    def _copy_next(self) -> bool:
         """Copy if the bytes that were there have been given to a decode, and say whether it was so."""
         count = len(self._loads)
         slot = self._copied % count
         landing, zone, host = self._landings[slot], self._zone[slot], self._hosts[slot]
-        if self._copied >= used + count:
+        if self._copied >= self._used + count:
             return False
         if landing is None or zone is None or host is None:
             self._copied += 1
@@ -160,24 +163,23 @@ class DecodingRoute:
         self._told(host.numel())
         return True
 
-    def _decode_next(self, used: int) -> bool:
-        """Decode if the place has been used, and say whether it was so."""
-        count = len(self._loads)
-        slot = self._decoded % count
+    def wait(self, slot: int) -> None:
+        if self._decoded <= self._used:
+            self._decode_next(slot)
+        self.stage.wait(slot)
+
+    def _decode_next(self, slot: int) -> None:
+        """Give the stage the decode of the load that is used next, once the computation before it has been enqueued."""
         blocker = self._decoded - self._loads[slot].blocker_distance
-        if self._decoded >= self._copied or blocker >= used:
-            return False
         self._decoded += 1
-        if self._landings[slot] is None:
-            self._failed.pop(slot, None)
-        if slot not in self._failed:
-            try:
-                self.stage.run(slot, lambda: self._decode(slot), after=blocker % count if blocker >= 0 else None)
-            except Exception as error:
-                self._failed[slot] = error
-        if slot in self._failed and self._landings[slot] is not None:
-            self._link.mark(slot)  # no decode will: or the copy that overwrites what has landed waits for ever
-        return True
+        try:
+            if slot in self._failed:
+                raise self._failed.pop(slot)
+            after = blocker % len(self._loads) if blocker >= 0 else None
+            self.stage.run(slot, lambda: self._decode(slot), after=after)
+        except Exception:
+            self._let_go(slot)
+            raise
 
     def _decode(self, slot: int) -> None:
         """Runs in the stage: its stream is the current one, or it is in the stage's thread."""
@@ -190,18 +192,23 @@ class DecodingRoute:
         finally:
             self._link.mark(slot)
 
-    def wait(self, slot: int) -> None:
-        self._awaited.add(slot)
-        if slot in self._failed:
-            raise self._failed.pop(slot)
-        self.stage.wait(slot)
-
     def mark(self, slot: int) -> None:
-        if slot not in self._awaited:  # nobody used it; but a step that is still to come must not be taken for done
-            with contextlib.suppress(Exception):
-                self.stage.wait(slot)
-        self._awaited.discard(slot)
+        if self._decoded <= self._used:
+            self._leave_out(slot)
         self.stage.mark(slot)
+
+    def _leave_out(self, slot: int) -> None:
+        """Take a load for decoded that nobody used; but a copy that is still to come must not be taken for done."""
+        self._decoded += 1
+        if self._failed.pop(slot, None) is None and self._landings[slot] is not None:
+            with contextlib.suppress(Exception):
+                self._link.wait(slot)
+        self._let_go(slot)
+
+    def _let_go(self, slot: int) -> None:
+        """Say that what has landed is used, as no decode will: or the copy that overwrites it waits for ever."""
+        if self._landings[slot] is not None:
+            self._link.mark(slot)
 
     def close(self) -> None:
         self.stage.close()

@@ -35,7 +35,7 @@ class Carriage:
     link_factory: Callable[[torch.device, int], Link]
     """Makes the link from (device, number of loads in the cycle)."""
     stage_factory: Callable[..., Stage]
-    """Makes what decodes, from the same and the CUDA stream `stream=` that the codec works on."""
+    """Makes what decodes, from the same and the CUDA stream `stream=` that it does so on."""
     codec: Codec | None
     """None: weights travel as they are."""
     verify: bool
@@ -188,7 +188,8 @@ class WeightStream:
             _proven(self._encoded.decoder(load.segment, places[slot], landed=landings[slot]), self._proof, slot)
             for slot, load in enumerate(loads)
         ]
-        self.stage = carriage.stage_factory(self._to, len(loads), stream=carriage.codec.stream)
+        computes_on = torch.cuda.current_stream(self._to) if self._to.type == "cuda" else None
+        self.stage = carriage.stage_factory(self._to, len(loads), stream=computes_on)
         return DecodingRoute(
             plan, self.link, self.stage, landings=landings, hosts=hosts, decoders=decoders, copied=self._claim
         )

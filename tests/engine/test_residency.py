@@ -85,23 +85,23 @@ def test_what_lands_encoded_has_its_place_within_the_budget_too(cut: Cut, share:
 def test_a_budget_that_lacks_room_for_what_lands_is_refused_with_the_size_that_would_do() -> None:
     cut = make_cut([10] * 8)
     wire = [6 * ALIGNMENT] * 8
-    with pytest.raises(CapacityError, match=r"and 6.14 kB of encoded bytes that land; give at least 16,384 bytes"):
-        plan_residency(cut, 32 * ALIGNMENT - 1, wire_bytes=wire)
-    plan = plan_residency(cut, 32 * ALIGNMENT, wire_bytes=wire)
-    assert (plan.ring_bytes, plan.landing_bytes) == (20 * ALIGNMENT, 12 * ALIGNMENT)
+    with pytest.raises(CapacityError, match=r"and 6.14 kB of encoded bytes that land; give at least 11,264 bytes"):
+        plan_residency(cut, 22 * ALIGNMENT - 1, wire_bytes=wire)
+    plan = plan_residency(cut, 22 * ALIGNMENT, wire_bytes=wire)
+    assert (plan.ring_bytes, plan.landing_bytes) == (10 * ALIGNMENT, 12 * ALIGNMENT)
 
 
 def test_what_the_ring_does_not_need_goes_to_the_landing_zone_where_copies_run_ahead_cheaper() -> None:
     cut = make_cut([10] * 9)
     plan = plan_residency(cut, 50 * ALIGNMENT, resident_blocks=0, wire_bytes=[6 * ALIGNMENT] * 9)
-    assert plan.ring_bytes == 20 * ALIGNMENT
-    assert {landing.offset for landing in plan.landings if landing} == {place * 6 * ALIGNMENT for place in range(5)}
+    assert plan.ring_bytes == 10 * ALIGNMENT
+    assert {landing.offset for landing in plan.landings if landing} == {place * 6 * ALIGNMENT for place in range(6)}
 
 
 def test_blocks_that_are_encoded_to_nearly_the_same_length_land_in_rooms_of_one_size() -> None:
     cut = make_cut([100] * 12)
     wire = [60 * ALIGNMENT + 16 * (number % 5) for number in range(12)]
-    plan = plan_residency(cut, 390 * ALIGNMENT, resident_blocks=0, wire_bytes=wire)
+    plan = plan_residency(cut, 290 * ALIGNMENT, resident_blocks=0, wire_bytes=wire)
     assert len({landing.offset for landing in plan.landings if landing}) == 3
     assert min(landing.blocker_distance for landing in plan.landings if landing) == 3
 
@@ -134,17 +134,17 @@ def test_blocks_that_stay_encoded_fit_the_budget_and_do_not_travel(
 def test_the_fewest_bytes_travel_if_blocks_stay_encoded_and_no_more_of_them_than_it_takes() -> None:
     cut = make_cut([10] * 12)
     wire = [6 * ALIGNMENT] * 12
-    plain = plan_residency(cut, 80 * ALIGNMENT, wire_bytes=wire)
-    plan = plan_fewest_bytes(cut, 80 * ALIGNMENT, wire_bytes=wire)
+    plain = plan_residency(cut, 70 * ALIGNMENT, wire_bytes=wire)
+    plan = plan_fewest_bytes(cut, 70 * ALIGNMENT, wire_bytes=wire)
     assert plain.bytes_per_pass == 8 * 6 * ALIGNMENT  # 48 units hold four blocks
     assert plan.bytes_per_pass == 4 * 6 * ALIGNMENT  # or eight that are encoded
     assert len(plan.stays_encoded) == 8
-    assert plan_fewest_bytes(cut, 80 * ALIGNMENT) == plan_residency(cut, 80 * ALIGNMENT)
+    assert plan_fewest_bytes(cut, 70 * ALIGNMENT) == plan_residency(cut, 70 * ALIGNMENT)
     roomy = plan_fewest_bytes(cut, 96 * ALIGNMENT, wire_bytes=wire)
     assert roomy.bytes_per_pass == 0
-    assert len(roomy.stays_encoded) == 11  # 20 units of ring, eleven blocks of 6, and one of 10 as it is
-    assert len(roomy.resident) == 1
-    assert roomy.device_bytes == 96 * ALIGNMENT
+    assert len(roomy.stays_encoded) == 9  # 10 units of ring, nine blocks of 6, and three of 10 as they are
+    assert len(roomy.resident) == 3
+    assert roomy.device_bytes == 94 * ALIGNMENT
 
 
 @given(count=st.integers(0, 80), total=st.integers(1, 80))

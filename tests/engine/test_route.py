@@ -133,7 +133,8 @@ def test_a_decode_that_does_not_wait_for_its_copy_is_seen(monkeypatch: pytest.Mo
 
 
 def test_copies_run_ahead_into_the_landing_zone_while_no_load_has_been_used() -> None:
-    plan = make_plan([8] * 12, [], 0.5, 0.0)
+    cut = make_cut([8] * 12)
+    plan = plan_residency(cut, 28 * ALIGNMENT, resident_blocks=0, wire_bytes=[4 * ALIGNMENT] * 12)
     streams, count = Streams(), len(plan.loads)
     link, stage = StreamLink(streams, "link", count), StreamLink(streams, "stage", count)
     copied: list[int] = []
@@ -144,5 +145,5 @@ def test_copies_run_ahead_into_the_landing_zone_while_no_load_has_been_used() ->
     )
     route.advance(0)
     slots = plan.landing_bytes // landings[0].numel()
-    assert len(copied) == 2 + slots  # two decoded into the ring, and a zone full of others behind them
+    assert len(copied) == slots == 5
     assert copied == list(plan.wire_sizes[: len(copied)])
