@@ -44,6 +44,10 @@ _SAME_READER = 0.1
 FETCHED_TWICE = 0.05
 """What kernels that read in place may fetch beyond what they use, as a share of it: a line that their caches lose
 before all of it was used comes again. cuBLAS at batch 1 fetched 1.34 to 1.36 % more than a 7B has (H200)."""
+READ_BY_WAITS = 2.6e9
+"""Bytes a second that a GPU reads of host memory, at most, while three streams and more wait for an event at a time:
+its host engines go from one blocked channel to the next. 0.1 to 2.54 GB/s on an H200 (driver 580.159, CUDA 13.0), by
+requests of 30 to 215 bytes, so the law counts them as payload (`findings/cuda-waiting-streams-read-host-memory.sh`)."""
 _EXPLAINED = 1.05 * MOST_SENT_OF_RECEIVED
 """With what readings that are not quite of one instant may add."""
 

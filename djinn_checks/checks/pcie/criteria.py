@@ -17,7 +17,7 @@ from djinn_checks.checks.pcie.evidence import HOST_MEMORY, MOST_OF_CEILING, PCIE
 from djinn_checks.checks.pcie.instrument_criteria import find_doubt, judge_instruments
 from djinn_checks.checks.pcie.link_trouble import explain_slow_windows
 from djinn_checks.checks.pcie.weight_criteria import judge_weights
-from djinn_checks.instruments.payload import FETCHED_TWICE
+from djinn_checks.instruments.payload import FETCHED_TWICE, READ_BY_WAITS
 from djinn_checks.outcome import Criterion, Row
 from djinn_checks.units import GB, MB, format_bytes, format_seconds
 
@@ -184,7 +184,7 @@ def _claimed_vs_counted(evidence: PcieEvidence, doubt: str) -> Criterion:
     counted, reader = evidence.counted_bytes, evidence.reader
     said = f"claimed {format_bytes(evidence.claimed_bytes)}, counted {format_bytes(counted)}"
     difference = _difference(evidence.claimed_bytes, counted, evidence)
-    ambiguous = _is_ambiguous(evidence, difference)
+    ambiguous = _is_ambiguous(evidence, difference) or _may_be_waits(evidence, evidence.claimed_bytes)
     how = "the requests' and answers' own bytes taken off, which known copies prove"
     if evidence.counter is not None and not evidence.counter.by_law:
         how = f"wire bytes over the ratio of known copies ({evidence.counter.reason})"
@@ -221,6 +221,21 @@ def _is_ambiguous(evidence: PcieEvidence, difference: float | None) -> str:
     return (
         f"claimed {format_bytes(evidence.claimed_bytes)}, and {format_bytes(bounds.least)} to "
         f"{format_bytes(bounds.most)} were read: {why}"
+    )
+
+
+def _may_be_waits(evidence: PcieEvidence, said: float) -> str:
+    """Return why more may have been counted than was said and moved: streams that wait make a GPU read, too."""
+    counted = evidence.counted_bytes
+    if counted is None or evidence.link.subject != PCIE:
+        return ""
+    more_per_s = (counted - said) / evidence.duration_s
+    if 1 - said / max(counted, 1.0) <= _allow(evidence, said, counted) or more_per_s > READ_BY_WAITS:
+        return ""
+    return (
+        f"{format_bytes(more_per_s)} a second more were counted than {format_bytes(said)}: a GPU reads up to "
+        f"{format_bytes(READ_BY_WAITS)} a second of host memory while three streams and more wait for events at a "
+        "time; let fewer of them wait, and what is left is the system's"
     )
 
 
@@ -312,4 +327,9 @@ def _host_memory(evidence: PcieEvidence) -> Criterion:
 def _windows(evidence: PcieEvidence) -> str:
     rates = evidence.window_rates
     count = 0 if rates is None else len(rates)
-    return f"{count:,} windows of {evidence.params.window_ms:g} ms over {evidence.duration_s:.1f} s"
+    said = f"{count:,} windows of {evidence.params.window_ms:g} ms over {evidence.duration_s:.1f} s"
+    stretches = evidence.run.stretches if evidence.run is not None else ()
+    if len(stretches) < 2:
+        return said
+    shares = ", ".join("unknown" if share is None else f"{share:.1%}" for share in stretches)
+    return f"{said}, the best of {len(stretches)} stretches of decoding: full were {shares} of their windows"

@@ -72,6 +72,19 @@ def test_a_claim_must_lie_within_one_percent_of_the_count(factor: float, status:
     assert statuses(make_evidence(claimed_bytes=int(CLAIMED_BYTES * factor)))["claimed_vs_counted"] is status
 
 
+@pytest.mark.parametrize(
+    ("more_per_s", "status"),
+    [(0.4e9, Status.PASS), (0.7e9, Status.INCONCLUSIVE), (2.5e9, Status.INCONCLUSIVE), (2.7e9, Status.FAIL)],
+)
+def test_what_waiting_streams_may_have_read_beside_the_claim_is_left_open(more_per_s: float, status: Status) -> None:
+    found = make_evidence()
+    assert found.counted_bytes is not None
+    found = replace(found, claimed_bytes=int(found.counted_bytes - more_per_s * found.duration_s))
+    row = judged(found)["claimed_vs_counted"]
+    assert row.status is status
+    assert ("three streams and more wait" in row.reason) == (status is Status.INCONCLUSIVE)
+
+
 def test_more_resident_than_the_budget_allows_is_seen_though_the_plan_admits_it() -> None:
     found = make_evidence(make_series(0.5 * CEILING), claimed_bytes=CLAIMED_BYTES // 2)
     assert found.run is not None
