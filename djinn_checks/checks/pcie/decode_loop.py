@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +25,11 @@ from djinn_checks.params import PcieParams
 from djinn_checks.systems.base import System
 
 Enter = Callable[[Callable[[], None]], None]
+Fullness = Callable[[float, float], float | None]
+"""From the start and end of a stretch, the share of its windows that were as full as asked; None: another stretch would
+tell no more."""
+MOST_STRETCHES = 3
+"""How often the link may be looked at: who else uses the host's memory or the switch can only make a stretch slower."""
 _REST_S = 0.05
 """Left on a GPU between the last pass and the release of the system's memory: whoever releases pinned memory keeps the
 readings of the counters waiting (200 to 390 ms for 13 GB on an H200), and one has to lie behind the last pass."""
@@ -38,14 +44,19 @@ def run_decode_loop(
     known: KnownWeights | None = None,
     enter: Enter = lambda step: None,
     leave: Callable[[], None] = lambda: None,
+    fullness: Fullness = lambda start_s, end_s: None,
 ) -> DecodeRun:
     """Open the system, warm it up, and decode for `params.duration_s`; at least one pass.
+
+    If fewer windows were full than `params.ceiling_share`, it decodes for as long again, `MOST_STRETCHES` times at the
+    most, and the run is the stretch with the most full windows.
 
     Args:
         progress: called about twice a second, in seconds.
         known: the weights that are looked for in one pass before the start; None: they are not.
         enter: called when all is warm, with a function that decodes one token; what is judged starts when it returns.
         leave: called behind the last pass, while the system still holds its memory.
+        fullness: called behind each stretch.
 
     Raises:
         ModelUnsupportedError: the model keeps no cache, so there is nothing to decode with.
@@ -60,29 +71,64 @@ def run_decode_loop(
         for _ in range(params.warmup_passes):
             loop.step()
         enter(loop.step)
-        claimed = system.claimed_bytes()
-        start, ends, held = _decode(loop, params.duration_s, progress)
-        claimed_after = system.claimed_bytes()
+        stretches = _decode_until_full(system, loop, params, progress, fullness)
         memory.look()
         beside = memory.beside_bytes()
-        timeline: list[dict[str, Any]] = getattr(system, "timeline", list)()
         time.sleep(_REST_S if device.type == "cuda" else 0.0)
         leave()
+    judged = max(stretches, key=lambda stretch: -1.0 if stretch.full is None else stretch.full)
     return DecodeRun(
-        start_s=start,
-        end_s=ends[-1],
-        pass_ends_s=tuple(ends),
+        start_s=judged.start_s,
+        end_s=judged.ends_s[-1],
+        pass_ends_s=tuple(judged.ends_s),
         predicted_bytes=system.predicted_bytes_per_pass(),
-        claimed_bytes=None if claimed is None or claimed_after is None else claimed_after - claimed,
+        claimed_bytes=judged.claimed_bytes,
         witnessed_bytes=_certainly_moved(witnessed, system) if witnessed and device.type == "cpu" else None,
         peak_device_bytes=memory.peak_bytes,
         host_growth_bytes=host.growth_bytes,
         open_s=opened - began,
-        timeline=tuple(timeline),
+        timeline=tuple(judged.timeline),
         seen=compare_weights(known, witnessed) if known else None,
-        held_bytes=min(held) if held else None,
+        held_bytes=min(judged.held) if judged.held else None,
         beside_bytes=beside,
+        stretches=tuple(stretch.full for stretch in stretches),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stretch:
+    """Some seconds of decoding."""
+
+    start_s: float
+    ends_s: list[float]
+    held: list[int]
+    claimed_bytes: int | None
+    timeline: list[dict[str, Any]]
+    full: float | None
+
+
+def _decode_until_full(
+    system: System, loop: _Loop, params: PcieParams, progress: Progress, fullness: Fullness
+) -> list[_Stretch]:
+    stretches: list[_Stretch] = []
+    while True:
+        claimed = system.claimed_bytes()
+        start, ends, held = _decode(loop, params.duration_s, progress)
+        claimed_after = system.claimed_bytes()
+        timeline: list[dict[str, Any]] = getattr(system, "timeline", list)()
+        full = fullness(start, ends[-1])
+        stretches.append(
+            _Stretch(
+                start_s=start,
+                ends_s=ends,
+                held=held,
+                claimed_bytes=None if claimed is None or claimed_after is None else claimed_after - claimed,
+                timeline=timeline,
+                full=full,
+            )
+        )
+        if full is None or full >= params.ceiling_share or len(stretches) == MOST_STRETCHES:
+            return stretches
 
 
 def _decode(loop: _Loop, duration_s: float, progress: Progress) -> tuple[float, list[float], list[int]]:

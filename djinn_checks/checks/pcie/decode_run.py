@@ -48,6 +48,9 @@ class DecodeRun:
     None on a CPU."""
     beside_bytes: int | None = None
     """Device memory that was taken beside the allocator since before the system opened, whoever took it."""
+    stretches: tuple[float | None, ...] = ()
+    """The share of full windows in each stretch of decoding, in order, None if it is not known; the run is the stretch
+    with the most."""
 
     @property
     def seconds_per_pass(self) -> float:

@@ -6,16 +6,17 @@ import contextlib
 import inspect
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from djinn_checks.attention import reproducible_attention
 from djinn_checks.checks.conclude import Facts, conclude, conclude_early
 from djinn_checks.checks.pcie.anatomy import ANATOMY, samples_path
 from djinn_checks.checks.pcie.criteria import judge_vram_limit
-from djinn_checks.checks.pcie.decode_loop import run_decode_loop
+from djinn_checks.checks.pcie.decode_loop import Fullness, run_decode_loop
 from djinn_checks.checks.pcie.decode_run import DecodeRun
 from djinn_checks.checks.pcie.evidence import HOST_MEMORY, PCIE, LinkFacts, PcieEvidence
 from djinn_checks.checks.pcie.weights import KnownWeights, survey_weights
@@ -36,6 +37,10 @@ from djinn_checks.units import GB, MIB, format_bytes
 
 SWEEP_BYTES = tuple(2**power * MIB for power in range(10))
 """1 to 512 MiB."""
+_RESTS = 0.5
+"""Of the ceiling: a window with less is one in which the link rested, which no neighbour of a virtual machine does."""
+_MOST_LOST = 0.05
+"""Of the windows, before nothing can be said of the others."""
 
 
 def check_stream(
@@ -123,22 +128,44 @@ def _measure_on_gpu(
         sizes = SWEEP_BYTES if params.sweep else ()
         sweep = [*sweep_chunks(device, sizes, pinned=True), *sweep_chunks(device, sizes, pinned=False)]
         release_memory(device)
-        run = run_decode_loop(system, params, device, progress, known=known)
+        link = LinkFacts(
+            subject=PCIE,
+            ceiling_bytes_per_s=before.bytes_per_s,
+            ceilings=(before, *others),
+            sweep=tuple(sweep),
+            preflight=preflight,
+            calibration=calibration,
+            reasons=tuple(reasons),
+        )
+        fullness = _fullness(params, link, sampler.read)
+        run = run_decode_loop(system, params, device, progress, known=known, fullness=fullness)
         release_memory(device)
         after = measure_ceiling(device)
         series, health = sampler.read(), sampler.read_health()
-    link = LinkFacts(
-        subject=PCIE,
-        ceiling_bytes_per_s=max(before.bytes_per_s, after.bytes_per_s),
-        ceilings=(before, *others),
-        ceiling_after=after,
-        sweep=tuple(sweep),
-        preflight=preflight,
-        calibration=calibration,
-        health=health,
-        reasons=tuple(reasons),
-    )
+    ceiling = max(before.bytes_per_s, after.bytes_per_s)
+    link = replace(link, ceiling_bytes_per_s=ceiling, ceiling_after=after, health=health)
     return _evidence(params, link, link.fit(series) if series else None, run)
+
+
+def _fullness(params: PcieParams, link: LinkFacts, read: Callable[[], CounterSeries | None]) -> Fullness:
+    """Return what tells how many windows were full, where the link never rested and was slower all the same."""
+
+    def share(start_s: float, end_s: float) -> float | None:
+        series = read()
+        if series is None:
+            return None
+        seen = PcieEvidence(
+            params=params, link=link, series=link.fit(series), start_s=start_s, end_s=end_s, claimed_bytes=None
+        )
+        rates = seen.window_rates
+        known = rates[~np.isnan(rates)] if rates is not None else np.zeros(0)
+        if rates is None or not len(rates) or len(known) < (1 - _MOST_LOST) * len(rates):
+            return None
+        rested = np.mean(known < _RESTS * link.ceiling_bytes_per_s)
+        full = np.mean(known >= params.ceiling_fraction * link.ceiling_bytes_per_s)
+        return None if rested > 1 - params.ceiling_share else float(full)
+
+    return share
 
 
 def _measure_on_host(

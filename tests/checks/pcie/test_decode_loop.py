@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from djinn_checks.checks.pcie.decode_loop import _certainly_moved
+from djinn_checks.checks.pcie.criteria import judge_evidence
+from djinn_checks.checks.pcie.decode_loop import _certainly_moved, run_decode_loop
+from djinn_checks.checks.pcie.one_gpu import _fullness
+from djinn_checks.checks.settle import no_progress
+from djinn_checks.faults.pcie.traffic import CEILING, make_evidence, make_series
+from djinn_checks.models.open import open_model
+from djinn_checks.params import PcieParams
+from djinn_checks.systems.ring import RingSystem
 
 
 @pytest.mark.parametrize(
@@ -26,3 +35,56 @@ def test_weights_that_were_not_seen_are_never_taken_for_weights_that_did_not_mov
     system: Any = SimpleNamespace(model=SimpleNamespace(weight_bytes=100), budget_bytes=50)
     seen: Any = SimpleNamespace(used_bytes=used, moved_bytes_lower_bound=moved)
     assert _certainly_moved(seen, system) == expected
+
+
+@pytest.mark.parametrize(
+    ("found", "judged"),
+    [
+        ([0.99], 0),
+        ([None], 0),
+        ([0.6, 0.97], 1),
+        ([0.6, 0.94, 0.8], 1),
+        ([0.6, None], 0),
+    ],
+)
+def test_a_link_that_was_not_full_is_looked_at_again_and_the_fullest_stretch_is_judged(
+    found: list[float | None], judged: int
+) -> None:
+    device = torch.device("cpu")
+    model = open_model("random:tiny", dtype=torch.float32, device=device)
+    params = PcieParams.create(model="random:tiny", device="cpu").model_copy(update={"duration_s": 0.05})
+    spans: list[tuple[float, float]] = []
+
+    def fullness(start_s: float, end_s: float) -> float | None:
+        spans.append((start_s, end_s))
+        return found[len(spans) - 1]
+
+    system = RingSystem(model, device=device, budget_bytes=int(0.6 * model.weight_bytes))
+    run = run_decode_loop(system, params, device, no_progress, fullness=fullness)
+    assert run.stretches == tuple(found)
+    assert (run.start_s, run.end_s) == spans[judged]
+    assert run.predicted_bytes is not None
+    assert run.claimed_bytes == len(run.pass_ends_s) * run.predicted_bytes
+    assert {row["compute_end_s"] <= run.end_s for row in run.timeline} == {True}
+
+
+@pytest.mark.parametrize(
+    ("rate", "share"),
+    [(CEILING, 1.0), (0.85 * CEILING, 0.0), (0.3 * CEILING, None)],
+    ids=["full", "slower all the time", "with rests"],
+)
+def test_a_link_that_rests_is_not_looked_at_again(rate: float, share: float | None) -> None:
+    evidence = make_evidence(make_series(rate))
+    look = _fullness(evidence.params, evidence.link, lambda: evidence.series)
+    assert look(evidence.start_s, evidence.end_s) == share
+
+
+def test_rows_about_windows_say_that_they_are_of_the_best_of_several_stretches() -> None:
+    found = make_evidence()
+    assert found.run is not None
+    found = replace(found, run=replace(found.run, stretches=(0.645, 1.0)))
+    rows = {row.name: row for row in judge_evidence(found)}
+    assert (
+        "the best of 2 stretches of decoding: full were 64.5%, 100.0% of their windows"
+        in rows["rx_of_ceiling"].evidence
+    )
