@@ -66,15 +66,12 @@ class CudaProof:
         self._found = torch.zeros_like(self._sums)
         self._wrong = torch.zeros(len(sums), dtype=torch.bool, device=device)
         self._told = torch.zeros(len(sums), dtype=torch.bool, pin_memory=device.type == "cuda")
-        self._poison = torch.zeros(len(sums), dtype=torch.int32, device=device)
-        self._all_bits = torch.full((), -1, dtype=torch.int32, device=device)
 
     def prove(self, slot: int) -> None:
-        wrong, poison = self._wrong[slot], self._poison[slot]
+        wrong = self._wrong[slot]
         checksum(self._places[slot], out=self._found[slot])
         torch.ne(self._found[slot], self._sums[slot], out=wrong)
-        torch.mul(wrong, self._all_bits, out=poison)
-        self._some[slot].bitwise_or_(poison)
+        self._some[slot].masked_fill_(wrong, -1)  # all bits set
         if slot == len(self._places) - 1:
             self._told.copy_(self._wrong, non_blocking=True)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ import torch
 from torch import Tensor
 
 from djinn_checks.attention import reproducible_attention
+from djinn_checks.engine.timeline import TimedCudaLink
 from djinn_checks.models.open import Model, open_model
 from djinn_checks.systems.ring import EncodedRingSystem, RingSystem
 
@@ -20,6 +24,8 @@ pytestmark = pytest.mark.gpu
 
 SHARE = 0.25
 DECODED = 6
+LAYERS = 8
+SLEEP_CYCLES = 80_000_000  # some tens of milliseconds
 systems = pytest.mark.parametrize(
     ("system_class", "dtype"),
     [(RingSystem, torch.float16), (EncodedRingSystem, torch.bfloat16)],
@@ -103,19 +109,32 @@ def test_a_ring_of_a_quarter_of_the_model_is_bit_equal_over_three_passes_within_
         assert peak <= 1.05 * budget + working_set
 
 
+class SlowCudaLink(TimedCudaLink):
+    """Each copy begins some tens of milliseconds late."""
+
+    def run(self, slot: int, work: Callable[[], Any], *, after: int | None) -> None:
+        super().run(slot, lambda: (torch.cuda._sleep(SLEEP_CYCLES), work()), after=after)
+
+
 @systems
 def test_the_host_enqueues_a_forward_without_waiting_for_any_copy(
-    system_class: type[RingSystem], dtype: torch.dtype
+    system_class: type[RingSystem], dtype: torch.dtype, tmp_path: Path
 ) -> None:
+    """Of few layers: after a thousand launches the driver keeps any host waiting, that of a resident model too."""
     needs(system_class)
-    model = open_model("random:llama-2-7b", dtype=dtype, device=cuda())
+    config = json.loads((resources.files("djinn_checks.models") / "shapes" / "llama-2-7b.json").read_text())
+    shape = tmp_path / "config.json"
+    shape.write_text(json.dumps(config | {"num_hidden_layers": LAYERS}))
+    model = open_model(f"random:{shape}", dtype=dtype, device=cuda())
     ids = prompts(model)[0][:, :1]
     module = model.resident(cuda())
     resident_calls = synchronizing_calls(module, ids)
     del module
     gc.collect()
     torch.cuda.empty_cache()
-    with system_class(model, device=cuda(), budget_bytes=int(SHARE * model.weight_bytes)) as system:
+    with system_class(
+        model, device=cuda(), budget_bytes=int(0.5 * model.weight_bytes), resident_blocks=0, link_factory=SlowCudaLink
+    ) as system:
         module = system.open()
         streamed_calls = synchronizing_calls(module, ids)
         enqueue_s, total_s = enqueue_and_total_s(module, ids)
