@@ -21,6 +21,5 @@ def open_in_a_process(cache: str) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DJINN_CHECKS_CACHE", cache)
         patch.setattr(smollm2, "_find_gguf", Path)
-        patch.setattr(smollm2, "_write_model", stub_files)
-        patch.setattr(smollm2, "_write_tokenizer", lambda gguf, folder: None)
+        patch.setattr(smollm2, "_write_files", stub_files)
         return smollm2.smollm2_folder().name
