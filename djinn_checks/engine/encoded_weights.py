@@ -168,6 +168,8 @@ class EncodedWeights:
             CodecError: they are not what was encoded.
         """
         if self._last is None or self._last[0] != segment:
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)  # decodes share memory, and some may be under way
             encoded, name = self[segment], self._cut.segments[segment].name
             plain = torch.empty(self._cut.segments[segment].nbytes, dtype=torch.uint8, device=self._device)
             self._run_now(self.decoder(segment, plain, landed=encoded.data.to(self._device)))

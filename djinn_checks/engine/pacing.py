@@ -111,6 +111,8 @@ class _Belt:
             while len(self.used) <= number:
                 self.used.append(self._copy_straight())
             return max(now, self.used[number])
+        if number < len(self._decoded):  # for its first use
+            return max(now, self._decoded[number])
         while len(self._landed) <= number:
             self._landed.append(self._copy_encoded())
         nbytes = self._plan.loads[number % len(self._plan.loads)].nbytes

@@ -65,6 +65,7 @@ class CudaProof:
         self._sums = torch.tensor(sums, dtype=torch.int64, device=device)
         self._found = torch.zeros_like(self._sums)
         self._wrong = torch.zeros(len(sums), dtype=torch.bool, device=device)
+        self._last = -1  # of the slots that were proved since the host was told
         self._told = torch.zeros(len(sums), dtype=torch.bool, pin_memory=device.type == "cuda")
 
     def prove(self, slot: int) -> None:
@@ -72,8 +73,10 @@ class CudaProof:
         checksum(self._places[slot], out=self._found[slot])
         torch.ne(self._found[slot], self._sums[slot], out=wrong)
         self._some[slot].masked_fill_(wrong, -1)  # all bits set
-        if slot == len(self._places) - 1:
+        ends = slot == len(self._places) - 1
+        if ends or slot <= self._last:  # or a forward was left before its last load
             self._told.copy_(self._wrong, non_blocking=True)
+        self._last = -1 if ends else slot
 
     def known_wrong(self) -> int | None:
         return int(self._told.nonzero()[0]) if self._told.any() else None

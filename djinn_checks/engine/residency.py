@@ -70,7 +70,7 @@ class _Choice:
 
     @property
     def needed_bytes(self) -> int:
-        """The least device memory for it: a copy can run ahead only if any two segments have room side by side."""
+        """The least device memory for it: a copy can run ahead only if any two have room side by side where it goes."""
         held = sum(self.nbytes(self.resident)) + self.encoded_bytes
         return held + self.least_ring_bytes + _two_largest(self.landing_sizes.values())
 
@@ -91,8 +91,9 @@ def plan_residency(
 ) -> Plan:
     """Decide what stays resident within `capacity_bytes` and place the rest in the ring.
 
-    Whatever leaves room for the two largest streamed segments may stay: first the small segments outside
-    the blocks, then the larger ones (embeddings, head), then as many blocks as fit, evenly spread.
+    Whatever leaves room for the two largest streamed segments (encoded: for the largest one, and the two largest as
+    they travel) may stay: first the small segments outside the blocks, then the larger ones (embeddings, head), then as
+    many blocks as fit, evenly spread.
 
     Args:
         capacity_bytes: device memory for resident segments and ring together.
@@ -102,7 +103,7 @@ def plan_residency(
         encoded_blocks: keep so many decoder blocks encoded, beside those that stay as they are.
 
     Raises:
-        CapacityError: the two largest streamed segments do not fit beside what must stay, or the asked
+        CapacityError: those segments do not fit beside what must stay, or the asked
             number of resident blocks does not fit, or is more than there are.
     """
     everything = frozenset(range(len(cut.segments)))

@@ -58,7 +58,7 @@ class WeightRingBuffer:
             folder: with a codec, keep encoded segments there and map them the next time, for as long as the files that
                 the weights come from are the same; None: encode each time.
             link_factory: makes the link from (device, number of copies in the cycle).
-            stage_factory: makes what decodes, from the same and `stream=`, that of the computation.
+            stage_factory: makes what decodes, from the same and `stream=`, the current one when hooks are installed.
 
         Raises:
             CapacityError: `capacity_bytes` is not positive.

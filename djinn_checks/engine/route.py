@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -105,7 +106,7 @@ class DecodingRoute:
     """A copy of encoded bytes to where they land, and a decode from there into the load's place.
 
     Copies run ahead into the landing zone. A decode is given when its load is used, to a stage that runs it on the
-    stream of the computation: while another stream waits for a copy beside that of the computation, a GPU may read up
+    stream that computes: while another stream waits for a copy beside that of the computation, a GPU may read up
     to 2.5 GB/s of host memory for nothing (`docs/engine.md`). What uses the link's copies is the stage, so it is the
     stage that waits for them and marks them used.
     """
@@ -165,51 +166,49 @@ class DecodingRoute:
 
     def wait(self, slot: int) -> None:
         if self._decoded <= self._used:
-            self._decode_next(slot)
+            self._give(slot, self._decoders[slot])
         self.stage.wait(slot)
 
-    def _decode_next(self, slot: int) -> None:
-        """Give the stage the decode of the load that is used next, once the computation before it has been enqueued."""
+    def _give(self, slot: int, decoder: Callable[[], Any]) -> None:
+        """Give the stage the decode of the load that is used next, the computation before it having been enqueued."""
+        if slot in self._failed:
+            raise self._failed.pop(slot)
         blocker = self._decoded - self._loads[slot].blocker_distance
+        after = blocker % len(self._loads) if blocker >= 0 else None
+        self.stage.run(slot, partial(self._decode, slot, decoder), after=after)
         self._decoded += 1
-        try:
-            if slot in self._failed:
-                raise self._failed.pop(slot)
-            after = blocker % len(self._loads) if blocker >= 0 else None
-            self.stage.run(slot, lambda: self._decode(slot), after=after)
-        except Exception:
-            self._let_go(slot)
-            raise
 
-    def _decode(self, slot: int) -> None:
+    def _decode(self, slot: int, decoder: Callable[[], Any]) -> None:
         """Runs in the stage: its stream is the current one, or it is in the stage's thread."""
         if self._landings[slot] is None:
-            self._decoders[slot]()
+            decoder()
             return
         try:
             self._link.wait(slot)
-            self._decoders[slot]()
+            decoder()
         finally:
             self._link.mark(slot)
 
     def mark(self, slot: int) -> None:
-        if self._decoded <= self._used:
-            self._leave_out(slot)
+        if self._decoded <= self._used:  # nobody used it, but a copy that is still to come must not be taken for done
+            try:
+                self._give(slot, _leave_out)
+            except Exception:
+                self._leave_what_failed(slot)
+            with contextlib.suppress(Exception):
+                self.stage.wait(slot)
         self.stage.mark(slot)
 
-    def _leave_out(self, slot: int) -> None:
-        """Take a load for decoded that nobody used; but a copy that is still to come must not be taken for done."""
+    def _leave_what_failed(self, slot: int) -> None:
+        """Take what has landed for used, as no decode will: or the copy that overwrites it waits for ever."""
         self._decoded += 1
-        if self._failed.pop(slot, None) is None and self._landings[slot] is not None:
-            with contextlib.suppress(Exception):
-                self._link.wait(slot)
-        self._let_go(slot)
-
-    def _let_go(self, slot: int) -> None:
-        """Say that what has landed is used, as no decode will: or the copy that overwrites it waits for ever."""
         if self._landings[slot] is not None:
             self._link.mark(slot)
 
     def close(self) -> None:
         self.stage.close()
         self._link.close()
+
+
+def _leave_out() -> None:
+    """Stands in for a decode."""

@@ -134,7 +134,7 @@ class EncodedRingSystem(RingSystem):
         folder: Path | None = None,
         link_factory: Callable[[torch.device, int], Link] = open_timed_link,
     ) -> None:
-        """Plan as `RingSystem` does, for weights that travel as they are: what cannot hold those holds no others.
+        """Plan as `RingSystem` does, for weights that travel as they are: a budget that cannot hold those is refused.
 
         Args:
             verify: hold what was decoded against a sum of what was encoded, in every pass.

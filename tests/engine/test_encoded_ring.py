@@ -515,6 +515,17 @@ def test_the_proof_for_a_gpu_puts_nans_all_over_a_wrong_place_and_tells_which() 
         HostProof(places, sums).prove(1)
 
 
+def test_the_proof_for_a_gpu_tells_of_wrong_bytes_though_no_forward_comes_to_its_last_load() -> None:
+    places = [torch.randn(256).to(torch.bfloat16).view(torch.uint8) for _ in range(3)]
+    proof = CudaProof(places, [int(place.view(torch.int64).sum()) for place in places], [128] * 3)
+    places[1][77] ^= 1
+    for slot in (0, 1):
+        proof.prove(slot)
+    assert proof.known_wrong() is None
+    proof.prove(0)
+    assert proof.known_wrong() == 1
+
+
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_nans_in_any_one_block_or_head_leave_no_logit_a_number(name: str) -> None:
     """As many as the proof for a GPU writes into a wrong place."""

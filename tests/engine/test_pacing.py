@@ -126,3 +126,19 @@ def test_blocks_stay_encoded_where_that_is_predicted_to_be_faster_and_nowhere_el
     chosen = plan_for_pace(CUT, capacity(8), fast, wire_bytes=wire)
     assert chosen.stays_encoded
     assert predict_seconds_per_pass(chosen, CUT, fast) < 0.8 * predict_seconds_per_pass(plain, CUT, fast)
+
+
+def test_a_load_that_two_points_use_is_decoded_once() -> None:
+    cut = make_cut([UNITS] * 8, [UNITS], tied=True)
+    wire = [6 * ALIGNMENT] * len(cut.segments)
+    plan = plan_residency(cut, capacity(3), resident_blocks=0, wire_bytes=wire)
+    assert len(plan.uses) == len(plan.loads) + 1
+    speed = Pace(
+        copy_latency_s=0.0,
+        copy_bytes_per_s=1e3 * RATE,
+        compute_s=(0.001,) * len(cut.points),
+        gap_s=0.0,
+        decode_bytes_per_s=UNITS * ALIGNMENT / 0.02,
+    )
+    wanted = len(plan.loads) * 0.02 + len(cut.points) * 0.001
+    assert predict_seconds_per_pass(plan, cut, speed) == pytest.approx(wanted, rel=0.01)
