@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from djinn_checks.checks.pcie.decode_run import DecodeRun
-from djinn_checks.checks.pcie.evidence import HOST_MEMORY, REPLAY, LinkFacts, PcieEvidence
+from djinn_checks.checks.pcie.evidence import HOST_MEMORY, PCIE, REPLAY, LinkFacts, PcieEvidence
 from djinn_checks.errors import InstrumentError, ParamsError
 from djinn_checks.instruments.calibration import Calibration
 from djinn_checks.instruments.counters import RATE_SOURCES
@@ -64,6 +64,7 @@ def read_recorded(params: Mapping[str, Any], found: pcie.PcieMeasurements, trace
         raise ValueError("it does not say when, or how calibrated, the readings were taken")
     facts = LinkFacts(
         subject=REPLAY,  # its other rows are about ceilings whose instants are not written down
+        recorded=link["subject"] == PCIE,
         ceiling_bytes_per_s=float(link["ceiling_bytes_per_s"]),
         calibration=Calibration(**link["calibration"]),
     )

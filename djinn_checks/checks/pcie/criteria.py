@@ -184,7 +184,7 @@ def _claimed_vs_counted(evidence: PcieEvidence, doubt: str) -> Criterion:
     counted, reader = evidence.counted_bytes, evidence.reader
     said = f"claimed {format_bytes(evidence.claimed_bytes)}, counted {format_bytes(counted)}"
     difference = _difference(evidence.claimed_bytes, counted, evidence)
-    ambiguous = _is_ambiguous(evidence, difference) or _may_be_waits(evidence, evidence.claimed_bytes)
+    ambiguous = _is_ambiguous(evidence, difference) or _may_be_waits(evidence, difference)
     how = "the requests' and answers' own bytes taken off, which known copies prove"
     if evidence.counter is not None and not evidence.counter.by_law:
         how = f"wire bytes over the ratio of known copies ({evidence.counter.reason})"
@@ -224,16 +224,16 @@ def _is_ambiguous(evidence: PcieEvidence, difference: float | None) -> str:
     )
 
 
-def _may_be_waits(evidence: PcieEvidence, said: float) -> str:
-    """Return why more may have been counted than was said and moved: streams that wait make a GPU read, too."""
-    counted = evidence.counted_bytes
-    if counted is None or evidence.link.subject != PCIE:
+def _may_be_waits(evidence: PcieEvidence, difference: float | None) -> str:
+    """Return why more may have been counted than was claimed and moved: streams that wait make a GPU read, too."""
+    counted, claimed, link = evidence.counted_bytes, evidence.claimed_bytes, evidence.link
+    if difference is None or counted is None or claimed is None or (link.subject != PCIE and not link.recorded):
         return ""
-    more_per_s = (counted - said) / evidence.duration_s
-    if 1 - said / max(counted, 1.0) <= _allow(evidence, said, counted) or more_per_s > READ_BY_WAITS:
+    more_per_s = (counted - claimed) / evidence.duration_s
+    if difference <= _allow(evidence, claimed, counted) or not 0 < more_per_s <= READ_BY_WAITS:
         return ""
     return (
-        f"{format_bytes(more_per_s)} a second more were counted than {format_bytes(said)}: a GPU reads up to "
+        f"{format_bytes(more_per_s)} a second more were counted than {format_bytes(claimed)}: a GPU reads up to "
         f"{format_bytes(READ_BY_WAITS)} a second of host memory while three streams and more wait for events at a "
         "time; let fewer of them wait, and what is left is the system's"
     )

@@ -25,9 +25,8 @@ from djinn_checks.params import PcieParams
 from djinn_checks.systems.base import System
 
 Enter = Callable[[Callable[[], None]], None]
-Fullness = Callable[[float, float], float | None]
-"""From the start and end of a stretch, the share of its windows that were as full as asked; None: another stretch would
-tell no more."""
+Again = Callable[[float, float], bool]
+"""From the start and end of a stretch, whether another one is worth its time."""
 MOST_STRETCHES = 3
 """How often the link may be looked at: who else uses the host's memory or the switch can only make a stretch slower."""
 _REST_S = 0.05
@@ -44,19 +43,33 @@ def run_decode_loop(
     known: KnownWeights | None = None,
     enter: Enter = lambda step: None,
     leave: Callable[[], None] = lambda: None,
-    fullness: Fullness = lambda start_s, end_s: None,
 ) -> DecodeRun:
-    """Open the system, warm it up, and decode for `params.duration_s`; at least one pass.
+    """Decode one stretch; arguments and errors of `decode_stretches`."""
+    return decode_stretches(system, params, device, progress, known=known, enter=enter, leave=leave)[0]
 
-    If fewer windows were full than `params.ceiling_share`, it decodes for as long again, `MOST_STRETCHES` times at the
-    most, and the run is the stretch with the most full windows.
+
+def decode_stretches(
+    system: System,
+    params: PcieParams,
+    device: torch.device,
+    progress: Progress,
+    *,
+    known: KnownWeights | None = None,
+    enter: Enter = lambda step: None,
+    leave: Callable[[], None] = lambda: None,
+    again: Again = lambda start_s, end_s: False,
+) -> list[DecodeRun]:
+    """Open the system, warm it up, and decode for `params.duration_s`, at least one pass; again if that is worth it.
 
     Args:
         progress: called about twice a second, in seconds.
         known: the weights that are looked for in one pass before the start; None: they are not.
         enter: called when all is warm, with a function that decodes one token; what is judged starts when it returns.
         leave: called behind the last pass, while the system still holds its memory.
-        fullness: called behind each stretch.
+        again: called behind each stretch, `MOST_STRETCHES` of which there are at the most.
+
+    Returns:
+        A run for each stretch. What is of the whole time, such as the peak of memory, is the same in all.
 
     Raises:
         ModelUnsupportedError: the model keeps no cache, so there is nothing to decode with.
@@ -71,28 +84,34 @@ def run_decode_loop(
         for _ in range(params.warmup_passes):
             loop.step()
         enter(loop.step)
-        stretches = _decode_until_full(system, loop, params, progress, fullness)
+        stretches = [_stretch(system, loop, params, progress)]
+        while len(stretches) < MOST_STRETCHES and again(stretches[-1].start_s, stretches[-1].ends_s[-1]):
+            loop.step()  # or copies that ran ahead meanwhile would be claimed and not counted
+            stretches.append(_stretch(system, loop, params, progress))
         memory.look()
         beside = memory.beside_bytes()
         time.sleep(_REST_S if device.type == "cuda" else 0.0)
         leave()
-    judged = max(stretches, key=lambda stretch: -1.0 if stretch.full is None else stretch.full)
-    return DecodeRun(
-        start_s=judged.start_s,
-        end_s=judged.ends_s[-1],
-        pass_ends_s=tuple(judged.ends_s),
-        predicted_bytes=system.predicted_bytes_per_pass(),
-        claimed_bytes=judged.claimed_bytes,
-        witnessed_bytes=_certainly_moved(witnessed, system) if witnessed and device.type == "cpu" else None,
-        peak_device_bytes=memory.peak_bytes,
-        host_growth_bytes=host.growth_bytes,
-        open_s=opened - began,
-        timeline=tuple(judged.timeline),
-        seen=compare_weights(known, witnessed) if known else None,
-        held_bytes=min(judged.held) if judged.held else None,
-        beside_bytes=beside,
-        stretches=tuple(stretch.full for stretch in stretches),
-    )
+    seen = compare_weights(known, witnessed) if known else None
+    moved = _certainly_moved(witnessed, system) if witnessed and device.type == "cpu" else None
+    return [
+        DecodeRun(
+            start_s=stretch.start_s,
+            end_s=stretch.ends_s[-1],
+            pass_ends_s=tuple(stretch.ends_s),
+            predicted_bytes=system.predicted_bytes_per_pass(),
+            claimed_bytes=stretch.claimed_bytes,
+            witnessed_bytes=moved,
+            peak_device_bytes=memory.peak_bytes,
+            host_growth_bytes=host.growth_bytes,
+            open_s=opened - began,
+            timeline=tuple(stretch.timeline),
+            seen=seen,
+            held_bytes=min(stretch.held) if stretch.held else None,
+            beside_bytes=beside,
+        )
+        for stretch in stretches
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,31 +123,19 @@ class _Stretch:
     held: list[int]
     claimed_bytes: int | None
     timeline: list[dict[str, Any]]
-    full: float | None
 
 
-def _decode_until_full(
-    system: System, loop: _Loop, params: PcieParams, progress: Progress, fullness: Fullness
-) -> list[_Stretch]:
-    stretches: list[_Stretch] = []
-    while True:
-        claimed = system.claimed_bytes()
-        start, ends, held = _decode(loop, params.duration_s, progress)
-        claimed_after = system.claimed_bytes()
-        timeline: list[dict[str, Any]] = getattr(system, "timeline", list)()
-        full = fullness(start, ends[-1])
-        stretches.append(
-            _Stretch(
-                start_s=start,
-                ends_s=ends,
-                held=held,
-                claimed_bytes=None if claimed is None or claimed_after is None else claimed_after - claimed,
-                timeline=timeline,
-                full=full,
-            )
-        )
-        if full is None or full >= params.ceiling_share or len(stretches) == MOST_STRETCHES:
-            return stretches
+def _stretch(system: System, loop: _Loop, params: PcieParams, progress: Progress) -> _Stretch:
+    claimed = system.claimed_bytes()
+    start, ends, held = _decode(loop, params.duration_s, progress)
+    claimed_after = system.claimed_bytes()
+    return _Stretch(
+        start_s=start,
+        ends_s=ends,
+        held=held,
+        claimed_bytes=None if claimed is None or claimed_after is None else claimed_after - claimed,
+        timeline=getattr(system, "timeline", list)(),
+    )
 
 
 def _decode(loop: _Loop, duration_s: float, progress: Progress) -> tuple[float, list[float], list[int]]:

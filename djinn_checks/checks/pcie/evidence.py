@@ -37,6 +37,8 @@ class LinkFacts:
 
     subject: str
     """PCIE, HOST_MEMORY or REPLAY."""
+    recorded: bool = False
+    """Of a REPLAY: a system ran on a GPU's link, and is judged again by its readings."""
     ceiling_bytes_per_s: float
     """Payload rate of large pinned copies to the device: the better of before and after the run."""
     ceilings: tuple[Ceiling, ...] = ()

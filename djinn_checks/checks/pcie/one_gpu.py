@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from djinn_checks.attention import reproducible_attention
 from djinn_checks.checks.conclude import Facts, conclude, conclude_early
 from djinn_checks.checks.pcie.anatomy import ANATOMY, samples_path
 from djinn_checks.checks.pcie.criteria import judge_vram_limit
-from djinn_checks.checks.pcie.decode_loop import Fullness, run_decode_loop
+from djinn_checks.checks.pcie.decode_loop import decode_stretches, run_decode_loop
 from djinn_checks.checks.pcie.decode_run import DecodeRun
 from djinn_checks.checks.pcie.evidence import HOST_MEMORY, PCIE, LinkFacts, PcieEvidence
 from djinn_checks.checks.pcie.weights import KnownWeights, survey_weights
@@ -137,35 +137,39 @@ def _measure_on_gpu(
             calibration=calibration,
             reasons=tuple(reasons),
         )
-        fullness = _fullness(params, link, sampler.read)
-        run = run_decode_loop(system, params, device, progress, known=known, fullness=fullness)
+
+        def again(start_s: float, end_s: float) -> bool:
+            share = share_of_full(params, link, sampler.read(), start_s, end_s)
+            return share is not None and share < params.ceiling_share
+
+        runs = decode_stretches(system, params, device, progress, known=known, again=again)
         release_memory(device)
         after = measure_ceiling(device)
         series, health = sampler.read(), sampler.read_health()
     ceiling = max(before.bytes_per_s, after.bytes_per_s)
     link = replace(link, ceiling_bytes_per_s=ceiling, ceiling_after=after, health=health)
+    shares = [share_of_full(params, link, series, run.start_s, run.end_s) for run in runs]
+    best = max(range(len(runs)), key=lambda number: shares[number] or 0.0)
+    run = replace(runs[best], stretches=tuple(shares))
     return _evidence(params, link, link.fit(series) if series else None, run)
 
 
-def _fullness(params: PcieParams, link: LinkFacts, read: Callable[[], CounterSeries | None]) -> Fullness:
-    """Return what tells how many windows were full, where the link never rested and was slower all the same."""
-
-    def share(start_s: float, end_s: float) -> float | None:
-        series = read()
-        if series is None:
-            return None
-        seen = PcieEvidence(
-            params=params, link=link, series=link.fit(series), start_s=start_s, end_s=end_s, claimed_bytes=None
-        )
-        rates = seen.window_rates
-        known = rates[~np.isnan(rates)] if rates is not None else np.zeros(0)
-        if rates is None or not len(rates) or len(known) < (1 - _MOST_LOST) * len(rates):
-            return None
-        rested = np.mean(known < _RESTS * link.ceiling_bytes_per_s)
-        full = np.mean(known >= params.ceiling_fraction * link.ceiling_bytes_per_s)
-        return None if rested > 1 - params.ceiling_share else float(full)
-
-    return share
+def share_of_full(
+    params: PcieParams, link: LinkFacts, series: CounterSeries | None, start_s: float, end_s: float
+) -> float | None:
+    """Return the share of windows that were as full as asked; None if the link rested, or too little is known of it."""
+    if series is None:
+        return None
+    seen = PcieEvidence(
+        params=params, link=link, series=link.fit(series), start_s=start_s, end_s=end_s, claimed_bytes=None
+    )
+    rates = seen.window_rates
+    known = rates[~np.isnan(rates)] if rates is not None else np.zeros(0)
+    if rates is None or not len(rates) or len(known) < (1 - _MOST_LOST) * len(rates):
+        return None
+    rested = np.mean(known < _RESTS * link.ceiling_bytes_per_s)
+    full = np.mean(known >= params.ceiling_fraction * link.ceiling_bytes_per_s)
+    return None if rested > 1 - params.ceiling_share else float(full)
 
 
 def _measure_on_host(

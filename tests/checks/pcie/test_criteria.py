@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from djinn_checks.checks.pcie.criteria import judge_evidence
-from djinn_checks.checks.pcie.evidence import PcieEvidence
+from djinn_checks.checks.pcie.evidence import REPLAY, PcieEvidence
 from djinn_checks.checks.pcie.measurements import gather_measurements, summarize
 from djinn_checks.faults.pcie.traffic import (
     CEILING,
@@ -83,6 +83,21 @@ def test_what_waiting_streams_may_have_read_beside_the_claim_is_left_open(more_p
     row = judged(found)["claimed_vs_counted"]
     assert row.status is status
     assert ("three streams and more wait" in row.reason) == (status is Status.INCONCLUSIVE)
+
+
+@pytest.mark.parametrize(("recorded", "status"), [(True, Status.INCONCLUSIVE), (False, Status.FAIL)])
+def test_what_a_run_left_open_is_left_open_by_its_readings_too(recorded: bool, status: Status) -> None:
+    found = make_evidence()
+    assert found.counted_bytes is not None
+    link = replace(found.link, subject=REPLAY, recorded=recorded)
+    found = replace(found, link=link, claimed_bytes=int(0.98 * found.counted_bytes))
+    assert judged(found)["claimed_vs_counted"].status is status
+
+
+@pytest.mark.parametrize("rate", [1e6, 50e6, 400e6])
+def test_a_system_that_streams_and_claims_nothing_claims_what_was_counted(rate: float) -> None:
+    found = judged(make_evidence(make_series(rate), claimed_bytes=0))
+    assert found["claimed_vs_counted"].status is Status.PASS
 
 
 def test_more_resident_than_the_budget_allows_is_seen_though_the_plan_admits_it() -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from djinn_checks.checks.pcie.criteria import judge_evidence
-from djinn_checks.checks.pcie.decode_loop import _certainly_moved, run_decode_loop
-from djinn_checks.checks.pcie.one_gpu import _fullness
+from djinn_checks.checks.pcie.decode_loop import _certainly_moved, decode_stretches
+from djinn_checks.checks.pcie.one_gpu import share_of_full
 from djinn_checks.checks.settle import no_progress
 from djinn_checks.faults.pcie.traffic import CEILING, make_evidence, make_series
 from djinn_checks.models.open import open_model
@@ -37,35 +37,27 @@ def test_weights_that_were_not_seen_are_never_taken_for_weights_that_did_not_mov
     assert _certainly_moved(seen, system) == expected
 
 
-@pytest.mark.parametrize(
-    ("found", "judged"),
-    [
-        ([0.99], 0),
-        ([None], 0),
-        ([0.6, 0.97], 1),
-        ([0.6, 0.94, 0.8], 1),
-        ([0.6, None], 0),
-    ],
-)
-def test_a_link_that_was_not_full_is_looked_at_again_and_the_fullest_stretch_is_judged(
-    found: list[float | None], judged: int
+@pytest.mark.parametrize(("answers", "count"), [([False], 1), ([True, False], 2), ([True, True], 3)])
+def test_a_system_decodes_again_as_long_as_that_is_worth_it_and_three_times_at_most(
+    answers: list[bool], count: int
 ) -> None:
     device = torch.device("cpu")
     model = open_model("random:tiny", dtype=torch.float32, device=device)
     params = PcieParams.create(model="random:tiny", device="cpu").model_copy(update={"duration_s": 0.05})
     spans: list[tuple[float, float]] = []
 
-    def fullness(start_s: float, end_s: float) -> float | None:
+    def again(start_s: float, end_s: float) -> bool:
         spans.append((start_s, end_s))
-        return found[len(spans) - 1]
+        return answers[len(spans) - 1]
 
     system = RingSystem(model, device=device, budget_bytes=int(0.6 * model.weight_bytes))
-    run = run_decode_loop(system, params, device, no_progress, fullness=fullness)
-    assert run.stretches == tuple(found)
-    assert (run.start_s, run.end_s) == spans[judged]
-    assert run.predicted_bytes is not None
-    assert run.claimed_bytes == len(run.pass_ends_s) * run.predicted_bytes
-    assert {row["compute_end_s"] <= run.end_s for row in run.timeline} == {True}
+    runs = decode_stretches(system, params, device, no_progress, again=again)
+    assert len(runs) == count
+    assert [(run.start_s, run.end_s) for run in runs][: len(spans)] == spans
+    for run in runs:
+        assert run.predicted_bytes is not None
+        assert run.claimed_bytes == len(run.pass_ends_s) * run.predicted_bytes
+        assert {row["compute_end_s"] <= run.end_s for row in run.timeline} == {True}
 
 
 @pytest.mark.parametrize(
@@ -75,8 +67,8 @@ def test_a_link_that_was_not_full_is_looked_at_again_and_the_fullest_stretch_is_
 )
 def test_a_link_that_rests_is_not_looked_at_again(rate: float, share: float | None) -> None:
     evidence = make_evidence(make_series(rate))
-    look = _fullness(evidence.params, evidence.link, lambda: evidence.series)
-    assert look(evidence.start_s, evidence.end_s) == share
+    found = share_of_full(evidence.params, evidence.link, evidence.series, evidence.start_s, evidence.end_s)
+    assert found == share
 
 
 def test_rows_about_windows_say_that_they_are_of_the_best_of_several_stretches() -> None:
