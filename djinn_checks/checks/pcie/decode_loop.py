@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -92,26 +92,21 @@ def decode_stretches(
         beside = memory.beside_bytes()
         time.sleep(_REST_S if device.type == "cuda" else 0.0)
         leave()
-    seen = compare_weights(known, witnessed) if known else None
-    moved = _certainly_moved(witnessed, system) if witnessed and device.type == "cpu" else None
-    return [
-        DecodeRun(
-            start_s=stretch.start_s,
-            end_s=stretch.ends_s[-1],
-            pass_ends_s=tuple(stretch.ends_s),
-            predicted_bytes=system.predicted_bytes_per_pass(),
-            claimed_bytes=stretch.claimed_bytes,
-            witnessed_bytes=moved,
-            peak_device_bytes=memory.peak_bytes,
-            host_growth_bytes=host.growth_bytes,
-            open_s=opened - began,
-            timeline=tuple(stretch.timeline),
-            seen=seen,
-            held_bytes=min(stretch.held) if stretch.held else None,
-            beside_bytes=beside,
-        )
-        for stretch in stretches
-    ]
+    of_all = DecodeRun(
+        start_s=stretches[0].start_s,
+        end_s=stretches[-1].ends_s[-1],
+        pass_ends_s=(),
+        predicted_bytes=system.predicted_bytes_per_pass(),
+        claimed_bytes=None,
+        witnessed_bytes=_certainly_moved(witnessed, system) if witnessed and device.type == "cpu" else None,
+        peak_device_bytes=memory.peak_bytes,
+        host_growth_bytes=host.growth_bytes,
+        open_s=opened - began,
+        timeline=(),
+        seen=compare_weights(known, witnessed) if known else None,
+        beside_bytes=beside,
+    )
+    return [stretch.narrow(of_all) for stretch in stretches]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +118,18 @@ class _Stretch:
     held: list[int]
     claimed_bytes: int | None
     timeline: list[dict[str, Any]]
+
+    def narrow(self, run: DecodeRun) -> DecodeRun:
+        """Return a run with what is of this stretch."""
+        return replace(
+            run,
+            start_s=self.start_s,
+            end_s=self.ends_s[-1],
+            pass_ends_s=tuple(self.ends_s),
+            claimed_bytes=self.claimed_bytes,
+            timeline=tuple(self.timeline),
+            held_bytes=min(self.held) if self.held else None,
+        )
 
 
 def _stretch(system: System, loop: _Loop, params: PcieParams, progress: Progress) -> _Stretch:
