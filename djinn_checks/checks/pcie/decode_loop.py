@@ -34,20 +34,6 @@ _REST_S = 0.05
 readings of the counters waiting (200 to 390 ms for 13 GB on an H200), and one has to lie behind the last pass."""
 
 
-def run_decode_loop(
-    system: System,
-    params: PcieParams,
-    device: torch.device,
-    progress: Progress,
-    *,
-    known: KnownWeights | None = None,
-    enter: Enter = lambda step: None,
-    leave: Callable[[], None] = lambda: None,
-) -> DecodeRun:
-    """Decode one stretch; arguments and errors of `decode_stretches`."""
-    return decode_stretches(system, params, device, progress, known=known, enter=enter, leave=leave)[0]
-
-
 def decode_stretches(
     system: System,
     params: PcieParams,

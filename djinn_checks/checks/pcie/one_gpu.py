@@ -16,7 +16,7 @@ from djinn_checks.attention import reproducible_attention
 from djinn_checks.checks.conclude import Facts, conclude, conclude_early
 from djinn_checks.checks.pcie.anatomy import ANATOMY, samples_path
 from djinn_checks.checks.pcie.criteria import judge_vram_limit
-from djinn_checks.checks.pcie.decode_loop import decode_stretches, run_decode_loop
+from djinn_checks.checks.pcie.decode_loop import decode_stretches
 from djinn_checks.checks.pcie.decode_run import DecodeRun
 from djinn_checks.checks.pcie.evidence import HOST_MEMORY, PCIE, LinkFacts, PcieEvidence
 from djinn_checks.checks.pcie.weights import KnownWeights, survey_weights
@@ -179,7 +179,7 @@ def _measure_on_host(
     before = measure_ceiling(device, nbytes=128 * MIB, samples=4)
     sizes = SWEEP_BYTES[:-1] if params.sweep else ()
     sweep = sweep_chunks(device, sizes, pinned=False)
-    run = run_decode_loop(system, params, device, progress, known=known)
+    (run,) = decode_stretches(system, params, device, progress, known=known)
     after = measure_ceiling(device, nbytes=128 * MIB, samples=4)
     link = LinkFacts(
         subject=HOST_MEMORY,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from djinn_checks.attention import reproducible_attention
-from djinn_checks.checks.pcie.decode_loop import run_decode_loop
+from djinn_checks.checks.pcie.decode_loop import decode_stretches
 from djinn_checks.checks.pcie.weights import survey_weights
 from djinn_checks.checks.prompts import check_room
 from djinn_checks.checks.run import build_system, release_memory
@@ -82,7 +82,7 @@ class StreamWorker:
     def decode(self) -> dict[str, Any]:
         """Open the system, then decode alone and together as it is told, and return the run that was judged."""
         with reproducible_attention():
-            run = run_decode_loop(
+            (run,) = decode_stretches(
                 self._system,
                 self._params,
                 self._device,

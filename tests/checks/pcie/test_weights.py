@@ -13,7 +13,7 @@ from djinn_checks.checks import run as checks_run
 from djinn_checks.checks.pcie import one_gpu
 from djinn_checks.checks.pcie.check import check_pcie
 from djinn_checks.checks.pcie.criteria import judge_evidence
-from djinn_checks.checks.pcie.decode_loop import run_decode_loop
+from djinn_checks.checks.pcie.decode_loop import decode_stretches
 from djinn_checks.checks.pcie.decode_run import DecodeRun
 from djinn_checks.checks.pcie.weights import compare_weights, survey_weights
 from djinn_checks.checks.settle import no_progress
@@ -57,7 +57,7 @@ def decode(system: type[Encodes]) -> DecodeRun:
     model: Any = TinyModel()
     params = PcieParams.create(device="cpu", dtype="float32", duration_s=1.0, warmup_passes=1, budget_gb=1.0)
     known = survey_weights(model, CPU)
-    return run_decode_loop(system(model, device=CPU, budget_bytes=0), params, CPU, no_progress, known=known)
+    return decode_stretches(system(model, device=CPU, budget_bytes=0), params, CPU, no_progress, known=known)[0]
 
 
 def test_a_system_that_encodes_is_seen_to_use_every_weight(monkeypatch: pytest.MonkeyPatch) -> None:
