@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -70,64 +70,43 @@ def decode_stretches(
         for _ in range(params.warmup_passes):
             loop.step()
         enter(loop.step)
-        stretches = [_stretch(system, loop, params, progress)]
-        while len(stretches) < MOST_STRETCHES and again(stretches[-1].start_s, stretches[-1].ends_s[-1]):
+        runs = [_stretch(system, loop, params, progress)]
+        while len(runs) < MOST_STRETCHES and again(runs[-1].start_s, runs[-1].end_s):
             loop.step()  # or copies that ran ahead meanwhile would be claimed and not counted
-            stretches.append(_stretch(system, loop, params, progress))
+            runs.append(_stretch(system, loop, params, progress))
         memory.look()
         beside = memory.beside_bytes()
         time.sleep(_REST_S if device.type == "cuda" else 0.0)
         leave()
-    of_all = DecodeRun(
-        start_s=stretches[0].start_s,
-        end_s=stretches[-1].ends_s[-1],
-        pass_ends_s=(),
-        predicted_bytes=system.predicted_bytes_per_pass(),
-        claimed_bytes=None,
-        witnessed_bytes=_certainly_moved(witnessed, system) if witnessed and device.type == "cpu" else None,
-        peak_device_bytes=memory.peak_bytes,
-        host_growth_bytes=host.growth_bytes,
-        open_s=opened - began,
-        timeline=(),
-        seen=compare_weights(known, witnessed) if known else None,
-        beside_bytes=beside,
-    )
-    return [stretch.narrow(of_all) for stretch in stretches]
+    of_all: dict[str, Any] = {
+        "predicted_bytes": system.predicted_bytes_per_pass(),
+        "witnessed_bytes": _certainly_moved(witnessed, system) if witnessed and device.type == "cpu" else None,
+        "peak_device_bytes": memory.peak_bytes,
+        "host_growth_bytes": host.growth_bytes,
+        "open_s": opened - began,
+        "seen": compare_weights(known, witnessed) if known else None,
+        "beside_bytes": beside,
+    }
+    return [replace(run, **of_all) for run in runs]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Stretch:
-    """Some seconds of decoding."""
-
-    start_s: float
-    ends_s: list[float]
-    held: list[int]
-    claimed_bytes: int | None
-    timeline: list[dict[str, Any]]
-
-    def narrow(self, run: DecodeRun) -> DecodeRun:
-        """Return a run with what is of this stretch."""
-        return replace(
-            run,
-            start_s=self.start_s,
-            end_s=self.ends_s[-1],
-            pass_ends_s=tuple(self.ends_s),
-            claimed_bytes=self.claimed_bytes,
-            timeline=tuple(self.timeline),
-            held_bytes=min(self.held) if self.held else None,
-        )
-
-
-def _stretch(system: System, loop: _Loop, params: PcieParams, progress: Progress) -> _Stretch:
+def _stretch(system: System, loop: _Loop, params: PcieParams, progress: Progress) -> DecodeRun:
+    """Decode for `params.duration_s`; what is of the whole time is not known yet."""
     claimed = system.claimed_bytes()
     start, ends, held = _decode(loop, params.duration_s, progress)
     claimed_after = system.claimed_bytes()
-    return _Stretch(
+    return DecodeRun(
         start_s=start,
-        ends_s=ends,
-        held=held,
+        end_s=ends[-1],
+        pass_ends_s=tuple(ends),
+        predicted_bytes=None,
         claimed_bytes=None if claimed is None or claimed_after is None else claimed_after - claimed,
-        timeline=getattr(system, "timeline", list)(),
+        witnessed_bytes=None,
+        peak_device_bytes=None,
+        host_growth_bytes=None,
+        open_s=0.0,
+        timeline=tuple(getattr(system, "timeline", list)()),
+        held_bytes=min(held) if held else None,
     )
 
 

@@ -163,7 +163,7 @@ _FAULTS = (
         make=defects.busy_during,
         dose=0.2,
         unit="share of the link",
-        smaller=(0.1, 0.055, 0.05),
+        smaller=(0.1, 0.055, 0.05, 0.011, 0.009),
     ),
     made(
         name="ceiling_on_a_busy_link",
