@@ -134,8 +134,13 @@ def status_chip(status: Status) -> Html:
 
 
 def link_beside(file: str, words: str) -> Html:
-    """Return a link to a file beside the page; `./` and quoting keep a name from being read as anything else."""
-    return Html(f'<a href="./{escape(quote(file))}">{escape(words)}</a>')
+    """Return a link to a file beside the page; `./` and quoting keep a name from being read as anything else.
+
+    Args:
+        file: its name.
+        words: text; `Html` is taken as it is.
+    """
+    return Html(f'<a href="./{escape(quote(file))}">{words if isinstance(words, Html) else escape(words)}</a>')
 
 
 def describe_subject(outcome: Outcome) -> str:

@@ -21,7 +21,10 @@ from djinn_checks.report.suite.claims import (
 )
 from djinn_checks.report.suite.hosts import name_hosts
 from djinn_checks.report.suite.hosts_table import find_shared_facts, group_by_host, render_hosts
-from djinn_checks.report.suite.league import PAGE, rank_systems, tabulate_league
+from djinn_checks.report.suite.league import PAGE as LEAGUE
+from djinn_checks.report.suite.league import rank_systems, tabulate_league
+from djinn_checks.report.suite.servers import PAGE as SERVERS
+from djinn_checks.report.suite.servers import rank_servers, tabulate_servers
 from djinn_checks.report.suite.subjects import Cast, cast_runs, name_subject
 from djinn_checks.report.summary import tell
 from djinn_checks.report.tables import ICONS, Html, fold, link_beside, render_mapping, render_table, status_chip
@@ -66,6 +69,7 @@ def render_index(
         _unreadable(unreadable, files),
         _runs("Other systems, beside it" if cast.own else "Runs", cast.rivals, files, disk, hosts, rivals=True),
         _league(outcomes),
+        _servers(outcomes),
         _runs("Can the checks fail? Planted faults", cast.faults, files, disk, hosts),
         render_limits(),
         render_hosts(outcomes, hosts) if len(set(hosts.values())) > 1 else _machine(outcomes),
@@ -213,8 +217,15 @@ def _samples(prefix: str, files: Mapping[str, int]) -> str:
 def _league(outcomes: Mapping[str, Outcome]) -> Html:
     """Return the systems beside each other, if several ran the same model over the same kind of link."""
     leagues = rank_systems(outcomes)
-    link = f'<p>The same on a page of its own: <a href="./{PAGE}">league of systems</a>.</p>' if leagues else ""
+    link = f'<p>The same on a page of its own: <a href="./{LEAGUE}">league of systems</a>.</p>' if leagues else ""
     return Html("".join(tabulate_league(league) for league in leagues) + link)
+
+
+def _servers(outcomes: Mapping[str, Outcome]) -> Html:
+    """Return the servers beside each other, if several ran the same model on the same kind of device."""
+    rankings = rank_servers(outcomes)
+    link = f'<p>The same on a page of its own: <a href="./{SERVERS}">servers</a>.</p>' if rankings else ""
+    return Html("".join(tabulate_servers(ranking) for ranking in rankings) + link)
 
 
 def _machine(outcomes: Mapping[str, Outcome]) -> Html:
