@@ -32,6 +32,11 @@ def format_seconds(seconds: float | None) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
 
+def format_percent(share: float | None) -> str:
+    """Return a share as a short text ("97.1%"); unknown is "unknown", never 0."""
+    return "unknown" if share is None else f"{share:.1%}"
+
+
 def format_count(number: int, what: str) -> str:
     """Return a number of things as text ("1 run", "3 runs", "2 series")."""
     return f"{number} {what}{'' if number == 1 or what.endswith('s') else 's'}"

@@ -44,6 +44,8 @@ class AgentsMeasurements(TypedDict, total=False):
     sleeps: list[SleepRow]
     agents: int
     """In the crowd; 0 without one."""
+    server_version: str | None
+    """As a server with a pool says it; None if none is known. Older outcomes lack it."""
 
 
 class PhaseRow(TypedDict):

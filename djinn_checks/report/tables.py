@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
+from urllib.parse import quote
 
 from djinn_checks.measurements import pcie
 from djinn_checks.outcome import Criterion, Observed, Outcome, Status, format_quantity, format_value
@@ -130,6 +131,16 @@ def status_chip(status: Status) -> Html:
     """Return a status as icon and word."""
     icon = f'<span aria-hidden="true">{ICONS[status]}</span>'
     return Html(f'<span class="chip {status.value.lower()}">{icon} {status.value}</span>')
+
+
+def link_beside(file: str, words: str) -> Html:
+    """Return a link to a file beside the page; `./` and quoting keep a name from being read as anything else.
+
+    Args:
+        file: its name.
+        words: text; `Html` is taken as it is.
+    """
+    return Html(f'<a href="./{escape(quote(file))}">{words if isinstance(words, Html) else escape(words)}</a>')
 
 
 def describe_subject(outcome: Outcome) -> str:

@@ -28,7 +28,10 @@ from djinn_checks.report.notebook.export import render_html
 from djinn_checks.report.notebook.fill import Figures
 from djinn_checks.report.suite.crate import FILE_NAME, describe_folder
 from djinn_checks.report.suite.index import render_index
-from djinn_checks.report.suite.league import PAGE, render_league
+from djinn_checks.report.suite.league import PAGE as LEAGUE
+from djinn_checks.report.suite.league import render_league
+from djinn_checks.report.suite.servers import PAGE as SERVERS
+from djinn_checks.report.suite.servers import render_servers
 from djinn_checks.suite.execution import find_notebook, is_notebook
 from djinn_checks.suite.files import OUTCOME, FinishedSuite, list_files, list_names, read_finished
 from djinn_checks.suite.manifest import MANIFEST, SIGNATURE, refresh_manifest
@@ -37,7 +40,7 @@ from djinn_checks.suite.texts import shorten
 from djinn_checks.units import format_bytes
 
 INDEX = "index.html"
-FRONT = (INDEX, PAGE, FILE_NAME)
+FRONT = (INDEX, LEAGUE, SERVERS, FILE_NAME)
 """What stands in a folder about all of it."""
 _BULKY = 10_000
 """Characters. The tables of a report have less, its figures ten times as much."""
@@ -216,7 +219,7 @@ def update_manifest(folder: Path) -> Path:
 
 
 def describe_pages(folder: Path, finished: FinishedSuite, title: str) -> dict[str, str]:
-    """Return what stands in a folder about all of it, by the names of the files: front page, crate, league."""
+    """Return what stands in a folder about all of it, by the names of the files: front page, crate, league, servers."""
     names = [*finished.outcomes, *finished.unreadable]
     files = {
         name: {file.name: file.stat().st_size for file in list_files(folder, name) if file.is_file()} for name in names
@@ -231,8 +234,8 @@ def _summarize(title: str, finished: FinishedSuite, files: Mapping[str, Mapping[
     """Return what is written of the folder as a whole, by the names of the files."""
     rows = (finished.outcomes, files, finished.unreadable)
     pages = {INDEX: render_index(title, *rows), FILE_NAME: describe_folder(title, *rows)}
-    league = render_league(title, finished.outcomes)
-    return pages if league is None else {**pages, PAGE: league}
+    beside = {LEAGUE: render_league(title, finished.outcomes), SERVERS: render_servers(title, finished.outcomes)}
+    return pages | {name: page for name, page in beside.items() if page is not None}
 
 
 def _leave_out(title: str, finished: FinishedSuite, files: Mapping[str, Mapping[str, int]]) -> FinishedSuite:

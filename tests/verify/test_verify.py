@@ -358,8 +358,9 @@ def test_shards_that_cannot_be_read_or_left_nothing_are_named(tmp_path: Path) ->
 def test_a_page_that_no_outcome_gives_and_a_name_that_is_not_utf8_are_named(tmp_path: Path) -> None:
     whole().save(tmp_path / f"logits{OUTCOME}")
     write_index(tmp_path)
-    (tmp_path / "league.html").write_text("<p>we lead</p>")
-    assert ("league.html", "page") in named(verify(tmp_path, pages=True))
+    for name in ("league.html", "servers.html"):
+        (tmp_path / name).write_text("<p>we lead</p>")
+        assert (name, "page") in named(verify(tmp_path, pages=True))
     shutil.copy(tmp_path / f"logits{OUTCOME}", tmp_path / os.fsdecode(b"\xff" + OUTCOME.encode()))
     assert (f"\\udcff{OUTCOME}", "") in named(verify(tmp_path, pages=True), Kind.UNREADABLE)
 

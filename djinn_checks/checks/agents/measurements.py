@@ -45,6 +45,7 @@ def gather_measurements(evidence: AgentsEvidence) -> AgentsMeasurements:
         ],
         "sleeps": [{"kv_bytes": evidence.kv_bytes(sleep.tokens)} for sleep in run.sleeps],
         "agents": len(evidence.crowd.scripts) if evidence.crowd else 0,
+        "server_version": evidence.pool.version if evidence.pool else None,
     }
 
 

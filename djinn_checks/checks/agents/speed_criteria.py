@@ -13,7 +13,7 @@ from statistics import median
 from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.token_pace import TokenPace
 from djinn_checks.outcome import Criterion, Row
-from djinn_checks.units import format_seconds
+from djinn_checks.units import format_percent, format_seconds
 
 _GENERATE_RATIO = 1.1
 _OF_CEILING = {
@@ -51,8 +51,8 @@ def _of_ceiling(evidence: AgentsEvidence, direction: str) -> Criterion:
         observed,
         ">=",
         least,
-        evidence=f"medians: {_share(lowest)} by the counters of the link, {_share(by_server)} by the server's clock, "
-        f"digest included; the ceiling is {ceiling / 1e9:.1f} GB/s{_wait(evidence, direction)}",
+        evidence=f"medians: {format_percent(lowest)} by the counters of the link, {format_percent(by_server)} by the "
+        f"server's clock, digest included; the ceiling is {ceiling / 1e9:.1f} GB/s{_wait(evidence, direction)}",
         missing=why,
         failed="are the buffers pinned, and the copies in one batch?",
     )
@@ -77,10 +77,6 @@ def _decide(lowest: float | None, highest: float | None, by_server: float | None
         return None
     counted = highest if highest < least else lowest
     return counted if by_server is None else min(counted, by_server)
-
-
-def _share(of_ceiling: float | None) -> str:
-    return "unknown" if of_ceiling is None else f"{of_ceiling:.1%}"
 
 
 def _wait(evidence: AgentsEvidence, direction: str) -> str:

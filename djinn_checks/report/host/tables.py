@@ -6,7 +6,7 @@ from djinn_checks.measurements.host import LinkRow, PairRow, read
 from djinn_checks.outcome import Outcome
 from djinn_checks.report.link_names import shorten
 from djinn_checks.report.tables import Html, render_table
-from djinn_checks.units import GB, format_bytes
+from djinn_checks.units import GB, format_bytes, format_percent
 
 _WAYS = {"h2d": "to the device", "d2h": "to the host", "both": "both ways"}
 _NOTHING = Html("<p>No link was driven.</p>")
@@ -117,7 +117,7 @@ def _rates(link: LinkRow, way: str) -> tuple[str, ...]:
     return (
         _gb(link["alone"].get(way)),
         _gb(link["together"].get(way)),
-        "unknown" if share is None else f"{share:.1%}",
+        format_percent(share),
         _gb(link["alone_far"].get(way)) if way in link["alone_far"] else "",
         "" if latency is None else f"{latency:.1f} us",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from djinn_checks.measurements.pcie import read
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.report.tables import Html, render_table, status_chip
-from djinn_checks.units import GB
+from djinn_checks.units import GB, format_percent
 
 ONE_LINK = "One link was driven; with `gpus: all` each GPU's flatline stands here, and their sum."
 
@@ -21,7 +21,7 @@ def tabulate_gpus(outcome: Outcome) -> Html:
             status_chip(Status(gpu["status"])),
             format_rate(gpu["bytes_per_s"]),
             format_rate(gpu["alone_bytes_per_s"]),
-            "unknown" if gpu["share_of_alone"] is None else f"{gpu['share_of_alone']:.1%}",
+            format_percent(gpu["share_of_alone"]),
             format_rate(gpu["ceiling_together_bytes_per_s"]),
             format_rate(gpu["ceiling_alone_bytes_per_s"]),
             ", ".join(name for name, status in gpu["statuses"].items() if status != "PASS") or "nothing",

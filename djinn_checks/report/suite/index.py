@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 from types import MappingProxyType
-from urllib.parse import quote
 
 from djinn_checks.outcome import Outcome, Status, worst
 from djinn_checks.report.page import render_page
@@ -22,10 +21,13 @@ from djinn_checks.report.suite.claims import (
 )
 from djinn_checks.report.suite.hosts import name_hosts
 from djinn_checks.report.suite.hosts_table import find_shared_facts, group_by_host, render_hosts
-from djinn_checks.report.suite.league import PAGE, rank_systems, tabulate_league
+from djinn_checks.report.suite.league import PAGE as LEAGUE
+from djinn_checks.report.suite.league import rank_systems, tabulate_league
+from djinn_checks.report.suite.servers import PAGE as SERVERS
+from djinn_checks.report.suite.servers import rank_servers, tabulate_servers
 from djinn_checks.report.suite.subjects import Cast, cast_runs, name_subject
 from djinn_checks.report.summary import tell
-from djinn_checks.report.tables import ICONS, Html, fold, render_mapping, render_table, status_chip
+from djinn_checks.report.tables import ICONS, Html, fold, link_beside, render_mapping, render_table, status_chip
 from djinn_checks.report.verdict import format_start, render_figure
 from djinn_checks.units import format_count, format_seconds
 
@@ -67,6 +69,7 @@ def render_index(
         _unreadable(unreadable, files),
         _runs("Other systems, beside it" if cast.own else "Runs", cast.rivals, files, disk, hosts, rivals=True),
         _league(outcomes),
+        _servers(outcomes),
         _runs("Can the checks fail? Planted faults", cast.faults, files, disk, hosts),
         render_limits(),
         render_hosts(outcomes, hosts) if len(set(hosts.values())) > 1 else _machine(outcomes),
@@ -194,33 +197,35 @@ def _time(outcome: Outcome) -> Html:
 
 def _link(name: str, files: Mapping[str, int]) -> Html:
     report = f"{name}.html"
-    return _anchor(report, name) if report in files else Html(f"{escape(name)} (no report)")
+    return link_beside(report, name) if report in files else Html(f"{escape(name)} (no report)")
 
 
 def _evidence(name: str, files: Mapping[str, int]) -> Html:
     """Return links to what the verdict rests on."""
     there = [(f"{name}.{ending}", word) for ending, word in _EVIDENCE.items() if f"{name}.{ending}" in files]
-    links = ", ".join(_anchor(file, word) for file, word in there) or "none"
+    links = ", ".join(link_beside(file, word) for file, word in there) or "none"
     return Html(links + _samples(f"{name}.samples.", files))
 
 
 def _samples(prefix: str, files: Mapping[str, int]) -> str:
     """Return links to the tables of samples, folded: there may be many."""
     tables = [file for file in files if file.startswith(prefix) and file.endswith(".csv")]
-    links = ", ".join(_anchor(file, file.removeprefix(prefix).removesuffix(".csv")) for file in tables)
+    links = ", ".join(link_beside(file, file.removeprefix(prefix).removesuffix(".csv")) for file in tables)
     return f"<details><summary>{len(tables)} tables of samples</summary>{links}</details>" if tables else ""
-
-
-def _anchor(file: str, words: str) -> Html:
-    """Return a link to a file beside the page; `./` and quoting keep a name from being read as anything else."""
-    return Html(f'<a href="./{escape(quote(file))}">{escape(words)}</a>')
 
 
 def _league(outcomes: Mapping[str, Outcome]) -> Html:
     """Return the systems beside each other, if several ran the same model over the same kind of link."""
     leagues = rank_systems(outcomes)
-    link = f'<p>The same on a page of its own: <a href="./{PAGE}">league of systems</a>.</p>' if leagues else ""
+    link = f'<p>The same on a page of its own: <a href="./{LEAGUE}">league of systems</a>.</p>' if leagues else ""
     return Html("".join(tabulate_league(league) for league in leagues) + link)
+
+
+def _servers(outcomes: Mapping[str, Outcome]) -> Html:
+    """Return the servers beside each other, if several ran the same model on the same kind of device."""
+    rankings = rank_servers(outcomes)
+    link = f'<p>The same on a page of its own: <a href="./{SERVERS}">servers</a>.</p>' if rankings else ""
+    return Html("".join(tabulate_servers(ranking) for ranking in rankings) + link)
 
 
 def _machine(outcomes: Mapping[str, Outcome]) -> Html:

@@ -15,8 +15,8 @@ from html import escape
 from djinn_checks.measurements import pcie
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.report.page import render_page
-from djinn_checks.report.tables import Html, render_table, status_chip
-from djinn_checks.units import GB, MB, format_bytes, format_seconds
+from djinn_checks.report.tables import Html, link_beside, render_table, status_chip
+from djinn_checks.units import GB, MB, format_bytes, format_percent, format_seconds
 
 PAGE = "league.html"
 """Beside the front page of a suite with two systems or more."""
@@ -164,11 +164,10 @@ def render_league(title: str, outcomes: Mapping[str, Outcome]) -> str | None:
 
 def _introduce(league: League) -> str:
     best = league.standings[0]
-    share = "unknown" if best.of_limit is None else f"{best.of_limit:.1%}"
     return (
         f"<p>{escape(league.subject)}. The common ceiling is {league.ceiling_bytes_per_s / GB:.2f} GB/s, the highest "
         f"that any of these runs measured, {league.ceiling_spread:.1%} above the lowest. Nearest to the link's limit: "
-        f"<strong>{escape(best.system)}</strong>, {share}.</p>\n"
+        f"<strong>{escape(best.system)}</strong>, {format_percent(best.of_limit)}.</p>\n"
     )
 
 
@@ -176,7 +175,7 @@ def tabulate_league(league: League) -> Html:
     """Return one row for each system, the nearest to the link's limit first."""
     rows = [
         (
-            Html(f'<a href="./{escape(standing.name)}.html">{escape(standing.system)}</a>'),
+            link_beside(f"{standing.name}.html", standing.system),
             status_chip(standing.status),
             *_figures(standing),
             PUBLISHED.get(standing.system, ""),
@@ -205,8 +204,8 @@ def _figures(standing: Standing) -> Sequence[str]:
     equal = {True: "yes", False: "no", None: "unknown"}[standing.bit_equal]
     rate = standing.bytes_per_s
     return (
-        _share(standing.of_limit),
-        _share(standing.full_windows),
+        format_percent(standing.of_limit),
+        format_percent(standing.full_windows),
         "unknown" if rate is None else f"{rate / GB:.1f} GB/s",
         format_seconds(standing.seconds_per_pass),
         equal,
@@ -214,7 +213,3 @@ def _figures(standing: Standing) -> Sequence[str]:
         format_bytes(standing.host_bytes),
         format_seconds(standing.open_s),
     )
-
-
-def _share(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.1%}"

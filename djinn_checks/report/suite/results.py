@@ -17,6 +17,7 @@ from djinn_checks.outcome import Outcome, Status
 from djinn_checks.report.gate.reports import ask, explain, list_unmet, see
 from djinn_checks.report.suite.league import League, league_columns, list_league, rank_systems
 from djinn_checks.report.suite.markdown import draw_table, plain
+from djinn_checks.report.suite.servers import Ranking, list_servers, rank_servers, server_columns, tell_ceilings
 from djinn_checks.report.summary import tell
 from djinn_checks.units import GB
 
@@ -81,6 +82,7 @@ def render_results(
         columns = ("Report", "What does not hold", "Observed", "Asked for", "Why", "")
         parts.append(f"{draw_table(columns, unmet)}\n")
     parts += [_league(league) for league in rank_systems(outcomes)]
+    parts += [_servers(ranking) for ranking in rank_servers(outcomes)]
     return "\n".join(parts)
 
 
@@ -88,6 +90,11 @@ def _league(league: League) -> str:
     ceiling = f"{league.ceiling_bytes_per_s / GB:.2f} GB/s"
     rows = [tuple(plain(cell) for cell in row) for row in list_league(league)]
     return f"{plain(league.subject)}; common ceiling {ceiling}:\n\n{draw_table(league_columns(), rows)}\n"
+
+
+def _servers(ranking: Ranking) -> str:
+    rows = [tuple(plain(cell) for cell in row) for row in list_servers(ranking)]
+    return f"{plain(ranking.subject)}. {tell_ceilings(ranking)}\n\n{draw_table(server_columns(), rows)}\n"
 
 
 def _figures(folder: str, name: str, outcome: Outcome) -> Iterator[Sequence[str]]:

@@ -16,7 +16,7 @@ from djinn_checks.report.suite.hosts import split_host
 
 _FAMILIES = {"logits": "streaming", "pcie": "streaming", "agents": "agents", "faults": "faults"}
 """Checks whose system is the same one. Any other check is a family of its own."""
-_OWN_SERVER = "djinn-checks serve"
+OWN_SERVER = "djinn-checks serve"
 
 Outcomes = dict[str, Outcome]
 
@@ -71,7 +71,7 @@ def name_subject(outcome: Outcome) -> str:
     if _recorded(outcome):
         return f"recorded {_recorded(outcome)}"
     if outcome.check == "agents":
-        return str(outcome.params.get("server_address") or _OWN_SERVER)
+        return str(outcome.params.get("server_address") or OWN_SERVER)
     return str(outcome.params.get("system") or outcome.check)
 
 

@@ -104,6 +104,7 @@ def test_a_server_whose_blocks_really_come_back_from_the_host_passes_in_every_ro
     assert "by others' prompts" in passed.criterion("kv_left_device").evidence
     assert "by the server's route" in passed.criterion("kv_left_device").evidence
     assert passed.criterion("logprobs_equal_twin").observed == 0.0
+    assert passed.measurements["server_version"] == "0.26.0"
     assert Outcome.from_dict(json.loads(json.dumps(passed.to_dict()))).to_dict() == passed.to_dict()
 
 
@@ -115,6 +116,16 @@ def test_a_crowd_on_a_pool_was_under_all_the_pressure_that_was_asked_for(passed:
     assert "not tried" not in told
     disturbed = passed.criterion("crowd_logprobs_equal_twins").evidence
     assert "disturbed by a second client" in disturbed
+
+
+def test_a_version_that_a_server_does_not_say_is_unknown(spec: str) -> None:
+    async def ask(address: str, adapter: str) -> str | None:
+        async with contextlib.aclosing(connect(adapter, address)) as client:
+            assert isinstance(client, pool_client.PoolClient)
+            return await client.version()
+
+    with serve_vllm(spec, pool_blocks=POOL_BLOCKS) as (address, _):
+        assert [asyncio.run(ask(address, adapter)) for adapter in ("vllm", "sglang")] == ["0.26.0", None]
 
 
 def test_with_offloading_off_one_row_fails_and_says_so(spec: str) -> None:

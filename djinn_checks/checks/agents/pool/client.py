@@ -21,6 +21,8 @@ _REST_S = 0.3
 """After which what was moved for a turn is counted as well; 0.3 s were enough for vLLM 0.26.0."""
 _RESET_TRIES, _RESET_PAUSE_S = 20, 0.25
 """A cache cannot be emptied while copies run: vLLM says so, and is asked again."""
+_LONGEST_VERSION = 60
+"""Characters; one of a commit has forty and some."""
 
 
 class PoolClient(AgentClient):
@@ -57,13 +59,14 @@ class PoolClient(AgentClient):
         """Return what the server has counted so far."""
         return read_counts(self.adapter, await self.series())
 
-    async def version(self) -> str:
-        """Return the server's version; "unknown" if it does not say."""
+    async def version(self) -> str | None:
+        """Return the server's version; None if it does not say."""
         path, name = self.adapter.version
         try:
-            return str((await self._call("GET", path)).get(name) or "unknown")
+            said = (await self._call("GET", path)).get(name)
         except InstrumentError:
-            return "unknown"
+            return None
+        return str(said)[:_LONGEST_VERSION] if said else None
 
     async def counted_turn(self, session: str, prompt: Sequence[int], max_tokens: int) -> tuple[Reply, Counts]:
         """Take a turn while nobody else does; return the answer with its tokens' sources, and all that was counted."""

@@ -28,7 +28,8 @@ class PoolRun:
 
     kind: str
     """The adapter."""
-    version: str
+    version: str | None
+    """As the server says it; None if it does not."""
     missing: Mapping[str, str]
     """What the server does not count, and under which names it was looked for."""
     block_tokens: int | None
@@ -45,7 +46,8 @@ class PoolRun:
         lacking = [f"{part} ({self.missing[part]})" for part in parts if part in self.missing]
         if not lacking:
             return "what the server counted is not this session's alone: who else asks it?"
-        return f"{self.kind} {self.version} does not count {' and '.join(lacking)}"
+        who = f"{self.kind} {self.version or 'of an unknown version'}"
+        return f"{who} does not count {' and '.join(lacking)}"
 
     def whole_blocks(self, tokens: int) -> int:
         """Return how many of a session's tokens lie in whole blocks; its last token has not been fed back."""

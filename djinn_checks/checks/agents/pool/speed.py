@@ -14,6 +14,7 @@ from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.pool.counts import Counts
 from djinn_checks.checks.agents.pool.run import PoolRun
 from djinn_checks.outcome import Criterion, Row
+from djinn_checks.units import format_percent
 
 _STORE = Row("swap_out_of_ceiling", "The KV leaves at the link's speed", unit="share of ceiling", required=False)
 _RESTORE = Row("restore_of_ceiling", "The KV comes back at the link's speed", unit="share of ceiling", required=False)
@@ -47,8 +48,8 @@ def _restored(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
         lowest if lowest is not None else told,
         ">=",
         evidence.params.swap_of_ceiling,
-        evidence=f"medians: {_share(lowest)} by the counters of the link at the least, {_share(told)} by the server's "
-        f"clock; {_say(ceiling)}",
+        evidence=f"medians: {format_percent(lowest)} by the counters of the link at the least, {format_percent(told)} "
+        f"by the server's clock; {_say(ceiling)}",
         missing="the link's counters did not time it, and " + pool.why_missing("load_bytes", "load_s"),
     )
 
@@ -84,7 +85,3 @@ def _on_link(evidence: AgentsEvidence) -> list[float]:
 
 def _say(ceiling: float | None) -> str:
     return f"the ceiling is {ceiling / 1e9:.1f} GB/s" if ceiling else "the ceiling is unknown"
-
-
-def _share(share: float | None) -> str:
-    return "unknown" if share is None else f"{share:.1%}"
