@@ -14,13 +14,12 @@ one run most often. What cannot stay in its file is copied into one block of pin
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import statistics
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -28,7 +27,8 @@ import torch
 from torch import Tensor
 
 from djinn_checks.engine.host_memory import HostArena
-from djinn_checks.engine.mapped_files import MappedFile, Stretch, current_context, enter_context, map_file
+from djinn_checks.engine.mapped_files import MappedFile, Stretch, cut_pages, map_file
+from djinn_checks.engine.registration import Registration
 from djinn_checks.engine.segments import ALIGNMENT, Order, PackedTensor, Segment, Weights
 from djinn_checks.units import GB, MIB
 
@@ -45,9 +45,6 @@ _SLOWER = 0.02
 """An H200 copies at 54.7 GB/s from odd multiples of 8 bytes, in place of 55.4; a ring keeps 0.995 of its pace."""
 _TIMED, _TIMES = 64 * MIB, 6
 """Bytes of a copy that is timed, and how often; the first time does not count."""
-
-_AT_ONCE = 8
-"""Files that are registered at once."""
 
 TimeCopy = Callable[[Tensor, Tensor], float]
 """From (place, host bytes) to the seconds that a copy takes."""
@@ -110,6 +107,8 @@ class Piece:
     """Bytes from the start of the segment."""
     host: Tensor
     """1-d uint8. Not to be written to: it may be a file."""
+    registered: Future[str] | None = None
+    """Is to be waited for before a copy reads it; None: it may be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,13 +150,18 @@ class HostWeights:
             EngineError: a weight is missing, has another shape or dtype, or memory cannot be had.
         """
         self._files: dict[Path, MappedFile] = {}
+        self._registration = Registration() if pinned else None
+        if self._registration is not None:  # what is dropped and not closed lets go of its files, too
+            weakref.finalize(self, self._registration.close).atexit = False
         self._scratch, self._time_copy = scratch, time_copy
-        runs = self._map({index: find_runs(segment, weights) for index, segment in segments.items()}, pinned=pinned)
+        runs = self._map({index: find_runs(segment, weights) for index, segment in segments.items()})
         self._arena = HostArena(
             sum(run.nbytes for found in runs.values() for run in found if run.path is None), pinned=pinned
         )
         self._free = self._arena.buffer
-        self.pieces = {index: tuple(self._piece(run, weights) for run in found) for index, found in runs.items()}
+        self.pieces = {
+            index: tuple(piece for run in found for piece in self._cut(run, weights)) for index, found in runs.items()
+        }
         self.sources = describe_sources(run for found in runs.values() for run in found)
 
     @property
@@ -175,57 +179,58 @@ class HostWeights:
             whole[piece.offset :][: piece.host.numel()] = piece.host
         return whole
 
+    def wait(self, segment: int) -> None:
+        """Wait until copies may read a segment: until its pages are registered, or that has failed."""
+        for piece in self.pieces[segment]:
+            if piece.registered is not None:
+                piece.registered.result()
+
     def close(self) -> None:
         """Let go of memory and files."""
         self.pieces, self._free = {}, torch.empty(0, dtype=torch.uint8)
+        if self._registration is not None:
+            self._registration.close()
         for file in self._files.values():
             file.close()
         self._files = {}
         self._arena.close()
 
-    def _map(self, runs: dict[int, list[Run]], *, pinned: bool) -> dict[int, list[Run]]:
-        """Map and register the files that runs lie in; return the runs, those whose file is refused without it."""
+    def _map(self, runs: dict[int, list[Run]]) -> dict[int, list[Run]]:
+        """Map the files that runs lie in and begin to register them; return the runs, those of a file that is refused
+        without it."""
         stretches: dict[Path, list[Stretch]] = {}
         for run in (run for found in runs.values() for run in found):
             if run.path is not None:
                 stretches.setdefault(run.path, []).append(Stretch(run.start, run.start + run.nbytes))
-        self._register_all(stretches, pinned=pinned)
-        refused = {path: why for path, needed in stretches.items() if (why := self._open(path, needed, pinned=pinned))}
+        refused = {path: why for path, needed in stretches.items() if (why := self._open(path, needed))}
         return {
             index: _join([replace(r, path=None, why=refused[r.path]) if r.path in refused else r for r in found])
             for index, found in runs.items()
         }
 
-    def _register_all(self, stretches: Mapping[Path, Sequence[Stretch]], *, pinned: bool) -> None:
-        """Register several files at once: locking pages is all that opening takes. What fails is tried again alone."""
-        if not pinned or len(stretches) < 2:
-            return
-        context = current_context()
-        with ThreadPoolExecutor(_AT_ONCE, initializer=partial(enter_context, context)) as threads:
-            for path, needed in stretches.items():
-                with contextlib.suppress(OSError, ValueError):
-                    file = self._files[path] = map_file(path)
-                    if max(stretch.end for stretch in needed) <= file.buffer.numel():
-                        threads.submit(file.register, needed)
-
-    def _open(self, path: Path, stretches: Sequence[Stretch], *, pinned: bool) -> str:
+    def _open(self, path: Path, stretches: Sequence[Stretch]) -> str:
         """Map a file, and return why that cannot be done; empty if it was."""
         try:
-            file = self._files.pop(path, None) or map_file(path)
+            file = map_file(path)
         except (OSError, ValueError) as error:
             return f"{path.name} cannot be mapped ({error})"
         if max(stretch.end for stretch in stretches) > file.buffer.numel():
             return f"{path.name} was cut short"
-        why = (file.register(stretches) if pinned and not file.is_registered else "") or self._time(file, stretches)
+        first, *_ = chunks = cut_pages(stretches)
+        why = (file.lock(first) if self._registration is not None else "") or self._time(file, first, stretches)
         if why:
             file.close()
-        else:
-            self._files[path] = file
-        return why
+            return why
+        self._files[path] = file
+        if self._registration is not None:
+            self._registration.go_on(file, chunks)
+        return ""
 
-    def _time(self, file: MappedFile, stretches: Sequence[Stretch]) -> str:
-        """Return by how much copies from odd addresses are slower; empty if they are not, or there are none."""
-        odd = max((s for s in stretches if s.start % _LINE), key=lambda s: s.end - s.start, default=None)
+    def _time(self, file: MappedFile, pages: Stretch, stretches: Sequence[Stretch]) -> str:
+        """Return by how much copies from odd addresses among some pages are slower; empty if they are not, or there
+        are none."""
+        there = [Stretch(max(s.start, pages.start), min(s.end, pages.end)) for s in stretches]
+        odd = max((s for s in there if s.start % _LINE), key=lambda s: s.end - s.start, default=None)
         if self._scratch is None or odd is None:
             return ""
         even = -(-odd.start // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -242,13 +247,19 @@ class HostWeights:
         rates = f"{nbytes / slow / GB:.1f} GB/s in place of {nbytes / fast / GB:.1f}"
         return f"copies from where {file.path.name} has them reach {rates}"
 
-    def _piece(self, run: Run, weights: Weights) -> Piece:
-        if run.path is not None:
-            return Piece(offset=run.offset, host=self._files[run.path].buffer[run.start :][: run.nbytes])
-        host, self._free = self._free[: run.nbytes], self._free[run.nbytes :]
-        for tensor in run.tensors:
-            replace(tensor, offset=tensor.offset - run.offset).read(host, weights)
-        return Piece(offset=run.offset, host=host)
+    def _cut(self, run: Run, weights: Weights) -> list[Piece]:
+        """Return a run as pieces: one, or in a file as many as it has chunks that are registered by one call."""
+        if run.path is None:
+            host, self._free = self._free[: run.nbytes], self._free[run.nbytes :]
+            for tensor in run.tensors:
+                replace(tensor, offset=tensor.offset - run.offset).read(host, weights)
+            return [Piece(offset=run.offset, host=host)]
+        whole, buffer = Stretch(run.start, run.start + run.nbytes), self._files[run.path].buffer
+        parts = self._registration.cut(run.path, whole) if self._registration is not None else [(whole, None)]
+        return [
+            Piece(offset=run.offset + part.start - run.start, host=buffer[part.start : part.end], registered=registered)
+            for part, registered in parts
+        ]
 
 
 def find_runs(segment: Segment, weights: Weights, *, least_share: float = _LEAST_SHARE) -> list[Run]:

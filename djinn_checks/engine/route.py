@@ -49,15 +49,22 @@ class DirectRoute:
     """
 
     def __init__(
-        self, plan: Plan, link: Link, *, copies: Sequence[Sequence[tuple[Tensor, Tensor]]], copied: Copied
+        self,
+        plan: Plan,
+        link: Link,
+        *,
+        copies: Sequence[Sequence[tuple[Tensor, Tensor]]],
+        copied: Copied,
+        ready: Callable[[int], None],
     ) -> None:
         """Issue nothing yet.
 
         Args:
             link: has a slot for each copy.
             copies: of each load, where its copies go and come from, 1-d uint8.
+            ready: waits until the copies of a load may read where they come from.
         """
-        self._loads, self._link, self._told = plan.loads, link, copied
+        self._loads, self._link, self._told, self._ready = plan.loads, link, copied, ready
         self._copies = copies
         starts = list(itertools.accumulate((len(pieces) for pieces in copies), initial=0))
         self._slots = [range(start, end) for start, end in itertools.pairwise(starts)]
@@ -80,13 +87,13 @@ class DirectRoute:
 
     def _copy(self, load: int, after: int | None) -> None:
         self._failed.pop(load, None)
-        for slot, (place, host) in zip(self._slots[load], self._copies[load], strict=True):
-            try:
+        try:
+            self._ready(load)
+            for slot, (place, host) in zip(self._slots[load], self._copies[load], strict=True):
                 self._link.copy(slot, place, host, after=after)
-            except Exception as error:  # it belongs to the forward that needs these bytes, not to this one
-                self._failed[load] = error
-                return
-            self._told(host.numel())
+                self._told(host.numel())
+        except Exception as error:  # it belongs to the forward that needs these bytes, not to this one
+            self._failed[load] = error
 
     def wait(self, slot: int) -> None:
         if slot in self._failed:

@@ -176,7 +176,7 @@ class WeightStream:
     def _open_route(self, carriage: Carriage) -> Route:
         loads, plan = self.plan.loads, self.plan
         if self._encoded is None or carriage.codec is None or not plan.landings:
-            return DirectRoute(plan, self.link, copies=self._copies, copied=self._claim)
+            return DirectRoute(plan, self.link, copies=self._copies, copied=self._claim, ready=self._wait_for_pages)
         places = [self._places[load.segment] for load in loads]
         hosts = [self._host.get(load.segment) for load in loads]
         zone = self._memory[plan.resident_bytes + plan.ring_bytes :]
@@ -193,6 +193,10 @@ class WeightStream:
         return DecodingRoute(
             plan, self.link, self.stage, landings=landings, hosts=hosts, decoders=decoders, copied=self._claim
         )
+
+    def _wait_for_pages(self, load: int) -> None:
+        if self.host is not None:
+            self.host.wait(self.plan.loads[load].segment)
 
     def _claim(self, nbytes: int) -> None:
         self._claimed.nbytes += nbytes

@@ -21,7 +21,7 @@ from djinn_checks import LogitsParams, PcieParams, check_logits, check_pcie
 from djinn_checks.engine import host_weights as host_weights_module
 from djinn_checks.engine import mapped_files
 from djinn_checks.engine.host_weights import ANOTHER_TYPE, IN_NO_FILE, TOO_SHORT, HostWeights, find_runs, order_by_file
-from djinn_checks.engine.mapped_files import Stretch, join_pages, map_file
+from djinn_checks.engine.mapped_files import Stretch, cut_pages, join_pages, map_file
 from djinn_checks.engine.segments import Cut, cut_model
 from djinn_checks.models.open import Model, open_model
 from djinn_checks.outcome import Status
@@ -147,22 +147,30 @@ class Driver:
 
     def __init__(self, refuses: int) -> None:
         self.refuses, self.calls = refuses, 0
+        self.may_go_on = threading.Event()
+        """Threads wait for it, the one that opens does not."""
+        self.may_go_on.set()
+        self.opens = threading.get_ident()
         self.locked: dict[int, int] = {}
         self.contexts = {threading.get_ident()}
-        self.refused: set[int] = set()
 
     def cuMemHostRegister_v2(self, address: Any, nbytes: Any, flags: Any) -> int:  # noqa: N802 - CUDA's name
         assert flags.value == 8, "a shared mapping of a file can be registered only as read-only"
         assert address.value % os.sysconf("SC_PAGESIZE") == 0
         if threading.get_ident() not in self.contexts:
             return 201
+        if threading.get_ident() != self.opens:
+            assert self.may_go_on.wait(10)
         self.calls += 1
         if self.calls == self.refuses:
-            self.refused.add(address.value)
-        if address.value in self.refused:
             return 801
         self.locked[address.value] = nbytes.value
         return 0
+
+    def holds(self, host: Tensor) -> bool:
+        """Return whether one call registered all of it."""
+        start, end = host.data_ptr(), host.data_ptr() + host.numel()
+        return any(address <= start and end <= address + nbytes for address, nbytes in self.locked.items())
 
     def cuCtxGetCurrent(self, found: Any) -> int:  # noqa: N802 - CUDA's name
         found._obj.value = 4711
@@ -206,13 +214,72 @@ def test_files_are_registered_for_the_time_that_they_stream(folders: dict[str, P
     del dropped
 
 
-def test_a_file_that_could_not_be_registered_beside_others_is_tried_again_alone(
-    folders: dict[str, Path], driver: Driver, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mapped_files, "FIRST_BYTES", 4 * 4096)
+    monkeypatch.setattr(mapped_files, "CHUNK_BYTES", 16 * 4096)
+
+
+def test_no_copy_crosses_from_one_registered_chunk_to_another_and_each_waits_for_its_own(
+    folders: dict[str, Path], driver: Driver, small_chunks: None
 ) -> None:
-    monkeypatch.setattr(host_weights_module, "enter_context", lambda context: None)
-    held, cut = host_weights(opened(folders["sharded"]), pinned=True)
-    assert held.own_bytes < 0.05 * cut.nbytes
+    model = opened(folders["wide"])
+    held, cut = host_weights(model, pinned=True)
+    pieces = [piece for segment in range(len(cut.segments)) for piece in held.pieces[segment]]
+    assert len(pieces) > 2 * len(cut.segments)
+    for index, segment in enumerate(cut.segments):
+        held.wait(index)
+        assert all(driver.holds(piece.host) for piece in held.pieces[index] if piece.registered is not None)
+        whole = torch.zeros(segment.nbytes, dtype=torch.uint8)
+        segment.read(whole, model.weights)
+        assert torch.equal(held.whole(index)[: segment.nbytes], whole)
     held.close()
+
+
+def test_pages_are_registered_behind_the_opening_and_by_threads_of_the_same_context(
+    folders: dict[str, Path], driver: Driver, small_chunks: None
+) -> None:
+    driver.may_go_on.clear()
+    held, cut = host_weights(opened(folders["wide"]), pinned=True)
+    waits = [piece.registered for index in range(len(cut.segments)) for piece in held.pieces[index]]
+    assert any(future is not None and not future.done() for future in waits)
+    driver.may_go_on.set()
+    for index in range(len(cut.segments)):
+        held.wait(index)
+    assert len(driver.contexts) > 1
+    held.close()
+
+
+def test_pages_that_cuda_refuses_later_are_copied_from_all_the_same_and_it_is_logged(
+    folders: dict[str, Path], driver: Driver, small_chunks: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver.refuses = 3
+    held, cut = host_weights(opened(folders["wide"]), pinned=True)
+    for index in range(len(cut.segments)):
+        held.wait(index)
+    assert "error 801" in caplog.text
+    assert "copies from there are slower" in caplog.text
+    held.close()
+
+
+def test_closing_waits_for_what_is_being_registered_and_leaves_out_the_rest(
+    folders: dict[str, Path], driver: Driver, small_chunks: None
+) -> None:
+    driver.may_go_on.clear()
+    held, _ = host_weights(opened(folders["wide"]), pinned=True)
+    threading.Timer(0.05, driver.may_go_on.set).start()
+    held.close()
+    assert driver.locked == {}
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**10), st.integers(1, 3 * 10**9)), min_size=1, max_size=8))
+def test_chunks_are_the_pages_a_small_one_first(spans: list[tuple[int, int]]) -> None:
+    stretches = [Stretch(start, start + nbytes) for start, nbytes in spans]
+    chunks = cut_pages(stretches)
+    assert sum(chunk.end - chunk.start for chunk in chunks) == sum(p.end - p.start for p in join_pages(stretches))
+    assert all(a.end <= b.start for a, b in itertools.pairwise(chunks))
+    assert chunks[0].end - chunks[0].start <= mapped_files.FIRST_BYTES
+    assert all(0 < chunk.end - chunk.start <= mapped_files.CHUNK_BYTES for chunk in chunks)
 
 
 def test_a_file_that_cuda_refuses_is_copied_and_the_others_stream_where_they_lie(
