@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from djinn_checks.checks.agents.canary_criteria import judge_code_words
 from djinn_checks.checks.agents.connect import ADAPTERS
 from djinn_checks.checks.agents.crowd import CrowdRun, percentile
-from djinn_checks.checks.agents.crowd_distance import GROSS, TurnDistance, distances, judged_turns, limit, noise
+from djinn_checks.checks.agents.crowd_distance import (
+    GROSS,
+    TurnDistance,
+    distances,
+    judged_turns,
+    limit,
+    noise,
+    taken_for_own,
+)
 from djinn_checks.checks.agents.crowd_tried import tell_tried
 from djinn_checks.checks.agents.evidence import AgentsEvidence, differing_tokens
 from djinn_checks.checks.agents.power import rate_excluded, restores_for
@@ -27,6 +35,8 @@ _OWN_ACCORD_BYTES = {"cpu": 8 * MB, "cuda": 32 * MB}
 runs of `params/smoke`; PyTorch takes a GPU's in segments of 20 MB."""
 _RARE = 1e-4
 """Of restores: as rare as users have met wrong ones."""
+_BLIND = 0.5
+"""Share of other agents' answers that pass as one's own: from here on most mix-ups would."""
 _LONGEST_GAP_S = 2.0
 """Without a reading: a session that waits for its next turn is there for longer."""
 
@@ -54,7 +64,7 @@ def judge_everyone(evidence: AgentsEvidence, crowd: CrowdRun) -> list[Criterion]
     return [
         _answered(evidence, crowd),
         _texts(evidence, crowd, found),
-        _logprobs(evidence, found),
+        _logprobs(evidence, crowd, found),
         *judge_code_words(crowd, found),
         _power(evidence, crowd),
         _load(evidence, crowd),
@@ -158,19 +168,38 @@ def _texts(evidence: AgentsEvidence, crowd: CrowdRun, found: Sequence[TurnDistan
     differ = [
         number for number, replies in enumerate(crowd.replies) if differing_tokens(replies, crowd.twin_of(number))
     ]
-    how = "the same turns taken alone, without a pause, token by token"
+    how, may_be_apart = "the same turns taken alone, without a pause, token by token", None
     may_round = evidence.pool is not None or not ADAPTERS[evidence.params.adapter].has_sessions
     if may_round and all(turn.nats is not None for turn in found):
         how = (
             f"the same turns taken alone; {len(differ)} said another token where its twin was not sure by {GROSS} nats"
         )
         unfinished = [number for number, replies in enumerate(crowd.replies) if len(replies) < evidence.params.turns]
-        differ = sorted({*gross, *unfinished})
+        may_be_apart, differ = GROSS if differ else None, sorted({*gross, *unfinished})
+    blind = "" if differ else _why_blind(crowd, may_be_apart)
     row = Row("crowd_texts_equal_twins", "Every agent said what its twin says alone", unit="agents")
-    return row.judge(len(differ), "==", 0, evidence=how, failed=f"agents {', '.join(map(str, differ[:8]))}")
+    return row.judge(
+        None if blind else len(differ),
+        "==",
+        0,
+        evidence=how,
+        missing=blind,
+        failed=f"agents {', '.join(map(str, differ[:8]))}",
+    )
 
 
-def _logprobs(evidence: AgentsEvidence, found: Sequence[TurnDistance]) -> Criterion:
+def _why_blind(crowd: CrowdRun, most: float | None) -> str:
+    """Return why a crowd whose answers are as near to the twins' as that shows nothing; empty if it does."""
+    share = taken_for_own(crowd, most)
+    if share is None or share < _BLIND:
+        return ""
+    return (
+        f"{share:.0%} of other agents' answers would pass as an agent's own: this model, or this server's rounding, "
+        "hardly tells them apart; take a model that is surer of its words"
+    )
+
+
+def _logprobs(evidence: AgentsEvidence, crowd: CrowdRun, found: Sequence[TurnDistance]) -> Criterion:
     of_noise = noise(evidence, found)
     most = limit(of_noise) if of_noise is not None else None
     later = judged_turns(found)
@@ -181,16 +210,19 @@ def _logprobs(evidence: AgentsEvidence, found: Sequence[TurnDistance]) -> Criter
         "never restored",
         unit="nats",
     )
+    passes = worst is not None and most is not None and (worst.nats or 0.0) <= most
+    blind = _why_blind(crowd, most) if passes and most is not None else ""
     disturbed = sum(turn.is_disturbed for turn in later)
     besides = f", {disturbed} of them disturbed by a second client" if disturbed else ""
     return row.judge(
-        worst.nats if worst and most is not None else None,
+        worst.nats if worst and most is not None and not blind else None,
         "<=",
         most if most is not None else 0.0,
         evidence=f"largest difference over {len(later)} turns{besides}; over first turns, never restored, "
         f"{_say(of_noise)}",
-        missing="the server gives no log-probabilities, or no turn was left to compare, or all prompts begin alike and "
-        "none tells what rounding does",
+        missing=blind
+        or "the server gives no log-probabilities, or no turn was left to compare, or all prompts begin alike and none "
+        "tells what rounding does",
         failed=f"agent {worst.agent}, turn {worst.turn + 1}" if worst else "",
     )
 

@@ -21,6 +21,8 @@ GROSS = 0.5
 """Nats. No rounding of 16-bit numbers moves a log-probability so far; another session's KV moves most of them more."""
 _TIMES_NOISE = 4.0
 """The largest of some thousand differences may be so much larger than the largest of some dozens."""
+_OTHERS = 8
+"""Agents whose answers are held against an agent's, to see whether they are told apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +110,29 @@ def noise(evidence: AgentsEvidence, found: Sequence[TurnDistance]) -> float | No
 def limit(of_noise: float) -> float:
     """Return how far a restored turn may be from its twin's, in nats."""
     return min(_TIMES_NOISE * of_noise, GROSS)
+
+
+def taken_for_own(crowd: CrowdRun, most: float | None) -> float | None:
+    """Return the share of other agents' answers that would pass as an agent's own; None if there is nobody else.
+
+    The twins were alone, so these are what a mix-up would look like.
+
+    Args:
+        most: nats that an answer may be from the twin's; None: it may be in nothing but its log-probabilities.
+    """
+    count = len(crowd.scripts)
+    pairs = [
+        (own, other)
+        for agent in range(count)
+        for step in range(1, min(count, _OTHERS + 1))
+        for own, other in zip(crowd.twin_of(agent), crowd.twin_of((agent + step) % count), strict=False)
+    ]
+    if most is None:
+        passing = [own.ids == other.ids and own.text == other.text for own, other in pairs]
+    else:
+        apart = [turn_distance(other, own) for own, other in pairs]
+        passing = [nats <= most for nats in apart if nats is not None]
+    return sum(passing) / len(passing) if passing else None
 
 
 def judged_turns(found: Sequence[TurnDistance]) -> list[TurnDistance]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -75,6 +76,38 @@ def test_one_wrong_answer_in_2000_turns_is_found(nats: float) -> None:
     found = rows(crowd(50, 40, nats=nats, swapped=(17, 6)))
     assert found["crowd_logprobs_equal_twins"].status is Status.FAIL
     assert "agent 17, turn 7" in found["crowd_logprobs_equal_twins"].reason
+
+
+ROWS = ("crowd_texts_equal_twins", "crowd_logprobs_equal_twins")
+
+
+def unsure(chance: random.Random) -> Reply:
+    """Return an answer of a model to which half of all words are as likely as any other."""
+    ids = tuple(chance.randrange(500) for _ in range(TOKENS))
+    best = [-6.0 + chance.uniform(0.0, 0.05) for _ in ids]
+    tops = [value for likely in best for value in (likely, likely - chance.uniform(0.0, 0.05))]
+    return Reply(ids=ids, logprobs=tuple(best), runners_up=tuple(tops), token_at_s=(1.0,))
+
+
+def test_a_crowd_of_a_model_that_tells_nobody_apart_shows_nothing_and_a_gross_difference_all_the_same() -> None:
+    chance = random.Random(0)
+    twins = tuple(tuple(unsure(chance) for _ in range(3)) for _ in range(6))
+    answers = [[moved(reply, chance, 0.02) for reply in twin] for twin in twins]
+    answers[2][1] = twins[3][1]  # another's answer, which is as likely
+    run = replace(crowd(6, 3, nats=0.0), twins=twins, replies=tuple(map(tuple, answers)))
+    found = rows(run, adapter="none")
+    assert [found[name].status for name in ROWS] == [Status.INCONCLUSIVE] * 2
+    assert "100% of other agents' answers would pass as an agent's own" in found[ROWS[0]].reason
+    answers[2][1] = replace(answers[2][1], logprobs=(-1.0,) * TOKENS)
+    found = rows(replace(run, replies=tuple(map(tuple, answers))), adapter="none")
+    assert [found[name].status for name in ROWS] == [Status.FAIL] * 2
+
+
+def test_a_crowd_that_says_one_and_the_same_shows_nothing_by_its_texts() -> None:
+    run = crowd(6, 3, nats=0.0)
+    same = replace(run, twins=run.twins[:1] * 6, replies=run.twins[:1] * 6)
+    found = rows(same)
+    assert found["crowd_texts_equal_twins"].status is Status.INCONCLUSIVE
 
 
 def test_a_code_word_planted_once_in_2000_turns_is_found() -> None:

@@ -105,11 +105,12 @@ def test_a_server_of_sessions_is_excused_by_no_rounding() -> None:
 def test_in_a_crowd_a_near_tie_is_rounding_where_a_server_may_compute_otherwise(adapter: str, status: Status) -> None:
     twin, other = said((3, 4), margin=0.01), said((3, 9), margin=0.01)
     script = AgentScript(prompt=(1,), follow_ups=((1,),), code_word="", code_ids=(700,))
+    sure = [(said(ids), said(ids)) for ids in ((5, 6), (7, 8))]
     crowd = CrowdRun(
-        scripts=(script, script), replies=((twin, other), (twin, twin)), twins=((twin, twin),) * 2, errors=(),
-        samples=(), started_s=0.0, ended_s=1.0,
+        scripts=(script,) * 3, replies=((twin, other), *sure), twins=((twin, twin), *sure), errors=(), samples=(),
+        started_s=0.0, ended_s=1.0,
     )  # fmt: skip
-    params = AgentsParams.create(agents=2, turns=2, adapter=adapter)
+    params = AgentsParams.create(agents=3, turns=2, adapter=adapter)
     found = {row.name: row for row in judge_everyone(make_evidence(params=params, crowd=crowd), crowd)}
     assert found["crowd_texts_equal_twins"].status is status
 
