@@ -203,28 +203,29 @@ class HostWeights:
             if run.path is not None:
                 stretches.setdefault(run.path, []).append(Stretch(run.start, run.start + run.nbytes))
         refused = {path: why for path, needed in stretches.items() if (why := self._open(path, needed))}
+        if self._registration is not None:  # once no file has copies to be timed: those would wait for it
+            for path, file in self._files.items():
+                self._registration.go_on(file, cut_pages(stretches[path]))
         return {
             index: _join([replace(r, path=None, why=refused[r.path]) if r.path in refused else r for r in found])
             for index, found in runs.items()
         }
 
     def _open(self, path: Path, stretches: Sequence[Stretch]) -> str:
-        """Map a file, and return why that cannot be done; empty if it was."""
+        """Map a file and register its first pages, and return why that cannot be done; empty if it was."""
         try:
             file = map_file(path)
         except (OSError, ValueError) as error:
             return f"{path.name} cannot be mapped ({error})"
         if max(stretch.end for stretch in stretches) > file.buffer.numel():
             return f"{path.name} was cut short"
-        first, *_ = chunks = cut_pages(stretches)
+        first = cut_pages(stretches)[0]
         why = (file.lock(first) if self._registration is not None else "") or self._time(file, first, stretches)
         if why:
             file.close()
-            return why
-        self._files[path] = file
-        if self._registration is not None:
-            self._registration.go_on(file, chunks)
-        return ""
+        else:
+            self._files[path] = file
+        return why
 
     def _time(self, file: MappedFile, pages: Stretch, stretches: Sequence[Stretch]) -> str:
         """Return by how much copies from odd addresses among some pages are slower; empty if they are not, or there

@@ -28,7 +28,7 @@ from djinn_checks.units import MIB, format_bytes
 _READ_ONLY = 8
 """CU_MEMHOSTREGISTER_READ_ONLY of cuda.h."""
 FIRST_BYTES, CHUNK_BYTES = 128 * MIB, 512 * MIB
-"""Of pages that are registered by one call: 33 GB/s on an H200, or 40 by four threads, so some 4 and 13 ms each."""
+"""Of pages that are registered by one call: 33 to 40 GB/s on an H200, so some 4 and 15 ms each."""
 
 
 @dataclass(frozen=True, order=True)

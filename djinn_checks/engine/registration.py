@@ -19,8 +19,8 @@ from pathlib import Path
 
 from djinn_checks.engine.mapped_files import MappedFile, Stretch, current_context, enter_context
 
-_AT_ONCE = 4
-"""Threads: more of them are no faster."""
+_AT_ONCE = 2
+"""Threads: the driver takes one call after the other, and what is wanted first should not wait for what comes later."""
 
 _log = logging.getLogger(__name__)
 
