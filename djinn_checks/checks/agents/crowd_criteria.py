@@ -8,9 +8,9 @@ from djinn_checks.checks.agents.canary_criteria import judge_code_words
 from djinn_checks.checks.agents.connect import ADAPTERS
 from djinn_checks.checks.agents.crowd import CrowdRun, percentile
 from djinn_checks.checks.agents.crowd_distance import (
-    GROSS,
     TurnDistance,
     distances,
+    gross,
     judged_turns,
     limit,
     noise,
@@ -164,18 +164,18 @@ def _resident(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
 def _texts(evidence: AgentsEvidence, crowd: CrowdRun, found: Sequence[TurnDistance]) -> Criterion:
     """A server of sessions says the same token by token. One with a pool, or of which nothing is known, may compute in
     batches or other parts, and is held to what that may round."""
-    gross = sorted({turn.agent for turn in found if turn.nats is not None and turn.nats > GROSS})
+    most = gross(found)
+    far = sorted({turn.agent for turn in found if turn.nats is not None and turn.nats > most})
     differ = [
         number for number, replies in enumerate(crowd.replies) if differing_tokens(replies, crowd.twin_of(number))
     ]
     how, may_be_apart = "the same turns taken alone, without a pause, token by token", None
     may_round = evidence.pool is not None or not ADAPTERS[evidence.params.adapter].has_sessions
     if may_round and all(turn.nats is not None for turn in found):
-        how = (
-            f"the same turns taken alone; {len(differ)} said another token where its twin was not sure by {GROSS} nats"
-        )
+        unsure = f"where its twin was not sure by {most:.3g} nats"
+        how = f"the same turns taken alone; {len(differ)} said another token {unsure}"
         unfinished = [number for number, replies in enumerate(crowd.replies) if len(replies) < evidence.params.turns]
-        may_be_apart, differ = GROSS if differ else None, sorted({*gross, *unfinished})
+        may_be_apart, differ = most if differ else None, sorted({*far, *unfinished})
     blind = "" if differ else _why_blind(crowd, may_be_apart)
     row = Row("crowd_texts_equal_twins", "Every agent said what its twin says alone", unit="agents")
     return row.judge(
@@ -201,7 +201,7 @@ def _why_blind(crowd: CrowdRun, most: float | None) -> str:
 
 def _logprobs(evidence: AgentsEvidence, crowd: CrowdRun, found: Sequence[TurnDistance]) -> Criterion:
     of_noise = noise(evidence, found)
-    most = limit(of_noise) if of_noise is not None else None
+    most = limit(of_noise, found) if of_noise is not None else None
     later = judged_turns(found)
     worst = max(later, key=lambda turn: turn.nats or 0.0, default=None)
     row = Row(

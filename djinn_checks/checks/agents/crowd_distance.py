@@ -12,13 +12,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import median
 
 from djinn_checks.checks.agents.crowd import CrowdRun
 from djinn_checks.checks.agents.evidence import AgentsEvidence, distance
 from djinn_checks.checks.agents.reply import Reply
 
-GROSS = 0.5
-"""Nats. No rounding of 16-bit numbers moves a log-probability so far; another session's KV moves most of them more."""
+_GROSS = 0.5
+"""Nats. Rounding of 16-bit numbers seldom moves a log-probability so far, another session's KV moves most more."""
 _TIMES_NOISE = 4.0
 """The largest of some thousand differences may be so much larger than the largest of some dozens."""
 _OTHERS = 8
@@ -98,18 +99,35 @@ def noise(evidence: AgentsEvidence, found: Sequence[TurnDistance]) -> float | No
     Of turns that were never restored, and on a server that keeps blocks also between the sleeper's twins, one of which
     was computed in one part. What is gross is no rounding.
     """
-    first = [turn.nats for turn in found if not turn.may_be_restored and not turn.is_disturbed]
-    known = [nats for nats in first if nats is not None and nats <= GROSS]
+    first = _never_restored(found)
+    most = gross(found)
+    known = [nats for nats in first if nats <= most]
     if not known:
         return None
     run = evidence.sleeper
     parts = distance(run.hot[1:], run.cold) if evidence.pool and run.cold else None
-    return max(*known, parts if parts is not None and parts <= GROSS else 0.0, 0.0)
+    return max(*known, parts if parts is not None and parts <= most else 0.0, 0.0)
 
 
-def limit(of_noise: float) -> float:
+def gross(found: Sequence[TurnDistance]) -> float:
+    """Return what no rounding does here, in nats.
+
+    A logit of 32 and more has a grid of a quarter in bfloat16, so a model that is sure of its words is rounded by half
+    a nat and more. What is gross is then far from what half of the turns show that were never restored. A server whose
+    first turns are wrong gains nothing: if the limit is so wide that others' answers pass, that shows nothing.
+    """
+    first = _never_restored(found)
+    return max(_GROSS, _TIMES_NOISE * median(first)) if first else _GROSS
+
+
+def _never_restored(found: Sequence[TurnDistance]) -> list[float]:
+    first = [turn.nats for turn in found if not turn.may_be_restored and not turn.is_disturbed]
+    return [nats for nats in first if nats is not None and nats < math.inf]
+
+
+def limit(of_noise: float, found: Sequence[TurnDistance] = ()) -> float:
     """Return how far a restored turn may be from its twin's, in nats."""
-    return min(_TIMES_NOISE * of_noise, GROSS)
+    return min(_TIMES_NOISE * of_noise, gross(found))
 
 
 def taken_for_own(crowd: CrowdRun, most: float | None) -> float | None:

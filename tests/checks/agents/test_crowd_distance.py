@@ -22,6 +22,7 @@ from djinn_checks.outcome import Criterion
 from tests.checks.agents.made_evidence import make_evidence
 
 TOKENS = 6
+ROWS = ("crowd_texts_equal_twins", "crowd_logprobs_equal_twins")
 
 
 def said(chance: random.Random, *, shift: float = 0.0) -> Reply:
@@ -71,14 +72,25 @@ def test_thirty_clean_crowds_raise_no_alarm_however_they_round(nats: float) -> N
         assert found["crowd_logprobs_equal_twins"].status is Status.PASS, seed
 
 
+def test_a_model_that_is_rounded_by_half_a_nat_and_more_raises_no_alarm_and_another_session_s_answer_does() -> None:
+    for seed in range(30):
+        found = rows(crowd(16, 3, nats=0.4, seed=seed), adapter="none")
+        assert found["crowd_logprobs_equal_twins"].status in (Status.PASS, Status.INCONCLUSIVE), seed
+        assert found["crowd_texts_equal_twins"].status is not Status.FAIL
+    chance = random.Random(0)
+    run = crowd(16, 3, nats=0.4)
+    answers = [list(replies) for replies in run.replies]
+    far = replace(run.twins[3][1], logprobs=tuple((value or 0) - 4 for value in run.twins[3][1].logprobs))
+    answers[4][1] = moved(far, chance, 0.4)
+    found = rows(replace(run, replies=tuple(map(tuple, answers))), adapter="none")
+    assert [found[name].status for name in ROWS] == [Status.FAIL] * 2
+
+
 @pytest.mark.parametrize("nats", [0.0, 1e-6, 0.02])
 def test_one_wrong_answer_in_2000_turns_is_found(nats: float) -> None:
     found = rows(crowd(50, 40, nats=nats, swapped=(17, 6)))
     assert found["crowd_logprobs_equal_twins"].status is Status.FAIL
     assert "agent 17, turn 7" in found["crowd_logprobs_equal_twins"].reason
-
-
-ROWS = ("crowd_texts_equal_twins", "crowd_logprobs_equal_twins")
 
 
 def unsure(chance: random.Random) -> Reply:

@@ -60,19 +60,21 @@ def pooled(slept: Reply, hot: Reply, cold: Reply, *, block: int | None = BLOCK) 
 
 
 @pytest.mark.parametrize(
-    ("again", "block", "status"),
-    [(0, BLOCK, Status.PASS), (11, BLOCK, Status.PASS), (15, BLOCK, Status.PASS), (16, BLOCK, Status.FAIL),
-     (16, 128, Status.PASS), (1, None, Status.FAIL)],
+    ("again", "block", "kind", "status"),
+    [(0, BLOCK, "sglang", Status.PASS), (11, BLOCK, "sglang", Status.PASS), (15, BLOCK, "sglang", Status.PASS),
+     (16, BLOCK, "sglang", Status.FAIL), (16, 128, "sglang", Status.PASS), (1, None, "sglang", Status.FAIL),
+     (17, BLOCK, "vllm", Status.PASS), (18, BLOCK, "vllm", Status.FAIL), (3, None, "vllm", Status.FAIL)],
 )  # fmt: skip
-def test_less_than_a_block_of_the_servers_own_size_may_be_computed_again(
-    again: int, block: int | None, status: Status
+def test_less_than_a_block_of_the_servers_own_size_may_be_computed_again_and_the_answer_of_one_that_leaves_it_out(
+    again: int, block: int | None, kind: str, status: Status
 ) -> None:
     came = Sources(device=0, host=KEPT - again, computed=PROMPT - KEPT + again)
     hot = said((3, 4), Sources(device=KEPT, host=0, computed=PROMPT - KEPT))
     evidence, pool = pooled(said((3, 4), came), hot, hot, block=block)
-    found = {row.name: row for row in judge_pool(evidence, pool)}
+    found = {row.name: row for row in judge_pool(evidence, replace(pool, kind=kind))}
     assert found["prefill_counted"].status is found["kv_from_host"].status is status
     assert found["prefill_counted"].observed == again
+    assert ("the last answer's 2 may be computed again" in found["kv_from_host"].evidence) is (kind == "vllm")
 
 
 def rows(slept: Reply, hot: Reply, cold: Reply) -> dict[str, Criterion]:

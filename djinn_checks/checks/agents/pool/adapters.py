@@ -82,6 +82,8 @@ class PoolAdapter:
     """Tokens that the device's pool holds."""
     pool_blocks: tuple[Info, ...] = ()
     """The same in blocks, where it is said in no other way."""
+    leaves_out: str = ""
+    """Why the tokens of a session's last answer may not be written to the host; empty: they are."""
     empty_device: Route | None = None
     """Empties the device's cache and leaves the host's."""
     empty_all: Route | None = None
@@ -112,6 +114,8 @@ VLLM = PoolAdapter(
     block_tokens=(Info(name="vllm:cache_config_info", label="block_size", since="0.26.0"),),
     pool_tokens=(Info(name="vllm:cache_config_info", label="kv_cache_size_tokens", since="0.32.0"),),
     pool_blocks=(Info(name="vllm:cache_config_info", label="num_gpu_blocks", since="0.26.0"),),
+    leaves_out="vLLM 0.26.0 writes what was part of a prompt, unless offload_prompt_only is false in its connector's "
+    "settings",
     empty_device=Route(path="/reset_prefix_cache", needs="VLLM_SERVER_DEV_MODE=1"),
     empty_all=Route(path="/reset_prefix_cache?reset_external=true", needs="VLLM_SERVER_DEV_MODE=1"),
     fields={"cache_salt": "{salt}", "session_id": "{session}", "return_token_ids": True, "ignore_eos": True},

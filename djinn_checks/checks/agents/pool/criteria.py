@@ -18,6 +18,7 @@ from djinn_checks.checks.agents.identity_criteria import (
     judge_sameness,
     judge_speaker,
 )
+from djinn_checks.checks.agents.pool.adapters import POOLS
 from djinn_checks.checks.agents.pool.run import PoolRun, is_accounted, kept_of, strangers
 from djinn_checks.checks.agents.pool.speed import judge_pool_moves
 from djinn_checks.checks.agents.promptness_criteria import judge_wake
@@ -118,8 +119,8 @@ def _from_host(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
     return row.judge(
         max((max(0, short) for short in found), default=None),
         "<=",
-        (pool.block_tokens or 1) - 1,
-        evidence=f"{_BY_SERVER}; it keeps blocks of {_say(pool.block_tokens)} tokens",
+        (pool.block_tokens or 1) - 1 + _left_out(evidence, pool),
+        evidence=f"{_BY_SERVER}; it keeps blocks of {_say(pool.block_tokens)} tokens{_tell_left_out(evidence, pool)}",
         missing=pool.why_missing("prompt", "device", "host"),
         failed="none came from there: is offloading on?" if none_came else "they were lost, and computed again",
     )
@@ -134,10 +135,23 @@ def _not_recomputed(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
     return row.judge(
         max((max(0, again) for again in found), default=None),
         "<=",
-        (pool.block_tokens or 1) - 1,
-        evidence=f"{_BY_SERVER}, against the tokens that the session had; a paged cache keeps whole blocks",
+        (pool.block_tokens or 1) - 1 + _left_out(evidence, pool),
+        evidence=f"{_BY_SERVER}, against the tokens that the session had; a paged cache keeps whole blocks"
+        f"{_tell_left_out(evidence, pool)}",
         missing=pool.why_missing("prompt", "device", "host"),
     )
+
+
+def _left_out(evidence: AgentsEvidence, pool: PoolRun) -> int:
+    """Return how many tokens of a session's last answer such a server need not keep when the session goes idle."""
+    if not POOLS[pool.kind].leaves_out:
+        return 0
+    return max(len(sleep.last.ids) for sleep in evidence.sleeper.sleeps)
+
+
+def _tell_left_out(evidence: AgentsEvidence, pool: PoolRun) -> str:
+    count = _left_out(evidence, pool)
+    return f"; the last answer's {count} may be computed again: {POOLS[pool.kind].leaves_out}" if count else ""
 
 
 def _loaded(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
