@@ -51,10 +51,6 @@ class MappedFile:
     buffer: Tensor
     _registered: list[Any] = field(default_factory=list)
 
-    @property
-    def is_registered(self) -> bool:
-        return bool(self._registered)
-
     def register(self, stretches: Iterable[Stretch]) -> str:
         """Register the pages of some stretches with CUDA, and return why that cannot be done; empty if it was.
 
