@@ -17,7 +17,7 @@ from torch import Tensor
 
 _WORDS = 1 << 21  # multipliers repeat with this period, each round with another odd factor
 _CPU_WORDS_AT_ONCE = 1 << 17
-"""What fits a CPU's cache, and whose products (1 MB) the allocator gives back."""
+"""What fits a CPU's cache: 1 MB of products."""
 _SHORTEST = 1 << 10
 
 
@@ -59,6 +59,8 @@ def _combine(words: Tensor, tail: Tensor, scratch: Tensor | None = None) -> Tens
     at_once = _CPU_WORDS_AT_ONCE if words.device.type == "cpu" else _WORDS if scratch is None else scratch.numel()
     width = max(_SHORTEST, (1 << at_once.bit_length() - 1) >> max(0, count - 1).bit_length())
     width = min(width, _WORDS)  # and a power of two, so that no chunk crosses a period
+    if words.device.type == "cpu":  # once for all chunks: a place that is new faults every page in
+        scratch = torch.empty(min(words.numel(), count * width), dtype=torch.int64)
     total = torch.zeros(count, dtype=torch.int64, device=words.device)
     for start in range(0, length, width):
         chunk, place = words[:, start : start + width], start % _WORDS
@@ -70,9 +72,9 @@ def _combine(words: Tensor, tail: Tensor, scratch: Tensor | None = None) -> Tens
 
 
 def _weighted_sums(words: Tensor, multipliers: Tensor, scratch: Tensor | None) -> Tensor:
-    if words.device.type == "cpu":  # multiplying mixed types takes a CPU eight times as long as converting first
-        return words.to(torch.int64).mul_(multipliers).sum(dim=1)
     if scratch is None or scratch.numel() < words.numel():
         return (words * multipliers).sum(dim=1)
     products = scratch[: words.numel()].view(words.shape)
+    if words.device.type == "cpu":  # multiplying mixed types takes a CPU eight times as long as converting first
+        return products.copy_(words).mul_(multipliers).sum(dim=1)
     return torch.mul(words, multipliers, out=products).sum(dim=1)

@@ -14,6 +14,7 @@ import uvicorn
 from djinn_checks.devices import choose_device, choose_dtype
 from djinn_checks.engine.agent_engine import AgentEngine
 from djinn_checks.engine.decode_graphs import record_decode
+from djinn_checks.engine.heap import unmap_what_is_freed
 from djinn_checks.engine.kv_cache import probe_shape
 from djinn_checks.engine.kv_store import KvStore
 from djinn_checks.errors import EngineError
@@ -62,6 +63,8 @@ def serve(
     listening = bound or listen(options)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    else:
+        unmap_what_is_freed()
     model = open_model(options.model, dtype=choose_dtype(options.dtype, device), device=device, seed=options.seed)
     module: Any = model.resident(device)
     end_ids, metrics = end_tokens(model, module), Metrics()

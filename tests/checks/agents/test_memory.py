@@ -18,7 +18,16 @@ from djinn_checks.checks.agents.sleeper_criteria import _bytes_equal, _digest, _
 from djinn_checks.instruments.server_memory import MemorySeries
 from djinn_checks.outcome import Criterion, Status
 from djinn_checks.units import MB
-from tests.checks.agents.made_evidence import ANSWERED_S, KV, OPENED_S, SETTLED_S, TOLD_S, WOKEN_S, make_one_sleep
+from tests.checks.agents.made_evidence import (
+    ANSWERED_S,
+    KV,
+    OPENED_S,
+    SETTLED_S,
+    TOLD_S,
+    WOKEN_S,
+    make_one_sleep,
+    make_reference,
+)
 
 OWN = 5.0
 """What the server has without any session."""
@@ -78,6 +87,22 @@ def test_what_may_be_a_part_of_the_kv_or_a_cache_leaves_it_open() -> None:
     assert row.status is Status.INCONCLUSIVE
     assert "5 MB more was there than without the session" in row.reason
     assert freed(levels(0, 1, 0, 1.5, 0.5)).status is Status.INCONCLUSIVE
+
+
+SEEN_MB: Mapping[str, tuple[Status, tuple[float, ...]]] = {
+    "its heap keeps what forwards free": (Status.INCONCLUSIVE, (575.42, 591.69, 579.10, 593.80, 579.12)),
+    "nothing stays that is freed": (Status.PASS, (479.72, 492.63, 480.04, 494.74, 480.06)),
+    "nothing stays but a tenth of the KV": (Status.FAIL, (479.65, 492.30, 480.99, 494.43, 479.75)),
+    "nothing stays but the KV": (Status.FAIL, (479.72, 492.46, 492.47, 494.58, 479.90)),
+}
+"""Recorded of our own server, while a dozen processes shared two cores."""
+
+
+@pytest.mark.parametrize("who", SEEN_MB)
+def test_a_server_that_gives_back_what_forwards_free_is_decided_on_a_busy_machine_too(who: str) -> None:
+    decided, seen = SEEN_MB[who]
+    made = levels(*(level * MB / KV - OWN for level in seen))
+    assert _left_device(replace(made, reference=make_reference(119 * 98_304))).status is decided
 
 
 def test_readings_that_end_before_the_closing_leave_open_what_needs_them_and_no_more() -> None:
