@@ -136,9 +136,12 @@ class SessionMemory:
         """Return when the idle threshold behind a turn may be reached, and the session leave, told or not.
 
         On a machine that stalls the pause before a sleep may last that long. And an answer may be complete before it
-        is seen: by no more than the longest time in which nobody ran, as whoever runs sees what has come.
+        is seen: by no more than the longest time in which nobody ran, as whoever runs sees what has come, and the time
+        for which the server's threads waited for a processor, so that they could send its end.
         """
-        return reply.end_s - self.series.longest_gap_s(reply.sent_s, reply.end_s) + self.idle_s
+        unseen_s = self.series.longest_gap_s(reply.sent_s, reply.end_s)
+        sends_s = reply.token_at_s[-2] if len(reply.token_at_s) > 1 else reply.sent_s
+        return reply.end_s - unseen_s - self.series.kept_waiting_s(sends_s, reply.end_s) + self.idle_s
 
     def slept_through(self, sleep: Sleep) -> bool:
         """Return whether the machine stood still for so much of a sleep that its last third tells nothing."""

@@ -116,17 +116,21 @@ def test_readings_that_end_before_the_closing_leave_open_what_needs_them_and_no_
     assert _returned(evidence).status is Status.PASS
 
 
-@pytest.mark.parametrize(("stalled_s", "decided"), [(0.0, Status.FAIL), (0.7, Status.INCONCLUSIVE)])
+@pytest.mark.parametrize(
+    ("what", "unseen_s", "decided"),
+    [("stalls", 0.0, Status.FAIL), ("stalls", 0.7, Status.INCONCLUSIVE), ("waits", 0.6, Status.INCONCLUSIVE)],
+)
 def test_a_session_that_left_before_its_answer_was_seen_was_idle_for_longer_than_the_clock_says(
-    stalled_s: float, decided: Status
+    what: str, unseen_s: float, decided: Status
 ) -> None:
-    """The machine stood still when the answer was complete, and ran on when the idle threshold had passed."""
+    """The machine stood still, or the server's threads waited, when the answer was complete, and ran on when the idle
+    threshold had passed."""
 
     def used(t_s: float) -> int:
         return round(KV * (OWN + (OPENED_S <= t_s < ANSWERED_S)))
 
-    stalls = (ANSWERED_S - stalled_s, ANSWERED_S)
-    assert _left_device(make_one_sleep(used, idle_s=0.5, stalls=stalls)).status is decided
+    spans = {what: (ANSWERED_S - unseen_s, ANSWERED_S)}
+    assert _left_device(make_one_sleep(used, idle_s=0.5, **spans)).status is decided
 
 
 def test_a_sleep_through_which_the_machine_stood_still_tells_nothing() -> None:
