@@ -152,7 +152,7 @@ class HostWeights:
         self._files: dict[Path, MappedFile] = {}
         self._registration = Registration() if pinned else None
         if self._registration is not None:  # what is dropped and not closed lets go of its files, too
-            weakref.finalize(self, self._registration.close).atexit = False
+            weakref.finalize(self, self._registration.let_go)
         self._scratch, self._time_copy = scratch, time_copy
         runs = self._map({index: find_runs(segment, weights) for index, segment in segments.items()})
         self._arena = HostArena(
@@ -198,34 +198,41 @@ class HostWeights:
     def _map(self, runs: dict[int, list[Run]]) -> dict[int, list[Run]]:
         """Map the files that runs lie in and begin to register them; return the runs, those of a file that is refused
         without it."""
-        stretches: dict[Path, list[Stretch]] = {}
-        for run in (run for found in runs.values() for run in found):
-            if run.path is not None:
-                stretches.setdefault(run.path, []).append(Stretch(run.start, run.start + run.nbytes))
-        refused = {path: why for path, needed in stretches.items() if (why := self._open(path, needed))}
+        order = [
+            (run.path, Stretch(run.start, run.start + run.nbytes))
+            for found in runs.values() for run in found if run.path is not None
+        ]  # fmt: skip
+        stretches = {
+            path: [stretch for other, stretch in order if other == path] for path in dict.fromkeys(dict(order))
+        }
+        opened = {path: self._open(path, needed) for path, needed in stretches.items()}
+        refused = {path: done for path, done in opened.items() if isinstance(done, str)}
         if self._registration is not None:  # once no file has copies to be timed: those would wait for it
-            for path, file in self._files.items():
-                self._registration.go_on(file, cut_pages(stretches[path]))
+            self._registration.go_on(
+                [(self._files[path], cut_pages(stretches[path]), done) for path, done in opened.items()
+                 if isinstance(done, Stretch)],
+                [(path, stretch) for path, stretch in order if path not in refused],
+            )  # fmt: skip
         return {
             index: _join([replace(r, path=None, why=refused[r.path]) if r.path in refused else r for r in found])
             for index, found in runs.items()
         }
 
-    def _open(self, path: Path, stretches: Sequence[Stretch]) -> str:
-        """Map a file and register its first pages, and return why that cannot be done; empty if it was."""
+    def _open(self, path: Path, stretches: Sequence[Stretch]) -> Stretch | str:
+        """Map a file, register some of its pages and return them, or why that cannot be done."""
         try:
             file = map_file(path)
         except (OSError, ValueError) as error:
             return f"{path.name} cannot be mapped ({error})"
         if max(stretch.end for stretch in stretches) > file.buffer.numel():
             return f"{path.name} was cut short"
-        first = cut_pages(stretches)[0]
+        first = choose_first(cut_pages(stretches), stretches)
         why = (file.lock(first) if self._registration is not None else "") or self._time(file, first, stretches)
         if why:
             file.close()
-        else:
-            self._files[path] = file
-        return why
+            return why
+        self._files[path] = file
+        return first
 
     def _time(self, file: MappedFile, pages: Stretch, stretches: Sequence[Stretch]) -> str:
         """Return by how much copies from odd addresses among some pages are slower; empty if they are not, or there
@@ -261,6 +268,16 @@ class HostWeights:
             Piece(offset=run.offset + part.start - run.start, host=buffer[part.start : part.end], registered=registered)
             for part, registered in parts
         ]
+
+
+def choose_first(chunks: Sequence[Stretch], stretches: Sequence[Stretch]) -> Stretch:
+    """Return the chunk to register first: one in which copies from an odd address can be timed, if there is one."""
+
+    def odd_bytes(chunk: Stretch) -> int:
+        odd = (s for s in stretches if s.start % _LINE and chunk.start <= s.start < chunk.end)
+        return max((min(s.end, chunk.end) - s.start for s in odd), default=0)
+
+    return next((chunk for chunk in chunks if odd_bytes(chunk) > _TIMED // 8 + mmap.PAGESIZE), chunks[0])
 
 
 def find_runs(segment: Segment, weights: Weights, *, least_share: float = _LEAST_SHARE) -> list[Run]:

@@ -1,16 +1,15 @@
 """Pages of mapped files that are registered with CUDA while the first pass is under way.
 
 Registering takes longer than anything else does when files are opened that lie in the page cache: 13.5 GB take 0.4 s,
-and a copy of a layer needs no more than the pages of that layer. So the first pages of each file are registered when
-it is opened, which tells whether its file system bears it, and all others by threads, in the order of the files. Who
-copies waits for the pages that the copy reads. A copy may not cross from one registered chunk to another (CUDA's error
-1), so copies are cut where chunks meet.
+and a copy of a layer needs no more than the pages of that layer. So some pages of each file are registered when it is
+opened, which tells whether its file system bears it, and all others by threads, in the order in which they are wanted.
+Who copies waits for the pages that the copy reads. A copy may not cross from one registered chunk to another (CUDA's
+error 1), so copies are cut where chunks meet.
 """
 
 from __future__ import annotations
 
 import logging
-from bisect import bisect_right
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,13 +23,16 @@ _AT_ONCE = 2
 
 _log = logging.getLogger(__name__)
 
+Place = tuple[Path, Stretch]
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(kw_only=True, eq=False)
 class Chunk:
     """Pages of a file that are registered by one call."""
 
+    file: MappedFile
     pages: Stretch
-    registered: Future[str] | None
+    registered: Future[str] | None = None
     """Gives why that failed; empty if it did not. None: it is registered."""
 
 
@@ -43,23 +45,39 @@ class Registration:
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="registration", initializer=enter)
         self._chunks: dict[Path, list[Chunk]] = {}
 
-    def go_on(self, file: MappedFile, chunks: Sequence[Stretch]) -> None:
-        """Register the chunks of a file behind its first, which is registered."""
-        first = Chunk(pages=chunks[0], registered=None)
-        behind = [Chunk(pages=pages, registered=self._threads.submit(_lock, file, pages)) for pages in chunks[1:]]
-        self._chunks[file.path] = [first, *behind]
+    def go_on(self, files: Sequence[tuple[MappedFile, Sequence[Stretch], Stretch]], order: Sequence[Place]) -> None:
+        """Register the chunks of some files, but for one of each, which is registered.
+
+        Args:
+            files: each with its chunks, and the one that is registered.
+            order: the paths and stretches that are read, as they are wanted.
+        """
+        for file, chunks, done in files:
+            self._chunks[file.path] = [Chunk(file=file, pages=pages) for pages in chunks if pages != done]
+        wanted = [chunk for path, stretch in order for chunk in self._touched(path, stretch)]
+        for chunk in dict.fromkeys(wanted):
+            chunk.registered = self._threads.submit(_lock, chunk)
+        for file, _, done in files:
+            self._chunks[file.path].append(Chunk(file=file, pages=done))
+            self._chunks[file.path].sort(key=lambda chunk: chunk.pages.start)
 
     def cut(self, path: Path, stretch: Stretch) -> list[tuple[Stretch, Future[str] | None]]:
         """Return the parts of a stretch that one copy each may read, and what has to be done before it may."""
-        chunks = self._chunks.get(path)
-        if chunks is None:
+        if path not in self._chunks:
             return [(stretch, None)]
-        first = bisect_right(chunks, stretch.start, key=lambda chunk: chunk.pages.start) - 1
         return [
             (Stretch(max(chunk.pages.start, stretch.start), min(chunk.pages.end, stretch.end)), chunk.registered)
-            for chunk in chunks[first:]
-            if chunk.pages.start < stretch.end
+            for chunk in self._touched(path, stretch)
         ]
+
+    def _touched(self, path: Path, stretch: Stretch) -> list[Chunk]:
+        return [
+            chunk for chunk in self._chunks[path] if chunk.pages.start < stretch.end and stretch.start < chunk.pages.end
+        ]
+
+    def let_go(self) -> None:
+        """Leave out what was not begun, and wait for nothing: what is being registered is let go of with its file."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
         """Leave out what was not begun, and wait for the rest."""
@@ -67,8 +85,8 @@ class Registration:
         self._chunks = {}
 
 
-def _lock(file: MappedFile, pages: Stretch) -> str:
-    why = file.lock(pages)
+def _lock(chunk: Chunk) -> str:
+    why = chunk.file.lock(chunk.pages)
     if why:
         _log.warning("%s: copies from there are slower, by way of memory of CUDA's own", why)
     return why

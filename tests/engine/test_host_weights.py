@@ -272,6 +272,30 @@ def test_closing_waits_for_what_is_being_registered_and_leaves_out_the_rest(
     assert driver.locked == {}
 
 
+def test_pages_are_registered_in_the_order_in_which_they_are_wanted(
+    folders: dict[str, Path], driver: Driver, small_chunks: None
+) -> None:
+    model = opened(folders["wide"])
+    cut = cut_model(model.skeleton(), order=order_by_file(model.weights))
+    last_first = dict(reversed(list(enumerate(cut.segments))))
+    driver.may_go_on.clear()
+    held = HostWeights(last_first, model.weights, pinned=True)
+    pieces = [piece for segment in last_first for piece in held.pieces[segment] if piece.registered is not None]
+    driver.may_go_on.set()
+    held.wait(next(iter(last_first)))
+    assert driver.holds(pieces[0].host)
+    held.close()
+
+
+def test_the_first_chunk_is_one_in_which_odd_addresses_can_be_timed() -> None:
+    stretches = [Stretch(0, 5 << 20), Stretch((20 << 20) + 40, 600 << 20)]
+    chunks = cut_pages(stretches)
+    first = host_weights_module.choose_first(chunks, stretches)
+    assert first.start <= (20 << 20) + 40 < first.end
+    even = [Stretch(0, 600 << 20)]
+    assert host_weights_module.choose_first(cut_pages(even), even) == cut_pages(even)[0]
+
+
 @given(st.lists(st.tuples(st.integers(0, 10**10), st.integers(1, 3 * 10**9)), min_size=1, max_size=8))
 def test_chunks_are_the_pages_a_small_one_first(spans: list[tuple[int, int]]) -> None:
     stretches = [Stretch(start, start + nbytes) for start, nbytes in spans]
