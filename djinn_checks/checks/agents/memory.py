@@ -130,7 +130,8 @@ class SessionMemory:
         readings = self.series.readings(start_s, sleep.woken_s)
         taken = [t_s for t_s, used in readings if used > asleep + _REST_SHARE * kv_bytes]
         end = max(taken, default=start_s)
-        return Delay(most_s=end - start_s, least_s=end - start_s - self.series.stalled_s(start_s, end))
+        latest_s = min(sleep.told_s, self._seen_s(sleep.last) + self.idle_s)
+        return Delay(most_s=end - start_s, least_s=end - latest_s - self.series.stalled_s(start_s, end))
 
     def leaves_s(self, reply: Reply) -> float:
         """Return when the idle threshold behind a turn may be reached, and the session leave, told or not.
@@ -139,9 +140,15 @@ class SessionMemory:
         is seen: by no more than the longest time in which nobody ran, as whoever runs sees what has come, and the time
         for which the server's threads waited for a processor, so that they could send its end.
         """
-        unseen_s = self.series.longest_gap_s(reply.sent_s, reply.end_s)
+        return self._seen_s(reply) - self._unsent_s(reply) + self.idle_s
+
+    def _seen_s(self, reply: Reply) -> float:
+        return reply.end_s - self.series.longest_gap_s(reply.sent_s, reply.end_s)
+
+    def _unsent_s(self, reply: Reply) -> float:
+        """Return for how long an answer's end may have been ready and not sent; it was not before the token before."""
         sends_s = reply.token_at_s[-2] if len(reply.token_at_s) > 1 else reply.sent_s
-        return reply.end_s - unseen_s - self.series.kept_waiting_s(sends_s, reply.end_s) + self.idle_s
+        return min(self.series.kept_waiting_s(sends_s, reply.end_s), reply.end_s - sends_s)
 
     def slept_through(self, sleep: Sleep) -> bool:
         """Return whether the machine stood still for so much of a sleep that its last third tells nothing."""

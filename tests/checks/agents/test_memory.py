@@ -133,6 +133,17 @@ def test_a_session_that_left_before_its_answer_was_seen_was_idle_for_longer_than
     assert _left_device(make_one_sleep(used, idle_s=0.5, **spans)).status is decided
 
 
+def test_what_a_server_waited_to_send_an_answer_is_not_held_against_how_soon_it_left() -> None:
+    """It was gone 0.42 s after it was told, and half a second is allowed."""
+
+    def used(t_s: float) -> int:
+        return round(KV * (OWN + (OPENED_S <= t_s < TOLD_S + 0.42)))
+
+    made = make_one_sleep(used, idle_s=0.5, waits=(ANSWERED_S - 0.3, ANSWERED_S))
+    left = next(row for row in judge_promptness(made) if row.name == "kv_left_soon")
+    assert left.status is not Status.FAIL
+
+
 def test_a_sleep_through_which_the_machine_stood_still_tells_nothing() -> None:
     """It was read just before, and once when it was over."""
 
