@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from djinn_checks.checks.agents.crowd import CrowdRun
-from djinn_checks.checks.agents.crowd_distance import TurnDistance, gross
+from djinn_checks.checks.agents.crowd_distance import GROSS, TurnDistance
 from djinn_checks.checks.agents.reply import Reply
 from djinn_checks.checks.agents.scripts import says_code_word
 from djinn_checks.outcome import Criterion, Row
@@ -53,8 +53,7 @@ def _recalled(crowd: CrowdRun, found: Sequence[TurnDistance]) -> Criterion:
     known = [number for number in asked if _says_its_own(crowd, number, crowd.twin_of(number)[-1])]
     if not known:
         return row.skip("no twin that was alone said its code word when asked: this model repeats none")
-    most = gross(found)
-    rounded = {(turn.agent, turn.turn) for turn in found if turn.nats is not None and turn.nats <= most}
+    rounded = {(turn.agent, turn.turn) for turn in found if turn.nats is not None and turn.nats <= GROSS}
     silent = [number for number in known if not _says_its_own(crowd, number, crowd.replies[number][-1])]
     lost = [number for number in silent if (number, len(crowd.replies[number]) - 1) not in rounded]
     unsure = len(silent) - len(lost)

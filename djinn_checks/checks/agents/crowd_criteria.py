@@ -8,11 +8,12 @@ from djinn_checks.checks.agents.canary_criteria import judge_code_words
 from djinn_checks.checks.agents.connect import ADAPTERS
 from djinn_checks.checks.agents.crowd import CrowdRun, percentile
 from djinn_checks.checks.agents.crowd_distance import (
+    GROSS,
     TurnDistance,
     distances,
-    gross,
     judged_turns,
     limit,
+    may_be_rounding,
     noise,
     taken_for_own,
 )
@@ -164,27 +165,42 @@ def _resident(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
 def _texts(evidence: AgentsEvidence, crowd: CrowdRun, found: Sequence[TurnDistance]) -> Criterion:
     """A server of sessions says the same token by token. One with a pool, or of which nothing is known, may compute in
     batches or other parts, and is held to what that may round."""
-    most = gross(found)
-    far = sorted({turn.agent for turn in found if turn.nats is not None and turn.nats > most})
     differ = [
         number for number, replies in enumerate(crowd.replies) if differing_tokens(replies, crowd.twin_of(number))
     ]
-    how, may_be_apart = "the same turns taken alone, without a pause, token by token", None
+    how, may_be_apart, doubt = "the same turns taken alone, without a pause, token by token", None, ""
     may_round = evidence.pool is not None or not ADAPTERS[evidence.params.adapter].has_sessions
     if may_round and all(turn.nats is not None for turn in found):
-        unsure = f"where its twin was not sure by {most:.3g} nats"
-        how = f"the same turns taken alone; {len(differ)} said another token {unsure}"
+        how = (
+            f"the same turns taken alone; {len(differ)} said another token where its twin was not sure by {GROSS} nats"
+        )
+        wide, may_be_apart, doubt = may_be_rounding(found), GROSS if differ else None, _why_doubtful(found)
         unfinished = [number for number, replies in enumerate(crowd.replies) if len(replies) < evidence.params.turns]
-        may_be_apart, differ = most if differ else None, sorted({*far, *unfinished})
-    blind = "" if differ else _why_blind(crowd, may_be_apart)
+        differ = sorted({*unfinished, *(turn.agent for turn in found if turn.nats is not None and turn.nats > wide)})
+    open_still = "" if differ else doubt or _why_blind(crowd, may_be_apart)
     row = Row("crowd_texts_equal_twins", "Every agent said what its twin says alone", unit="agents")
     return row.judge(
-        None if blind else len(differ),
+        None if open_still else len(differ),
         "==",
         0,
         evidence=how,
-        missing=blind,
+        missing=open_still,
         failed=f"agents {', '.join(map(str, differ[:8]))}",
+    )
+
+
+def _why_doubtful(found: Sequence[TurnDistance]) -> str:
+    """Return why nothing is known of turns that are far from their twins', but no further than turns that nobody
+    restored; empty if there are none."""
+    wide = may_be_rounding(found)
+    far = [turn for turn in found if turn.nats is not None and GROSS < turn.nats <= wide]
+    if not far:
+        return ""
+    most = max(turn.nats or 0.0 for turn in far)
+    return (
+        f"agents {', '.join(map(str, sorted({turn.agent for turn in far})[:8]))} are up to {most:.3g} nats from their "
+        f"twins, and turns that were never restored are far from theirs, too: rounding by up to {wide:.3g}, or is the "
+        "server wrong in these as well?"
     )
 
 
@@ -201,7 +217,7 @@ def _why_blind(crowd: CrowdRun, most: float | None) -> str:
 
 def _logprobs(evidence: AgentsEvidence, crowd: CrowdRun, found: Sequence[TurnDistance]) -> Criterion:
     of_noise = noise(evidence, found)
-    most = limit(of_noise, found) if of_noise is not None else None
+    most = limit(of_noise) if of_noise is not None else None
     later = judged_turns(found)
     worst = max(later, key=lambda turn: turn.nats or 0.0, default=None)
     row = Row(
@@ -211,16 +227,17 @@ def _logprobs(evidence: AgentsEvidence, crowd: CrowdRun, found: Sequence[TurnDis
         unit="nats",
     )
     passes = worst is not None and most is not None and (worst.nats or 0.0) <= most
-    blind = _why_blind(crowd, most) if passes and most is not None else ""
+    is_wrong = worst is not None and (worst.nats or 0.0) > may_be_rounding(found)
+    open_still = _why_blind(crowd, most) if passes else "" if is_wrong else _why_doubtful(found)
     disturbed = sum(turn.is_disturbed for turn in later)
     besides = f", {disturbed} of them disturbed by a second client" if disturbed else ""
     return row.judge(
-        worst.nats if worst and most is not None and not blind else None,
+        worst.nats if worst and most is not None and not open_still else None,
         "<=",
         most if most is not None else 0.0,
         evidence=f"largest difference over {len(later)} turns{besides}; over first turns, never restored, "
         f"{_say(of_noise)}",
-        missing=blind
+        missing=open_still
         or "the server gives no log-probabilities, or no turn was left to compare, or all prompts begin alike and none "
         "tells what rounding does",
         failed=f"agent {worst.agent}, turn {worst.turn + 1}" if worst else "",

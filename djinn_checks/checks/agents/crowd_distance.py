@@ -12,13 +12,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import median
+from statistics import median_low
 
 from djinn_checks.checks.agents.crowd import CrowdRun
 from djinn_checks.checks.agents.evidence import AgentsEvidence, distance
 from djinn_checks.checks.agents.reply import Reply
 
-_GROSS = 0.5
+GROSS = 0.5
 """Nats. Rounding of 16-bit numbers seldom moves a log-probability so far, another session's KV moves most more."""
 _TIMES_NOISE = 4.0
 """The largest of some thousand differences may be so much larger than the largest of some dozens."""
@@ -100,24 +100,28 @@ def noise(evidence: AgentsEvidence, found: Sequence[TurnDistance]) -> float | No
     was computed in one part. What is gross is no rounding.
     """
     first = _never_restored(found)
-    most = gross(found)
-    known = [nats for nats in first if nats <= most]
+    known = [nats for nats in first if nats <= GROSS]
     if not known:
         return None
     run = evidence.sleeper
     parts = distance(run.hot[1:], run.cold) if evidence.pool and run.cold else None
-    return max(*known, parts if parts is not None and parts <= most else 0.0, 0.0)
+    return max(*known, parts if parts is not None and parts <= GROSS else 0.0, 0.0)
 
 
-def gross(found: Sequence[TurnDistance]) -> float:
-    """Return what no rounding does here, in nats.
+def limit(of_noise: float) -> float:
+    """Return how far a restored turn may be from its twin's, in nats."""
+    return min(_TIMES_NOISE * of_noise, GROSS)
+
+
+def may_be_rounding(found: Sequence[TurnDistance]) -> float:
+    """Return the nats up to which a difference is no proof that something is wrong: half a nat, or more.
 
     A logit of 32 and more has a grid of a quarter in bfloat16, so a model that is sure of its words is rounded by half
-    a nat and more. What is gross is then far from what half of the turns show that were never restored. A server whose
-    first turns are wrong gains nothing: if the limit is so wide that others' answers pass, that shows nothing.
+    a nat and more. More is allowed for where half of the turns that were never restored are as far from the twins'. But
+    these are the server's own words: what is allowed for so accuses nobody, and passes nothing.
     """
     first = _never_restored(found)
-    return max(_GROSS, _TIMES_NOISE * median(first)) if first else _GROSS
+    return max(GROSS, _TIMES_NOISE * median_low(first)) if first else GROSS
 
 
 def _never_restored(found: Sequence[TurnDistance]) -> list[float]:
@@ -125,15 +129,10 @@ def _never_restored(found: Sequence[TurnDistance]) -> list[float]:
     return [nats for nats in first if nats is not None and nats < math.inf]
 
 
-def limit(of_noise: float, found: Sequence[TurnDistance] = ()) -> float:
-    """Return how far a restored turn may be from its twin's, in nats."""
-    return min(_TIMES_NOISE * of_noise, gross(found))
-
-
 def taken_for_own(crowd: CrowdRun, most: float | None) -> float | None:
     """Return the share of other agents' answers that would pass as an agent's own; None if there is nobody else.
 
-    The twins were alone, so these are what a mix-up would look like.
+    The twins were alone, so these are what a mix-up would look like, in turns that may have been restored.
 
     Args:
         most: nats that an answer may be from the twin's; None: it may be in nothing but its log-probabilities.
@@ -143,7 +142,7 @@ def taken_for_own(crowd: CrowdRun, most: float | None) -> float | None:
         (own, other)
         for agent in range(count)
         for step in range(1, min(count, _OTHERS + 1))
-        for own, other in zip(crowd.twin_of(agent), crowd.twin_of((agent + step) % count), strict=False)
+        for own, other in zip(crowd.twin_of(agent)[1:], crowd.twin_of((agent + step) % count)[1:], strict=False)
     ]
     if most is None:
         passing = [own.ids == other.ids and own.text == other.text for own, other in pairs]

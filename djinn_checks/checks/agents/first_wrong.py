@@ -33,6 +33,6 @@ def _of_crowd(evidence: AgentsEvidence, crowd: CrowdRun) -> int | None:
     of_noise = noise(evidence, found)
     if of_noise is None:
         return None
-    most = limit(of_noise, found)
+    most = limit(of_noise)
     wrong = [turn.end_s for turn in judged_turns(found) if turn.nats is not None and turn.nats > most]
     return sum(turn.end_s <= min(wrong) for turn in found) if wrong else None

@@ -24,9 +24,13 @@ _AS_SLOW = 0.8
 """Of the time to a recomputed session's first token: from here on a session's is as slow."""
 
 
-def judge_recomputation(evidence: AgentsEvidence) -> list[Criterion]:
-    """Return the two rows. Time is the coarser witness, and a busy machine's: it is asked where rounding is blind."""
-    rounding = _rounding(evidence)
+def judge_recomputation(evidence: AgentsEvidence, *, again: str = "") -> list[Criterion]:
+    """Return the two rows. Time is the coarser witness, and a busy machine's: it is asked where rounding is blind.
+
+    Args:
+        again: why answers were computed again, as they may be; rounding then accuses nobody.
+    """
+    rounding = _rounding(evidence, again)
     if rounding.status is not Status.INCONCLUSIVE:
         told = "the rounding tells, and more finely"
         return [rounding, skip(_FIRST_TOKEN.name, _FIRST_TOKEN.title, unit="", reason=told)]
@@ -34,7 +38,7 @@ def judge_recomputation(evidence: AgentsEvidence) -> list[Criterion]:
     return [replace(rounding, required=first_token.status is Status.INCONCLUSIVE), first_token]
 
 
-def _rounding(evidence: AgentsEvidence) -> Criterion:
+def _rounding(evidence: AgentsEvidence, again: str) -> Criterion:
     """A prefill of the same tokens rounds otherwise than their decode did."""
     run = evidence.sleeper
     to_hot, to_cold = distance(run.slept[1:], run.hot[1:]), distance(run.slept[1:], run.cold)
@@ -48,6 +52,11 @@ def _rounding(evidence: AgentsEvidence) -> Criterion:
         )
         if hot_to_cold > floor:
             nearer = "kept" if to_hot < to_cold else "recomputed"
+    if again and nearer == "recomputed":
+        nearer, missing = (
+            None,
+            f"they are those of a session whose answers were computed anew, and so they were: {again}",
+        )
     title = "The log-probabilities are those of a kept KV cache, not of a recomputed one"
     criterion = Row("rounding_is_kept", title, unit="").judge(
         nearer,

@@ -130,7 +130,7 @@ def _read(name: str, outcome: Outcome) -> Served:
         },
         ceilings_bytes_per_s=ceilings,
         kv_bytes=_median([sleep["kv_bytes"] for sleep in measured.get("sleeps") or ()]),
-        wake_s=_median([sleep["wake_s"] for sleep in timings["sleeps"]]),
+        wake_s=_median([sleep["wake_s"] for sleep in timings["sleeps"] if sleep.get("wake_s") is not None]),
         wake_hot_s=_median(timings.get("wake_hot_s") or ()),
         wake_cold_s=_median(timings.get("wake_cold_s") or ()),
         crowd=_read_crowd(outcome, timings.get("crowd")),
@@ -194,7 +194,8 @@ def render_servers(title: str, outcomes: Mapping[str, Outcome]) -> str | None:
 def _introduce(ranking: Ranking) -> str:
     best = ranking.ran[0]
     share = _share(ranking, best, "in")
-    fastest = f" The fastest restore: <strong>{escape(best.server)}</strong>, {format_percent(share)}." if share else ""
+    fastest = f" The fastest restore: <strong>{escape(best.server)}</strong>, {format_percent(share)}" if share else ""
+    fastest += f" (its run is {best.status})." if share and best.status is not Status.PASS else "." if share else ""
     return f"<p>{escape(ranking.subject)}. {tell_ceilings(ranking)}{fastest}</p>\n"
 
 

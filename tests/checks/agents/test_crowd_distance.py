@@ -86,6 +86,29 @@ def test_a_model_that_is_rounded_by_half_a_nat_and_more_raises_no_alarm_and_anot
     assert [found[name].status for name in ROWS] == [Status.FAIL] * 2
 
 
+def test_a_server_whose_first_turns_are_off_as_well_passes_nothing() -> None:
+    chance = random.Random(1)
+    run = crowd(16, 3, nats=0.01)
+    worse = [
+        (
+            moved(replies[0], chance, 0.9) if agent < 9 else replies[0],
+            *(moved(reply, chance, 1.2) for reply in replies[1:]),
+        )
+        for agent, replies in enumerate(run.replies)
+    ]
+    found = rows(replace(run, replies=tuple(worse)), adapter="none")
+    assert {found[name].status for name in ROWS} <= {Status.INCONCLUSIVE, Status.FAIL}
+    assert "far from theirs, too" in found[ROWS[0]].reason
+
+
+def test_first_turns_of_which_half_are_anothers_fail() -> None:
+    run = crowd(4, 3, nats=0.0)
+    off = [replace(reply, logprobs=tuple((value or 0) - 5 for value in reply.logprobs)) for reply in
+           (run.replies[0][0], run.replies[1][0])]  # fmt: skip
+    answers = ((off[0], *run.replies[0][1:]), (off[1], *run.replies[1][1:]), *run.replies[2:])
+    assert rows(replace(run, replies=answers), adapter="none")["crowd_texts_equal_twins"].status is Status.FAIL
+
+
 @pytest.mark.parametrize("nats", [0.0, 1e-6, 0.02])
 def test_one_wrong_answer_in_2000_turns_is_found(nats: float) -> None:
     found = rows(crowd(50, 40, nats=nats, swapped=(17, 6)))

@@ -96,6 +96,15 @@ def test_another_token_that_rounding_may_have_chosen_leaves_it_open_and_any_othe
     assert (found["logprobs_equal_twin"].status is Status.INCONCLUSIVE) is is_open
 
 
+@pytest.mark.parametrize(("kind", "status"), [("vllm", Status.INCONCLUSIVE), ("sglang", Status.FAIL)])
+def test_answers_that_a_server_leaves_out_round_as_computed_anew_and_accuse_nobody(kind: str, status: Status) -> None:
+    came = Sources(device=0, host=KEPT - BLOCK, computed=PROMPT - KEPT + BLOCK)
+    hot = said((3, 4), Sources(device=KEPT, host=0, computed=PROMPT - KEPT))
+    evidence, pool = pooled(said((3, 4), came, moved=0.1), hot, said((3, 4), moved=0.1))
+    found = {row.name: row for row in judge_pool(evidence, replace(pool, kind=kind))}
+    assert found["rounding_is_kept"].status is status
+
+
 def test_a_server_of_sessions_is_excused_by_no_rounding() -> None:
     hot = said((3, 4), margin=0.001)
     evidence, _ = pooled(said((3, 9)), hot, said((3, 4), moved=0.1))

@@ -51,7 +51,7 @@ def judge_pool(evidence: AgentsEvidence, pool: PoolRun) -> list[Criterion]:
         _loaded_on_link(evidence, pool),
         judge_wake(evidence),
         _not_recomputed(evidence, pool),
-        *judge_recomputation(evidence),
+        *judge_recomputation(evidence, again=_why_again(evidence, pool)),
         *judge_sameness(evidence),
         judge_coherence(evidence),
         *judge_pool_moves(evidence, pool),
@@ -112,8 +112,11 @@ def _needs(pool: PoolRun) -> str:
 
 
 def _from_host(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
-    row = Row("kv_from_host", "The session's tokens came back from outside the device, but for less than a block",
-              unit="tokens short")  # fmt: skip
+    row = Row(
+        "kv_from_host",
+        "The session's tokens came back from outside the device, but for what its server leaves out",
+        unit="tokens short",
+    )
     found = [kept_of(sleep) - (sources.device or 0) - (sources.host or 0) for sleep, sources in _sources(evidence)]
     none_came = all(sources.host == 0 for _, sources in _sources(evidence))
     return row.judge(
@@ -127,7 +130,11 @@ def _from_host(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
 
 
 def _not_recomputed(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
-    row = Row("prefill_counted", "Of what the session had, less than a block was computed again", unit="tokens")
+    row = Row(
+        "prefill_counted",
+        "Of what the session had, no more than its server leaves out was computed again",
+        unit="tokens",
+    )
     found = [
         (sources.computed or 0) - ((sleep.reply.prompt_tokens or 0) - kept_of(sleep))
         for sleep, sources in _sources(evidence)
@@ -146,12 +153,24 @@ def _left_out(evidence: AgentsEvidence, pool: PoolRun) -> int:
     """Return how many tokens of a session's last answer such a server need not keep when the session goes idle."""
     if not POOLS[pool.kind].leaves_out:
         return 0
-    return max(len(sleep.last.ids) for sleep in evidence.sleeper.sleeps)
+    return max(_answered(sleep) for sleep in evidence.sleeper.sleeps)
+
+
+def _answered(sleep: Sleep) -> int:
+    """Return the tokens of the answer before a sleep; from a server that gives no ids, those that it counted."""
+    return len(sleep.last.ids) or max(0, sleep.tokens - (sleep.last.prompt_tokens or sleep.tokens))
 
 
 def _tell_left_out(evidence: AgentsEvidence, pool: PoolRun) -> str:
     count = _left_out(evidence, pool)
     return f"; the last answer's {count} may be computed again: {POOLS[pool.kind].leaves_out}" if count else ""
+
+
+def _why_again(evidence: AgentsEvidence, pool: PoolRun) -> str:
+    """Return why a block and more was computed again, if such a server may; empty if it was not."""
+    short = [kept_of(sleep) - (found.device or 0) - (found.host or 0) for sleep, found in _sources(evidence)]
+    is_more = max(short, default=0) >= (pool.block_tokens or 1)
+    return f"{POOLS[pool.kind].leaves_out}; so started it is decided" if is_more and _left_out(evidence, pool) else ""
 
 
 def _loaded(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
