@@ -28,7 +28,7 @@ from torch import Tensor
 
 from djinn_checks.engine.host_memory import HostArena
 from djinn_checks.engine.mapped_files import MappedFile, Stretch, cut_pages, map_file
-from djinn_checks.engine.registration import Registration
+from djinn_checks.engine.registration import Place, Registration
 from djinn_checks.engine.segments import ALIGNMENT, Order, PackedTensor, Segment, Weights
 from djinn_checks.units import GB, MIB
 
@@ -198,21 +198,17 @@ class HostWeights:
     def _map(self, runs: dict[int, list[Run]]) -> dict[int, list[Run]]:
         """Map the files that runs lie in and begin to register them; return the runs, those of a file that is refused
         without it."""
-        order = [
-            (run.path, Stretch(run.start, run.start + run.nbytes))
-            for found in runs.values() for run in found if run.path is not None
-        ]  # fmt: skip
-        stretches = {
-            path: [stretch for other, stretch in order if other == path] for path in dict.fromkeys(dict(order))
-        }
+        order: list[Place] = []
+        stretches: dict[Path, list[Stretch]] = {}
+        for run in (run for found in runs.values() for run in found):
+            if run.path is not None:
+                order.append((run.path, Stretch(run.start, run.start + run.nbytes)))
+                stretches.setdefault(run.path, []).append(order[-1][1])
         opened = {path: self._open(path, needed) for path, needed in stretches.items()}
         refused = {path: done for path, done in opened.items() if isinstance(done, str)}
         if self._registration is not None:  # once no file has copies to be timed: those would wait for it
-            self._registration.go_on(
-                [(self._files[path], cut_pages(stretches[path]), done) for path, done in opened.items()
-                 if isinstance(done, Stretch)],
-                [(path, stretch) for path, stretch in order if path not in refused],
-            )  # fmt: skip
+            first = [(self._files[path], done) for path, done in opened.items() if isinstance(done, Stretch)]
+            self._registration.go_on(first, [place for place in order if place[0] not in refused])
         return {
             index: _join([replace(r, path=None, why=refused[r.path]) if r.path in refused else r for r in found])
             for index, found in runs.items()

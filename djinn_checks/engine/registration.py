@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from djinn_checks.engine.mapped_files import MappedFile, Stretch, current_context, enter_context
+from djinn_checks.engine.mapped_files import MappedFile, Stretch, current_context, cut_pages, enter_context
 
 _AT_ONCE = 2
 """Threads: the driver takes one call after the other, and what is wanted first should not wait for what comes later."""
@@ -45,21 +45,21 @@ class Registration:
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="registration", initializer=enter)
         self._chunks: dict[Path, list[Chunk]] = {}
 
-    def go_on(self, files: Sequence[tuple[MappedFile, Sequence[Stretch], Stretch]], order: Sequence[Place]) -> None:
+    def go_on(self, files: Sequence[tuple[MappedFile, Stretch]], order: Sequence[Place]) -> None:
         """Register the chunks of some files, but for one of each, which is registered.
 
         Args:
-            files: each with its chunks, and the one that is registered.
-            order: the paths and stretches that are read, as they are wanted.
+            files: each with the chunk that is registered.
+            order: all paths and stretches that are read, as they are wanted.
         """
-        for file, chunks, done in files:
-            self._chunks[file.path] = [Chunk(file=file, pages=pages) for pages in chunks if pages != done]
+        done = {file.path: first for file, first in files}
+        for file, _ in files:
+            pages = cut_pages(stretch for path, stretch in order if path == file.path)
+            self._chunks[file.path] = [Chunk(file=file, pages=each) for each in pages]
         wanted = [chunk for path, stretch in order for chunk in self._touched(path, stretch)]
         for chunk in dict.fromkeys(wanted):
-            chunk.registered = self._threads.submit(_lock, chunk)
-        for file, _, done in files:
-            self._chunks[file.path].append(Chunk(file=file, pages=done))
-            self._chunks[file.path].sort(key=lambda chunk: chunk.pages.start)
+            if chunk.pages != done[chunk.file.path]:
+                chunk.registered = self._threads.submit(_lock, chunk)
 
     def cut(self, path: Path, stretch: Stretch) -> list[tuple[Stretch, Future[str] | None]]:
         """Return the parts of a stretch that one copy each may read, and what has to be done before it may."""

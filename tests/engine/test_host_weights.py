@@ -22,7 +22,7 @@ from djinn_checks.engine import host_weights as host_weights_module
 from djinn_checks.engine import mapped_files
 from djinn_checks.engine.host_weights import ANOTHER_TYPE, IN_NO_FILE, TOO_SHORT, HostWeights, find_runs, order_by_file
 from djinn_checks.engine.mapped_files import Stretch, cut_pages, join_pages, map_file
-from djinn_checks.engine.segments import Cut, cut_model
+from djinn_checks.engine.segments import Cut, Segment, cut_model
 from djinn_checks.models.open import Model, open_model
 from djinn_checks.outcome import Status
 from djinn_checks.systems.ring import RingSystem
@@ -121,6 +121,12 @@ def test_random_weights_are_copied_and_it_is_said_why() -> None:
         assert bytes_by_reason(system) == {IN_NO_FILE: system.plan.bytes_per_pass}
 
 
+def bytes_of(segment: Segment, model: Model) -> Tensor:
+    whole = torch.zeros(segment.nbytes, dtype=torch.uint8)
+    segment.read(whole, model.weights)
+    return whole
+
+
 def host_weights(model: Model, *, pinned: bool = False) -> tuple[HostWeights, Cut]:
     cut = cut_model(model.skeleton(), order=order_by_file(model.weights))
     return HostWeights(dict(enumerate(cut.segments)), model.weights, pinned=pinned), cut
@@ -133,9 +139,7 @@ def test_the_pieces_of_a_segment_are_its_bytes_whether_they_lie_in_files_or_not(
     model = opened(folders[name])
     held, cut = host_weights(model)
     for index, segment in enumerate(cut.segments):
-        whole = torch.zeros(segment.nbytes, dtype=torch.uint8)
-        segment.read(whole, model.weights)
-        assert torch.equal(held.whole(index)[: segment.nbytes], whole)
+        assert torch.equal(held.whole(index)[: segment.nbytes], bytes_of(segment, model))
         assert all(piece.offset % 512 == 0 for piece in held.pieces[index])
     assert held.own_bytes < 0.05 * cut.nbytes
     held.close()
@@ -230,9 +234,7 @@ def test_no_copy_crosses_from_one_registered_chunk_to_another_and_each_waits_for
     for index, segment in enumerate(cut.segments):
         held.wait(index)
         assert all(driver.holds(piece.host) for piece in held.pieces[index] if piece.registered is not None)
-        whole = torch.zeros(segment.nbytes, dtype=torch.uint8)
-        segment.read(whole, model.weights)
-        assert torch.equal(held.whole(index)[: segment.nbytes], whole)
+        assert torch.equal(held.whole(index)[: segment.nbytes], bytes_of(segment, model))
     held.close()
 
 
@@ -317,9 +319,7 @@ def test_a_file_that_cuda_refuses_is_copied_and_the_others_stream_where_they_lie
     assert "error 801" in reasons[0].why
     assert sum(source.where.startswith("in model-") for source in held.sources) > 2
     for index, segment in enumerate(cut.segments):
-        whole = torch.zeros(segment.nbytes, dtype=torch.uint8)
-        segment.read(whole, model.weights)
-        assert torch.equal(held.whole(index)[: segment.nbytes], whole)
+        assert torch.equal(held.whole(index)[: segment.nbytes], bytes_of(segment, model))
     held.close()
 
 

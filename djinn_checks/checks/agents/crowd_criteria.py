@@ -174,7 +174,8 @@ def _texts(evidence: AgentsEvidence, crowd: CrowdRun, found: Sequence[TurnDistan
         how = (
             f"the same turns taken alone; {len(differ)} said another token where its twin was not sure by {GROSS} nats"
         )
-        wide, may_be_apart, doubt = may_be_rounding(found), GROSS if differ else None, _why_doubtful(found)
+        wide, may_be_apart = may_be_rounding(found), GROSS if differ else None
+        doubt = _why_doubtful(found, wide)
         unfinished = [number for number, replies in enumerate(crowd.replies) if len(replies) < evidence.params.turns]
         differ = sorted({*unfinished, *(turn.agent for turn in found if turn.nats is not None and turn.nats > wide)})
     open_still = "" if differ else doubt or _why_blind(crowd, may_be_apart)
@@ -189,10 +190,9 @@ def _texts(evidence: AgentsEvidence, crowd: CrowdRun, found: Sequence[TurnDistan
     )
 
 
-def _why_doubtful(found: Sequence[TurnDistance]) -> str:
-    """Return why nothing is known of turns that are far from their twins', but no further than turns that nobody
-    restored; empty if there are none."""
-    wide = may_be_rounding(found)
+def _why_doubtful(found: Sequence[TurnDistance], wide: float) -> str:
+    """Return why nothing is known of turns that are far from their twins', but no further than so many nats, as turns
+    are that nobody restored; empty if there are none."""
     far = [turn for turn in found if turn.nats is not None and GROSS < turn.nats <= wide]
     if not far:
         return ""
@@ -226,9 +226,11 @@ def _logprobs(evidence: AgentsEvidence, crowd: CrowdRun, found: Sequence[TurnDis
         "never restored",
         unit="nats",
     )
-    passes = worst is not None and most is not None and (worst.nats or 0.0) <= most
-    is_wrong = worst is not None and (worst.nats or 0.0) > may_be_rounding(found)
-    open_still = _why_blind(crowd, most) if passes else "" if is_wrong else _why_doubtful(found)
+    nats, wide, open_still = worst.nats or 0.0 if worst else 0.0, may_be_rounding(found), ""
+    if worst is not None and most is not None and nats <= most:
+        open_still = _why_blind(crowd, most)
+    elif nats <= wide:
+        open_still = _why_doubtful(found, wide)
     disturbed = sum(turn.is_disturbed for turn in later)
     besides = f", {disturbed} of them disturbed by a second client" if disturbed else ""
     return row.judge(

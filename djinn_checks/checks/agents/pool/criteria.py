@@ -117,7 +117,7 @@ def _from_host(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
         "The session's tokens came back from outside the device, but for what its server leaves out",
         unit="tokens short",
     )
-    found = [kept_of(sleep) - (sources.device or 0) - (sources.host or 0) for sleep, sources in _sources(evidence)]
+    found = _short(evidence)
     none_came = all(sources.host == 0 for _, sources in _sources(evidence))
     return row.judge(
         max((max(0, short) for short in found), default=None),
@@ -149,6 +149,11 @@ def _not_recomputed(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
     )
 
 
+def _short(evidence: AgentsEvidence) -> list[int]:
+    """Return by how many tokens less than a session had came from a cache after each sleep."""
+    return [kept_of(sleep) - (sources.device or 0) - (sources.host or 0) for sleep, sources in _sources(evidence)]
+
+
 def _left_out(evidence: AgentsEvidence, pool: PoolRun) -> int:
     """Return how many tokens of a session's last answer such a server need not keep when the session goes idle."""
     if not POOLS[pool.kind].leaves_out:
@@ -168,8 +173,7 @@ def _tell_left_out(evidence: AgentsEvidence, pool: PoolRun) -> str:
 
 def _why_again(evidence: AgentsEvidence, pool: PoolRun) -> str:
     """Return why a block and more was computed again, if such a server may; empty if it was not."""
-    short = [kept_of(sleep) - (found.device or 0) - (found.host or 0) for sleep, found in _sources(evidence)]
-    is_more = max(short, default=0) >= (pool.block_tokens or 1)
+    is_more = max(_short(evidence), default=0) >= (pool.block_tokens or 1)
     return f"{POOLS[pool.kind].leaves_out}; so started it is decided" if is_more and _left_out(evidence, pool) else ""
 
 
