@@ -18,7 +18,6 @@ import mmap
 import statistics
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -28,7 +27,7 @@ from torch import Tensor
 
 from djinn_checks.engine.host_memory import HostArena
 from djinn_checks.engine.mapped_files import MappedFile, Stretch, cut_pages, map_file
-from djinn_checks.engine.registration import Place, Registration
+from djinn_checks.engine.registration import Chunk, Place, Registration
 from djinn_checks.engine.segments import ALIGNMENT, Order, PackedTensor, Segment, Weights
 from djinn_checks.units import GB, MIB
 
@@ -107,8 +106,8 @@ class Piece:
     """Bytes from the start of the segment."""
     host: Tensor
     """1-d uint8. Not to be written to: it may be a file."""
-    registered: Future[str] | None = None
-    """Is to be waited for before a copy reads it; None: it may be read."""
+    chunk: Chunk | None = None
+    """Is to be registered before a copy reads it; None: it may be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,10 +179,15 @@ class HostWeights:
         return whole
 
     def wait(self, segment: int) -> None:
-        """Wait until copies may read a segment: until its pages are registered, or that has failed."""
+        """Return when copies may read a segment: its pages are registered, or that has failed."""
         for piece in self.pieces[segment]:
-            if piece.registered is not None:
-                piece.registered.result()
+            if piece.chunk is not None and self._registration is not None:
+                self._registration.need(piece.chunk)
+
+    def register_rest(self) -> None:
+        """Begin to register what no copy has needed yet, and wait for nothing."""
+        if self._registration is not None:
+            self._registration.begin()
 
     def close(self) -> None:
         """Let go of memory and files."""
@@ -196,8 +200,8 @@ class HostWeights:
         self._arena.close()
 
     def _map(self, runs: dict[int, list[Run]]) -> dict[int, list[Run]]:
-        """Map the files that runs lie in and begin to register them; return the runs, those of a file that is refused
-        without it."""
+        """Map the files that runs lie in and register some pages of each; return the runs, those of a file that is
+        refused without it."""
         order: list[Place] = []
         stretches: dict[Path, list[Stretch]] = {}
         for run in (run for found in runs.values() for run in found):
@@ -206,9 +210,9 @@ class HostWeights:
                 stretches.setdefault(run.path, []).append(order[-1][1])
         opened = {path: self._open(path, needed) for path, needed in stretches.items()}
         refused = {path: done for path, done in opened.items() if isinstance(done, str)}
-        if self._registration is not None:  # once no file has copies to be timed: those would wait for it
+        if self._registration is not None:
             first = [(self._files[path], done) for path, done in opened.items() if isinstance(done, Stretch)]
-            self._registration.go_on(first, [place for place in order if place[0] not in refused])
+            self._registration.plan(first, [place for place in order if place[0] not in refused])
         return {
             index: _join([replace(r, path=None, why=refused[r.path]) if r.path in refused else r for r in found])
             for index, found in runs.items()
@@ -261,8 +265,8 @@ class HostWeights:
         whole, buffer = Stretch(run.start, run.start + run.nbytes), self._files[run.path].buffer
         parts = self._registration.cut(run.path, whole) if self._registration is not None else [(whole, None)]
         return [
-            Piece(offset=run.offset + part.start - run.start, host=buffer[part.start : part.end], registered=registered)
-            for part, registered in parts
+            Piece(offset=run.offset + part.start - run.start, host=buffer[part.start : part.end], chunk=chunk)
+            for part, chunk in parts
         ]
 
 

@@ -27,7 +27,10 @@ from djinn_checks.units import MIB
 _FORWARDS = 5
 _WARM_UP = 2
 _COPIES = 5
-_SIZES = (MIB, 128 * MIB)
+_SIZES = (MIB, 32 * MIB)
+"""Bytes. Memory takes longer to pin than to copy: 128 MiB some 50 ms, which every opening would wait for."""
+_DECODED = 128 * MIB
+"""At most so many bytes of values: a decoder is at its full rate with a layer's worth."""
 
 
 def rehearse(model: nn.Module, cut: Cut, device: torch.device, *, codec: Codec | None = None) -> Pace | None:
@@ -112,7 +115,7 @@ def _time_copies(device: torch.device) -> tuple[float, float]:
 def _decode_rate(codec: Codec, cut: Cut, device: torch.device) -> float:
     """Return the median rate of a few decodes of one block's worth of values, at most 128 MiB, timed by events."""
     largest = max(cut.segments, key=lambda segment: (segment.is_block, segment.nbytes))
-    nbytes = min(largest.nbytes, _SIZES[1])
+    nbytes = min(largest.nbytes, _DECODED)
     values = torch.empty(nbytes // largest.dtype.itemsize, dtype=torch.float32, device=device).normal_(std=0.02)
     plain = values.to(largest.dtype).view(torch.uint8)
     decode = codec.decoder(codec.encode(plain, largest.dtype), plain, largest.dtype)

@@ -95,18 +95,19 @@ class WeightStream:
         in_one_block = self.plan.device_bytes - self.plan.encoded_bytes
         self._memory = torch.empty(in_one_block, dtype=torch.uint8, device=device)
         self._places = self._find_places()
+        self._read(weights)  # before pages are registered: such calls hold up others that pin memory
         self.host: HostWeights | None = None
         self._host: dict[int, Tensor] = {}
         if self._encoded is None:
             streamed = {load.segment: cut.segments[load.segment] for load in self.plan.loads}
             is_cuda = device.type == "cuda"
-            self.host = HostWeights(streamed, weights, pinned=is_cuda, scratch=self._memory if is_cuda else None)
+            ring = self._memory[self.plan.resident_bytes :]  # nothing is there yet
+            self.host = HostWeights(streamed, weights, pinned=is_cuda, scratch=ring if is_cuda else None)
             self.plan = self._count_moves(self.host)
             self._home = self.host.whole
         else:
             self._host = self._find_hosts(self._encoded)
             self._home = self._encoded.plain
-        self._read(weights)
         self._copies = self._list_copies()
         self.link = carriage.link_factory(device, max(1, len(self.copies)))
         self.stage: Stage | None = None
@@ -115,6 +116,8 @@ class WeightStream:
         self._use = 0  # next use to come, counted from the start
         self._load = 0  # the load that serves it
         self._route.advance(self._load)
+        if self.host is not None:
+            self.host.register_rest()
 
     def close(self) -> None:
         """Finish the copies under way, and let go of the device and host memory."""

@@ -233,7 +233,7 @@ def test_no_copy_crosses_from_one_registered_chunk_to_another_and_each_waits_for
     assert len(pieces) > 2 * len(cut.segments)
     for index, segment in enumerate(cut.segments):
         held.wait(index)
-        assert all(driver.holds(piece.host) for piece in held.pieces[index] if piece.registered is not None)
+        assert all(driver.holds(piece.host) for piece in held.pieces[index] if piece.chunk is not None)
         assert torch.equal(held.whole(index)[: segment.nbytes], bytes_of(segment, model))
     held.close()
 
@@ -243,12 +243,27 @@ def test_pages_are_registered_behind_the_opening_and_by_threads_of_the_same_cont
 ) -> None:
     driver.may_go_on.clear()
     held, cut = host_weights(opened(folders["wide"]), pinned=True)
-    waits = [piece.registered for index in range(len(cut.segments)) for piece in held.pieces[index]]
-    assert any(future is not None and not future.done() for future in waits)
+    chunks = [piece.chunk for index in range(len(cut.segments)) for piece in held.pieces[index]]
+    held.register_rest()
+    assert any(chunk is not None and not chunk.is_done for chunk in chunks)
     driver.may_go_on.set()
     for index in range(len(cut.segments)):
         held.wait(index)
+    assert all(chunk is None or chunk.is_done for chunk in chunks)
     assert len(driver.contexts) > 1
+    held.close()
+
+
+def test_pages_that_a_copy_needs_first_are_registered_by_who_copies(
+    folders: dict[str, Path], driver: Driver, small_chunks: None
+) -> None:
+    held, cut = host_weights(opened(folders["wide"]), pinned=True)
+    before = driver.calls
+    held.wait(len(cut.segments) - 1)
+    assert all(piece.chunk is None or piece.chunk.is_done for piece in held.pieces[len(cut.segments) - 1])
+    assert before < driver.calls
+    assert len(driver.contexts) == 1, "the thread has not begun"
+    held.register_rest()
     held.close()
 
 
@@ -269,6 +284,7 @@ def test_closing_waits_for_what_is_being_registered_and_leaves_out_the_rest(
 ) -> None:
     driver.may_go_on.clear()
     held, _ = host_weights(opened(folders["wide"]), pinned=True)
+    held.register_rest()
     threading.Timer(0.05, driver.may_go_on.set).start()
     held.close()
     assert driver.locked == {}
@@ -282,7 +298,8 @@ def test_pages_are_registered_in_the_order_in_which_they_are_wanted(
     last_first = dict(reversed(list(enumerate(cut.segments))))
     driver.may_go_on.clear()
     held = HostWeights(last_first, model.weights, pinned=True)
-    pieces = [piece for segment in last_first for piece in held.pieces[segment] if piece.registered is not None]
+    pieces = [piece for segment in last_first for piece in held.pieces[segment] if piece.chunk is not None]
+    held.register_rest()
     driver.may_go_on.set()
     held.wait(next(iter(last_first)))
     assert driver.holds(pieces[0].host)
