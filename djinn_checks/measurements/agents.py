@@ -133,6 +133,11 @@ class CrowdTimes(TypedDict):
     unloaded_restore_s: float | None
     turns: list[tuple[int, float, float, float]]
     """Agent, and when a turn was asked for, had its first token and ended."""
+    apart_nats: NotRequired[list[float | None]]
+    """How far each turn's answer is from its twin's, in the order of `turns`; None where that is no number. Older
+    outcomes lack it."""
+    host_tokens: NotRequired[int | None]
+    """Prompt tokens that came from outside the device, by the account of a server with a pool."""
     states: list[tuple[float, dict[str, int]]]
     """When, and how many sessions were in each state."""
     memory: list[list[float]]

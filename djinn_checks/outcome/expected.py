@@ -123,11 +123,13 @@ _AGENTS = Expected(
 
 _POOL_PROOFS = frozenset(
     {
-        "survives_sleep", "twins_are_twins", "kv_left_device", "kv_from_host", "loads_counted", "prefill_counted",
-        "rounding_is_kept", "text_equals_twin", "logprobs_equal_twin", "coherent",
+        "survives_sleep", "twins_are_twins", "kv_left_device", "kv_from_host", "kv_was_computed", "loads_counted",
+        "prefill_counted", "rounding_is_kept", "text_equals_twin", "logprobs_equal_twin", "coherent",
     }
 )  # fmt: skip
-_POOL_CROWD = frozenset({"crowd_answered", "crowd_overcommits", "crowd_texts_equal_twins", "code_words_kept"})
+_POOL_CROWD = frozenset(
+    {"crowd_answered", "crowd_overcommits", "crowd_came_back", "crowd_texts_equal_twins", "code_words_kept"}
+)
 _POOLS = ("vllm", "sglang")
 _POOL = Expected(
     always=_POOL_PROOFS | {"first_token_is_kept", "kv_in_on_link", "speaks_for_model", "woke_at_once"},
@@ -135,6 +137,7 @@ _POOL = Expected(
     thresholds={
         "twins_are_twins": ("==", 0),
         "kv_left_device": ("<=", 0),
+        "kv_was_computed": ("<=", 0),
         "rounding_is_kept": ("==", "kept"),
         "text_equals_twin": ("==", 0),
         "crowd_texts_equal_twins": ("==", 0),

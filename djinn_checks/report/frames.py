@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from djinn_checks.measurements import agents, faults, host, logits, pcie
-from djinn_checks.measurements.agents import TurnRow
+from djinn_checks.measurements.agents import CrowdTimes, TurnRow
 from djinn_checks.measurements.logits import DifferenceCounts, KlByPosition, LogitsStatistics
 from djinn_checks.measurements.pcie import CeilingRow, Windows
 from djinn_checks.outcome import Outcome
@@ -161,7 +161,7 @@ def _read_agents(outcome: Outcome) -> Iterable[tuple[str, Rows]]:
     yield "memory", _pairs(timings.get("memory"))
     if crowd := timings.get("crowd"):
         yield "wakes", crowd.get("wakes") or ()
-        yield "crowd_turns", [_crowd_turn(*turn) for turn in crowd.get("turns") or ()]
+        yield "crowd_turns", _crowd_turns(crowd)
         yield "crowd_memory", _pairs(crowd.get("memory"))
         yield "crowd_states", [{"at_s": at, **states} for at, states in crowd.get("states") or ()]
 
@@ -183,8 +183,11 @@ def _turn(number: int, turn: TurnRow) -> dict[str, Any]:
     }
 
 
-def _crowd_turn(agent: int, sent_s: float, first_token_s: float, end_s: float) -> dict[str, Any]:
-    return {"agent": agent, "sent_s": sent_s, "first_token_s": first_token_s, "end_s": end_s}
+def _crowd_turns(crowd: CrowdTimes) -> Rows:
+    turns, apart = crowd.get("turns") or (), crowd.get("apart_nats")
+    names = ("agent", "sent_s", "first_token_s", "end_s")
+    rows: list[dict[str, Any]] = [dict(zip(names, turn, strict=True)) for turn in turns]
+    return [row | {"apart_nats": nats} for row, nats in zip(rows, apart, strict=True)] if apart else rows
 
 
 def _read_host(outcome: Outcome) -> Iterable[tuple[str, Rows]]:

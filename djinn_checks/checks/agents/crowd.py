@@ -19,9 +19,9 @@ import numpy as np
 
 from djinn_checks.checks.agents.client import AgentClient
 from djinn_checks.checks.agents.pool.client import PoolClient
-from djinn_checks.checks.agents.pool.counts import Counts
+from djinn_checks.checks.agents.pool.counts import Counts, read_block_tokens
 from djinn_checks.checks.agents.reply import Reply
-from djinn_checks.checks.agents.scripts import AgentScript, session_of
+from djinn_checks.checks.agents.scripts import AgentScript, end_on_block, session_of
 from djinn_checks.checks.agents.sleeper import SETTLE_S, extend
 from djinn_checks.errors import InstrumentError
 from djinn_checks.models.open import Model
@@ -246,6 +246,10 @@ async def run_crowd(
         InstrumentError: a twin failed. An agent that fails is counted instead.
     """
     generator = np.random.default_rng(seed)
+    if isinstance(client, PoolClient):
+        block = read_block_tokens(client.adapter, await client.series()) or 1
+        scripts = [script if number % 2 else end_on_block(script, new_tokens, block)
+                   for number, script in enumerate(scripts)]  # fmt: skip
     crowd = _Crowd(client, model, new_tokens, think_s, disturbed_share=disturbed_share)
     twins = [await crowd.twin(number, script) for number, script in enumerate(scripts)]
     if isinstance(client, PoolClient):

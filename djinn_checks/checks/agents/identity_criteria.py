@@ -102,7 +102,8 @@ def sameness_limit(run: SleeperRun) -> float:
     """Return how far log-probabilities after a sleep may be from the twin's, in nats: 0, or what rounding does."""
     if _is_same_work(run):
         return 0.0
-    return max(distance(run.hot[1:], run.cold) or 0.0, distance(run.again, run.hot) or 0.0)
+    part = distance(run.hot[1:], run.part) if run.part else None
+    return max(distance(run.hot[1:], run.cold) or 0.0, distance(run.again, run.hot) or 0.0, part or 0.0)
 
 
 def _is_same_work(run: SleeperRun) -> bool:

@@ -5,9 +5,11 @@ Texts, token ids and counts are the same for the same params; all that depends o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from djinn_checks.checks.agents.crowd import CrowdRun, percentile
+from djinn_checks.checks.agents.crowd_distance import own_distances
 from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.first_wrong import find_first_wrong
 from djinn_checks.checks.agents.pressure import gather_pressure
@@ -201,12 +203,18 @@ def _crowd(evidence: AgentsEvidence, crowd: CrowdRun) -> CrowdTimes:
             for number, replies in enumerate(crowd.replies)
             for reply in replies
         ],
+        "apart_nats": [_finite(nats) for nats in own_distances(crowd)],
+        "host_tokens": int(crowd.counts.host) if crowd.counts and crowd.counts.host is not None else None,
         "states": [
             (sample.answered_s - start, _tally(sample.states))
             for sample in crowd.samples[:: -(-len(crowd.samples) // _POINTS) or 1]
         ],
         "memory": _memory(evidence, start, start - 0.5, crowd.ended_s),
     }
+
+
+def _finite(nats: float | None) -> float | None:
+    return nats if nats is not None and math.isfinite(nats) else None
 
 
 def _tally(states: dict[str, str]) -> dict[str, int]:

@@ -8,10 +8,13 @@ the twins themselves are apart in it, and one that cannot tell does not decide w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from djinn_checks.checks.agents.evidence import AgentsEvidence, distance
 from djinn_checks.checks.agents.identity_criteria import NO_LOGPROBS
+from djinn_checks.checks.agents.reply import Reply
+from djinn_checks.checks.agents.sleeper import SleeperRun
 from djinn_checks.outcome import Criterion, Row, Status, skip
 from djinn_checks.units import format_seconds
 
@@ -41,8 +44,9 @@ def judge_recomputation(evidence: AgentsEvidence, *, again: str = "") -> list[Cr
 def _rounding(evidence: AgentsEvidence, again: str) -> Criterion:
     """A prefill of the same tokens rounds otherwise than their decode did."""
     run = evidence.sleeper
-    to_hot, to_cold = distance(run.slept[1:], run.hot[1:]), distance(run.slept[1:], run.cold)
-    hot_to_cold, floor = distance(run.hot[1:], run.cold), distance(run.again, run.hot)
+    kept = _nearest_kept(run, may_be_part=bool(again))
+    to_hot, to_cold = distance(run.slept[1:], kept), distance(run.slept[1:], run.cold)
+    hot_to_cold, floor = distance(kept, run.cold), distance(run.again, run.hot)
     missing = NO_LOGPROBS
     nearer: str | None = None
     if to_hot is not None and to_cold is not None and hot_to_cold is not None and floor is not None:
@@ -68,7 +72,16 @@ def _rounding(evidence: AgentsEvidence, again: str) -> Criterion:
     )
     if to_hot is None or to_cold is None:
         return criterion
-    return replace(criterion, evidence=f"{criterion.evidence}: {to_hot:.3g} and {to_cold:.3g}")
+    which = "; the former computed its last answer anew" if kept is run.part else ""
+    return replace(criterion, evidence=f"{criterion.evidence}: {to_hot:.3g} and {to_cold:.3g}{which}")
+
+
+def _nearest_kept(run: SleeperRun, *, may_be_part: bool) -> Sequence[Reply]:
+    """Return the later turns of a twin whose KV was kept: all of it, or its prompts', whichever is nearer."""
+    if not may_be_part or not run.part:
+        return run.hot[1:]
+    to_hot, to_part = distance(run.slept[1:], run.hot[1:]), distance(run.slept[1:], run.part)
+    return run.part if to_hot is not None and to_part is not None and to_part < to_hot else run.hot[1:]
 
 
 def _first_token(evidence: AgentsEvidence) -> Criterion:

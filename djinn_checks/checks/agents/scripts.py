@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from djinn_checks.checks.prompts import PROMPTS
 from djinn_checks.models.open import Model
@@ -86,6 +86,17 @@ def write_script(
         shared_tokens=len(system),
         asks=closes and turns > 1,
     )
+
+
+def end_on_block(script: AgentScript, new_tokens: int, block_tokens: int) -> AgentScript:
+    """Return the part with a prompt that is so much shorter that the first answer ends where a block of the cache does.
+
+    An answer's last token is not fed back, so its KV is never computed. A cache of whole blocks that counts what was
+    said and not what was computed keeps that block all the same: vLLM 0.26.0 does if it is to offload answers.
+    """
+    surplus = (len(script.prompt) + new_tokens) % block_tokens
+    is_long = len(script.prompt) - surplus > script.shared_tokens + _OWN_TOKENS
+    return replace(script, prompt=script.prompt[: len(script.prompt) - surplus]) if is_long else script
 
 
 def _passages(chance: random.Random, tokens: int) -> str:

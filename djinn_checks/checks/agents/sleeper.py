@@ -87,6 +87,9 @@ class SleeperRun:
     """CLOCK_MONOTONIC when its session was closed, `SETTLE_S` after its last turn."""
     gone_s: float
     """CLOCK_MONOTONIC `SETTLE_S` after the server had closed its session."""
+    part: tuple[Reply, ...] = ()
+    """As `cold`, but with the prompts kept and the answers between them computed anew, as on a server with a pool that
+    keeps prompts alone. Empty for other kinds."""
 
     @property
     def slept(self) -> tuple[Reply, ...]:

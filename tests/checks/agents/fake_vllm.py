@@ -50,6 +50,10 @@ class Defects:
     """Beside what a token takes to compute."""
     routes: bool = True
     """Whether its cache can be emptied."""
+    leaves_out_answers: bool = False
+    """Writes to the host what was part of a prompt, and is no defect."""
+    keeps_last_token: bool = False
+    """Writes a block to the host that an answer's last token fills, whose KV nobody computed."""
 
 
 @dataclass
@@ -90,7 +94,12 @@ class PagedModel:
                 rest = [int(logprobs.argmax())]
                 said += rest
                 yield rest[0], logprobs
-        self._keep([*ids, *said[:-1]], salt, cache)
+        self._keep([*ids, *said[:-1]], salt, cache, prompt_tokens=len(ids))
+        if self.defects.keeps_last_token and (len(ids) + len(said)) % BLOCK == 0:
+            key, computed = self._keys([*ids, *said], salt)[-1], slice(len(ids) + len(said) - BLOCK, None)
+            self.host[key] = tuple(
+                (_padded(layer.keys[:, :, computed]), _padded(layer.values[:, :, computed])) for layer in cache.layers
+            )
 
     def _keys(self, ids: Sequence[int], salt: str) -> list[Any]:
         named = salt if self.defects.salts else ""
@@ -122,12 +131,13 @@ class PagedModel:
         self.count("kv_offload_load_bytes_total", nbytes)
         self.count("kv_offload_load_time_total", nbytes / 5e9)
 
-    def _keep(self, ids: list[int], salt: str, cache: DynamicCache) -> None:
+    def _keep(self, ids: list[int], salt: str, cache: DynamicCache, *, prompt_tokens: int) -> None:
         for place, key in enumerate(self._keys(ids, salt)):
             span = slice(place * BLOCK, (place + 1) * BLOCK)
             block = tuple((layer.keys[:, :, span].clone(), layer.values[:, :, span].clone()) for layer in cache.layers)
             self.device[key] = self.device.pop(key, block)
-            if self.defects.offloads and key not in self.host:
+            is_offloaded = self.defects.offloads and not (self.defects.leaves_out_answers and span.stop > prompt_tokens)
+            if is_offloaded and key not in self.host:
                 self.host[key] = block
                 self.count("kv_offload_store_bytes_total", sum(part.nbytes for pair in block for part in pair))
         while len(self.device) > self.pool_blocks and not self.defects.keeps_in_secret:
@@ -215,6 +225,12 @@ def serve_vllm(spec: str, *, pool_blocks: int, defects: Defects | None = None) -
 
     with listening(Handler) as address:
         yield address, paged
+
+
+def _padded(computed: Tensor) -> Tensor:
+    """Return a block's keys or values with whatever lay where nothing was computed."""
+    lacking = (*computed.shape[:2], BLOCK - computed.shape[2], computed.shape[3])
+    return torch.cat((computed, torch.randn(lacking)), 2)
 
 
 def choice(token: int, logprobs: Tensor, asked: dict[str, Any]) -> dict[str, Any]:

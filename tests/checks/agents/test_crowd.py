@@ -18,6 +18,7 @@ from djinn_checks.checks.agents.crowd import CrowdRun, Second, _arrivals, run_cr
 from djinn_checks.checks.agents.crowd_criteria import judge_everyone
 from djinn_checks.checks.agents.first_wrong import find_first_wrong
 from djinn_checks.checks.agents.pool.client import VllmClient
+from djinn_checks.checks.agents.pool.counts import Series
 from djinn_checks.checks.agents.reply import Reply
 from djinn_checks.checks.agents.scripts import AgentScript, says_code_word, write_script
 from djinn_checks.errors import InstrumentError
@@ -88,6 +89,9 @@ def client_of(scripted: Scripted) -> AgentClient:
 
         async def empty_all(self) -> bool:
             return False
+
+        async def series(self) -> list[Series]:
+            return []
 
     return Client("http://127.0.0.1:9")
 

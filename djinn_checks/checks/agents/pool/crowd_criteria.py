@@ -13,7 +13,7 @@ def judge_pool_crowd(evidence: AgentsEvidence) -> list[Criterion]:
     crowd = evidence.crowd
     if crowd is None:
         return []
-    return [_overcommitted(evidence, crowd), *judge_everyone(evidence, crowd)]
+    return [_overcommitted(evidence, crowd), _came_back(evidence, crowd), *judge_everyone(evidence, crowd)]
 
 
 def _overcommitted(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
@@ -31,4 +31,24 @@ def _overcommitted(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
         failed="nobody had to make room, and nothing is shown about pressure; start it with a smaller pool, or ask for "
         "more agents",
         instrument=True,  # how many come is the check's affair, and no fault of the server's
+    )
+
+
+def _came_back(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
+    """A pool may be too small for all agents and yet have room for those that still ask: then nobody comes back."""
+    pool = evidence.pool.pool_tokens if evidence.pool else None
+    room = (pool or 0) // evidence.params.agent_prompt_tokens
+    row = Row("crowd_came_back", "The agents that the pool has no room for came back from outside the device",
+              unit="sessions")  # fmt: skip
+    host = crowd.counts.host if crowd.counts else None
+    return row.judge(
+        crowd.least_restores() if pool else None,
+        ">=",
+        max(1, evidence.params.agents - room),
+        evidence=f"{int(host or 0):,} tokens by the server's account, which fill so many sessions at the least; the "
+        f"pool has room for {room} of {evidence.params.agents}",
+        missing="the server does not say how much its pool holds, or how many tokens came from outside the device",
+        failed="nothing is shown about restores under pressure; start it with a smaller pool, or give longer pauses "
+        "(think_s) or more agents",
+        instrument=True,  # as long as the pauses are short, a server may well have kept who asks again
     )

@@ -2,6 +2,8 @@
 
     hot, again   take their turns one right after the other
     cold         asks for each later turn in a new session, so that everything is computed anew
+    part         asks for each later turn in a new session that had its prompts, so that the answers between them are
+                 computed anew, and nothing else: as where a server leaves out answers
     slept        has others' prompts before each turn but the first, as many as the pool holds and a tenth more; before
                  every second one the server's own route empties the device's cache and leaves the host's, if it has it
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from djinn_checks.checks.agents.client import AgentClient
@@ -27,7 +30,7 @@ from djinn_checks.checks.agents.pool.counts import (
 )
 from djinn_checks.checks.agents.pool.run import PoolRun, PoolSleep
 from djinn_checks.checks.agents.reply import Reply
-from djinn_checks.checks.agents.scripts import AgentScript, write_script
+from djinn_checks.checks.agents.scripts import AgentScript, end_on_block, write_script
 from djinn_checks.checks.agents.sleeper import SETTLE_S, Sleep, SleeperRun, answer_ids, extend, histories_of
 from djinn_checks.errors import AgentLostError, InstrumentError
 from djinn_checks.models.open import Model
@@ -49,7 +52,7 @@ class _Others:
     tokens: int
     """Of all their prompts together; 0: there are none."""
     each: int
-    """Tokens of one prompt."""
+    """Tokens of one prompt: whole blocks, as what is less than one makes no room."""
     seed: int
     asked: int = 0
 
@@ -75,12 +78,12 @@ class _Run:
     new_tokens: int
     sleep_s: float
 
-    async def begin(self, session: str, prompt: tuple[int, ...]) -> Reply:
+    async def begin(self, session: str, prompt: tuple[int, ...], tokens: int) -> Reply:
         """Take a new session's first turn, all of which is to be computed."""
-        reply, _ = await self.client.counted_turn(session, prompt, self.new_tokens)
+        reply, _ = await self.client.counted_turn(session, prompt, tokens)
         if reply.sources and (reply.sources.device or reply.sources.host) and await self.client.empty_all():
             await self.client.close(session)
-            reply, _ = await self.client.counted_turn(session, prompt, self.new_tokens)
+            reply, _ = await self.client.counted_turn(session, prompt, tokens)
         return reply
 
     async def take_turns(self, session: str) -> list[Reply]:
@@ -90,15 +93,24 @@ class _Run:
             if replies:
                 reply, _ = await self.client.counted_turn(session, prompt, self.new_tokens)
             else:
-                reply = await self.begin(session, prompt)
+                reply = await self.begin(session, prompt, self.new_tokens)
             replies.append(reply)
             prompt = extend(self.model, prompt, reply, follow_up)
         await self.client.close(session)
         return replies
 
     async def compute_anew(self, number: int, prompt: tuple[int, ...]) -> Reply:
-        reply = await self.begin(f"cold-{number}", prompt)
+        reply = await self.begin(f"cold-{number}", prompt, self.new_tokens)
         await self.client.close(f"cold-{number}")
+        return reply
+
+    async def compute_answers_anew(self, prompts: Sequence[tuple[int, ...]]) -> Reply:
+        """Take the last of some turns after the others, each of which says one token, and that is not fed back."""
+        await self.begin("part", prompts[0], 1)
+        for prompt in prompts[1:-1]:
+            await self.client.counted_turn("part", prompt, 1)
+        reply, _ = await self.client.counted_turn("part", prompts[-1], self.new_tokens)
+        await self.client.close("part")
         return reply
 
     async def push_out(self, number: int) -> tuple[str, int]:
@@ -151,8 +163,9 @@ class _Run:
         hot, again = await self.take_turns("hot"), await self.take_turns("again")
         histories = histories_of(self.model, self.script, hot)
         cold = [await self.compute_anew(number, prompt) for number, prompt in enumerate(histories[1:])]
+        part = [await self.compute_answers_anew(histories[:end]) for end in range(2, len(histories) + 1)]
         await asyncio.sleep(SETTLE_S)
-        first = await self.begin("slept", self.script.prompt)
+        first = await self.begin("slept", self.script.prompt, self.new_tokens)
         await asyncio.sleep(SETTLE_S)
         left = time.monotonic()
         slept, pools, prompts = await self.sleep_and_wake(first)
@@ -164,6 +177,7 @@ class _Run:
             hot=tuple(hot),
             again=tuple(again),
             cold=tuple(cold),
+            part=tuple(part),
             hot_record=None,
             opened=None,
             histories=tuple(prompts),
@@ -202,14 +216,13 @@ async def run_pool_sleeper(
     series = await client.series()
     block, pool = read_block_tokens(client.adapter, series), read_pool_tokens(client.adapter, series)
     before = read_counts(client.adapter, series)
-    run = _Run(
-        client,
-        model,
-        script,
-        _others(client, model, script, pressure_tokens, pool, seed),
-        max(new_tokens, min((block or 0) + 1, _LONGEST_ANSWER)),
-        sleep_s,
-    )
+    tokens = max(new_tokens, min((block or 0) + 2, _LONGEST_ANSWER))
+    if block and block > 1 and tokens % block == 1:
+        tokens += 1  # or a first answer of one token ends with a block as well
+    script = end_on_block(script, tokens, block or 1)
+    each = max(len(script.prompt) // (block or 1), 1) * (block or 1)
+    others = _Others(client, model, _pressure(pressure_tokens, pool), each, seed)
+    run = _Run(client, model, script, others, tokens, sleep_s)
     await _warm_up(run, other)
     sleeper, pools, left_s = await run.take_all()
     series = await client.series()
@@ -225,13 +238,11 @@ async def run_pool_sleeper(
     )
 
 
-def _others(
-    client: PoolClient, model: Model, script: AgentScript, wanted: int, pool_tokens: int | None, seed: int
-) -> _Others:
-    """Return those who push a session out: as many tokens as are wanted, or a tenth more than a small pool holds."""
+def _pressure(wanted: int, pool_tokens: int | None) -> int:
+    """Return of how many tokens others push a session out: as many as are wanted, or a tenth more than a small pool
+    holds."""
     fills = math.ceil(_MORE * pool_tokens) if pool_tokens else 0
-    tokens = wanted or (fills if fills <= _MOST_PRESSURE_TOKENS else 0)
-    return _Others(client, model, tokens, min(len(script.prompt), tokens), seed)
+    return wanted or (fills if fills <= _MOST_PRESSURE_TOKENS else 0)
 
 
 async def _warm_up(run: _Run, other: AgentScript) -> None:
