@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median_low
 
 from djinn_checks.checks.agents.canary_criteria import judge_code_words
 from djinn_checks.checks.agents.connect import ADAPTERS
@@ -237,13 +238,18 @@ def _logprobs(evidence: AgentsEvidence, crowd: CrowdRun, found: Sequence[TurnDis
         worst.nats if worst and most is not None and not open_still else None,
         "<=",
         most if most is not None else 0.0,
-        evidence=f"largest difference over {len(later)} turns{besides}; over first turns, never restored, "
-        f"{_say(of_noise)}",
+        evidence=f"largest difference over {len(later)} turns{besides}, median {_median(later)}; over first turns, "
+        f"never restored, {_say(of_noise)}, median {_median([turn for turn in found if not turn.may_be_restored])}",
         missing=open_still
         or "the server gives no log-probabilities, or no turn was left to compare, or all prompts begin alike and none "
         "tells what rounding does",
         failed=f"agent {worst.agent}, turn {worst.turn + 1}" if worst else "",
     )
+
+
+def _median(turns: Sequence[TurnDistance]) -> str:
+    known = [turn.nats for turn in turns if turn.nats is not None]
+    return _say(median_low(known) if known else None)
 
 
 def _say(nats: float | None) -> str:

@@ -85,10 +85,13 @@ def plot_wakes(outcome: Outcome) -> Plot:
 
 
 def plot_crowd(outcome: Outcome) -> Plot:
-    """Sessions by state, and the memory of the device, while all agents hold theirs."""
+    """Sessions by state, and the memory of the device, while all agents hold theirs; of a server with a pool, whose
+    memory says nothing, how far each answer is from its twin's."""
     crowd = read_timings(outcome.timings).get("crowd")
     if not crowd:
         return Plot(None, "No crowd was asked for (`agents: 0`).")
+    if crowd.get("host_tokens") is not None and any(nats is not None for nats in crowd.get("apart_nats") or ()):
+        return _plot_distances(outcome, crowd)
     draws = [draw for draw, known in ((_draw_states, crowd["states"]), (_draw_memory, crowd["memory"])) if known]
     if not draws:
         return Plot(None, "The server does not list its sessions, and its memory could not be read.")
@@ -98,6 +101,43 @@ def plot_crowd(outcome: Outcome) -> Plot:
     panels[-1].set_xlim(0, crowd["duration_s"])
     panels[-1].set_xlabel("seconds from the first arrival")
     return Plot(figure, _describe_crowd(outcome, crowd))
+
+
+def _plot_distances(outcome: Outcome, crowd: CrowdTimes) -> Plot:
+    ended, nats, is_first = _read_distances(crowd)
+    figure, (axes,) = make_figure(width=10, height=3.4)
+    for which, colour, label in ((is_first, FLOOR, "first turns"), (~is_first, SYSTEM, "after a pause")):
+        axes.scatter(ended[which], nats[which], s=22, color=colour, label=label, linewidths=0, zorder=3)
+    row = next((row for row in outcome.criteria if row.name == "crowd_logprobs_equal_twins"), None)
+    limit = float(row.threshold) if row is not None and isinstance(row.threshold, int | float) else 0.0
+    if limit:
+        axes.axhline(limit, color=MARK, linewidth=1.1, linestyle="--")
+        axes.annotate("limit after a pause", (1, limit), xycoords=("axes fraction", "data"), xytext=(-4, 4),
+                      textcoords="offset points", fontsize=9, color=MARK, ha="right")  # fmt: skip
+    axes.set_ylim(0, 1.3 * max(float(nats.max()), limit) or 1.0)
+    axes.set_xlim(0, crowd["duration_s"])
+    axes.set_xlabel("seconds from the first arrival")
+    axes.set_ylabel("nats from the twin")
+    axes.legend(loc="upper left", frameon=False, fontsize=9, ncols=2)
+    return Plot(
+        figure,
+        f"{read(outcome.measurements)['agents']} agents over {crowd['duration_s']:.0f} s: the largest difference of a "
+        f"log-probability to the twin's in each of {len(nats)} turns, when it ended. {crowd['host_tokens']:,} prompt "
+        "tokens came from outside the device.",
+    )
+
+
+def _read_distances(crowd: CrowdTimes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return when the turns ended whose distance is known, their nats, and which are an agent's first."""
+    agents = [turn[0] for turn in crowd["turns"]]
+    firsts = [place == 0 or agents[place - 1] != agent for place, agent in enumerate(agents)]
+    rows = [
+        (turn[3], nats, first)
+        for turn, nats, first in zip(crowd["turns"], crowd.get("apart_nats") or (), firsts, strict=True)
+        if nats is not None
+    ]
+    data = np.array(rows, dtype=float)
+    return data[:, 0], data[:, 1], data[:, 2].astype(bool)
 
 
 def _columns(pairs: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:

@@ -28,6 +28,7 @@ from djinn_checks.checks.agents.sleeper import SleeperRun
 from djinn_checks.instruments.ceiling import Ceiling
 from djinn_checks.models.open import Model, open_model
 from djinn_checks.outcome import Criterion, settle
+from djinn_checks.report.agents.plots import plot_crowd
 from tests.checks.agents.fake_vllm import Defects, PagedModel, serve_mixer, serve_vllm
 from tests.checks.agents.made_evidence import make_evidence
 
@@ -116,6 +117,14 @@ def test_a_crowd_on_a_pool_was_under_all_the_pressure_that_was_asked_for(passed:
     assert "not tried" not in told
     disturbed = passed.criterion("crowd_logprobs_equal_twins").evidence
     assert "disturbed by a second client" in disturbed
+
+
+def test_a_pools_crowd_is_drawn_by_how_far_each_answer_is_from_its_twins(passed: Outcome) -> None:
+    figure, told = plot_crowd(passed)
+    assert figure is not None
+    points = [part for part in figure.axes[0].collections if part.get_label() in ("first turns", "after a pause")]
+    assert [len(part.get_offsets()) for part in points] == [4, 8]
+    assert "prompt tokens came from outside the device" in told
 
 
 def test_a_version_that_a_server_does_not_say_is_unknown(spec: str) -> None:
