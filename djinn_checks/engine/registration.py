@@ -78,9 +78,12 @@ class Registration:
         """Return when a copy may read a chunk."""
         if chunk.is_done:
             return
-        if current_context() is None:  # a thread that has not called CUDA yet
-            enter_context(self._context)
-        chunk.register()
+        before = current_context()
+        enter_context(self._context)
+        try:
+            chunk.register()
+        finally:
+            enter_context(before)
 
     def cut(self, path: Path, stretch: Stretch) -> list[tuple[Stretch, Chunk | None]]:
         """Return the parts of a stretch that one copy each may read, and the chunk that it is in."""

@@ -172,6 +172,8 @@ class WeightStream:
         if self._encoded is not None:
             self._encoded.fill(self.plan.resident, self._places)
             return
+        if self._to.type == "cuda":  # the readers' streams do not know of what this memory was used for before
+            torch.cuda.current_stream(self._to).synchronize()
         with SegmentReader(weights, self._to) as reader:
             for index in self.plan.resident:
                 reader.read(self.cut.segments[index], self._places[index])

@@ -103,14 +103,24 @@ class CrowdRun:
     def least_restores(self) -> int | None:
         """Return how many sessions came back at the least; None if the server does not say.
 
-        A server with a pool counts the tokens that came from the host: as many sessions as they fill the largest one.
+        A server with a pool counts the tokens that came from the host: as many sessions as they fill the largest one,
+        without what may have come for a first turn, or for a client that went away.
         """
         if self.counts is None or not self.replies:
             return self.restores
         if self.counts.host is None:
             return None
-        sizes = [reply.prompt_tokens for reply in self.wakes() if reply.prompt_tokens]
-        return min(len(self.wakes()), int(self.counts.host // max(sizes))) if sizes else 0
+        largest = max((reply.prompt_tokens or 0 for reply in self.wakes()), default=0)
+        if not largest:
+            return 0
+        unheard = sum(second.reply is None for second in self.seconds)
+        tokens = self.counts.host - self._shared_tokens() - largest * unheard
+        return max(0, min(len(self.wakes()), int(tokens // largest)))
+
+    def _shared_tokens(self) -> int:
+        """Return the tokens of first turns that others may have left: what is shared, and all in a later round."""
+        sharing = [script for script in self.scripts if script.shared_tokens]
+        return sum(script.shared_tokens + (self.rounds - 1) * len(script.prompt) for script in sharing)
 
     def restore_times_s(self) -> list[float]:
         """Return the seconds of all restores that took place after a pause."""

@@ -16,6 +16,7 @@ from statistics import median_low
 
 from djinn_checks.checks.agents.crowd import CrowdRun
 from djinn_checks.checks.agents.evidence import AgentsEvidence, distance
+from djinn_checks.checks.agents.pool.run import served_beyond
 from djinn_checks.checks.agents.reply import Reply
 
 GROSS = 0.5
@@ -106,14 +107,16 @@ def noise(evidence: AgentsEvidence, found: Sequence[TurnDistance]) -> float | No
     """Return what rounding makes of a log-probability here, in nats; None if that is not known.
 
     Of turns that were never restored, and on a server that keeps blocks also between the sleeper's twins, one of which
-    was computed in one part. What is gross is no rounding.
+    was computed in one part. If more came from a cache than a session had fed back, the other is the one that kept its
+    prompts alone. What is gross is no rounding.
     """
     first = _never_restored(found)
     known = [nats for nats in first if nats <= GROSS]
     if not known:
         return None
     run = evidence.sleeper
-    parts = distance(run.hot[1:], run.cold) if evidence.pool and run.cold else None
+    kept = run.part if served_beyond(run) > 0 else run.hot[1:]
+    parts = distance(kept, run.cold) if evidence.pool and len(kept) == len(run.cold) > 0 else None
     return max(*known, parts if parts is not None and parts <= GROSS else 0.0, 0.0)
 
 

@@ -70,7 +70,7 @@ def judge_sameness(evidence: AgentsEvidence) -> list[Criterion]:
         failed="the first place is marked in the report",
     )
     limit = sameness_limit(run)
-    why = f"; other parts were computed, and the twin computed anew is {limit:.3g} away" if limit else ""
+    why = f"; other parts were computed, which rounds by {_rounding(run):.3g} among the twins" if limit else ""
     title = "The log-probabilities are the twin's, " + ("within rounding" if limit else "bit for bit")
     numbers = Row("logprobs_equal_twin", title, unit="").judge(
         None if near else distance(run.slept, run.hot),
@@ -94,16 +94,23 @@ def _is_near_tie(evidence: AgentsEvidence) -> bool:
     pairs = zip(run.slept, run.hot, strict=False)
     first = next(((slept, hot) for slept, hot in pairs if slept.ids != hot.ids or slept.text != hot.text), None)
     nats = turn_distance(*first) if first else None
-    rounds = max(distance(run.hot[1:], run.cold) or 0.0, distance(run.again, run.hot) or 0.0) if first else 0.0
-    return nats is not None and nats <= limit_of(rounds)
+    return nats is not None and nats <= limit_of(_rounding(run))
 
 
 def sameness_limit(run: SleeperRun) -> float:
     """Return how far log-probabilities after a sleep may be from the twin's, in nats: 0, or what rounding does."""
     if _is_same_work(run):
         return 0.0
-    part = distance(run.hot[1:], run.part) if run.part else None
-    return max(distance(run.hot[1:], run.cold) or 0.0, distance(run.again, run.hot) or 0.0, part or 0.0)
+    return limit_of(_rounding(run))
+
+
+def _rounding(run: SleeperRun) -> float:
+    """Return the largest difference of log-probabilities, in nats, that computing a turn in other parts made in this
+    run: of a twin with itself, with the one computed anew, and with the one whose answers were."""
+    pairs = [*zip(run.again, run.hot, strict=False), *zip(run.hot[1:], run.cold, strict=False),
+             *zip(run.hot[1:], run.part, strict=False)]  # fmt: skip
+    found = [turn_distance(reply, twin) for reply, twin in pairs]
+    return max((nats for nats in found if nats is not None), default=0.0)
 
 
 def _is_same_work(run: SleeperRun) -> bool:

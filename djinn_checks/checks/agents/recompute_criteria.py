@@ -27,13 +27,18 @@ _AS_SLOW = 0.8
 """Of the time to a recomputed session's first token: from here on a session's is as slow."""
 
 
-def judge_recomputation(evidence: AgentsEvidence, *, again: str = "") -> list[Criterion]:
+def judge_recomputation(evidence: AgentsEvidence, *, again: str = "", is_counted: bool = False) -> list[Criterion]:
     """Return the two rows. Time is the coarser witness, and a busy machine's: it is asked where rounding is blind.
 
     Args:
         again: why answers were computed again, as they may be; rounding then accuses nobody.
+        is_counted: whether the link was seen to carry the session's KV before the first token.
     """
-    rounding = _rounding(evidence, again)
+    run = evidence.sleeper
+    kept = _nearest_kept(run, may_be_part=bool(again))
+    rounding = _rounding(evidence, kept, again)
+    if run.part and kept is run.part and rounding.status is Status.PASS:
+        return _with_time(rounding, _first_token(evidence), is_counted=is_counted)
     if rounding.status is not Status.INCONCLUSIVE:
         told = "the rounding tells, and more finely"
         return [rounding, skip(_FIRST_TOKEN.name, _FIRST_TOKEN.title, unit="", reason=told)]
@@ -41,10 +46,23 @@ def judge_recomputation(evidence: AgentsEvidence, *, again: str = "") -> list[Cr
     return [replace(rounding, required=first_token.status is Status.INCONCLUSIVE), first_token]
 
 
-def _rounding(evidence: AgentsEvidence, again: str) -> Criterion:
+def _with_time(rounding: Criterion, first_token: Criterion, *, is_counted: bool) -> list[Criterion]:
+    """Who computes prompts anew in the parts in which they came rounds like the twin that kept them: the link tells
+    them apart, or time does."""
+    if first_token.status is not Status.INCONCLUSIVE:
+        return [rounding, first_token]
+    if is_counted:
+        return [rounding, replace(first_token, required=False)]
+    missing = (
+        "so are those of a session whose prompts were computed anew, one after the other; neither the link nor the "
+        "time to the first token tells them apart here"
+    )
+    return [replace(rounding, observed=None, status=Status.INCONCLUSIVE, reason=missing), first_token]
+
+
+def _rounding(evidence: AgentsEvidence, kept: Sequence[Reply], again: str) -> Criterion:
     """A prefill of the same tokens rounds otherwise than their decode did."""
     run = evidence.sleeper
-    kept = _nearest_kept(run, may_be_part=bool(again))
     to_hot, to_cold = distance(run.slept[1:], kept), distance(run.slept[1:], run.cold)
     hot_to_cold, floor = distance(kept, run.cold), distance(run.again, run.hot)
     missing = NO_LOGPROBS
@@ -72,7 +90,7 @@ def _rounding(evidence: AgentsEvidence, again: str) -> Criterion:
     )
     if to_hot is None or to_cold is None:
         return criterion
-    which = "; the former computed its last answer anew" if kept is run.part else ""
+    which = "; the former computed its last answer anew" if run.part and kept is run.part else ""
     return replace(criterion, evidence=f"{criterion.evidence}: {to_hot:.3g} and {to_cold:.3g}{which}")
 
 

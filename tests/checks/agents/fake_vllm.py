@@ -38,6 +38,8 @@ class Defects:
     """Whether sessions of other salts have other blocks."""
     recomputes_secretly: bool = False
     """Computes what it says that it loaded."""
+    recomputes_in_parts: bool = False
+    """The same, and what it did not say it loaded in a second part."""
     crosses_once_in: int = 0
     """Of so many loads, one brings the blocks of another session; 0: none does."""
     keeps_in_secret: bool = False
@@ -82,8 +84,11 @@ class PagedModel:
         if self.defects.recomputes_secretly and loaded:
             blocks = blocks[:hot]
         cache = DynamicCache()
+        if self.defects.recomputes_in_parts and loaded:
+            with reproducible_attention():
+                self.module(input_ids=torch.tensor([ids[: len(blocks) * BLOCK]]), past_key_values=cache)
         for layer in range(self.module.config.num_hidden_layers):
-            for block in blocks:
+            for block in () if self.defects.recomputes_in_parts and loaded else blocks:
                 cache.update(*block[layer], layer)
         said: list[int] = []
         rest = ids[len(blocks) * BLOCK :]

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from djinn_checks import AgentsParams, Status
-from djinn_checks.checks.agents.crowd import CrowdRun
+from djinn_checks.checks.agents.crowd import CrowdRun, Second
 from djinn_checks.checks.agents.crowd_criteria import judge_everyone
 from djinn_checks.checks.agents.crowd_distance import turn_distance
+from djinn_checks.checks.agents.pool.counts import Counts
 from djinn_checks.checks.agents.power import rate_excluded, restores_for
 from djinn_checks.checks.agents.reply import Reply
 from djinn_checks.checks.agents.scripts import AgentScript
@@ -172,6 +173,21 @@ def test_the_bound_that_is_stated_is_the_rule_of_three(restores: int) -> None:
     assert (1 - rate) ** restores == pytest.approx(0.05, rel=1e-6)
     assert 2.995 / restores * (1 - 1.5 / restores) <= rate <= 3 / restores
     assert restores_for(rate) in (restores, restores + 1)
+
+
+def test_restores_of_a_pool_are_counted_without_what_came_for_first_turns_and_for_clients_that_went_away() -> None:
+    run = crowd(4, 3, nats=0.0)
+    longer = tuple(tuple(replace(reply, prompt_tokens=100) for reply in replies) for replies in run.replies)
+    scripts = tuple(replace(script, prompt=(1,) * 80, shared_tokens=40) for script in run.scripts[:2]) + run.scripts[2:]
+    gone = Second(agent=0, turn=1, reply=None)
+    pool = replace(run, replies=longer, counts=Counts(host=980.0))
+    assert pool.least_restores() == 8  # no more than sessions that paused
+    assert replace(pool, counts=Counts(host=680.0)).least_restores() == 6
+    assert replace(pool, scripts=scripts, counts=Counts(host=680.0)).least_restores() == 6
+    assert replace(pool, scripts=scripts, counts=Counts(host=679.0)).least_restores() == 5
+    assert replace(pool, scripts=scripts, counts=Counts(host=680.0), rounds=2).least_restores() == 4
+    assert replace(pool, seconds=(gone,), counts=Counts(host=680.0)).least_restores() == 5
+    assert replace(pool, counts=Counts()).least_restores() is None
 
 
 def test_what_a_run_says_of_rare_wrong_restores_is_its_own_power() -> None:

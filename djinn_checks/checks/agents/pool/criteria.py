@@ -11,10 +11,6 @@ write a session's KV to the host at once and not when it goes idle: that is not 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
-from djinn_checks.checks.agents.crowd_distance import turn_distance
 from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.identity_criteria import (
     judge_coherence,
@@ -27,16 +23,14 @@ from djinn_checks.checks.agents.pool.run import PoolRun, is_accounted, kept_of, 
 from djinn_checks.checks.agents.pool.speed import judge_pool_moves
 from djinn_checks.checks.agents.promptness_criteria import judge_wake
 from djinn_checks.checks.agents.recompute_criteria import judge_recomputation
-from djinn_checks.checks.agents.reply import Reply, Sources
-from djinn_checks.checks.agents.sleeper import Sleep, SleeperRun
+from djinn_checks.checks.agents.reply import Sources
+from djinn_checks.checks.agents.sleeper import Sleep
 from djinn_checks.checks.agents.sleeper_criteria import judge_survival
 from djinn_checks.checks.agents.speed_criteria import judge_decode
-from djinn_checks.outcome import Criterion, Row
+from djinn_checks.outcome import Criterion, Row, Status
 from djinn_checks.units import format_bytes
 
 _BY_SERVER = "the server's own account of each turn's prompt tokens"
-_HARMLESS, _HARMFUL = 1.25, 2.0
-"""Times what rounding does: up to here and from here on. vLLM 0.26.0, which kept such a token, was five times off."""
 _UNPUSHED = (
     "nothing pushed the session off the device: the server does not say how much its pool holds, or it holds more than "
     "others' prompts fill here, and it has no route that empties its cache; give pressure_tokens, or start it with "
@@ -46,6 +40,8 @@ _UNPUSHED = (
 
 def judge_pool(evidence: AgentsEvidence, pool: PoolRun) -> list[Criterion]:
     """Return the rows about the sleeper on a server with a pool."""
+    on_link = _loaded_on_link(evidence, pool)
+    is_counted = on_link.status is Status.PASS
     return [
         judge_survival(evidence),
         judge_speaker(evidence),
@@ -53,12 +49,12 @@ def judge_pool(evidence: AgentsEvidence, pool: PoolRun) -> list[Criterion]:
         _left_device(evidence, pool),
         _stored_on_link(evidence, pool),
         _from_host(evidence, pool),
-        _beyond(evidence, pool),
+        _fed_back(evidence, pool),
         _loaded(evidence, pool),
-        _loaded_on_link(evidence, pool),
+        on_link,
         judge_wake(evidence),
         _not_recomputed(evidence, pool),
-        *judge_recomputation(evidence, again=_why_again(evidence, pool)),
+        *judge_recomputation(evidence, again=_why_again(evidence, pool), is_counted=is_counted),
         *judge_sameness(evidence),
         judge_coherence(evidence),
         *judge_pool_moves(evidence, pool),
@@ -72,7 +68,7 @@ def _twins(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
     run = evidence.sleeper
     row = Row("twins_are_twins", "No session was served from another's blocks", unit="tokens")
     found = strangers(run, pool.block_tokens or 1)
-    all_replies = (*run.hot, *run.again, *run.cold, *run.slept)
+    all_replies = (*run.hot, *run.again, *run.cold, *run.part, *run.slept)
     return row.judge(
         found if is_accounted(all_replies) else None,
         "==",
@@ -136,44 +132,28 @@ def _from_host(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
     )
 
 
-def _beyond(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
-    """An answer's last token is not fed back, so it has no KV; but a server that guesses ahead may have computed it."""
-    row = Row("kv_was_computed", "No token came from a cache whose KV nobody had computed", unit="tokens")
-    count = max((max(0, -short) for short in _short(evidence)), default=None)
-    harm = _harm(evidence.sleeper) if count else 0.0
-    told = f"{_BY_SERVER}, against the tokens that were fed back; the first answer ends where a block does"
-    if count and harm is not None and harm <= _HARMLESS:
-        told = f"{told}; {count} more came from a cache, and did no harm"
-        count = 0
+def _fed_back(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
+    """Informative: a server that guesses ahead may have computed an answer's last token. If it has not, the rows about
+    what is said tell; this one tells why."""
+    row = Row("served_were_fed_back", "No more tokens came from a cache than the session had fed back", unit="tokens",
+              required=False)  # fmt: skip
+    block, sleeps = pool.block_tokens, evidence.sleeper.sleeps
+    is_on_border = block is not None and any(sleep.tokens % block == 0 for sleep in sleeps)
+    is_alone = strangers(evidence.sleeper, block or 1) == 0
+    found = max((max(0, -short) for short in _short(evidence)), default=None)
     return row.judge(
-        count if harm is not None and not _HARMLESS < harm <= _HARMFUL else None,
+        found if is_on_border and is_alone else None,
         "<=",
         0,
-        evidence=told,
-        missing=f"{count} more than were fed back came from a cache, and what follows is not clearly off"
-        if count
-        else pool.why_missing("prompt", "device", "host"),
-        failed=f"an answer's last token is not fed back, and what follows is {harm or 0:.3g} times as far from an "
-        "answer computed anew as rounding is",
+        evidence=f"{_BY_SERVER}; an answer ended where a block does",
+        missing=pool.why_missing("prompt", "device", "host")
+        if found is None
+        else "sessions share what is cached"
+        if is_on_border
+        else "no answer ended where a block does",
+        failed="an answer's last token is not fed back: unless the server computed it for a reason of its own, what "
+        "lies in its place is not its KV",
     )
-
-
-def _harm(run: SleeperRun) -> float | None:
-    """Return how far answers with a kept KV cache are from those computed anew, over what rounding makes of such an
-    answer: of first turns, and of the twin that keeps its prompts alone. None if that is not known."""
-    kept = _farthest([(reply, cold) for turns in (run.hot, run.again, run.slept)
-                      for reply, cold in zip(turns[1:], run.cold, strict=False)])  # fmt: skip
-    first = [(run.again[0], run.hot[0]), (run.first, run.hot[0])]
-    usual = _farthest([*first, *zip(run.part, run.cold, strict=False)])
-    if kept is None or usual is None or not run.part:
-        return None
-    return kept / usual if usual else math.inf if kept else 0.0
-
-
-def _farthest(pairs: Sequence[tuple[Reply, Reply]]) -> float | None:
-    found = [turn_distance(reply, twin) for reply, twin in pairs]
-    known = [nats for nats in found if nats is not None]
-    return max(known) if known and len(known) == len(found) else None
 
 
 def _not_recomputed(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:

@@ -38,15 +38,16 @@ def _came_back(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
     """A pool may be too small for all agents and yet have room for those that still ask: then nobody comes back."""
     pool = evidence.pool.pool_tokens if evidence.pool else None
     room = (pool or 0) // evidence.params.agent_prompt_tokens
-    row = Row("crowd_came_back", "The agents that the pool has no room for came back from outside the device",
+    least = max(1, (evidence.params.agents - room) // 2)  # some may come back before they were pushed out
+    row = Row("crowd_came_back", "Of the agents that the pool has no room for, half came back from outside the device",
               unit="sessions")  # fmt: skip
     host = crowd.counts.host if crowd.counts else None
     return row.judge(
         crowd.least_restores() if pool else None,
         ">=",
-        max(1, evidence.params.agents - room),
+        least * crowd.rounds,
         evidence=f"{int(host or 0):,} tokens by the server's account, which fill so many sessions at the least; the "
-        f"pool has room for {room} of {evidence.params.agents}",
+        f"pool has room for {room if pool else 'an unknown number'} of {evidence.params.agents}",
         missing="the server does not say how much its pool holds, or how many tokens came from outside the device",
         failed="nothing is shown about restores under pressure; start it with a smaller pool, or give longer pauses "
         "(think_s) or more agents",

@@ -60,17 +60,25 @@ def kept_of(sleep: Sleep) -> int:
     return sleep.tokens - 1
 
 
+def served_beyond(run: SleeperRun) -> int:
+    """Return how many tokens more came from a cache, in a turn after a sleep, than the session had fed back."""
+    cached = [(_cached(sleep.reply), kept_of(sleep)) for sleep in run.sleeps]
+    return max((served - kept for served, kept in cached if served is not None), default=0)
+
+
 def strangers(run: SleeperRun, block_tokens: int) -> int | None:
     """Return how many tokens of the twins' turns came from where they should not; None if that is not known.
 
     A first turn is computed, whoever takes it. A twin that never slept has what it had on the device, but for less than
-    a block. One that is computed anew is computed.
+    a block, and one that kept its prompts has those. One that is computed anew is computed.
     """
     found: list[int | None] = [_cached(reply) for reply in (run.hot[0], run.again[0], run.first, *run.cold)]
     for replies in (run.hot, run.again):
         for before, reply, history in zip(replies, replies[1:], run.histories, strict=False):
             had = len(history) + max(len(before.ids), 1) - 1
             found.append(_not_on_device(reply, had, block_tokens))
+    for history, reply in zip(run.histories, run.part, strict=False):
+        found.append(_not_on_device(reply, len(history), block_tokens))
     known = [count for count in found if count is not None]
     return sum(known) if len(known) == len(found) else None
 

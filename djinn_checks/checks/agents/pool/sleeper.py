@@ -52,7 +52,7 @@ class _Others:
     tokens: int
     """Of all their prompts together; 0: there are none."""
     each: int
-    """Tokens of one prompt: whole blocks, as what is less than one makes no room."""
+    """Tokens of one prompt: whole blocks where it has any, as what is less than one makes no room."""
     seed: int
     asked: int = 0
 
@@ -220,8 +220,9 @@ async def run_pool_sleeper(
     if block and block > 1 and tokens % block == 1:
         tokens += 1  # or a first answer of one token ends with a block as well
     script = end_on_block(script, tokens, block or 1)
-    each = max(len(script.prompt) // (block or 1), 1) * (block or 1)
-    others = _Others(client, model, _pressure(pressure_tokens, pool), each, seed)
+    pressure = _pressure(pressure_tokens, pool)
+    whole = len(script.prompt) // (block or 1) * (block or 1)
+    others = _Others(client, model, pressure, min(whole or len(script.prompt), pressure), seed)
     run = _Run(client, model, script, others, tokens, sleep_s)
     await _warm_up(run, other)
     sleeper, pools, left_s = await run.take_all()
