@@ -23,7 +23,7 @@ from djinn_checks.checks.agents.evidence import AgentsEvidence, differing_tokens
 from djinn_checks.checks.agents.power import rate_excluded, restores_for
 from djinn_checks.checks.agents.scripts import SESSION_PREFIX, session_of
 from djinn_checks.checks.agents.sleeper import SETTLE_S
-from djinn_checks.outcome import Criterion, Row
+from djinn_checks.outcome import Criterion, Row, Status
 from djinn_checks.units import GB, MB, format_bytes, format_seconds
 
 _RESIDENT = ("IDLE", "ACTIVE", "SWAPPING_OUT", "SWAPPING_IN")
@@ -63,12 +63,11 @@ def judge_crowd(evidence: AgentsEvidence) -> list[Criterion]:
 def judge_everyone(evidence: AgentsEvidence, crowd: CrowdRun) -> list[Criterion]:
     """Return the rows that any server's crowd is judged by."""
     found = distances(crowd, is_pool=evidence.pool is not None)
+    said = [_texts(evidence, crowd, found), _logprobs(evidence, crowd, found), *judge_code_words(crowd, found)]
     return [
         _answered(evidence, crowd),
-        _texts(evidence, crowd, found),
-        _logprobs(evidence, crowd, found),
-        *judge_code_words(crowd, found),
-        _power(evidence, crowd),
+        *said,
+        _power(evidence, crowd, wrong=any(row.required and row.status is Status.FAIL for row in said)),
         _load(evidence, crowd),
         _wake(evidence, crowd),
     ]
@@ -260,7 +259,7 @@ def _rounds(crowd: CrowdRun) -> str:
     return f", {crowd.rounds} times" if crowd.rounds > 1 else ""
 
 
-def _power(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
+def _power(evidence: AgentsEvidence, crowd: CrowdRun, *, wrong: bool) -> Criterion:
     """What was run says so much and no more about restores that are wrong once in a while."""
     most, restores = evidence.params.most_wrong_rate, crowd.least_restores()
     row = Row("wrong_rate_excluded", "Wrong restores are rarer than this, or one would have been seen",
@@ -269,6 +268,8 @@ def _power(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
         told = "the server does not say how many sessions came back"
     elif not restores:
         told = "no session came back, so nothing is shown"
+    elif wrong:
+        told = f"{restores:,} restores, and answers that are wrong: no rate is excluded"
     else:
         seconds = (crowd.ended_s - crowd.started_s) / restores * restores_for(_RARE)
         told = (
@@ -279,7 +280,7 @@ def _power(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
     if most is None:
         return row.skip(f"no limit was given; {told}")
     return row.judge(
-        rate_excluded(restores) if restores else None,
+        rate_excluded(restores) if restores and not wrong else None,
         "<=",
         most,
         evidence=told,

@@ -200,3 +200,9 @@ def test_what_a_run_says_of_rare_wrong_restores_is_its_own_power() -> None:
     short = rows(run, most_wrong_rate=1e-4)["wrong_rate_excluded"]
     assert short.status is Status.INCONCLUSIVE
     assert "29,956 are needed" in short.reason
+
+
+def test_a_run_with_a_wrong_answer_excludes_no_rate() -> None:
+    row = rows(crowd(100, 11, nats=0.0, swapped=(17, 6)), most_wrong_rate=0.01)["wrong_rate_excluded"]
+    assert row.status is Status.INCONCLUSIVE
+    assert "answers that are wrong: no rate is excluded" in row.reason
