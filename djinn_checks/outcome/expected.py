@@ -135,6 +135,7 @@ _POOL = Expected(
     thresholds={
         "twins_are_twins": ("==", 0),
         "kv_left_device": ("<=", 0),
+        "served_was_computed": ("<=", 0),
         "rounding_is_kept": ("==", "kept"),
         "text_equals_twin": ("==", 0),
         "crowd_texts_equal_twins": ("==", 0),
@@ -149,7 +150,9 @@ _POOL = Expected(
         "restore_of_ceiling": (">=", "swap_of_ceiling"),
         "wake_p99": ("<=", "wake_p99_s"),
     },
-    informative=frozenset({"rounding_is_kept", "first_token_is_kept", "kv_out_on_link", "restore_of_ceiling"}),
+    informative=frozenset(
+        {"rounding_is_kept", "first_token_is_kept", "served_was_computed", "kv_out_on_link", "restore_of_ceiling"}
+    ),
 )
 """Of servers that keep all KV in one pool."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median_low
 
+from djinn_checks.checks.agents.answer_distance import differing_tokens
 from djinn_checks.checks.agents.canary_criteria import judge_code_words
 from djinn_checks.checks.agents.connect import ADAPTERS
 from djinn_checks.checks.agents.crowd import CrowdRun, percentile
@@ -19,7 +20,7 @@ from djinn_checks.checks.agents.crowd_distance import (
     taken_for_own,
 )
 from djinn_checks.checks.agents.crowd_tried import tell_tried
-from djinn_checks.checks.agents.evidence import AgentsEvidence, differing_tokens
+from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.power import rate_excluded, restores_for
 from djinn_checks.checks.agents.scripts import SESSION_PREFIX, session_of
 from djinn_checks.checks.agents.sleeper import SETTLE_S

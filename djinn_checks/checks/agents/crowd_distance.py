@@ -11,13 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from statistics import median_low
 
+from djinn_checks.checks.agents.answer_distance import distance, turn_distance
 from djinn_checks.checks.agents.crowd import CrowdRun
-from djinn_checks.checks.agents.evidence import AgentsEvidence, distance
+from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.pool.run import served_beyond
-from djinn_checks.checks.agents.reply import Reply
 
 GROSS = 0.5
 """Nats. Rounding of 16-bit numbers seldom moves a log-probability so far, another session's KV moves most more."""
@@ -41,29 +40,6 @@ class TurnDistance:
     """Whether KV of it may have come from the host: it is no first turn, or one that begins as others did before."""
     is_disturbed: bool = False
     """Whether it, or one before it in its session, was asked by a second client too."""
-
-
-def turn_distance(reply: Reply, twin: Reply) -> float | None:
-    """Return the largest difference of a log-probability up to the first token that differs, and there at least the
-    twin's margin between its token and the next likely. None without log-probabilities or tokens to hold them by.
-    """
-    if reply.ids == twin.ids and reply.text == twin.text:
-        return distance([reply], [twin])
-    if not (reply.ids and twin.ids and reply.logprobs and twin.logprobs):
-        return None
-    place = next((at for at, (a, b) in enumerate(zip(reply.ids, twin.ids, strict=False)) if a != b), None)
-    if place is None:  # one of them ends where the other goes on, or the same tokens gave other texts
-        return math.inf
-    pairs = list(zip(reply.logprobs[: place + 1], twin.logprobs[: place + 1], strict=False))
-    known = [0.0 if a == b else abs(a - b) for a, b in pairs if a is not None and b is not None]
-    return max([*known, _margin(twin, place)]) if known else None
-
-
-def _margin(twin: Reply, place: int) -> float:
-    each = len(twin.runners_up) // len(twin.ids)
-    told = [value for value in twin.runners_up[place * each : (place + 1) * each] if value is not None]
-    best = sorted(told, reverse=True)
-    return next((a - b for a, b in pairwise(best)), 0.0)
 
 
 def distances(crowd: CrowdRun, *, is_pool: bool) -> list[TurnDistance]:

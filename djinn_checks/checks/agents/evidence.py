@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -14,7 +13,6 @@ from djinn_checks.checks.agents.link import MOST_AT_REST_BYTES_PER_S, LinkEviden
 from djinn_checks.checks.agents.memory import SLEPT_THROUGH, Delay, SessionMemory, why_unresolved
 from djinn_checks.checks.agents.pool.run import PoolRun
 from djinn_checks.checks.agents.reference import Reference
-from djinn_checks.checks.agents.reply import Reply
 from djinn_checks.checks.agents.sleeper import Sleep, SleeperRun
 from djinn_checks.checks.agents.token_pace import TokenPace
 from djinn_checks.instruments.burst import BurstTime
@@ -220,39 +218,3 @@ def _at_rest(link: LinkEvidence, direction: str, sleep: Sleep) -> float | None:
     """Return the payload bytes per second that are counted of a link over which nothing moves."""
     moved = link.counted(direction, sleep.still_s, sleep.woken_s)
     return None if moved is None else moved / (sleep.woken_s - sleep.still_s)
-
-
-def differing_tokens(replies: Sequence[Reply], others: Sequence[Reply]) -> int | None:
-    """Return how many places of two series of answers differ, a missing answer counting as one.
-
-    Characters where one side has no token ids. None if an answer has neither, on both sides: that nothing differs
-    between two answers that say nothing is no evidence.
-    """
-    count = 0
-    for left, right in zip(replies, others, strict=False):
-        if not (left.ids or left.text or right.ids or right.text):
-            return None
-        a, b = (left.ids, right.ids) if left.ids and right.ids else (left.text, right.text)
-        count += sum(x != y for x, y in zip(a, b, strict=False)) + abs(len(a) - len(b))
-    return count + abs(len(replies) - len(others))
-
-
-def distance(replies: Sequence[Reply], others: Sequence[Reply]) -> float | None:
-    """Return the largest difference of two log-probabilities at the same place; None without any.
-
-    Answers of other lengths are infinitely far apart, and so are a number and minus infinity; two minus infinities are
-    equal. A place where both sides gave null is left out. One where one side alone did leaves all unknown.
-    """
-    largest: float | None = None
-    for left, right in zip(replies, others, strict=True):
-        a, b = left.fingerprint, right.fingerprint
-        if not a or not b:
-            return None
-        if len(a) != len(b):
-            return math.inf
-        for x, y in zip(a, b, strict=True):
-            if (x is None) is not (y is None):
-                return None
-            if x is not None and y is not None:
-                largest = max(largest or 0.0, 0.0 if x == y else abs(x - y))
-    return largest

@@ -5,9 +5,10 @@ By log-probabilities alone, held against the limits of the rows about them; of a
 
 from __future__ import annotations
 
+from djinn_checks.checks.agents.answer_distance import distance
 from djinn_checks.checks.agents.crowd import CrowdRun
 from djinn_checks.checks.agents.crowd_distance import distances, judged_turns, limit, noise
-from djinn_checks.checks.agents.evidence import AgentsEvidence, distance
+from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.identity_criteria import sameness_limit
 from djinn_checks.measurements.agents import FirstWrong
 

@@ -6,9 +6,9 @@ process.
 
 from __future__ import annotations
 
+from djinn_checks.checks.agents.answer_distance import differing_tokens, distance, turn_distance
 from djinn_checks.checks.agents.crowd_distance import limit as limit_of
-from djinn_checks.checks.agents.crowd_distance import turn_distance
-from djinn_checks.checks.agents.evidence import AgentsEvidence, differing_tokens, distance
+from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.sleeper import SleeperRun
 from djinn_checks.outcome import Criterion, Row
 

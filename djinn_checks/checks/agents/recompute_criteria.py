@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from djinn_checks.checks.agents.evidence import AgentsEvidence, distance
+from djinn_checks.checks.agents.answer_distance import distance
+from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.identity_criteria import NO_LOGPROBS
 from djinn_checks.checks.agents.reply import Reply
 from djinn_checks.checks.agents.sleeper import SleeperRun

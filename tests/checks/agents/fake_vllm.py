@@ -54,6 +54,8 @@ class Defects:
     """Whether its cache can be emptied."""
     leaves_out_answers: bool = False
     """Writes to the host what was part of a prompt, and is no defect."""
+    computes_last_token: bool = False
+    """Feeds back an answer's last token, too, as a server does that guesses ahead; no defect."""
     keeps_last_token: bool = False
     """Writes a block to the host that an answer's last token fills, whose KV nobody computed."""
 
@@ -99,7 +101,11 @@ class PagedModel:
                 rest = [int(logprobs.argmax())]
                 said += rest
                 yield rest[0], logprobs
-        self._keep([*ids, *said[:-1]], salt, cache, prompt_tokens=len(ids))
+        if self.defects.computes_last_token:
+            with reproducible_attention():
+                self.module(input_ids=torch.tensor([rest]), past_key_values=cache, logits_to_keep=1)
+        fed_back = said if self.defects.computes_last_token else said[:-1]
+        self._keep([*ids, *fed_back], salt, cache, prompt_tokens=len(ids))
         if self.defects.keeps_last_token and (len(ids) + len(said)) % BLOCK == 0:
             key, computed = self._keys([*ids, *said], salt)[-1], slice(len(ids) + len(said) - BLOCK, None)
             self.host[key] = tuple(

@@ -19,9 +19,9 @@ import torch
 
 from djinn_checks import AgentsParams, Outcome, Status, check_agents
 from djinn_checks.checks.agents import sleeper as agent_sleeper
+from djinn_checks.checks.agents.answer_distance import differing_tokens, distance
 from djinn_checks.checks.agents.check import _start_beside
 from djinn_checks.checks.agents.crowd import CrowdRun
-from djinn_checks.checks.agents.evidence import differing_tokens, distance
 from djinn_checks.checks.agents.link import LinkEvidence
 from djinn_checks.checks.agents.reply import Reply
 from djinn_checks.checks.agents.scripts import says_code_word, write_script

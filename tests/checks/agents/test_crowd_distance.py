@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from djinn_checks import AgentsParams, Status
+from djinn_checks.checks.agents.answer_distance import turn_distance
 from djinn_checks.checks.agents.crowd import CrowdRun, Second
 from djinn_checks.checks.agents.crowd_criteria import judge_everyone
-from djinn_checks.checks.agents.crowd_distance import turn_distance
 from djinn_checks.checks.agents.pool.counts import Counts
 from djinn_checks.checks.agents.power import rate_excluded, restores_for
 from djinn_checks.checks.agents.reply import Reply

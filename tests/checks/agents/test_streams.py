@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from djinn_checks.checks.agents.evidence import differing_tokens, distance
+from djinn_checks.checks.agents.answer_distance import differing_tokens, distance
 from djinn_checks.checks.agents.reply import Reply, Sources
 from djinn_checks.checks.agents.streams import Parts, parse_event, read_events, read_llama, read_openai
 from djinn_checks.errors import InstrumentError

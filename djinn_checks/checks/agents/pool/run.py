@@ -23,6 +23,19 @@ class PoolSleep:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BorderTrial:
+    """How far second turns with KV from a cache are from those computed anew, in nats; None without log-probabilities.
+
+    An answer's last token is not fed back, so its KV is missing; that shows only where it is the last of a block.
+    """
+
+    at_border: tuple[float | None, ...]
+    """First answers ended where a block does."""
+    inside: tuple[float | None, ...]
+    """They ended a token before."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PoolRun:
     """Beside a `SleeperRun`, whose replies say where their tokens came from."""
 
@@ -40,6 +53,8 @@ class PoolRun:
     """From the first request of the run to its last, others' prompts included."""
     left_s: float
     """CLOCK_MONOTONIC when the first pressure on the sleeper began, and nobody else had asked since its first turn."""
+    border: BorderTrial | None = None
+    """Tried only if more came from a cache than was fed back."""
 
     def why_missing(self, *parts: str) -> str:
         """Return why something is not known that the server counts by some of the parts of `Counts`."""

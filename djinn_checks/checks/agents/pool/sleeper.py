@@ -20,6 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from djinn_checks.checks.agents.answer_distance import turn_distance
 from djinn_checks.checks.agents.client import AgentClient
 from djinn_checks.checks.agents.pool.client import PoolClient
 from djinn_checks.checks.agents.pool.counts import (
@@ -28,7 +29,7 @@ from djinn_checks.checks.agents.pool.counts import (
     read_counts,
     read_pool_tokens,
 )
-from djinn_checks.checks.agents.pool.run import PoolRun, PoolSleep
+from djinn_checks.checks.agents.pool.run import BorderTrial, PoolRun, PoolSleep, served_beyond
 from djinn_checks.checks.agents.reply import Reply
 from djinn_checks.checks.agents.scripts import AgentScript, end_on_block, write_script
 from djinn_checks.checks.agents.sleeper import SETTLE_S, Sleep, SleeperRun, answer_ids, extend, histories_of
@@ -41,6 +42,8 @@ _MORE = 1.1
 _FIRST_OTHER = 1_000_000
 """Number of the first of the others: far beyond any agent's."""
 _LONGEST_ANSWER = 160
+_FIRST_ON_BORDER, _BORDERS = 500_000, 3
+"""Number of the first whose answer ends where a block does, and how many of them are tried."""
 
 
 @dataclass
@@ -112,6 +115,27 @@ class _Run:
         reply, _ = await self.client.counted_turn("part", prompts[-1], self.new_tokens)
         await self.client.close("part")
         return reply
+
+    async def compare_kept_with_anew(self, session: str, prompt: tuple[int, ...]) -> float | None:
+        """Return how far, in nats, a second turn with KV from a cache is from one that is computed anew."""
+        first = await self.begin(session, prompt, self.new_tokens)
+        later = extend(self.model, prompt, first, self.script.follow_ups[0])
+        await self.push_out(1)
+        kept, _ = await self.client.counted_turn(session, later, self.new_tokens)
+        await self.client.close(session)
+        return turn_distance(kept, await self.compute_anew(0, later))
+
+    async def try_borders(self, block_tokens: int, seed: int) -> BorderTrial:
+        """Compare some sessions whose answer ends where a block does, and as many that end a token before."""
+        at_border, inside = [], []
+        for number in range(_FIRST_ON_BORDER, _FIRST_ON_BORDER + _BORDERS):
+            script = write_script(self.model, number=number, tokens=len(self.script.prompt), turns=1, seed=seed)
+            prompt = end_on_block(script, self.new_tokens, block_tokens).prompt
+            if (len(prompt) + self.new_tokens) % block_tokens:
+                break
+            at_border.append(await self.compare_kept_with_anew(f"border-{number}", prompt))
+            inside.append(await self.compare_kept_with_anew(f"inside-{number}", prompt[:-1]))
+        return BorderTrial(at_border=tuple(at_border), inside=tuple(inside))
 
     async def push_out(self, number: int) -> tuple[str, int]:
         """Have the session leave the device. Return what did it, and how many tokens of others it took."""
@@ -226,6 +250,7 @@ async def run_pool_sleeper(
     run = _Run(client, model, script, others, tokens, sleep_s)
     await _warm_up(run, other)
     sleeper, pools, left_s = await run.take_all()
+    border = await run.try_borders(block, seed) if block and served_beyond(sleeper) > 0 else None
     series = await client.series()
     return sleeper, PoolRun(
         kind=client.adapter.name,
@@ -236,6 +261,7 @@ async def run_pool_sleeper(
         sleeps=tuple(pools),
         counted=read_counts(client.adapter, series).since(before),
         left_s=left_s,
+        border=border,
     )
 
 
