@@ -8,7 +8,7 @@ taken away is refused here until it is named otherwise, and a test holds these t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from djinn_checks.outcome.criterion import Criterion, format_quantity
@@ -34,6 +34,10 @@ class Expected:
     """Comparison of rows whose threshold is a parameter, and its name."""
     informative: frozenset[str] = frozenset()
     """The only rows of those above that need not be required."""
+    decisive: frozenset[str] = frozenset()
+    """Required wherever they stand, in outcomes of later versions."""
+    decisive_if_failed: frozenset[str] = frozenset()
+    """Required wherever they are FAIL."""
 
 
 _LOGITS_PROOFS = frozenset(
@@ -150,9 +154,9 @@ _POOL = Expected(
         "restore_of_ceiling": (">=", "swap_of_ceiling"),
         "wake_p99": ("<=", "wake_p99_s"),
     },
-    informative=frozenset(
-        {"rounding_is_kept", "first_token_is_kept", "served_was_computed", "kv_out_on_link", "restore_of_ceiling"}
-    ),
+    informative=frozenset({"rounding_is_kept", "first_token_is_kept", "kv_out_on_link", "restore_of_ceiling"}),
+    decisive=frozenset({"crowd_came_back"}),
+    decisive_if_failed=frozenset({"served_was_computed"}),
 )
 """Of servers that keep all KV in one pool."""
 
@@ -261,7 +265,8 @@ def _add(
     named: Mapping[str, tuple[str, str]] | None = None,
 ) -> Expected:
     """Return what is expected with more rows to it, and other thresholds where they are given."""
-    return Expected(
+    return replace(
+        expected,
         always=expected.always | always,
         since=expected.since | since,
         never_skipped=expected.never_skipped | never_skipped,
@@ -294,8 +299,14 @@ def find_unexpected(
         is_needed = name in expected.always and (name in expected.never_skipped or not expected.never_skipped)
         if is_passed and not row.required and is_needed and name not in expected.informative:
             yield f"row {name} is not required, and {check} never passes without it"
+        if not row.required and (name in expected.decisive or _is_fail_of(row, expected.decisive_if_failed)):
+            yield f"row {name} is not required, and {check} never leaves it to the reader"
         yield from _find_moved_threshold(row, expected, params)
     yield from find_disagreements(check, rows, params, measurements)
+
+
+def _is_fail_of(row: Criterion, names: frozenset[str]) -> bool:
+    return row.status is Status.FAIL and row.name in names
 
 
 def _find_moved_threshold(row: Criterion, expected: Expected, params: Mapping[str, Any]) -> Iterator[str]:

@@ -187,7 +187,11 @@ def _crowd_turns(crowd: CrowdTimes) -> Rows:
     turns, apart = crowd.get("turns") or (), crowd.get("apart_nats")
     names = ("agent", "sent_s", "first_token_s", "end_s")
     rows: list[dict[str, Any]] = [dict(zip(names, turn, strict=True)) for turn in turns]
-    return [row | {"apart_nats": nats} for row, nats in zip(rows, apart, strict=True)] if apart else rows
+    return (
+        [row | {"apart_nats": nats} for row, nats in zip(rows, apart, strict=True)]
+        if apart and len(apart) == len(rows)
+        else rows
+    )
 
 
 def _read_host(outcome: Outcome) -> Iterable[tuple[str, Rows]]:

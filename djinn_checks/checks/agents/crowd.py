@@ -113,14 +113,13 @@ class CrowdRun:
         largest = max((reply.prompt_tokens or 0 for reply in self.wakes()), default=0)
         if not largest:
             return 0
-        unheard = sum(second.reply is None for second in self.seconds)
-        tokens = self.counts.host - self._shared_tokens() - largest * unheard
+        others = sum(second.reply is None or second.turn == 0 for second in self.seconds)
+        tokens = self.counts.host - self._first_tokens() - largest * others
         return max(0, min(len(self.wakes()), int(tokens // largest)))
 
-    def _shared_tokens(self) -> int:
+    def _first_tokens(self) -> int:
         """Return the tokens of first turns that others may have left: what is shared, and all in a later round."""
-        sharing = [script for script in self.scripts if script.shared_tokens]
-        return sum(script.shared_tokens + (self.rounds - 1) * len(script.prompt) for script in sharing)
+        return sum(script.shared_tokens + (self.rounds - 1) * len(script.prompt) for script in self.scripts)
 
     def restore_times_s(self) -> list[float]:
         """Return the seconds of all restores that took place after a pause."""

@@ -39,11 +39,11 @@ def judge_recomputation(evidence: AgentsEvidence, *, again: str = "", is_counted
     kept = _nearest_kept(run, may_be_part=bool(again))
     rounding = _rounding(evidence, kept, again)
     if run.part and kept is run.part and rounding.status is Status.PASS:
-        return _with_time(rounding, _first_token(evidence), is_counted=is_counted)
+        return _with_time(rounding, _first_token(evidence, may_be_part=True), is_counted=is_counted)
     if rounding.status is not Status.INCONCLUSIVE:
         told = "the rounding tells, and more finely"
         return [rounding, skip(_FIRST_TOKEN.name, _FIRST_TOKEN.title, unit="", reason=told)]
-    first_token = _first_token(evidence)
+    first_token = _first_token(evidence, may_be_part=bool(again))
     return [replace(rounding, required=first_token.status is Status.INCONCLUSIVE), first_token]
 
 
@@ -103,10 +103,11 @@ def _nearest_kept(run: SleeperRun, *, may_be_part: bool) -> Sequence[Reply]:
     return run.part if to_hot is not None and to_part is not None and to_part < to_hot else run.hot[1:]
 
 
-def _first_token(evidence: AgentsEvidence) -> Criterion:
+def _first_token(evidence: AgentsEvidence, *, may_be_part: bool) -> Criterion:
     """The fastest of each side counts: others on a machine make an answer late, and nobody makes it early."""
     run = evidence.sleeper
-    kept = [reply.wake_s for reply in (*run.hot[1:], *run.again[1:])]
+    twins = run.part if may_be_part and run.part else (*run.hot[1:], *run.again[1:])
+    kept = [reply.wake_s for reply in twins]
     anew = [reply.wake_s for reply in run.cold]
     slept = [sleep.reply.wake_s for sleep in run.sleeps]
     row = _FIRST_TOKEN

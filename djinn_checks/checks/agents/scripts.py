@@ -95,7 +95,7 @@ def end_on_block(script: AgentScript, new_tokens: int, block_tokens: int) -> Age
     said and not what was computed keeps that block all the same: vLLM 0.26.0 does if it is to offload answers.
     """
     surplus = (len(script.prompt) + new_tokens) % block_tokens
-    is_long = len(script.prompt) - surplus > script.shared_tokens + _OWN_TOKENS
+    is_long = len(script.prompt) - surplus >= max(script.shared_tokens + _OWN_TOKENS, block_tokens)
     return replace(script, prompt=script.prompt[: len(script.prompt) - surplus]) if is_long else script
 
 

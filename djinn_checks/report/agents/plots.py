@@ -90,7 +90,8 @@ def plot_crowd(outcome: Outcome) -> Plot:
     crowd = read_timings(outcome.timings).get("crowd")
     if not crowd:
         return Plot(None, "No crowd was asked for (`agents: 0`).")
-    if crowd.get("host_tokens") is not None and any(nats is not None for nats in crowd.get("apart_nats") or ()):
+    apart = crowd.get("apart_nats") or []
+    if crowd.get("host_tokens") is not None and len(apart) == len(crowd["turns"]) and set(apart) != {None}:
         return _plot_distances(outcome, crowd)
     draws = [draw for draw, known in ((_draw_states, crowd["states"]), (_draw_memory, crowd["memory"])) if known]
     if not draws:
@@ -119,11 +120,13 @@ def _plot_distances(outcome: Outcome, crowd: CrowdTimes) -> Plot:
     axes.set_xlabel("seconds from the first arrival")
     axes.set_ylabel("nats from the twin")
     axes.legend(loc="upper left", frameon=False, fontsize=9, ncols=2)
+    left_out = len(crowd["turns"]) - len(nats)
+    besides = f" {left_out} more have none: other lengths, or no log-probabilities." if left_out else ""
     return Plot(
         figure,
         f"{read(outcome.measurements)['agents']} agents over {crowd['duration_s']:.0f} s: the largest difference of a "
-        f"log-probability to the twin's in each of {len(nats)} turns, when it ended. {crowd['host_tokens']:,} prompt "
-        "tokens came from outside the device.",
+        f"log-probability to the twin's in each of {len(nats)} turns, when it ended.{besides} "
+        f"{crowd['host_tokens']:,} prompt tokens came from outside the device.",
     )
 
 

@@ -187,6 +187,8 @@ def test_restores_of_a_pool_are_counted_without_what_came_for_first_turns_and_fo
     assert replace(pool, scripts=scripts, counts=Counts(host=679.0)).least_restores() == 5
     assert replace(pool, scripts=scripts, counts=Counts(host=680.0), rounds=2).least_restores() == 4
     assert replace(pool, seconds=(gone,), counts=Counts(host=680.0)).least_restores() == 5
+    early = Second(agent=0, turn=0, reply=longer[0][0])
+    assert replace(pool, seconds=(early,), counts=Counts(host=680.0)).least_restores() == 5
     assert replace(pool, counts=Counts()).least_restores() is None
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from djinn_checks import AgentsParams, Outcome, Status, check_agents
 from djinn_checks.checks.agents.answer_distance import turn_distance
@@ -18,20 +20,23 @@ from djinn_checks.checks.agents.connect import connect
 from djinn_checks.checks.agents.criteria import judge_evidence
 from djinn_checks.checks.agents.link import LinkEvidence
 from djinn_checks.checks.agents.pool import client as pool_client
+from djinn_checks.checks.agents.pool import criteria as pool_criteria
 from djinn_checks.checks.agents.pool import sleeper as pool_sleeper
 from djinn_checks.checks.agents.pool.counts import Counts
-from djinn_checks.checks.agents.pool.run import PoolRun, PoolSleep
+from djinn_checks.checks.agents.pool.run import BorderTrial, PoolRun, PoolSleep
 from djinn_checks.checks.agents.pool.speed import judge_pool_moves
 from djinn_checks.checks.agents.recompute_criteria import judge_recomputation
 from djinn_checks.checks.agents.reference import ask_reference
-from djinn_checks.checks.agents.scripts import write_script
-from djinn_checks.checks.agents.sleeper import SleeperRun
+from djinn_checks.checks.agents.reply import Reply, Sources
+from djinn_checks.checks.agents.scripts import end_on_block, write_script
+from djinn_checks.checks.agents.sleeper import Sleep, SleeperRun
+from djinn_checks.errors import OutcomeError
 from djinn_checks.instruments.ceiling import Ceiling
 from djinn_checks.models.open import Model, open_model
 from djinn_checks.outcome import Criterion, settle
 from djinn_checks.report.agents.plots import plot_crowd
 from tests.checks.agents.fake_vllm import Defects, PagedModel, serve_mixer, serve_vllm
-from tests.checks.agents.made_evidence import make_evidence
+from tests.checks.agents.made_evidence import make_evidence, make_run
 
 CPU = torch.device("cpu")
 POOL_BLOCKS = 16
@@ -131,6 +136,22 @@ def test_a_pools_crowd_is_drawn_by_how_far_each_answer_is_from_its_twins(passed:
     assert "prompt tokens came from outside the device" in told
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("served_was_computed", {"observed": 1, "status": "FAIL", "reason": "off", "required": False}),
+        ("crowd_came_back", {"required": False}),
+    ],
+)
+def test_a_row_of_a_pool_that_decides_is_not_left_to_the_reader(
+    passed: Outcome, name: str, change: dict[str, Any]
+) -> None:
+    data = json.loads(json.dumps(passed.to_dict()))
+    next(row for row in data["criteria"] if row["name"] == name).update(change)
+    with pytest.raises(OutcomeError, match=f"row {name} is not required, and agents never leaves it to the reader"):
+        Outcome.from_dict(data)
+
+
 def test_a_version_that_a_server_does_not_say_is_unknown(spec: str) -> None:
     async def ask(address: str, adapter: str) -> str | None:
         async with contextlib.aclosing(connect(adapter, address)) as client:
@@ -189,6 +210,35 @@ def test_a_block_that_a_token_fills_whose_kv_nobody_computed_is_found(spec: str)
     assert rows["served_was_computed"].required
     assert "is not fed back" in rows["served_was_computed"].reason
     assert rows["kv_from_host"].status is rows["prefill_counted"].status is Status.PASS
+
+
+@pytest.mark.parametrize(
+    ("at_border", "inside", "status"),
+    [
+        ((0.3, 0.4, 0.2), (0.05, 0.03, 0.08), Status.FAIL),
+        ((0.05, 0.1, 0.06), (0.05, 0.03, 0.08), Status.PASS),
+        ((0.05, 0.4, 0.4), (0.05, 0.03, 0.08), Status.INCONCLUSIVE),
+        ((0.3, None, None), (0.05, 0.03, 0.08), Status.INCONCLUSIVE),
+        ((0.3, 0.4, 0.2), (0.05, None, 0.08), Status.INCONCLUSIVE),
+        ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), Status.PASS),
+        ((), (), Status.INCONCLUSIVE),
+    ],
+)
+def test_all_answers_that_end_with_a_block_decide_and_none_alone(
+    spec: str, at_border: tuple[float | None, ...], inside: tuple[float | None, ...], status: Status
+) -> None:
+    woken = Reply(prompt_tokens=60, sources=Sources(device=0, host=48, computed=12))
+    slept = Sleep(told_s=0.0, woken_s=1.0, tokens=48, asleep=None, after=None, last=Reply(), reply=woken)
+    sleeper = make_run(Reply(), sleeps=(slept,))
+    pool = PoolRun(
+        kind="vllm", version="0.26.0", missing={}, block_tokens=8, pool_tokens=128, sleeps=(), counted=Counts(),
+        left_s=0.0, border=BorderTrial(at_border=at_border, inside=inside),
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool_criteria, "strangers", lambda *_: 0)
+        row = pool_criteria._fed_back(make_evidence(sleeper=sleeper, pool=pool), pool)
+    assert row.status is status
+    assert row.required
 
 
 @pytest.mark.parametrize("sleeps", [1, 2])
@@ -301,3 +351,16 @@ def test_pressure_that_does_not_reach_the_session_leaves_it_there_and_that_is_on
     with serve_vllm(spec, pool_blocks=10**6, defects=Defects(routes=False)) as (address, _):
         rows = judge(spec, address, pressure=80)
     assert failed(rows) == {"kv_left_device"}
+
+
+@given(st.integers(1, 400), st.integers(1, 200), st.integers(1, 300), st.booleans())
+def test_a_prompt_is_cut_by_less_than_a_block_and_never_to_less_than_one(
+    tokens: int, answer: int, block: int, shares: bool
+) -> None:
+    model = open_model("random:tiny", dtype=torch.float32, device=CPU)
+    script = write_script(model, number=0, tokens=tokens, turns=2, seed=0, shares=shares)
+    cut = end_on_block(script, answer, block)
+    if cut != script:
+        assert (len(cut.prompt) + answer) % block == 0
+        assert 0 < len(script.prompt) - len(cut.prompt) < block <= len(cut.prompt)
+        assert len(cut.prompt) > script.shared_tokens

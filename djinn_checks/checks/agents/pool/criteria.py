@@ -32,8 +32,8 @@ from djinn_checks.units import format_bytes
 
 _BY_SERVER = "the server's own account of each turn's prompt tokens"
 _HARMFUL, _TINY = 2.0, 1e-3
-"""The least that some answers are off over the most that as many others are, and in nats what rounding does anyhow. Of
-one kind, that least is no larger than that most. vLLM 0.26.0, which serves such tokens, was five to eight times off."""
+"""Times the most that as many other answers are off, and in nats what rounding does anyhow. Answers of one kind are
+seldom all beyond that. vLLM 0.26.0, which serves such tokens, was five to eight times off."""
 _UNPUSHED = (
     "nothing pushed the session off the device: the server does not say how much its pool holds, or it holds more than "
     "others' prompts fill here, and it has no route that empties its cache; give pressure_tokens, or start it with "
@@ -147,14 +147,17 @@ def _fed_back(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
         return row.judge(None, "<=", 0, evidence=told, missing="no answer ended where a block does")
     if not found:
         return row.judge(found, "<=", 0, evidence=told, missing=pool.why_missing("prompt", "device", "host"))
-    off, usual = _off(pool.border)
+    trial = pool.border
     told = (
-        f"{told}; {found} more came than was fed back, and where answers end so, the next are {_nats(off)} from ones "
-        f"computed anew, and {_nats(usual)} where they end a token before"
+        f"{told}; {found} more came than was fed back, and where answers end so, the next are "
+        f"{_span(trial, inside=False)} from ones computed anew, and {_span(trial, inside=True)} where they end a token "
+        "before"
     )
     judged: int | None = None
-    if off is not None and usual is not None and strangers(evidence.sleeper, block) == 0:
-        judged = 0 if off <= max(usual, _TINY) else found if off > max(_HARMFUL * usual, _TINY) else None
+    if trial is not None and trial.is_whole and strangers(evidence.sleeper, block) == 0:
+        usual = max(_HARMFUL * trial.span(inside=True)[1], _TINY)
+        least, most = trial.span(inside=False)
+        judged = 0 if most <= usual else found if least > usual else None
     return row.judge(
         judged,
         "<=",
@@ -165,17 +168,11 @@ def _fed_back(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
     )
 
 
-def _off(trial: BorderTrial | None) -> tuple[float | None, float | None]:
-    """Return the least that answers are off whose last token ends a block, and the most that others are, in nats."""
-    if trial is None:
-        return None, None
-    at_border = [nats for nats in trial.at_border if nats is not None]
-    inside = [nats for nats in trial.inside if nats is not None]
-    return min(at_border, default=None), max(inside, default=None)
-
-
-def _nats(number: float | None) -> str:
-    return "an unknown number of nats" if number is None else f"{number:.3g} nats"
+def _span(trial: BorderTrial | None, *, inside: bool) -> str:
+    if trial is None or not trial.is_whole:
+        return "an unknown number of nats"
+    least, most = trial.span(inside=inside)
+    return f"{least:.3g} to {most:.3g} nats"
 
 
 def _not_recomputed(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:

@@ -39,8 +39,11 @@ def _came_back(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
     pool = evidence.pool.pool_tokens if evidence.pool else None
     room = (pool or 0) // evidence.params.agent_prompt_tokens
     least = max(1, (evidence.params.agents - room) // 2)  # some may come back before they were pushed out
-    row = Row("crowd_came_back", "Of the agents that the pool has no room for, half came back from outside the device",
-              unit="sessions")  # fmt: skip
+    row = Row(
+        "crowd_came_back",
+        "Sessions came back from outside the device, half as many as the agents that the pool has no room for",
+        unit="sessions",
+    )
     host = crowd.counts.host if crowd.counts else None
     return row.judge(
         crowd.least_restores() if pool else None,

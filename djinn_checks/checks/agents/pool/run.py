@@ -24,7 +24,8 @@ class PoolSleep:
 
 @dataclass(frozen=True, kw_only=True)
 class BorderTrial:
-    """How far second turns with KV from a cache are from those computed anew, in nats; None without log-probabilities.
+    """How far second turns with KV from a cache are from those computed anew, in nats. None without log-probabilities,
+    or if less came from a cache than the whole blocks that there were.
 
     An answer's last token is not fed back, so its KV is missing; that shows only where it is the last of a block.
     """
@@ -33,6 +34,16 @@ class BorderTrial:
     """First answers ended where a block does."""
     inside: tuple[float | None, ...]
     """They ended a token before."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there are such turns, and all are known."""
+        return bool(self.at_border and self.inside) and None not in (*self.at_border, *self.inside)
+
+    def span(self, *, inside: bool) -> tuple[float, float]:
+        """Return the least and the most that turns of a kind are off."""
+        known = [nats for nats in (self.inside if inside else self.at_border) if nats is not None]
+        return min(known), max(known)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -116,14 +116,19 @@ class _Run:
         await self.client.close("part")
         return reply
 
-    async def compare_kept_with_anew(self, session: str, prompt: tuple[int, ...]) -> float | None:
-        """Return how far, in nats, a second turn with KV from a cache is from one that is computed anew."""
+    async def compare_kept_with_anew(self, session: str, prompt: tuple[int, ...], block_tokens: int) -> float | None:
+        """Return how far, in nats, a second turn with KV from a cache is from one that is computed anew; None if less
+        came from there than the whole blocks that there were."""
         first = await self.begin(session, prompt, self.new_tokens)
+        tokens = len(prompt) + len(answer_ids(self.model, first))
         later = extend(self.model, prompt, first, self.script.follow_ups[0])
-        await self.push_out(1)
-        kept, _ = await self.client.counted_turn(session, later, self.new_tokens)
+        await asyncio.sleep(SETTLE_S)
+        await self.push_out(0)
+        kept, counts = await self.client.counted_turn(session, later, self.new_tokens)
         await self.client.close(session)
-        return turn_distance(kept, await self.compute_anew(0, later))
+        anew = await self.compute_anew(0, later)
+        came = (counts.device or 0) + (counts.host or 0)
+        return turn_distance(kept, anew) if came >= tokens // block_tokens * block_tokens else None
 
     async def try_borders(self, block_tokens: int, seed: int) -> BorderTrial:
         """Compare some sessions whose answer ends where a block does, and as many that end a token before."""
@@ -133,8 +138,8 @@ class _Run:
             prompt = end_on_block(script, self.new_tokens, block_tokens).prompt
             if (len(prompt) + self.new_tokens) % block_tokens:
                 break
-            at_border.append(await self.compare_kept_with_anew(f"border-{number}", prompt))
-            inside.append(await self.compare_kept_with_anew(f"inside-{number}", prompt[:-1]))
+            at_border.append(await self.compare_kept_with_anew(f"border-{number}", prompt, block_tokens))
+            inside.append(await self.compare_kept_with_anew(f"inside-{number}", prompt[:-1], block_tokens))
         return BorderTrial(at_border=tuple(at_border), inside=tuple(inside))
 
     async def push_out(self, number: int) -> tuple[str, int]:
@@ -250,7 +255,7 @@ async def run_pool_sleeper(
     run = _Run(client, model, script, others, tokens, sleep_s)
     await _warm_up(run, other)
     sleeper, pools, left_s = await run.take_all()
-    border = await run.try_borders(block, seed) if block and served_beyond(sleeper) > 0 else None
+    border = await run.try_borders(block, seed) if block and block > 1 and served_beyond(sleeper) > 0 else None
     series = await client.series()
     return sleeper, PoolRun(
         kind=client.adapter.name,
