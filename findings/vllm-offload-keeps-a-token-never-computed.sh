@@ -6,6 +6,9 @@
 # as full and is written to the host with whatever lay in its last place. Without offloading the prefix cache leaves that
 # block out. After a turn that ends so, the next one is served one token more than was computed, and what it says is off
 # by several times what rounding does. It is so for one answer in sixteen (blocks of 16 tokens), and HTTP says 200.
+#
+# Seen: an answer of 20 tokens, 531 computed: 528 cached, 0.00913 nats off; an answer of 16 tokens, 527 computed: 528
+# cached, 0.078 nats off
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
