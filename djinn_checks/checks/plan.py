@@ -57,6 +57,6 @@ def describe_plan(spec: str, budget_gb: float | None, *, dtype: str | None, devi
         f"stream in every forward: {len(plan.loads)} segments of {format_bytes(plan.bytes_per_pass)}",
         *(f"  {format_bytes(source.nbytes)} {source.where}: {source.why}" for source in system.sources()),
     ]
-    if where.type == "cuda":
+    if system.rehearses:
         lines.append("this is the plan before the rehearsal, by which the system may plan otherwise when it opens")
     return lines

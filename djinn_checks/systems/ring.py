@@ -69,8 +69,18 @@ class RingSystem(System):
             WeightRingBuffer(self.budget_bytes, self.device, link_factory=self._link_factory), self.plan
         )
 
+    @property
+    def rehearses(self) -> bool:
+        """Whether times are measured when the system opens, and the plan made anew by them.
+
+        A budget that keeps no block on the device leaves nothing to choose, unless blocks may stay there encoded.
+        """
+        can_choose = self.encodes or any(self._cut.segments[index].is_block for index in self.plan.resident)
+        is_asked = self._resident_blocks is None and bool(self.plan.loads)
+        return self.device.type == "cuda" and is_asked and can_choose
+
     def _rehearse(self, codec: Codec | None) -> Pace | None:
-        if self.device.type != "cuda" or self._resident_blocks is not None or not self.plan.loads:
+        if not self.rehearses:
             return None
         return rehearse(self._skeleton, self._cut, self.device, codec=codec)
 

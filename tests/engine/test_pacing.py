@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,8 +13,11 @@ from djinn_checks.engine.pacing import Pace, plan_for_pace, predict_seconds_per_
 from djinn_checks.engine.plan import Plan
 from djinn_checks.engine.residency import plan_residency
 from djinn_checks.engine.segments import ALIGNMENT, Cut
+from djinn_checks.models.open import open_model
+from djinn_checks.systems.ring import EncodedRingSystem, RingSystem
 from tests.engine.made_cuts import make_cut
 
+CPU = torch.device("cpu")
 BLOCKS, UNITS = 16, 10
 CUT = make_cut([UNITS] * BLOCKS)
 COPY_S = 0.010
@@ -142,3 +146,29 @@ def test_a_load_that_two_points_use_is_decoded_once() -> None:
     )
     wanted = len(plan.loads) * 0.02 + len(cut.points) * 0.001
     assert predict_seconds_per_pass(plan, cut, speed) == pytest.approx(wanted, rel=0.01)
+
+
+@given(st.integers(0, 9), st.floats(0.0, 0.1), st.floats(0.0, 0.1))
+def test_where_no_block_stays_there_is_one_plan_whatever_the_pace(units: int, compute_s: float, gap_s: float) -> None:
+    room = capacity(2) + units * ALIGNMENT
+    plan = plan_residency(CUT, room)
+    assert not any(CUT.segments[index].is_block for index in plan.resident)
+    assert plan_for_pace(CUT, room, pace(compute_s, gap_s)) == plan
+
+
+@pytest.mark.parametrize(
+    ("kind", "budget", "expected"),
+    [
+        (RingSystem, 1_400_000_000, False),  # embeddings, head and two layers of 404 MB
+        (RingSystem, 2_000_000_000, True),
+        (RingSystem, 14_000_000_000, False),
+        (EncodedRingSystem, 1_400_000_000, True),
+    ],
+)
+def test_a_ring_rehearses_on_a_gpu_where_there_is_something_to_choose(
+    kind: type[RingSystem], budget: int, expected: bool
+) -> None:
+    system = kind(open_model("random:llama-2-7b", dtype=torch.float16, device=CPU), device=CPU, budget_bytes=budget)
+    assert not system.rehearses, "there is no GPU"
+    system.device = torch.device("cuda")
+    assert system.rehearses is expected
