@@ -70,15 +70,6 @@ def distances(crowd: CrowdRun, *, is_pool: bool) -> list[TurnDistance]:
     ]
 
 
-def own_distances(crowd: CrowdRun) -> list[float | None]:
-    """Return the nats of every agent's every turn, without those of second clients, agent by agent."""
-    return [
-        turn_distance(reply, twin)
-        for agent, replies in enumerate(crowd.replies)
-        for reply, twin in zip(replies, crowd.twin_of(agent), strict=False)
-    ]
-
-
 def noise(evidence: AgentsEvidence, found: Sequence[TurnDistance]) -> float | None:
     """Return what rounding makes of a log-probability here, in nats; None if that is not known.
 

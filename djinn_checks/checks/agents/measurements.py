@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from djinn_checks.checks.agents.crowd import CrowdRun, percentile
-from djinn_checks.checks.agents.crowd_distance import own_distances
+from djinn_checks.checks.agents.crowd_distance import distances
 from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.first_wrong import find_first_wrong
 from djinn_checks.checks.agents.pressure import gather_pressure
@@ -173,7 +173,7 @@ def _pace(pace: TokenPace | None) -> PaceFacts | None:
 
 
 def _crowd(evidence: AgentsEvidence, crowd: CrowdRun) -> CrowdTimes:
-    start = crowd.started_s
+    start, own = crowd.started_s, sum(map(len, crowd.replies))
     wakes = crowd.wakes()
     seconds = [reply.wake_s for reply in wakes]
     back = crowd.restore_times_s()
@@ -203,7 +203,7 @@ def _crowd(evidence: AgentsEvidence, crowd: CrowdRun) -> CrowdTimes:
             for number, replies in enumerate(crowd.replies)
             for reply in replies
         ],
-        "apart_nats": [_finite(nats) for nats in own_distances(crowd)],
+        "apart_nats": [_finite(turn.nats) for turn in distances(crowd, is_pool=evidence.pool is not None)][:own],
         "host_tokens": int(crowd.counts.host) if crowd.counts and crowd.counts.host is not None else None,
         "states": [
             (sample.answered_s - start, _tally(sample.states))

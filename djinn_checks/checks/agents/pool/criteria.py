@@ -19,7 +19,7 @@ from djinn_checks.checks.agents.identity_criteria import (
     judge_speaker,
 )
 from djinn_checks.checks.agents.pool.adapters import POOLS
-from djinn_checks.checks.agents.pool.run import BorderTrial, PoolRun, is_accounted, kept_of, strangers
+from djinn_checks.checks.agents.pool.run import BorderTrial, PoolRun, is_accounted, kept_of, served_beyond, strangers
 from djinn_checks.checks.agents.pool.speed import judge_pool_moves
 from djinn_checks.checks.agents.promptness_criteria import judge_wake
 from djinn_checks.checks.agents.recompute_criteria import judge_recomputation
@@ -139,7 +139,7 @@ def _fed_back(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
     """An answer's last token is not fed back, so it has no KV, but for a server that guessed it and was right: if one
     came from a cache, some answers that end so are held against some that do not. Informative where none came."""
     block, sleeps = pool.block_tokens, evidence.sleeper.sleeps
-    found = max((max(0, -short) for short in _short(evidence)), default=None)
+    found = max(0, served_beyond(evidence.sleeper)) if _sources(evidence) else None
     row = Row("served_was_computed", "No token came from a cache whose KV nobody had computed", unit="tokens",
               required=bool(found))  # fmt: skip
     told = f"{_BY_SERVER}, against the tokens that were fed back; an answer ended where a block does"
