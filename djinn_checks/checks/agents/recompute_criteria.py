@@ -36,14 +36,15 @@ def judge_recomputation(evidence: AgentsEvidence, *, again: str = "", is_counted
         is_counted: whether the link was seen to carry the session's KV before the first token.
     """
     run = evidence.sleeper
-    kept = _nearest_kept(run, may_be_part=bool(again))
-    rounding = _rounding(evidence, kept, again)
-    if run.part and kept is run.part and rounding.status is Status.PASS:
-        return _with_time(rounding, _first_token(evidence, may_be_part=True), is_counted=is_counted)
+    part = run.part if again else ()
+    is_part = _is_nearer(run.slept[1:], part, run.hot[1:])
+    rounding = _rounding(run, again, is_part=is_part)
+    if is_part and rounding.status is Status.PASS:
+        return _with_time(rounding, _first_token(evidence, part), is_counted=is_counted)
     if rounding.status is not Status.INCONCLUSIVE:
         told = "the rounding tells, and more finely"
         return [rounding, skip(_FIRST_TOKEN.name, _FIRST_TOKEN.title, unit="", reason=told)]
-    first_token = _first_token(evidence, may_be_part=bool(again))
+    first_token = _first_token(evidence, part)
     return [replace(rounding, required=first_token.status is Status.INCONCLUSIVE), first_token]
 
 
@@ -61,20 +62,28 @@ def _with_time(rounding: Criterion, first_token: Criterion, *, is_counted: bool)
     return [replace(rounding, observed=None, status=Status.INCONCLUSIVE, reason=missing), first_token]
 
 
-def _rounding(evidence: AgentsEvidence, kept: Sequence[Reply], again: str) -> Criterion:
+def _is_nearer(slept: Sequence[Reply], part: Sequence[Reply], hot: Sequence[Reply]) -> bool:
+    """Whether a session is nearer to the twin that kept its prompts than to the one that kept all, in later turns."""
+    if not part:
+        return False
+    to_part, to_hot = distance(slept, part), distance(slept, hot)
+    return to_part is not None and to_hot is not None and to_part < to_hot
+
+
+def _rounding(run: SleeperRun, again: str, *, is_part: bool) -> Criterion:
     """A prefill of the same tokens rounds otherwise than their decode did."""
-    run = evidence.sleeper
-    to_hot, to_cold = distance(run.slept[1:], kept), distance(run.slept[1:], run.cold)
-    hot_to_cold, floor = distance(kept, run.cold), distance(run.again, run.hot)
+    kept = run.part if is_part else run.hot[1:]
+    to_kept, to_cold = distance(run.slept[1:], kept), distance(run.slept[1:], run.cold)
+    kept_to_cold, floor = distance(kept, run.cold), distance(run.again, run.hot)
     missing = NO_LOGPROBS
     nearer: str | None = None
-    if to_hot is not None and to_cold is not None and hot_to_cold is not None and floor is not None:
+    if to_kept is not None and to_cold is not None and kept_to_cold is not None and floor is not None:
         missing = (
-            f"a recomputed session differs by {hot_to_cold:.3g} from a kept one, and a kept one by {floor:.3g} from "
+            f"a recomputed session differs by {kept_to_cold:.3g} from a kept one, and a kept one by {floor:.3g} from "
             "itself, run again: they could not be told from each other here"
         )
-        if hot_to_cold > floor:
-            nearer = "kept" if to_hot < to_cold else "recomputed"
+        if kept_to_cold > floor:
+            nearer = "kept" if to_kept < to_cold else "recomputed"
     if again and nearer == "recomputed":
         nearer, missing = (
             None,
@@ -89,25 +98,16 @@ def _rounding(evidence: AgentsEvidence, kept: Sequence[Reply], again: str) -> Cr
         missing=missing,
         failed="they are nearer to those of the session that was computed anew",
     )
-    if to_hot is None or to_cold is None:
+    if to_kept is None or to_cold is None:
         return criterion
-    which = "; the former computed its last answer anew" if run.part and kept is run.part else ""
-    return replace(criterion, evidence=f"{criterion.evidence}: {to_hot:.3g} and {to_cold:.3g}{which}")
+    which = "; the former computed its last answer anew" if is_part else ""
+    return replace(criterion, evidence=f"{criterion.evidence}: {to_kept:.3g} and {to_cold:.3g}{which}")
 
 
-def _nearest_kept(run: SleeperRun, *, may_be_part: bool) -> Sequence[Reply]:
-    """Return the later turns of a twin whose KV was kept: all of it, or its prompts', whichever is nearer."""
-    if not may_be_part or not run.part:
-        return run.hot[1:]
-    to_hot, to_part = distance(run.slept[1:], run.hot[1:]), distance(run.slept[1:], run.part)
-    return run.part if to_hot is not None and to_part is not None and to_part < to_hot else run.hot[1:]
-
-
-def _first_token(evidence: AgentsEvidence, *, may_be_part: bool) -> Criterion:
+def _first_token(evidence: AgentsEvidence, part: Sequence[Reply]) -> Criterion:
     """The fastest of each side counts: others on a machine make an answer late, and nobody makes it early."""
     run = evidence.sleeper
-    twins = run.part if may_be_part and run.part else (*run.hot[1:], *run.again[1:])
-    kept = [reply.wake_s for reply in twins]
+    kept = [reply.wake_s for reply in part or (*run.hot[1:], *run.again[1:])]
     anew = [reply.wake_s for reply in run.cold]
     slept = [sleep.reply.wake_s for sleep in run.sleeps]
     row = _FIRST_TOKEN

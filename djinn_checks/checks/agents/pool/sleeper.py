@@ -245,17 +245,15 @@ async def run_pool_sleeper(
     series = await client.series()
     block, pool = read_block_tokens(client.adapter, series), read_pool_tokens(client.adapter, series)
     before = read_counts(client.adapter, series)
-    tokens = max(new_tokens, min((block or 0) + 2, _LONGEST_ANSWER))
-    if block and block > 1 and tokens % block == 1:
-        tokens += 1  # or a first answer of one token ends with a block as well
-    script = end_on_block(script, tokens, block or 1)
+    step, tokens = block or 1, _answer_tokens(new_tokens, block)
+    script = end_on_block(script, tokens, step)
     pressure = _pressure(pressure_tokens, pool)
-    whole = len(script.prompt) // (block or 1) * (block or 1)
+    whole = len(script.prompt) // step * step
     others = _Others(client, model, pressure, min(whole or len(script.prompt), pressure), seed)
     run = _Run(client, model, script, others, tokens, sleep_s)
     await _warm_up(run, other)
     sleeper, pools, left_s = await run.take_all()
-    border = await run.try_borders(block, seed) if block and block > 1 and served_beyond(sleeper) > 0 else None
+    border = await run.try_borders(step, seed) if step > 1 and served_beyond(sleeper) > 0 else None
     series = await client.series()
     return sleeper, PoolRun(
         kind=client.adapter.name,
@@ -268,6 +266,15 @@ async def run_pool_sleeper(
         left_s=left_s,
         border=border,
     )
+
+
+def _answer_tokens(wanted: int, block: int | None) -> int:
+    """Return the tokens of each answer: more than a block has, and not so many that an answer of one token would end
+    with a block, too."""
+    if block is None:
+        return wanted
+    tokens = max(wanted, min(block + 2, _LONGEST_ANSWER))
+    return tokens + 1 if tokens % block == 1 else tokens
 
 
 def _pressure(wanted: int, pool_tokens: int | None) -> int:
