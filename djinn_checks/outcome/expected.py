@@ -131,10 +131,13 @@ _POOL_PROOFS = frozenset(
         "rounding_is_kept", "text_equals_twin", "logprobs_equal_twin", "coherent",
     }
 )  # fmt: skip
-_POOL_CROWD = frozenset({"crowd_answered", "crowd_overcommits", "crowd_texts_equal_twins", "code_words_kept"})
+_POOL_CROWD = frozenset(
+    {"crowd_answered", "crowd_overcommits", "crowd_came_back", "crowd_texts_equal_twins", "code_words_kept"}
+)
 _POOLS = ("vllm", "sglang")
 _POOL = Expected(
-    always=_POOL_PROOFS | {"first_token_is_kept", "kv_in_on_link", "speaks_for_model", "woke_at_once"},
+    always=_POOL_PROOFS
+    | {"first_token_is_kept", "served_was_computed", "kv_in_on_link", "speaks_for_model", "woke_at_once"},
     never_skipped=_POOL_PROOFS,
     thresholds={
         "twins_are_twins": ("==", 0),
@@ -154,7 +157,9 @@ _POOL = Expected(
         "restore_of_ceiling": (">=", "swap_of_ceiling"),
         "wake_p99": ("<=", "wake_p99_s"),
     },
-    informative=frozenset({"rounding_is_kept", "first_token_is_kept", "kv_out_on_link", "restore_of_ceiling"}),
+    informative=frozenset(
+        {"rounding_is_kept", "first_token_is_kept", "kv_out_on_link", "restore_of_ceiling", "served_was_computed"}
+    ),
     decisive=frozenset({"crowd_came_back"}),
     decisive_if_failed=frozenset({"served_was_computed"}),
 )
@@ -209,8 +214,7 @@ def expect(check: str, params: Mapping[str, Any], measurements: Mapping[str, Any
     if check == "agents":
         has_crowd = params.get("agents", 0) != 0
         if params.get("adapter") in _POOLS:
-            judged = _POOL_CROWD | {"crowd_came_back"}
-            return _add(_POOL, always=_POOL_CROWD, never_skipped=judged) if has_crowd else _POOL
+            return _add(_POOL, always=_POOL_CROWD, never_skipped=_POOL_CROWD) if has_crowd else _POOL
         return _add(_AGENTS, always=_CROWD, since=_CROWD_SINCE, never_skipped=_CROWD) if has_crowd else _AGENTS
     if check == "host":
         return _expect_host(params, measurements)
