@@ -152,6 +152,14 @@ def test_a_row_of_a_pool_that_decides_is_not_left_to_the_reader(
         Outcome.from_dict(data)
 
 
+@pytest.mark.parametrize("name", ["served_was_computed", "crowd_came_back", "kv_in_on_link"])
+def test_a_row_of_a_pool_is_not_left_out(passed: Outcome, name: str) -> None:
+    data = json.loads(json.dumps(passed.to_dict()))
+    data["criteria"] = [row for row in data["criteria"] if row["name"] != name]
+    with pytest.raises(OutcomeError, match=f"row {name} is missing, which agents always has"):
+        Outcome.from_dict(data)
+
+
 def test_a_version_that_a_server_does_not_say_is_unknown(spec: str) -> None:
     async def ask(address: str, adapter: str) -> str | None:
         async with contextlib.aclosing(connect(adapter, address)) as client:
