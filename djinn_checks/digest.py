@@ -15,6 +15,8 @@ import functools
 import torch
 from torch import Tensor
 
+from djinn_checks.addresses import address_of
+
 _WORDS = 1 << 21  # multipliers repeat with this period, each round with another odd factor
 _CPU_WORDS_AT_ONCE = 1 << 17
 """What fits a CPU's cache: 1 MB of products."""
@@ -37,7 +39,7 @@ def digest(tensor: Tensor) -> Tensor:
     """
     data = tensor.detach().contiguous().flatten().view(torch.uint8)
     # A packed tensor may start at any multiple of its own dtype; int32 views need a multiple of 4.
-    data = data if data.data_ptr() % 4 == 0 else data.clone()
+    data = data if address_of(data) % 4 == 0 else data.clone()
     whole = data.numel() // 4 * 4
     return _combine(data[:whole].view(torch.int32).unsqueeze(0), data[whole:].unsqueeze(0))[0]
 

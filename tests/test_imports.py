@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).parents[1] / "djinn_checks"
 LEFT = {
     "errors",
     "units",
+    "addresses",
     "digest",
     "layers",
     "loading",
@@ -41,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "visible": set(),
     "decode_cache": set(),
     "nearest": set(),
+    "addresses": set(),
     "devices": LEFT,
     "digest": LEFT,
     "layers": LEFT,

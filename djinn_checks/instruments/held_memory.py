@@ -7,6 +7,8 @@ these together are many bytes that it never held at once. So a place counts only
 - A storage over memory of somebody else's (a mapping, NumPy's) may die while that memory stays. If the kernel does
   not list the address any more (`/proc/self/maps`), it was given back. If it does, nobody can tell from outside, and
   both answers are kept: as held to the end, and as given back.
+- A lazy copy's memory is another tensor's, and a file's memory outlives its mapping, wherever that lies: it can be
+  mapped again, and nothing moves. So both are kept as well, and what of a file was used is known by its place in it.
 
 Why a bound that rests on it is right. What was given back has to be written again before the next forward can use it.
 So of U bytes that a forward used, at least U - H are written from one forward to the next, H being the most that
@@ -16,14 +18,15 @@ was held at one moment: no more than H can be there when the next one starts.
 from __future__ import annotations
 
 import weakref
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from djinn_checks.addresses import is_lazy_copy
+from djinn_checks.instruments.memory_maps import find_file, is_mapped
 
 _WATCHED = 64
 """So many places that were used last are looked at again: whether they were resized to nothing."""
@@ -33,7 +36,8 @@ Mapped = Callable[[int], bool]
 
 @dataclass(frozen=True)
 class _Interval:
-    device: str
+    within: str
+    """A device, or a file."""
     start: int
     end: int
 
@@ -69,18 +73,22 @@ class HeldMemory:
         """Note that `nbytes` from address `start`, in the storage of `tensor`, were used; the use has a number."""
         self._look_again()
         storage = tensor.untyped_storage()
+        file = find_file(start) if tensor.device.type == "cpu" and not storage.resizable() else None
         key = self._keys.get(storage._cdata)
         if key is None:
-            key = self._follow(storage, start)
-        self._events.append(_Event(key, _Interval(str(tensor.device), start, start + nbytes), number))
+            is_shared = file is not None or is_lazy_copy(tensor)
+            key = self._follow(storage, start, is_shared=is_shared)
+        within, start = file or (str(tensor.device), start)
+        self._events.append(_Event(key, _Interval(within, start, start + nbytes), number))
 
-    def _follow(self, storage: torch.UntypedStorage, address: int) -> int:
+    def _follow(self, storage: torch.UntypedStorage, address: int, *, is_shared: bool) -> int:
         key, handle = len(self._refs), storage._cdata
-        is_own, on_cpu = storage.resizable(), storage.device.type == "cpu"
+        is_own = storage.resizable() and not is_shared
+        may_be_told = storage.device.type == "cpu" and not is_shared
 
         def gone(_: object) -> None:
             self._keys.pop(handle, None)
-            if is_own or not on_cpu:
+            if is_own or not may_be_told:
                 self._events.append(_Event(key, certain=is_own))
             else:
                 self._doubtful.append((key, address))
@@ -88,7 +96,8 @@ class HeldMemory:
         ref = weakref.ref(storage, gone)
         self._keys[handle] = key
         self._refs.append(ref)
-        self._recent.append((key, storage.data_ptr(), ref))
+        if not is_shared:  # to ask for a lazy copy's address would make a real one
+            self._recent.append((key, storage.data_ptr(), ref))
         return key
 
     def _look_again(self) -> None:
@@ -125,24 +134,13 @@ class HeldMemory:
         return max(peak, _union_bytes(held.values()) if grown else 0)
 
 
-def is_mapped(address: int) -> bool:
-    """Tell whether this process has memory at an address; True where the kernel does not say."""
-    try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        return True
-    spans = sorted(tuple(int(end, 16) for end in line.split(" ", 1)[0].split("-")) for line in lines)
-    place = bisect_right(spans, (address, 1 << 64)) - 1
-    return place >= 0 and address < spans[place][1]
-
-
 def _union_bytes(places: Iterable[Iterable[_Interval]]) -> int:
     """Return the size of the union of intervals of memory."""
     intervals = [interval for place in places for interval in place]
     total = 0
-    for device in {interval.device for interval in intervals}:
+    for within in {interval.within for interval in intervals}:
         reached = 0
-        for start, end in sorted((found.start, found.end) for found in intervals if found.device == device):
+        for start, end in sorted((found.start, found.end) for found in intervals if found.within == within):
             total += max(0, end - max(start, reached))
             reached = max(reached, end)
     return total

@@ -57,7 +57,7 @@ class WeightEvidence:
     @property
     def complete(self) -> bool:
         """Whether every weight that the reference used was seen here, right or wrong."""
-        return not self.unseen and not self.unknown
+        return not self.unseen
 
     def bytes_without(self, names: Collection[str]) -> int:
         """Return `used_bytes` as it would be without the weights of these names."""
@@ -87,6 +87,8 @@ class Use:
     digest: Tensor
     parts: tuple[Part, ...] = ()
     """Ranges that may be weights of the reference, if several are fused in one."""
+    consumed: bool = True
+    """By arithmetic. Else a function was given it that may have looked at it only, or written to it."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class _Seen:
     nbytes: int
     shape: tuple[int, ...]
     place: Place
+    consumed: bool
 
 
 def gather_evidence(uses: Sequence[Use], reference: WeightEvidence | None, held: HeldMemory) -> WeightEvidence | None:
@@ -140,26 +143,74 @@ def gather_evidence(uses: Sequence[Use], reference: WeightEvidence | None, held:
     )
 
 
+class KnownNames:
+    """The names of the reference's weights."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        """Know these."""
+        self._names = frozenset(names)
+        self._found: dict[str, str | None] = {}
+
+    def find(self, name: str) -> str | None:
+        """Return the reference's name of a weight, which a wrapper may have put a prefix to; None if it has none."""
+        if name not in self._found:
+            ends = (name.split(".", count)[-1] for count in range(name.count(".") + 1))
+            self._found[name] = next((end for end in ends if end in self._names), None)
+        return self._found[name]
+
+
 class _Known:
     """The reference's weights, by name and by content. Without a reference every named weight is exact."""
 
     def __init__(self, reference: WeightEvidence | None) -> None:
         self._contents = reference.contents if reference else {}
+        self._shapes = reference.shapes if reference else {}
         self._anything = reference is None
+        self._known_as = KnownNames(self._contents).find
+        self._served: set[tuple[str, int]] = set()
         self.values = {value for value, _ in self._contents.values()}
         self.names: dict[int, str] = {}
         for name, (value, _) in self._contents.items():
             self.names.setdefault(value, name)
 
     def choose(self, seen: Iterable[_Seen]) -> list[_Seen]:
-        """Leave out what no module has for a weight of its own and what is no weight of the reference either."""
-        return [use for use in seen if use.name or use.value in self.values]
+        """Leave out what is no use: what no module has for a weight of its own and the reference does not know either,
+        and what functions were given of a weight that was used by arithmetic, or that once was right."""
+        known = [use for use in seen if use.name or use.value in self.values]
+        self._find_served([use for use in known if use.consumed])
+        told = {use.name for use in known if use.consumed}
+        right = {use.name for use in known if not use.consumed and self.verdict(use)[0] == "exact"}
+        return [
+            use
+            for use in known
+            if use.consumed or (use.name not in told and (use.name not in right or self.verdict(use)[0] == "exact"))
+        ]
+
+    def _find_served(self, seen: Iterable[_Seen]) -> None:
+        """Find modules that serve several layers, one after the other: they have one name, and had the weights of that
+        layer as well as those of layers whose names were never called."""
+        named = [(self._known_as(use.name), use.value) for use in seen if use.name]
+        called = {name for name, _ in named}
+        own = {name for name, value in named if name is not None and self._contents[name][0] == value}
+        for name, value in named:
+            of = self.names.get(value)
+            if name in own and name is not None and of is not None and of not in called:
+                self._served.add((name, value))
 
     def verdict(self, use: _Seen) -> tuple[str, str]:
         """Return exact, different or unknown, and the reference's name of the weight if it has one."""
         known_as = self._known_as(use.name)
-        if known_as is not None:
-            return ("exact" if self._contents[known_as][0] == use.value else "different"), known_as
+        if known_as is None:
+            return self._verdict_by_content(use)
+        if self._contents[known_as][0] == use.value:
+            return "exact", known_as
+        if (known_as, use.value) in self._served:
+            return "exact", self.names[use.value]
+        if use.shape != self._shapes[known_as]:  # what it is in a form of the system's own, its name does not say
+            return ("exact", self.names[use.value]) if use.value in self.values else ("unknown", use.name)
+        return "different", known_as
+
+    def _verdict_by_content(self, use: _Seen) -> tuple[str, str]:
         if use.value not in self.values:
             return ("exact" if self._anything else "unknown"), use.name
         is_part_of_a_name = not use.name or any(name.endswith(f".{use.name}") for name in self._contents)
@@ -169,14 +220,6 @@ class _Known:
         """Return the names whose bytes were not seen in use, neither right nor wrong."""
         missing = (name for name, (value, _) in self._contents.items() if value not in exact and name not in different)
         return tuple(sorted(missing))
-
-    def _known_as(self, name: str) -> str | None:
-        """Return the reference's name of a weight; a wrapper may have put a prefix before it."""
-        while name not in self._contents:
-            _, dot, name = name.partition(".")
-            if not dot:
-                return None
-        return name
 
 
 def _read(uses: Sequence[Use], known: Collection[int]) -> list[_Seen]:
@@ -190,9 +233,12 @@ def _read(uses: Sequence[Use], known: Collection[int]) -> list[_Seen]:
         fitting = {place: pair for place, pair in found.items() if pair[1] in known}
         cover = [] if value in known else _cover(fitting, use.shape[0] if use.shape else 0)
         pairs = [fitting[place] for place in cover]
-        seen += [_Seen(use.number, "", at, part.nbytes, (part.rows, *use.shape[1:]), use.place) for part, at in pairs]
+        seen += [
+            _Seen(use.number, "", at, part.nbytes, (part.rows, *use.shape[1:]), use.place, use.consumed)
+            for part, at in pairs
+        ]
         if not cover:
-            seen.append(_Seen(use.number, use.name, value, use.nbytes, use.shape, use.place))
+            seen.append(_Seen(use.number, use.name, value, use.nbytes, use.shape, use.place, use.consumed))
     return seen
 
 

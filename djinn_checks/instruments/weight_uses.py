@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from djinn_checks.addresses import address_of
 from djinn_checks.digest import digest
 from djinn_checks.instruments.held_memory import HeldMemory
 from djinn_checks.instruments.memory_place import PlaceOf, find_place
-from djinn_checks.instruments.weight_evidence import Part, Use, WeightEvidence, gather_evidence
+from djinn_checks.instruments.weight_evidence import KnownNames, Part, Use, WeightEvidence, gather_evidence
 
 
 def _words(text: str) -> frozenset[str]:
@@ -74,17 +75,26 @@ class UseLog:
         self._reference = reference
         self._place_of = place_of
         self._digests = digests
+        self._names = KnownNames(reference.contents if reference else ())
         self._shapes = set(reference.shapes.values()) if reference else set()
         self._dimensions = {len(shape) for shape in self._shapes}
         self._held = HeldMemory()
-        self._numbers = itertools.count()
+        self._numbers, self._keys = itertools.count(), itertools.count()
         self._uses: list[Use] = []
 
-    def note_weight(self, tensor: Tensor, name: str, frame: Frame) -> None:
-        """Note that a module's own weight is used: of one that was moved or written meanwhile, the later use counts."""
+    def note_weight(self, tensor: Tensor, name: str, frame: Frame, *, consumed: bool) -> None:
+        """Note that a module's own weight is used: of one that was moved or written meanwhile, the later use counts.
+
+        Where the reference has no such name each use counts: it may be a place that weight after weight passes through.
+
+        Args:
+            consumed: whether by arithmetic; else a function was given it, and may have compared it or written to it.
+        """
         plain = bare(tensor)
-        if plain is not None:
-            self._note(plain, name, name, frame)
+        if plain is None:
+            return
+        passes_through = self._reference is not None and consumed and self._names.find(name) is None
+        self._note(plain, name, next(self._keys) if passes_through else name, frame, consumed=consumed)
 
     def note_if_known(self, tensor: Tensor, frame: Frame) -> None:
         """Note a tensor that no running module owns, if it has the shape of a weight that is known, or of several."""
@@ -96,7 +106,7 @@ class UseLog:
         if plain.ndim == 2 and not plain.is_contiguous() and plain.t().is_contiguous():
             plain = plain.t()  # as a matrix product sees a weight
         if tuple(plain.shape) in self._shapes or self._ranges(plain):
-            self._note(plain, "", (plain.data_ptr(), plain.shape), frame)
+            self._note(plain, "", next(self._keys), frame, consumed=True)
 
     def close(self, frame: Frame) -> None:
         """Take over what a module call used."""
@@ -107,14 +117,15 @@ class UseLog:
         """Return what was seen; None if no weight was seen in use. Synchronizes with the device."""
         return gather_evidence(self._uses, self._reference, self._held) if self._uses else None
 
-    def _note(self, plain: Tensor, name: str, key: object, frame: Frame) -> None:
-        address, version = plain.data_ptr(), None if plain.is_inference() else plain._version
-        if key in frame and frame[key][:2] == (address, version):
+    def _note(self, plain: Tensor, name: str, key: object, frame: Frame, *, consumed: bool) -> None:
+        address, version = address_of(plain), None if plain.is_inference() else plain._version
+        if key in frame and _adds_nothing(frame[key], address, version, consumed=consumed):
             return
         nbytes, place, number = _extent_bytes(plain), self._place_of(plain.device, address), next(self._numbers)
         value = self._digest(plain, address, version)
         parts = () if tuple(plain.shape) in self._shapes else tuple(self._parts(plain))
-        frame[key] = address, version, Use(number, name, place, nbytes, tuple(plain.shape), value, parts)
+        use = Use(number, name, place, nbytes, tuple(plain.shape), value, parts, consumed)
+        frame[key] = address, version, use
         if place == "device":
             self._held.note(plain, address, nbytes, number)
 
@@ -172,10 +183,11 @@ def is_parameter(tensor: Tensor) -> bool:
 
 
 def function_name(func: Callable[..., Any]) -> str:
-    """Return a function's name. `weight.T` is a property: what counts is its name; all others describe."""
-    name = getattr(func, "__name__", "")
+    """Return a function's name, of an operator without its overload's. `weight.T` is a property: what counts is its
+    name; all others describe."""
+    name: str = getattr(func, "__name__", "")
     if name != "__get__":
-        return name
+        return name.partition(".")[0]
     property_name = getattr(getattr(func, "__self__", None), "__name__", "")
     return property_name if property_name in VIEWS else "size"
 
@@ -186,6 +198,17 @@ def owned_name(module: nn.Module, parameter: Tensor, *, direct_only: bool) -> st
         if owned is parameter:
             return name
     return None
+
+
+def _adds_nothing(before: tuple[int, int | None, Use], address: int, version: int | None, *, consumed: bool) -> bool:
+    """Tell whether a use shows nothing that the last one of the same weight did not.
+
+    Arithmetic after a mere touch does: bytes that were written in between by `.data`, NumPy or a copy of the system's
+    own raise no version.
+    """
+    if before[2].consumed is not consumed:
+        return before[2].consumed
+    return before[:2] == (address, version)
 
 
 def _extent_bytes(tensor: Tensor) -> int:

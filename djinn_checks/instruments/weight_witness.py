@@ -28,7 +28,11 @@ Where it is blind.
   also the experts that no token was routed to. An expert with a parameter of its own that no token was
   routed to is not used and does not count, for the reference as for the system.
 - Functions that only move or describe a weight are no use. A view counts if the running module itself owns
-  the parameter, so that an engine may pack the weights of a whole block in a hook of that block.
+  the parameter, so that an engine may pack the weights of a whole block in a hook of that block. Of all others
+  that are no arithmetic nobody can tell what they do with it: they count where nothing else was done with a weight.
+- A weight in a form of the system's own (padded, packed, encoded) is not told by its name: it is seen where it is used
+  in the reference's form, or it is `unseen`.
+- A compiled function is let be, and what it uses is not seen.
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
@@ -89,6 +94,8 @@ class _Eyes(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if torch.compiler.is_compiling():  # else it would be compiled as well
+            return func(*args, **(kwargs or {}))
         return self._look(func, args, kwargs or {})
 
 
@@ -154,6 +161,8 @@ class WeightWitness:
         return found
 
     def _enter_module(self, module: nn.Module, args: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
         thread = self._thread
         if not thread.running:
             thread.names = {id(inner): name for name, inner in module.named_modules()}
@@ -163,6 +172,8 @@ class WeightWitness:
             thread.eyes.__enter__()  # type: ignore[no-untyped-call]
 
     def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
         thread = self._thread
         while thread.running:
             left, frame = thread.running.pop()
@@ -199,7 +210,8 @@ class WeightWitness:
             prefix = thread.names.get(id(module), "")
             name = f"{prefix}.{name}" if prefix and name is not None else name
         if name is not None:
-            self._log.note_weight(tensor, name, thread.frame)
+            consumed = function in CONSUMES or function in CONVERTS
+            self._log.note_weight(tensor, name, thread.frame, consumed=consumed)
         elif function in CONSUMES:
             self._log.note_if_known(tensor, thread.frame)
 

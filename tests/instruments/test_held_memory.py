@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import mmap
+import os
 
 import torch
 
-from djinn_checks.instruments.held_memory import HeldMemory, is_mapped
+from djinn_checks.addresses import address_of
+from djinn_checks.digest import digest
+from djinn_checks.instruments.held_memory import HeldMemory
+from djinn_checks.instruments.memory_maps import find_file, is_mapped
 
 SIZE = 4000
 
 
 def use(held: HeldMemory, tensor: torch.Tensor, number: int) -> None:
-    held.note(tensor, tensor.data_ptr(), tensor.nbytes, number)
+    held.note(tensor, address_of(tensor), tensor.nbytes, number)
 
 
 def test_storages_that_live_together_count_together_and_one_that_died_does_not() -> None:
@@ -61,3 +65,39 @@ def test_an_address_is_mapped_while_its_mapping_lives() -> None:
     tensor = torch.zeros(1 << 20)
     assert is_mapped(tensor.data_ptr())
     assert not is_mapped(8)
+
+
+def test_a_files_memory_is_known_by_its_place_in_the_file_wherever_it_is_mapped() -> None:
+    file = os.memfd_create("weights")
+    os.ftruncate(file, 3 * mmap.PAGESIZE)
+    held = HeldMemory()
+    for number, offset in enumerate((0, mmap.PAGESIZE, 0, 2 * mmap.PAGESIZE)):
+        mapping = mmap.mmap(file, mmap.PAGESIZE, offset=offset)
+        tensor = torch.frombuffer(mapping, dtype=torch.float32)
+        place = find_file(address_of(tensor) + 8)
+        assert place is not None
+        assert place[1] == offset + 8
+        use(held, tensor, number)
+        del tensor, mapping
+    assert held.bytes_of(range(4)) == (3 * mmap.PAGESIZE, mmap.PAGESIZE)
+    os.close(file)
+
+
+def test_memory_of_no_file_is_none() -> None:
+    shared = torch.frombuffer(mmap.mmap(-1, SIZE), dtype=torch.float32)
+    assert find_file(address_of(shared)) is None
+    assert find_file(address_of(torch.zeros(1 << 20))) is None
+    assert find_file(8) is None
+
+
+def test_lazy_copies_are_where_the_first_tensor_is_and_stay_what_they_are() -> None:
+    held, tensor = HeldMemory(), torch.arange(SIZE // 4, dtype=torch.float32)
+    start = tensor.data_ptr()
+    for number in range(3):
+        copy = torch._lazy_clone(tensor)[1:]
+        assert address_of(copy) == start + 4
+        assert int(digest(copy)) == int(digest(torch.arange(SIZE // 4, dtype=torch.float32)[1:]))
+        use(held, copy, number)
+        assert torch._C._is_cow_tensor(copy)  # type: ignore[attr-defined]
+        del copy
+    assert held.bytes_of(range(3)) == (SIZE - 4, SIZE - 4)

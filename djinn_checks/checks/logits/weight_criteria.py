@@ -108,9 +108,12 @@ def _judge_forward(found: Watched, evidence: LogitsEvidence) -> _Moved:
         observed, most = observed + in_place, most + in_place
     if observed >= needed or most < needed:
         return _Moved(found, observed, needed, by_link=by_link)
-    if not seen.complete:
+    if not seen.complete or seen.unknown:
         return _Moved(found, None, needed, _gaps(seen), by_link)
-    reason = "memory that weights were used from was let go, and may be held still: it is not PyTorch's own"
+    reason = (
+        "memory that weights were used from was let go, and may be held still: it is a file's, shared with another "
+        "tensor, or not PyTorch's own, as it also is once NumPy was given a view of it; copy into another tensor"
+    )
     return _Moved(found, None, needed, reason, by_link)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
+import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from djinn_checks.checks.logits.watch import Place, WatchPlan, draw_watch
 from djinn_checks.checks.logits.weight_criteria import describe_wrong
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.params import LogitsParams
+from tests.checks.logits.honest_places import IN_PLACE, OneSetOfPlaces
 from tests.checks.logits.honest_systems import HONEST
 from tests.fakes import FORWARDS, KeepsNoCount, StreamingFake, TinyModel
 
@@ -76,10 +80,68 @@ def test_of_a_single_prompt_one_prefill_is_left_for_the_memory_to_be_measured() 
         assert len({place.pass_number for place in plan.open | plan.quiet if place[1:] == (0, 0)}) == 2
 
 
-@pytest.mark.parametrize("system", HONEST, ids=lambda system: system.name)
+@pytest.mark.parametrize("system", [*HONEST, *IN_PLACE], ids=lambda system: system.name)
 def test_an_honest_system_passes(system: Any) -> None:
     outcome = run(system)
     assert outcome.status is Status.PASS, outcome.summary
+
+
+class SpoiltAfterALook(OneSetOfPlaces):
+    """A weight is looked at, and then some of its bytes are written in a way that raises no version."""
+
+    def fill(self, index: int) -> None:
+        super().fill(index)
+        place = self.places["mlp.down_proj.weight"]
+        torch.isfinite(place)
+        place.data[0, 0] = 0.0
+
+
+def test_a_look_at_a_weight_does_not_hide_what_is_written_after_it() -> None:
+    row = run(SpoiltAfterALook).criterion("weights_at_use")
+    assert (row.status, row.observed) == (Status.FAIL, 6)
+
+
+def _share_lazily(weight: torch.Tensor) -> Callable[[], torch.Tensor]:
+    return lambda: torch._lazy_clone(weight)
+
+
+def _map_again(weight: torch.Tensor) -> Callable[[], torch.Tensor]:
+    file = os.memfd_create("weights")
+    os.write(file, weight.contiguous().view(torch.uint8).numpy().tobytes())
+
+    def fetch() -> torch.Tensor:
+        return torch.frombuffer(mmap.mmap(file, weight.nbytes), dtype=weight.dtype).view(weight.shape)
+
+    return fetch
+
+
+@pytest.mark.parametrize("share", [_share_lazily, _map_again])
+def test_memory_that_is_let_go_and_had_again_without_a_copy_is_no_proof_that_anything_moved(
+    share: Callable[[torch.Tensor], Callable[[], torch.Tensor]],
+) -> None:
+    class Shares(StreamingFake):
+        """Keeps everything, and takes hold of it anew for each call."""
+
+        def open(self) -> Any:
+            module: Any = self.model.resident(self.device)
+            for leaf in module.modules():
+                if isinstance(leaf, torch.nn.Linear):
+                    fetch = share(leaf._parameters.pop("weight").data)  # type: ignore[union-attr]
+                    leaf.forward = lambda x, fetch=fetch: torch.nn.functional.linear(x, fetch())
+            return module
+
+        def predicted_bytes_per_pass(self) -> int | None:
+            return None
+
+        def claimed_bytes(self) -> int | None:
+            return None
+
+        def close(self) -> None:
+            pass
+
+    outcome = run(Shares)
+    assert outcome.status is Status.INCONCLUSIVE, outcome.summary
+    assert "may be held still" in outcome.criterion("weights_streamed").reason
 
 
 class InPlace(StreamingFake):

@@ -1,0 +1,181 @@
+"""Systems whose parameters stay where they are while one layer's weights after the other pass through them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from djinn_checks.systems.base import System
+
+
+class OneSetOfPlaces(System):
+    """All blocks have the same parameters, which are filled before each block runs."""
+
+    name = "one-set-of-places"
+
+    def open(self) -> Any:
+        self.moved = 0
+        self.module: Any = self.model.resident(self.device)
+        self.blocks = list(self.module.model.layers)
+        self.host = [{name: value.data for name, value in block.named_parameters()} for block in self.blocks]
+        self.places = {name: nn.Parameter(value.clone(), requires_grad=False) for name, value in self.host[0].items()}
+        for index, block in enumerate(self.blocks):
+            for name, place in self.places.items():
+                owner, _, leaf = name.rpartition(".")
+                block.get_submodule(owner)._parameters[leaf] = place
+            block.register_forward_pre_hook(lambda *_, index=index: self.fill(index))
+        return self.module
+
+    def fill(self, index: int) -> None:
+        for name, value in self.host[index].items():
+            self.write(self.places[name], value)
+            self.moved += value.nbytes
+
+    def write(self, place: Tensor, value: Tensor) -> None:
+        place.data.copy_(value)
+
+    def claimed_bytes(self) -> int | None:
+        return self.moved
+
+    def close(self) -> None:
+        self.module, self.places, self.host = None, {}, []
+
+
+class OneBlock(OneSetOfPlaces):
+    """One block serves all layers, one after the other."""
+
+    name = "one-block"
+
+    def open(self) -> Any:
+        module, count = super().open(), len(self.blocks)
+        block, self.calls = self.blocks[0], 0
+        block._forward_pre_hooks.clear()
+        block.register_forward_pre_hook(lambda *_: self.turn(block, count))
+        module.model.layers = nn.ModuleList([block] * count)
+        return module
+
+    def turn(self, block: Any, count: int) -> None:
+        block.self_attn.layer_idx = self.calls % count
+        self.fill(self.calls % count)
+        self.calls += 1
+
+
+class ManyCopiesAtOnce(OneSetOfPlaces):
+    """One function copies all weights of a block, as sharded data parallelism does."""
+
+    name = "many-copies-at-once"
+
+    @torch.no_grad()
+    def fill(self, index: int) -> None:
+        weights = self.host[index]
+        torch._foreach_copy_([self.places[name] for name in weights], list(weights.values()))
+        self.moved += sum(value.nbytes for value in weights.values())
+
+
+class ZeroesFirst(OneSetOfPlaces):
+    """Empties a place, and looks whether it is empty, before it is filled."""
+
+    name = "zeroes-first"
+
+    @torch.no_grad()
+    def write(self, place: Tensor, value: Tensor) -> None:
+        place.zero_()
+        torch.equal(place, torch.zeros_like(place))
+        place.copy_(value)
+
+
+class DecodesInto(OneSetOfPlaces):
+    """A function decodes a table's entries into a place that it is given as `out`."""
+
+    name = "decodes-into"
+
+    @torch.no_grad()
+    def write(self, place: Tensor, value: Tensor) -> None:
+        table, codes = value.unique(return_inverse=True)
+        torch.take(table, codes, out=place)
+
+
+class _Encoded(nn.Module):
+    """A linear layer to which a code comes before each call; its parameter `weight` is the place for that."""
+
+    def __init__(self, weight: Tensor, places: dict[int, nn.Parameter]) -> None:
+        super().__init__()
+        self.shape, self.dtype = weight.shape, weight.dtype
+        self.code = [weight.contiguous().view(torch.uint8).flatten() ^ 0x55]
+        empty = nn.Parameter(torch.empty_like(self.code[0]), requires_grad=False)
+        self.weight = places.setdefault(weight.nbytes, empty)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight.data.copy_(self.code[0])
+        decoded = (self.weight ^ 0x55).view(self.dtype).view(self.shape)
+        return nn.functional.linear(x, decoded)
+
+
+class EncodedParameters(OneSetOfPlaces):
+    """Linear layers have another form of their weights under the weights' name, and decode it for each call."""
+
+    name = "encoded-parameters"
+
+    def open(self) -> Any:
+        module, places = super().open(), dict[int, nn.Parameter]()
+        for index, block in enumerate(self.blocks):
+            for name in ("gate_proj", "up_proj", "down_proj"):
+                setattr(block.mlp, name, _Encoded(self.host[index].pop(f"mlp.{name}.weight"), places))
+        return module
+
+    def claimed_bytes(self) -> int | None:
+        return None
+
+
+class _OnePlace(nn.Module):
+    """Gate and up pass through one place, one after the other, within one call."""
+
+    def __init__(self, mlp: Any, *, owned: bool) -> None:
+        super().__init__()
+        self.host = [mlp.gate_proj.weight.data, mlp.up_proj.weight.data]
+        self.down, self.act = mlp.down_proj, mlp.act_fn
+        place = torch.empty_like(self.host[0])
+        self.place = nn.Parameter(place, requires_grad=False) if owned else place
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = (nn.functional.linear(x, self.fetch(weight)) for weight in self.host)
+        return self.down(self.act(gate) * up)  # type: ignore[no-any-return]
+
+    def fetch(self, weight: Tensor) -> Tensor:
+        self.place.data.copy_(weight)
+        return self.place
+
+
+class OnePlaceInACall(OneSetOfPlaces):
+    """Two weights of one shape are used from one place within one call; nobody owns it."""
+
+    name = "one-place-in-a-call"
+    owned = False
+
+    def open(self) -> Any:
+        module = super().open()
+        for index, block in enumerate(self.blocks):
+            for name in ("gate_proj", "up_proj"):
+                block.mlp.get_submodule(name).weight = nn.Parameter(
+                    self.host[index].pop(f"mlp.{name}.weight"), requires_grad=False
+                )
+            block.mlp = _OnePlace(block.mlp, owned=self.owned)
+        return module
+
+    def claimed_bytes(self) -> int | None:
+        return None
+
+
+class OneOwnedPlaceInACall(OnePlaceInACall):
+    """Likewise, and the place is a parameter with a name that the model does not have."""
+
+    name = "one-owned-place-in-a-call"
+    owned = True
+
+
+IN_PLACE = (
+    OneSetOfPlaces, OneBlock, ManyCopiesAtOnce, ZeroesFirst, DecodesInto, EncodedParameters, OnePlaceInACall,
+    OneOwnedPlaceInACall,
+)  # fmt: skip
