@@ -119,6 +119,8 @@ class SystemRun:
     opening_peak_bytes: int | None
     """The same while it opened. Random weights that are made on the device are in it, one tensor at a time."""
     localisation: Localisation | None
+    claimed_at_open: int | None = None
+    """What it claimed to have moved before the first forward."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +217,7 @@ class LogitsBench:
             return SystemRun(
                 passes=passes,
                 predicted_bytes=system.predicted_bytes_per_pass(),
+                claimed_at_open=watch.claimed_at_open,
                 encodes=system.encodes,
                 watched=tuple(watch.watched),
                 spans=tuple(watch.spans),

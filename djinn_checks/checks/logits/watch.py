@@ -188,6 +188,10 @@ class SystemWatch:
     claims: list[int | None] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
     watched: list[Watched] = field(default_factory=list)
+    claimed_at_open: int | None = None
+    """The system's count before the first forward."""
+    _claimed: int | None = None
+    """The system's count behind the last forward: what is fetched between two forwards is the later one's."""
 
     def around(self, pass_number: int, prompt: int) -> Callable[[], AbstractContextManager[Any]]:
         """Return what makes the context of each forward of a prompt."""
@@ -201,7 +205,9 @@ class SystemWatch:
     @contextmanager
     def _forward(self, place: Place) -> Iterator[None]:
         witness, reference = self._witness(place), self.reference.get((place.prompt, place.step))
-        before = self.system.claimed_bytes()
+        if not self.spans:
+            self.claimed_at_open = self._claimed = self.system.claimed_bytes()
+        before = self._claimed
         start = self.clock()
         with witness or self.memory:
             yield
@@ -210,6 +216,7 @@ class SystemWatch:
         self.spans.append(Span(place, start, self.clock(), witness is not None))
         after = self.system.claimed_bytes()
         claim = None if before is None or after is None else after - before
+        self._claimed = after
         self.claims.append(claim)
         self.after_forward()
         if witness is not None and reference is not None:

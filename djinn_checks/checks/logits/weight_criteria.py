@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from djinn_checks.checks.logits.evidence import LogitsEvidence
 from djinn_checks.checks.logits.link_criteria import count_read_in_place
@@ -215,7 +216,8 @@ def _used_every_time(evidence: LogitsEvidence) -> Criterion:
 
 
 def _claimed_vs_planned(evidence: LogitsEvidence) -> Criterion:
-    """What was fetched ahead while the system opened, the first forward need not claim again."""
+    """What was fetched ahead while the system opened, the first forward need not claim again. A system that fetches
+    ahead by itself may be further ahead after one forward than after another, by what it has room for."""
     row = Row(
         "bytes_claimed_vs_planned",
         "The system claims to have moved what it planned, in every forward",
@@ -225,18 +227,31 @@ def _claimed_vs_planned(evidence: LogitsEvidence) -> Criterion:
     claims = [(run_pass.number, claim) for run_pass in evidence.system.passes for claim in run_pass.claims]
     if planned is None:
         return row.skip("the system has no plan")
-    if any(claim is None for _, claim in claims):
+    known = [(number, claim) for number, claim in claims if claim is not None]
+    if len(known) < len(claims):
         return row.skip(_NO_COUNT)
-    ahead = bool(claims) and (claims[0][1] or 0) < planned
-    wrong = [(number, claim) for number, claim in claims[ahead:] if claim != planned]
+    ahead = bool(known) and known[0][1] < planned
+    wrong = [(number, claim) for number, claim in known[ahead:] if claim != planned]
     example = f"in pass {wrong[0][0]} a forward claims {wrong[0][1]:,} bytes, the plan is {planned:,}" if wrong else ""
-    return row.judge(
-        len(wrong),
-        "==",
-        0,
-        evidence=f"the system's own count before and after each of {len(claims)} forwards",
-        failed=example,
-    )
+    text = f"the system's own count before and after each of {len(claims)} forwards"
+    ahead_bytes = _fetched_ahead(evidence, [claim for _, claim in known], planned) if wrong else []
+    if ahead_bytes:
+        text += f"; it fetches ahead by itself, up to {format_bytes(max(ahead_bytes))}, so {len(wrong)} of them claim "
+        text += "what others lack"
+        wrong = []
+    return row.judge(len(wrong), "==", 0, evidence=text, failed=example)
+
+
+def _fetched_ahead(evidence: LogitsEvidence, claims: Sequence[int], planned: int) -> list[int]:
+    """Return the bytes that lay ready after each forward, of a system that fetches ahead by itself; else nothing.
+
+    Behind the n-th forward it has moved what n forwards need, and beyond that no more than the budget has room for. One
+    that moves too much every time moves too much.
+    """
+    opened = evidence.system.claimed_at_open or 0
+    ahead = [opened + total - number * planned for number, total in enumerate(accumulate(claims), start=1)]
+    is_always_more = all(claim > planned for claim in claims[1:])
+    return ahead if min(ahead) >= 0 and max(ahead) <= opened + evidence.budget_bytes and not is_always_more else []
 
 
 def _claimed_vs_witnessed(evidence: LogitsEvidence) -> Criterion:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import torch
@@ -60,6 +61,39 @@ class OneBlock(OneSetOfPlaces):
         block.self_attn.layer_idx = self.calls % count
         self.fill(self.calls % count)
         self.calls += 1
+
+
+class FetchesAheadByChance(OneSetOfPlaces):
+    """Two sets of places. Whether the next block is fetched before it is wanted is left to chance, as to a thread."""
+
+    name = "fetches-ahead-by-chance"
+
+    def open(self) -> Any:
+        module, self.chance, self.ready = super().open(), random.Random(0), dict[int, int]()
+        self.sets = [self.places, {name: nn.Parameter(value.clone()) for name, value in self.places.items()}]
+        self.plan = sum(value.nbytes for weights in self.host for value in weights.values())
+        for index, block in enumerate(self.blocks):
+            block.register_forward_hook(lambda *_, index=index: self.go_on(index))
+        return module
+
+    def fill(self, index: int) -> None:
+        if index not in self.ready:
+            self.fetch(index, into=0)
+        places = self.sets[self.ready.pop(index)]
+        for name, place in places.items():
+            owner, _, leaf = name.rpartition(".")
+            self.blocks[index].get_submodule(owner)._parameters[leaf] = place
+
+    def go_on(self, index: int) -> None:
+        if self.chance.random() < 0.5:
+            self.fetch((index + 1) % len(self.blocks), into=1)
+
+    def fetch(self, index: int, *, into: int) -> None:
+        self.places, self.ready[index] = self.sets[into], into
+        super().fill(index)
+
+    def predicted_bytes_per_pass(self) -> int | None:
+        return self.plan
 
 
 class ManyCopiesAtOnce(OneSetOfPlaces):
@@ -176,6 +210,6 @@ class OneOwnedPlaceInACall(OnePlaceInACall):
 
 
 IN_PLACE = (
-    OneSetOfPlaces, OneBlock, ManyCopiesAtOnce, ZeroesFirst, DecodesInto, EncodedParameters, OnePlaceInACall,
-    OneOwnedPlaceInACall,
+    OneSetOfPlaces, OneBlock, FetchesAheadByChance, ManyCopiesAtOnce, ZeroesFirst, DecodesInto, EncodedParameters,
+    OnePlaceInACall, OneOwnedPlaceInACall,
 )  # fmt: skip

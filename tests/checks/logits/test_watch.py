@@ -18,7 +18,7 @@ from djinn_checks.checks.logits.watch import Place, WatchPlan, draw_watch
 from djinn_checks.checks.logits.weight_criteria import describe_wrong
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.params import LogitsParams
-from tests.checks.logits.honest_places import IN_PLACE, OneSetOfPlaces
+from tests.checks.logits.honest_places import IN_PLACE, FetchesAheadByChance, OneSetOfPlaces
 from tests.checks.logits.honest_systems import HONEST
 from tests.fakes import FORWARDS, KeepsNoCount, StreamingFake, TinyModel
 
@@ -84,6 +84,23 @@ def test_of_a_single_prompt_one_prefill_is_left_for_the_memory_to_be_measured() 
 def test_an_honest_system_passes(system: Any) -> None:
     outcome = run(system)
     assert outcome.status is Status.PASS, outcome.summary
+
+
+class ClaimsOneForwardLess(FetchesAheadByChance):
+    """Claims for all forwards but one."""
+
+    asked = 0
+
+    def claimed_bytes(self) -> int | None:
+        self.asked += 1
+        return (super().claimed_bytes() or 0) - (self.plan if self.asked > 8 else 0)
+
+
+def test_who_fetches_ahead_by_chance_claims_in_the_end_what_it_planned() -> None:
+    row = run(FetchesAheadByChance).criterion("bytes_claimed_vs_planned")
+    assert row.status is Status.PASS
+    assert "fetches ahead by itself" in row.evidence
+    assert run(ClaimsOneForwardLess).criterion("bytes_claimed_vs_planned").status is Status.FAIL
 
 
 class SpoiltAfterALook(OneSetOfPlaces):
