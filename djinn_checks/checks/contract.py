@@ -1,4 +1,4 @@
-"""What a system's `open` has to give back, looked at before anything is run with it.
+"""What a system has to give back, from `open`, which is looked at before anything runs, from a forward, and as a claim.
 
 A mistake in a system is told by its name, and early: a small model is opened once before the resident model is run, by
 an instance of its own that is closed again. A large one is not loaded twice for the sake of that; there it is told when
@@ -7,12 +7,15 @@ the system is opened.
 
 from __future__ import annotations
 
+import contextlib
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from djinn_checks.decode_cache import CACHE_NAMES, carried_over
 from djinn_checks.errors import SystemContractError
 from djinn_checks.systems.base import System
 from djinn_checks.units import GB
@@ -42,6 +45,64 @@ def vet_opened(opened: Any, name: str) -> Any:
     if isinstance(opened, nn.Module) and type(opened).forward is nn.Module.forward and "forward" not in vars(opened):
         raise SystemContractError(f"{said} a {type(opened).__name__} without a forward; expected the model to call")
     return opened
+
+
+def vet_built(system: System) -> System:
+    """Return a system if it has what every one has.
+
+    Raises:
+        SystemContractError: it has not.
+    """
+    kind = type(system).__name__
+    if not hasattr(system, "name"):
+        raise SystemContractError(f"system {kind}: it has no name; give its class one: name = {kind.lower()!r}")
+    lacking = [attribute for attribute in ("model", "device", "budget_bytes") if not hasattr(system, attribute)]
+    if lacking:
+        raise SystemContractError(
+            f"system {system.name!r}: it has no {', '.join(lacking)}; call "
+            "super().__init__(model, device=device, budget_bytes=budget_bytes) first in its __init__"
+        )
+    return system
+
+
+def vet_answer(output: Any, *, needs_cache: bool) -> Any:
+    """Return what a forward gave if there are logits in it, and the cache if that is needed.
+
+    Raises:
+        SystemContractError: it lacks one of them.
+    """
+    logits = getattr(output, "logits", None)
+    expected = "expected an object with .logits, a tensor [1, T, V], and the cache, as causal LMs of transformers give"
+    if not isinstance(logits, Tensor):
+        found = "logits of type " + type(logits).__name__ if logits is not None else type(output).__name__
+        raise SystemContractError(f"a forward returned {found}; {expected}")
+    if logits.ndim != 3 or logits.shape[0] != 1:
+        raise SystemContractError(f"a forward returned logits {list(logits.shape)}; {expected}")
+    if needs_cache and not carried_over(output):
+        raise SystemContractError(
+            f"a forward returned no cache, so nothing can be decoded; expected one of {', '.join(CACHE_NAMES)}, as the "
+            "resident model returns it"
+        )
+    return output
+
+
+def read_claim(system: System) -> int | None:
+    """Return the bytes that a system claims to have moved since it was opened; None if it keeps no count.
+
+    Raises:
+        SystemContractError: it claims something else.
+    """
+    claim: Any = system.claimed_bytes()
+    if claim is None:
+        return None
+    if isinstance(claim, float) and claim.is_integer():
+        return int(claim)
+    with contextlib.suppress(TypeError):
+        return operator.index(claim)
+    raise SystemContractError(
+        f"system {system.name!r}: claimed_bytes() returned {str(claim)[:40]!r} ({type(claim).__name__}); expected "
+        "bytes as an int, or None if it keeps no count"
+    )
 
 
 def is_rehearsed(system: System, weight_bytes: int) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from djinn_checks.checks.contract import vet_opened
+from djinn_checks.checks.contract import vet_built, vet_opened
 from djinn_checks.errors import CapacityError, DjinnChecksError, SystemRefusedError
 from djinn_checks.systems.base import System
 
@@ -73,8 +73,9 @@ def open_system(system: System) -> Any:
 
     Raises:
         SystemRefusedError: it says no.
-        SystemContractError: it gives nothing that can be called.
+        SystemContractError: it lacks what every system has, or gives nothing that can be called.
     """
+    vet_built(system)
     try:
         with system_says_no(system.name, type(system).__module__):
             return vet_opened(system.open(), system.name)

@@ -18,6 +18,8 @@ class LayerByLayer(System):
             if name.startswith("model.layers."):
                 place = self.slot.setdefault(name.split(".", 3)[3], place)
             module.get_submodule(owner).register_parameter(leaf, place)
+        if module.config.tie_word_embeddings:
+            module.lm_head.weight = module.model.embed_tokens.weight
         for number, layer in enumerate(module.model.layers):
             weights = {key: self.model.weights[f"model.layers.{number}.{key}"].cpu() for key in self.slot}
             layer.register_forward_pre_hook(lambda *_, weights=weights: self._load(weights))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from djinn_checks.checks.contract import is_rehearsed, rehearse, vet_opened
+from djinn_checks.checks.contract import is_rehearsed, read_claim, rehearse, vet_answer, vet_opened
 from djinn_checks.checks.logits.check import check_logits
+from djinn_checks.checks.refusals import open_system
 from djinn_checks.errors import NoWeightError, SystemContractError
 from djinn_checks.models.weight_names import NamedWeights
 from djinn_checks.outcome import Status
@@ -46,6 +49,64 @@ def test_what_cannot_be_called_is_named(opened: Any, says: str) -> None:
 def test_a_module_and_a_function_can_be_called_whatever_they_hold() -> None:
     for opened in (nn.Linear(2, 2), nn.Identity(), len):
         assert vet_opened(opened, "mine") is opened
+
+
+LOGITS = torch.zeros(1, 3, 7)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (None, "a forward returned NoneType; expected an object with .logits"),
+        ((LOGITS, ()), "a forward returned tuple; expected an object with .logits"),
+        (LOGITS, "a forward returned Tensor; expected an object with .logits"),
+        (SimpleNamespace(logits=LOGITS.numpy()), "a forward returned logits of type ndarray; expected"),
+        (SimpleNamespace(logits=LOGITS[0]), r"a forward returned logits \[3, 7\]; expected .* \[1, T, V\]"),
+        (SimpleNamespace(logits=LOGITS), "a forward returned no cache, .*; expected one of past_key_values"),
+    ],
+    ids=["nothing", "tuple", "tensor", "numpy", "two dimensions", "no cache"],
+)
+def test_an_answer_that_is_none_is_named(answer: Any, says: str) -> None:
+    with pytest.raises(SystemContractError, match=says):
+        vet_answer(answer, needs_cache=True)
+
+
+def test_an_answer_with_logits_and_a_cache_is_let_be() -> None:
+    answer = SimpleNamespace(logits=LOGITS, past_key_values=object())
+    assert vet_answer(answer, needs_cache=True) is answer
+    bare = SimpleNamespace(logits=LOGITS)
+    assert vet_answer(bare, needs_cache=False) is bare
+
+
+class Claims(Forgets):
+    said: Any = None
+
+    def claimed_bytes(self) -> Any:
+        return self.said
+
+
+@pytest.mark.parametrize(("said", "read"), [(None, None), (7, 7), (7.0, 7), (np.int64(7), 7), (torch.tensor(7), 7)])
+def test_whole_numbers_of_bytes_are_claims(said: Any, read: int | None) -> None:
+    system = Claims(None, device=torch.device("cpu"), budget_bytes=1)  # type: ignore[arg-type]
+    system.said = said
+    assert read_claim(system) == read
+
+
+@pytest.mark.parametrize("said", ["7 bytes", 7.5, [7]])
+def test_other_claims_are_named(said: Any) -> None:
+    system = Claims(None, device=torch.device("cpu"), budget_bytes=1)  # type: ignore[arg-type]
+    system.said = said
+    with pytest.raises(SystemContractError, match=r"'forgets': claimed_bytes\(\) returned .* expected bytes as an int"):
+        read_claim(system)
+
+
+def test_a_system_without_a_name_or_what_it_was_built_with_is_told_what_to_call() -> None:
+    class Nameless(Forgets):
+        def __init__(self, model: Any, *, device: torch.device, budget_bytes: int) -> None:
+            """Keep nothing."""
+
+    with pytest.raises(SystemContractError, match=r"'forgets': it has no model, device, budget_bytes; call super"):
+        open_system(Nameless(None, device=torch.device("cpu"), budget_bytes=1))
 
 
 def test_a_wrong_system_is_an_error_before_the_reference_runs() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from djinn_checks.checks.contract import vet_answer
 from djinn_checks.decode_cache import carried_over
 
 PHASES = ("prefill", "decode")
@@ -63,16 +64,19 @@ def run_prompt(
         decode_tokens: steps through the KV cache after the prefill.
         forced: [decode_tokens + 1] int64 tokens to feed (teacher forcing); None feeds the most likely one.
         around: makes the context that each of the 1 + decode_tokens forwards runs in.
+
+    Raises:
+        SystemContractError: it returns no such thing.
     """
     with around():
-        output = model(token_ids, use_cache=True)
+        output = vet_answer(model(token_ids, use_cache=True), needs_cache=forced is not None and decode_tokens > 0)
     prefill = output.logits[0].clone()  # a model may write every call's logits to the same place
     tokens = [_next_token(prefill[-1], forced, 0)]
     decode = []
     for step in range(decode_tokens):
         fed = tokens[-1].view(1, 1).to(token_ids.device)
         with around():
-            output = model(fed, **carried_over(output), use_cache=True)
+            output = vet_answer(model(fed, **carried_over(output), use_cache=True), needs_cache=False)
         decode.append(output.logits[0, -1].clone())  # a model may write every step's logits to the same place
         tokens.append(_next_token(decode[-1], forced, step + 1))
     return PromptLogits(prefill, torch.stack(decode), torch.stack(tokens).cpu())

@@ -101,7 +101,8 @@ class LogitStatistics:
         if reference.shape != system.shape or reference.dtype != system.dtype:
             raise ValueError(
                 f"logits of the system: expected {list(reference.shape)} {reference.dtype} as the reference's, "
-                f"got {list(system.shape)} {system.dtype}"
+                f"got {list(system.shape)} {system.dtype}; cut off what was added to the vocabulary, and answer in the "
+                "model's data type"
             )
         chunks = [
             self._add_chunk(reference[start:stop].to(system.device), system[start:stop], positions.slice(start, stop))

@@ -21,7 +21,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from djinn_checks.checks.contract import read_claim
 from djinn_checks.checks.logits.prompt_run import Prompt
+from djinn_checks.errors import SystemRefusedError
 from djinn_checks.instruments.memory import PeakMemory
 from djinn_checks.instruments.memory_place import PlaceOf, find_place_beside
 from djinn_checks.instruments.unseen_code import find_unseen_code
@@ -29,6 +31,12 @@ from djinn_checks.instruments.weight_uses import Digests
 from djinn_checks.instruments.weight_witness import QuietWitness, WeightEvidence, WeightWitness
 from djinn_checks.systems.base import System
 
+_COMPILED_WHOLE = "fullgraph=True"
+"""In what `torch.compile` raises when it gives up on a whole graph, as it does where a witness looks on."""
+_WATCHED_WHOLE = (
+    "fullgraph=True, and PyTorch compiles nothing whole while a function mode is on, as a weight witness is; open it "
+    "without fullgraph for this check. What is compiled is not seen in use, so the answer is INCONCLUSIVE at best"
+)
 _SHORTEST, _LONGEST = 4, 16
 """Tokens of a prompt that never came before."""
 
@@ -206,15 +214,20 @@ class SystemWatch:
     def _forward(self, place: Place) -> Iterator[None]:
         witness, reference = self._witness(place), self.reference.get((place.prompt, place.step))
         if not self.spans:
-            self.claimed_at_open = self._claimed = self.system.claimed_bytes()
+            self.claimed_at_open = self._claimed = read_claim(self.system)
         before = self._claimed
         start = self.clock()
         with witness or self.memory:
-            yield
+            try:
+                yield
+            except RuntimeError as error:
+                if _COMPILED_WHOLE not in str(error):
+                    raise
+                raise SystemRefusedError(f"system {self.system.name!r} is compiled with {_WATCHED_WHOLE}") from error
         if self.system.device.type == "cuda":
             torch.cuda.current_stream(self.system.device).synchronize()
         self.spans.append(Span(place, start, self.clock(), witness is not None))
-        after = self.system.claimed_bytes()
+        after = read_claim(self.system)
         claim = None if before is None or after is None else after - before
         self._claimed = after
         self.claims.append(claim)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from djinn_checks.checks.contract import read_claim, vet_answer
 from djinn_checks.checks.pcie.decode_run import DecodeRun
 from djinn_checks.checks.pcie.weights import KnownWeights, compare_weights
 from djinn_checks.checks.refusals import open_system
@@ -59,6 +60,7 @@ def decode_stretches(
 
     Raises:
         ModelUnsupportedError: the model keeps no cache, so there is nothing to decode with.
+        SystemContractError: a forward returns no logits, or the system claims no number.
         SystemRefusedError: the system says no when it is opened.
     """
     with HostGrowth() as host, PeakMemory(device, whole_device=True) as memory, system:
@@ -92,9 +94,9 @@ def decode_stretches(
 
 def _stretch(system: System, loop: _Loop, params: PcieParams, progress: Progress) -> DecodeRun:
     """Decode for `params.duration_s`; what is of the whole time is not known yet."""
-    claimed = system.claimed_bytes()
+    claimed = read_claim(system)
     start, ends, held = _decode(loop, params.duration_s, progress)
-    claimed_after = system.claimed_bytes()
+    claimed_after = read_claim(system)
     return DecodeRun(
         start_s=start,
         end_s=ends[-1],
@@ -155,7 +157,7 @@ class _Loop:
         """Decode one token and wait for it."""
         if self._held >= self._context_tokens:
             self._cache, self._held = {}, 0
-        output = self._model(self._token, **self._cache, use_cache=True)
+        output = vet_answer(self._model(self._token, **self._cache, use_cache=True), needs_cache=False)
         self._cache, self._held = carried_over(output), self._held + 1
         if not self._cache:
             raise ModelUnsupportedError(

@@ -103,6 +103,35 @@ def test_who_fetches_ahead_by_chance_claims_in_the_end_what_it_planned() -> None
     assert run(ClaimsOneForwardLess).criterion("bytes_claimed_vs_planned").status is Status.FAIL
 
 
+class CompiledWhole(StreamingFake):
+    """Its blocks' feed-forward parts are compiled, and must be so whole."""
+
+    def open(self) -> Any:
+        module = super().open()
+        for block in self.blocks:
+            block.mlp = torch.compile(block.mlp, backend="eager", fullgraph=True)
+        return module
+
+
+class CompiledInParts(StreamingFake):
+    """Likewise, and what cannot be compiled runs as it is."""
+
+    def open(self) -> Any:
+        module = super().open()
+        for block in self.blocks:
+            block.mlp = torch.compile(block.mlp, backend="eager")
+        return module
+
+
+@pytest.mark.parametrize(
+    ("system", "says"), [(CompiledWhole, "open it without fullgraph"), (CompiledInParts, "weights never seen in use")]
+)
+def test_what_is_compiled_cannot_be_watched_and_the_reason_says_so(system: Any, says: str) -> None:
+    outcome = run(system)
+    assert outcome.status is Status.INCONCLUSIVE, outcome.summary
+    assert says in outcome.summary
+
+
 class SpoiltAfterALook(OneSetOfPlaces):
     """A weight is looked at, and then some of its bytes are written in a way that raises no version."""
 
