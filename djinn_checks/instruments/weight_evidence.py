@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from djinn_checks.instruments.held_memory import HeldMemory
 from djinn_checks.instruments.memory_place import Place
+
+EXPERTS_NDIM = 3
+"""Dimensions of a weight that holds all experts of a layer, one behind the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,8 @@ class WeightEvidence:
     """Name to (digest, bytes); of a weight that was found both right and wrong, the wrong digest."""
     shapes: Mapping[str, tuple[int, ...]]
     """Name to shape."""
+    experts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Name to the digests of its parts, of weights that are many of one kind (`EXPERTS_NDIM`)."""
 
     @property
     def moved_bytes_lower_bound(self) -> int:
@@ -89,6 +95,8 @@ class Use:
     """Ranges that may be weights of the reference, if several are fused in one."""
     consumed: bool = True
     """By arithmetic. Else a function was given it that may have looked at it only, or written to it."""
+    experts: Tensor | None = None
+    """int64 [E], digests of its parts."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,7 @@ class _Seen:
     shape: tuple[int, ...]
     place: Place
     consumed: bool
+    experts: tuple[int, ...] = ()
 
 
 def gather_evidence(uses: Sequence[Use], reference: WeightEvidence | None, held: HeldMemory) -> WeightEvidence | None:
@@ -140,6 +149,7 @@ def gather_evidence(uses: Sequence[Use], reference: WeightEvidence | None, held:
         every_use_bytes=sum(use.nbytes for use in seen),
         contents={name: (use.value, use.nbytes) for found in named.values() for name, use in found.items()},
         shapes={name: use.shape for found in named.values() for name, use in found.items()},
+        experts={name: use.experts for found in named.values() for name, use in found.items() if use.experts},
     )
 
 
@@ -165,6 +175,7 @@ class _Known:
     def __init__(self, reference: WeightEvidence | None) -> None:
         self._contents = reference.contents if reference else {}
         self._shapes = reference.shapes if reference else {}
+        self._experts = reference.experts if reference else {}
         self._anything = reference is None
         self._known_as = KnownNames(self._contents).find
         self._served: set[tuple[str, int]] = set()
@@ -208,6 +219,9 @@ class _Known:
             return "exact", self.names[use.value]
         if use.shape != self._shapes[known_as]:  # what it is in a form of the system's own, its name does not say
             return ("exact", self.names[use.value]) if use.value in self.values else ("unknown", use.name)
+        experts = zip(use.experts, self._experts.get(known_as, ()), strict=False)
+        if any(own == of_reference for own, of_reference in experts):  # others may be what no token was routed to
+            return "unknown", use.name
         return "different", known_as
 
     def _verdict_by_content(self, use: _Seen) -> tuple[str, str]:
@@ -225,8 +239,9 @@ class _Known:
 def _read(uses: Sequence[Use], known: Collection[int]) -> list[_Seen]:
     """Read the digests with one transfer a device; a fused weight becomes its parts, if they are known."""
     parts = [part for use in uses for part in use.parts]
-    values = _to_host([use.digest for use in uses] + [part.digest for part in parts])
-    of_parts = iter(values[len(uses) :])
+    experts = [digest for use in uses if use.experts is not None for digest in use.experts]
+    values = _to_host([use.digest for use in uses] + [part.digest for part in parts] + experts)
+    of_parts, of_experts = iter(values[len(uses) :]), iter(values[len(uses) + len(parts) :])
     seen = []
     for use, value in zip(uses, values, strict=False):
         found = {(part.start, part.rows): (part, next(of_parts)) for part in use.parts}
@@ -237,8 +252,9 @@ def _read(uses: Sequence[Use], known: Collection[int]) -> list[_Seen]:
             _Seen(use.number, "", at, part.nbytes, (part.rows, *use.shape[1:]), use.place, use.consumed)
             for part, at in pairs
         ]
+        each = tuple(itertools.islice(of_experts, len(use.experts) if use.experts is not None else 0))
         if not cover:
-            seen.append(_Seen(use.number, use.name, value, use.nbytes, use.shape, use.place, use.consumed))
+            seen.append(_Seen(use.number, use.name, value, use.nbytes, use.shape, use.place, use.consumed, each))
     return seen
 
 

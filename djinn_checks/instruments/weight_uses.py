@@ -14,10 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from djinn_checks.addresses import address_of
-from djinn_checks.digest import digest
+from djinn_checks.digest import digest, digest_rows
 from djinn_checks.instruments.held_memory import HeldMemory
 from djinn_checks.instruments.memory_place import PlaceOf, find_place
-from djinn_checks.instruments.weight_evidence import KnownNames, Part, Use, WeightEvidence, gather_evidence
+from djinn_checks.instruments.weight_evidence import (
+    EXPERTS_NDIM,
+    KnownNames,
+    Part,
+    Use,
+    WeightEvidence,
+    gather_evidence,
+)
 
 
 def _words(text: str) -> frozenset[str]:
@@ -124,17 +131,28 @@ class UseLog:
         nbytes, place, number = _extent_bytes(plain), self._place_of(plain.device, address), next(self._numbers)
         value = self._digest(plain, address, version)
         parts = () if tuple(plain.shape) in self._shapes else tuple(self._parts(plain))
-        use = Use(number, name, place, nbytes, tuple(plain.shape), value, parts, consumed)
+        experts = self._digest_experts(plain, address, version) if name and plain.ndim == EXPERTS_NDIM else None
+        use = Use(number, name, place, nbytes, tuple(plain.shape), value, parts, consumed, experts)
         frame[key] = address, version, use
         if place == "device":
             self._held.note(plain, address, nbytes, number)
 
     def _digest(self, plain: Tensor, address: int, version: int | None) -> Tensor:
+        return self._keep((plain.device, address, version, plain.shape, plain.dtype), lambda: digest(plain))
+
+    def _digest_experts(self, plain: Tensor, address: int, version: int | None) -> Tensor | None:
+        """Return the digest of each part of a tensor; None where parts do not begin at whole words."""
+        rows = plain.detach().contiguous().flatten(1).view(torch.uint8)
+        if rows.shape[1] % 4 or address_of(rows) % 4:
+            return None
+        key = (plain.device, address, version, plain.shape, plain.dtype, "experts")
+        return self._keep(key, lambda: digest_rows(rows))
+
+    def _keep(self, key: tuple[Any, ...], take: Callable[[], Tensor]) -> Tensor:
         if self._digests is None:
-            return digest(plain)
-        key = (plain.device, address, version, plain.shape, plain.dtype)
+            return take()
         if key not in self._digests:
-            self._digests[key] = digest(plain)
+            self._digests[key] = take()
         return self._digests[key]
 
     def _parts(self, plain: Tensor) -> Iterator[Part]:

@@ -368,3 +368,20 @@ def test_accelerate_hooks_that_replace_parameters_after_the_call_began_are_follo
     seen = watch(model, reference)
     assert (seen.different, seen.unknown, seen.unseen) == ((), (), ())
     assert seen.used_bytes == reference.used_bytes
+
+
+@pytest.mark.parametrize(("stale", "verdict"), [((1, 3), "unknown"), ((0, 1, 2, 3), "different")])
+def test_experts_of_which_some_are_old_may_be_those_that_nobody_asked(stale: tuple[int, ...], verdict: str) -> None:
+    model = make("qwen3-moe")
+    with WeightWitness() as whole:
+        model(IDS)
+    name = "model.layers.1.mlp.experts.down_proj"
+    for expert in stale:
+        model.get_parameter(name).data[expert] += 1.0
+    with WeightWitness(whole.evidence()) as witness:
+        model(IDS)
+    evidence = witness.evidence()
+    assert evidence is not None
+    assert evidence.different == ((name,) if verdict == "different" else ())
+    assert evidence.unknown == ((name,) if verdict == "unknown" else ())
+    assert evidence.complete is (verdict == "different")

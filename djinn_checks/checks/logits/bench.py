@@ -25,6 +25,7 @@ from djinn_checks.instruments.weight_witness import WeightEvidence
 from djinn_checks.layers import decoder_blocks
 from djinn_checks.measurements.logits import LogitsStatistics
 from djinn_checks.models.dry_run import marked_versions, refuse_written
+from djinn_checks.models.experts import unrouted_bytes
 from djinn_checks.params import LogitsParams
 from djinn_checks.systems.base import System
 
@@ -57,6 +58,8 @@ class ReferenceRun:
     """Of their bytes, what the weights can be put in at least; 1 for a system that does not say that it encodes."""
     peak_bytes: int | None
     """Peak device memory of its forwards; None on a CPU."""
+    unrouted_bytes: int
+    """Of the weights, experts that one token is not routed to."""
     keeps_cache: bool
     """Whether a decode step answers otherwise than the same token without the cache."""
 
@@ -176,6 +179,7 @@ class LogitsBench:
             weights=watch.found,
             least_share=_least_share(weights) if self.encodes else 1.0,
             peak_bytes=memory.peak_bytes,
+            unrouted_bytes=unrouted_bytes(model.named_parameters(), getattr(model, "config", None)),
             keeps_cache=self._keeps_cache(model),
         )
 

@@ -105,14 +105,23 @@ def _streamed_in_every_forward(evidence: LogitsEvidence) -> Criterion:
     most = dict(zip(spans, _count(evidence, spans, most=True), strict=True))
     if coarse := _too_coarse(evidence):
         return row.skip(coarse)
-    needed = _needed(evidence)
+    needed, reference = _needed(evidence), evidence.reference
     below = [(span, count) for span, count in pairs if count < (1 - _TOLERANCE) * needed]
     short = [(span, count) for span, count in below if (most[span] or 0) < (1 - _TOLERANCE) * needed]
+    routed = [(span, count) for span, count in short if count >= (1 - _TOLERANCE) * needed - reference.unrouted_bytes]
+    short = [pair for pair in short if pair not in routed]
     lost = len(spans) - len(pairs)
     kinds = {span.place.phase for span, _ in pairs} >= {span.place.phase for span in spans}
     enough = bool(pairs) and kinds and len(pairs) >= _COUNTED_SHARE * len(spans)
     worst = min(short, key=lambda pair: pair[1], default=None)
-    failed = ""
+    failed, missing = "", f"readings of the counters were lost in {lost} of {len(spans)} forwards"
+    if routed:
+        missing = (
+            f"in {len(routed)} forwards less came than all weights have, and {format_bytes(reference.unrouted_bytes)} "
+            "are experts that one token is not routed to and that need not come"
+        )
+    elif below:
+        missing = f"in {len(below)} forwards more was sent to the host than requests, and less may have been read"
     if worst is not None:
         failed = f"least in {worst[0].place}: {format_bytes(int(worst[1]))} of {format_bytes(needed)}"
     return row.judge(
@@ -121,9 +130,7 @@ def _streamed_in_every_forward(evidence: LogitsEvidence) -> Criterion:
         0,
         evidence=f"PCIe counters, read by a process of their own: {len(pairs)} of {len(spans)} forwards counted, "
         f"each held against {format_bytes(needed)}" + (", those that a witness reads in left out" if in_place else ""),
-        missing=f"in {len(below)} forwards more was sent to the host than requests, and less may have been read"
-        if below
-        else f"readings of the counters were lost in {lost} of {len(spans)} forwards",
+        missing=missing,
         failed=failed,
     )
 

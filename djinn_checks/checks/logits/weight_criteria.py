@@ -318,6 +318,9 @@ def describe_wrong(names: Sequence[str], owners: dict[str, str]) -> str:
     return "; ".join(text for text in (shown, rest) if text)
 
 
+_NOT_OF_REFERENCE = "weights in another form than the reference's, or with the bytes of some experts alone"
+
+
 def _layer(name: str) -> str:
     """Return the part of a weight's name up to its layer's number; without one, the whole name."""
     found = re.match(r".*?\.\d+(?=\.)", name)
@@ -330,7 +333,7 @@ def _gaps(seen: WeightEvidence | None) -> str:
         return _NO_WITNESS
     unseen, unknown = _names(seen.unseen), _names(seen.unknown)
     parts = [f"weights never seen in use: {unseen} ({_HOW_TO_BE_SEEN})"] if unseen else []
-    return "; ".join(parts + ([f"weights that the reference does not have: {unknown}"] if unknown else []))
+    return "; ".join(parts + ([f"{_NOT_OF_REFERENCE}: {unknown}"] if unknown else []))
 
 
 def _names(names: Sequence[str]) -> str:

@@ -135,9 +135,13 @@ def _witness(loop: _Loop) -> WeightEvidence | None:
 
 
 def _certainly_moved(seen: WeightEvidence, system: System) -> int | None:
-    """Return the bytes that were certainly written; None if what was not seen would decide, for it may have been."""
-    moved, needed = seen.moved_bytes_lower_bound, system.model.weight_bytes - system.budget_bytes
-    unseen = system.model.weight_bytes - seen.used_bytes
+    """Return the bytes that were certainly written; None if what was not seen would decide, for it may have been.
+
+    Of experts that a token is not routed to the witness sees nothing that was used, so they may be old.
+    """
+    unrouted, needed = system.model.unrouted_bytes, system.model.weight_bytes - system.budget_bytes
+    moved = max(0, seen.moved_bytes_lower_bound - unrouted)
+    unseen = system.model.weight_bytes - seen.used_bytes + unrouted
     return None if moved < needed <= moved + unseen else moved
 
 

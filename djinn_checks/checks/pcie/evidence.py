@@ -98,6 +98,8 @@ class PcieEvidence:
     """How many passes a recorded trace holds, by its truth."""
     used_bytes: int | None = None
     """Bytes a pass that a reader makes use of at most, where that is known; None: all weights."""
+    unrouted_bytes: int = 0
+    """Of the weights, experts that the token of a pass is not routed to: a system need not fetch them."""
 
     def __post_init__(self) -> None:
         """Refuse a run without a time in which anything could be counted, or with a claim below nothing.

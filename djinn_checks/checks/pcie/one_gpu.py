@@ -86,6 +86,7 @@ def _run(
     evidence = replace(
         evidence,
         weight_bytes=model.weight_bytes,
+        unrouted_bytes=model.unrouted_bytes,
         budget_bytes=budget_bytes,
         encodes=system.encodes,
         floor=known.floor if known else None,

@@ -59,6 +59,7 @@ class StreamWorker:
         floor = self._known.floor if self._known else None
         return {
             "weight_bytes": self._system.model.weight_bytes,
+            "unrouted_bytes": self._system.model.unrouted_bytes,
             "budget_bytes": self._budget_bytes,
             "encodes": self._system.encodes,
             "floor": None if floor is None else dataclasses.asdict(floor),

@@ -264,6 +264,7 @@ class _Run:
             claimed_bytes=decode.claimed_bytes,
             run=decode,
             weight_bytes=ready["weight_bytes"],
+            unrouted_bytes=ready["unrouted_bytes"],
             budget_bytes=ready["budget_bytes"],
             encodes=ready["encodes"],
             floor=EntropyFloor(**ready["floor"]) if ready["floor"] else None,

@@ -51,10 +51,17 @@ def _streams_the_model(evidence: PcieEvidence, doubt: str) -> Criterion:
     needed = evidence.least_per_pass
     observed = None if doubt or needed is None else evidence.counted_per_pass
     unknown = "the entropy of the weights was not measured" if needed is None else _LOST
+    least = int((1 - evidence.params.byte_tolerance) * (needed or 0))
+    if observed is not None and least - evidence.unrouted_bytes <= observed < least:
+        unrouted = format_bytes(evidence.unrouted_bytes)
+        unknown = (
+            f"{format_bytes(observed)} came; {unrouted} of the weights are experts that a pass's token is not routed"
+        )
+        unknown, observed = f"{unknown} to, which need not come, and nobody saw which experts did", None
     return row.judge(
         observed,
         ">=",
-        int((1 - evidence.params.byte_tolerance) * (needed or 0)),
+        least,
         evidence=f"counted payload{_say_floor(evidence)}",
         missing=doubt or unknown,
         failed="more of the model stayed on the device than the budget allows, or it was not used",

@@ -107,6 +107,16 @@ def test_more_resident_than_the_budget_allows_is_seen_though_the_plan_admits_it(
     assert "streams_the_model" in failed(found)
 
 
+def test_experts_that_no_token_was_routed_to_need_not_come_and_who_leaves_out_more_fails() -> None:
+    found = make_evidence()
+    assert found.counted_per_pass is not None
+    more = replace(found, weight_bytes=(found.budget_bytes or 0) + int(1.5 * found.counted_per_pass))
+    for share, status in ((0.0, Status.FAIL), (0.4, Status.FAIL), (0.55, Status.INCONCLUSIVE)):
+        row = judged(replace(more, unrouted_bytes=int(share * found.counted_per_pass)))["streams_the_model"]
+        assert row.status is status
+        assert ("not routed to" in row.reason) is (status is Status.INCONCLUSIVE)
+
+
 def test_a_plan_that_is_larger_than_what_was_counted_does_not_bring_a_system_nearer_to_the_limit() -> None:
     found = make_evidence(make_series(0.5 * CEILING))
     assert found.limit_ratio == pytest.approx(0.5, rel=0.01)

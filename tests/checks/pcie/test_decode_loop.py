@@ -32,7 +32,7 @@ from djinn_checks.systems.ring import RingSystem
 def test_weights_that_were_not_seen_are_never_taken_for_weights_that_did_not_move(
     used: int, moved: int, expected: int | None
 ) -> None:
-    system: Any = SimpleNamespace(model=SimpleNamespace(weight_bytes=100), budget_bytes=50)
+    system: Any = SimpleNamespace(model=SimpleNamespace(weight_bytes=100, unrouted_bytes=0), budget_bytes=50)
     seen: Any = SimpleNamespace(used_bytes=used, moved_bytes_lower_bound=moved)
     assert _certainly_moved(seen, system) == expected
 

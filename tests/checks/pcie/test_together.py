@@ -143,7 +143,7 @@ class ToldFleet:
         self.told[name] = []
 
     def gather(self, limit_s: float) -> None:
-        plain = {"weight_bytes": 1000, "budget_bytes": 400, "encodes": False, "floor": None}
+        plain = {"weight_bytes": 1000, "unrouted_bytes": 0, "budget_bytes": 400, "encodes": False, "floor": None}
         self.ready = dict.fromkeys(self.names, plain)
 
     def run(self, commands: dict[str, dict[str, Any]], limit_s: float, stage: str) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,31 @@
+"""Experts of a mixture: a token is routed to some of them, and a system may fetch only those."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
+"""What configurations of transformers call the experts of a layer that a token may be routed to."""
+_PART = ".experts."
+"""In the names of their weights, one parameter for all of a layer or one for each; those that all tokens use are called
+otherwise (`shared_experts`)."""
+
+
+def unrouted_bytes(parameters: Iterable[tuple[str, Tensor]], config: Any) -> int:
+    """Return the bytes of experts that one token is not routed to; 0 of a model without experts.
+
+    Args:
+        parameters: all of the model, by name.
+        config: of transformers, or None; it says how many experts a layer has, and how many of them a token is routed
+            to (`num_experts_per_tok`).
+    """
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config  # None has no experts either
+    experts = next((count for name in _COUNTS if (count := getattr(text, name, None))), None)
+    chosen = getattr(text, "num_experts_per_tok", None)
+    if not experts or not chosen or chosen >= experts:
+        return 0
+    of_experts = sum(value.numel() * value.element_size() for name, value in parameters if _PART in name)
+    return int(of_experts * (experts - chosen) // experts)
