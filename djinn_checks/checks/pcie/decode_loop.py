@@ -68,7 +68,7 @@ def decode_stretches(
         model = open_system(system)
         loop = _Loop(model, device, params.context_tokens)
         opened = time.monotonic()
-        witnessed = _witness(loop) if device.type == "cpu" or known else None
+        witnessed = _witness(loop, known) if device.type == "cpu" or known else None
         for _ in range(params.warmup_passes):
             loop.step()
         enter(loop.step)
@@ -128,8 +128,9 @@ def _decode(loop: _Loop, duration_s: float, progress: Progress) -> tuple[float, 
     return start, ends, held
 
 
-def _witness(loop: _Loop) -> WeightEvidence | None:
-    with WeightWitness() as witness:
+def _witness(loop: _Loop, known: KnownWeights | None) -> WeightEvidence | None:
+    """Watch one pass. Weights that no module owns, as those that are decoded for a call, are seen if they are known."""
+    with WeightWitness(known.as_used() if known else None) as witness:
         loop.step()
     return witness.evidence()
 

@@ -53,11 +53,9 @@ def _streams_the_model(evidence: PcieEvidence, doubt: str) -> Criterion:
     unknown = "the entropy of the weights was not measured" if needed is None else _LOST
     least = int((1 - evidence.params.byte_tolerance) * (needed or 0))
     if observed is not None and least - evidence.unrouted_bytes <= observed < least:
-        unrouted = format_bytes(evidence.unrouted_bytes)
-        unknown = (
-            f"{format_bytes(observed)} came; {unrouted} of the weights are experts that a pass's token is not routed"
-        )
-        unknown, observed = f"{unknown} to, which need not come, and nobody saw which experts did", None
+        unrouted, observed = format_bytes(evidence.unrouted_bytes), None
+        unknown = f"{unrouted} of the weights are experts that a pass's token is not routed to; nobody saw whether it "
+        unknown += "is they that did not come, which need not"
     return row.judge(
         observed,
         ">=",

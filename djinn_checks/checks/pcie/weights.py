@@ -28,19 +28,38 @@ class KnownWeights:
     floor: EntropyFloor
     contents: Mapping[str, tuple[int, int]]
     """Name to (digest, bytes)."""
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def as_used(self) -> WeightEvidence:
+        """Return what a witness would show of a pass that used each weight once, and had all in memory at one time."""
+        nbytes = sum(dict(self.contents.values()).values())
+        return WeightEvidence(
+            weights=tuple(sorted(self.contents)),
+            used_bytes=nbytes,
+            exact_bytes=nbytes,
+            distinct_bytes=nbytes,
+            distinct_bytes_at_least=nbytes,
+            different=(),
+            unknown=(),
+            unseen=(),
+            every_use_bytes=nbytes,
+            contents=self.contents,
+            shapes=self.shapes,
+        )
 
 
 def survey_weights(model: Model, device: torch.device) -> KnownWeights:
     """Read every weight once, one at a time on `device`, for its entropy and its digest."""
     contents: dict[str, tuple[int, int]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     entropies: dict[int, TensorEntropy] = {}
     for name in model.weights:
         value = model.weights[name].to(device)
         found = int(digest(value))
-        contents[name] = found, value.numel() * value.element_size()
+        contents[name], shapes[name] = (found, value.numel() * value.element_size()), tuple(value.shape)
         if found not in entropies:
             entropies[found] = measure_entropy(name, value)
-    return KnownWeights(floor=add_up(entropies.values()), contents=contents)
+    return KnownWeights(floor=add_up(entropies.values()), contents=contents, shapes=shapes)
 
 
 def compare_weights(known: KnownWeights, witnessed: WeightEvidence | None) -> SeenWeights | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from djinn_checks.checks import run as checks_run
 from djinn_checks.checks.pcie import one_gpu
@@ -35,6 +35,20 @@ class Encodes(StreamingFake):
     encodes = True
 
 
+class DecodesForEachCall(Encodes):
+    """Linear layers multiply with a tensor that is decoded for the call and that no module owns."""
+
+    def open(self) -> Any:
+        module = super().open()
+        for index, block in enumerate(self.blocks):
+            for name, leaf in block.named_modules():
+                if isinstance(leaf, nn.Linear):
+                    code = self.host[index].pop(f"{name}.weight")
+                    leaf._parameters.pop("weight")
+                    leaf.forward = lambda x, code=code: nn.functional.linear(x, code.clone())  # type: ignore[method-assign]
+        return module
+
+
 class LeavesOut(Encodes):
     """Leaves out two blocks of six, and says that the rest is a code."""
 
@@ -60,12 +74,15 @@ def decode(system: type[Encodes]) -> DecodeRun:
     return decode_stretches(system(model, device=CPU, budget_bytes=0), params, CPU, no_progress, known=known)[0]
 
 
-def test_a_system_that_encodes_is_seen_to_use_every_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("system", [Encodes, DecodesForEachCall])
+def test_a_system_that_encodes_is_seen_to_use_every_weight(
+    system: type[Encodes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(one_gpu, "open_model", lambda spec, *, dtype, device, seed: TinyModel(dtype, seed))
     monkeypatch.setattr(one_gpu, "measure_ceiling", lambda device, **_: measure_ceiling(device, nbytes=MIB, samples=2))
     monkeypatch.setattr(checks_run, "read_environment", lambda device, system="": {"device": str(device)})
     values = {"device": "cpu", "dtype": "float32", "duration_s": 1.0, "sweep": False, "budget_fraction": 0.7}
-    outcome = check_pcie(PcieParams.create(**values), system_factory=Encodes)
+    outcome = check_pcie(PcieParams.create(**values), system_factory=system)
     assert outcome.failure is None, outcome.failure
     assert outcome.criterion("weights_decoded").status is Status.PASS
     floor = outcome.measurements["floor"]
