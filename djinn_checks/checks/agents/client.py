@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import httpx
 
+from djinn_checks.checks.agents.patience import LaterError, Patience, is_later, read_pause_s
 from djinn_checks.checks.agents.reply import Reply, SessionRecord
 from djinn_checks.checks.agents.streams import Parts, parse_event, read_events, read_llama, read_openai
 from djinn_checks.errors import InstrumentError, NoRouteError, WrongAdapterError
@@ -65,6 +66,8 @@ class AgentClient:
         self.address = address
         self._kind, self._kinds, self._model, self._decode = kind, kinds or {}, model, decode
         self._form, self._is_settled = _IDS, False
+        self.put_off_s = 0.0
+        """Seconds for which the server put off requests that were no turns."""
         # A connection for each request: a server may close an idle one just as it is used again.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         proxies = not is_loopback(httpx.URL(address).host)  # no proxy's loopback is this machine's
@@ -96,17 +99,15 @@ class AgentClient:
         """Ask for `max_tokens` tokens, the likeliest ones, behind a prompt; with log-probabilities or without."""
         while True:
             body = await self._body(session, prompt, max_tokens, logprobs)
-            parts = Parts(time.monotonic())
             try:
-                async for event in self._stream("/v1/completions", body):
-                    read_openai(parts, event)
+                reply = await self._reply("/v1/completions", body, read_openai)
             except _RefusedError:
                 if self._is_settled or self._form == _PLAIN or self._decode is None:
                     raise
                 self._form += 1
                 continue
             self._is_settled = True
-            return parts.reply()
+            return reply
 
     async def _body(self, session: str, prompt: Sequence[int], max_tokens: int, logprobs: bool) -> dict[str, Any]:
         told = list(prompt) if self._form == _IDS else self._text(prompt)
@@ -164,13 +165,26 @@ class AgentClient:
     def _session_fields(self, session: str) -> dict[str, Any]:
         return {}
 
+    async def _reply(self, path: str, body: dict[str, Any], read: Callable[[Parts, Mapping[str, Any]], None]) -> Reply:
+        """Return the answer to a request, which is sent again if the server says that it answers later."""
+        patience = Patience()
+        while True:
+            parts = Parts(time.monotonic())
+            try:
+                async for event in self._stream(path, body):
+                    read(parts, event)
+            except LaterError as error:
+                await patience.wait(error)
+                continue
+            refused_s = parts.sent_s - patience.first_s if patience.refusals else 0.0
+            return replace(parts.reply(), refusals=patience.refusals, refused_s=refused_s)
+
     async def _stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         try:
             async with self._http.stream("POST", path, json=body) as answer:
-                if answer.status_code != 200:
-                    told = (await answer.aread()).decode(errors="replace")[:500]
-                    kind = _RefusedError if answer.status_code in _REFUSED else InstrumentError
-                    raise kind(f"{self.address}{path}: HTTP {answer.status_code}: {told}")
+                if not answer.is_success:
+                    await answer.aread()
+                    raise self._refusal(path, answer, _RefusedError if answer.status_code in _REFUSED else None)
                 async for data in read_events(answer.aiter_bytes()):
                     try:
                         yield parse_event(data)
@@ -187,7 +201,15 @@ class AgentClient:
             raise InstrumentError(f"{self.address}{path}: expected JSON, got {answer.text[:200]!r}") from error
 
     async def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
-        """Return the answer to a request, which is a 200."""
+        """Return the answer to a request, whichever 2xx it is; it may be empty."""
+        patience = Patience()
+        while True:
+            try:
+                return await self._request_once(method, path, body)
+            except LaterError as error:
+                self.put_off_s += await patience.wait(error)
+
+    async def _request_once(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
         try:
             answer = await self._http.request(method, path, json=body)
         except httpx.ConnectError as error:
@@ -197,10 +219,16 @@ class AgentClient:
             ) from error
         except httpx.HTTPError as error:
             raise InstrumentError(f"{self.address}{path}: {type(error).__name__}: {error}") from error
-        if answer.status_code != 200:
-            kind = NoRouteError if answer.status_code in _NO_ROUTE else InstrumentError
-            raise kind(f"{self.address}{path}: HTTP {answer.status_code}: {answer.text[:500]}")
+        if not answer.is_success:
+            raise self._refusal(path, answer, NoRouteError if answer.status_code in _NO_ROUTE else None)
         return answer
+
+    def _refusal(self, path: str, answer: httpx.Response, kind: type[InstrumentError] | None) -> InstrumentError:
+        """Return what a server said in place of an answer, as an error of a kind; None: there is no such kind."""
+        told = f"{self.address}{path}: HTTP {answer.status_code}: {answer.text[:500]}"
+        if is_later(answer.status_code, answer.text):
+            return LaterError(told, read_pause_s(answer.headers.get("Retry-After")))
+        return (kind or InstrumentError)(told)
 
 
 class IdleClient(AgentClient):
@@ -213,7 +241,7 @@ class IdleClient(AgentClient):
         return {"agent_hint": {"session_id": session}}
 
     async def close(self, session: str) -> None:
-        await self._call("DELETE", f"/v1/sessions/{session}")
+        await self._request("DELETE", f"/v1/sessions/{session}")
 
     async def record(self, session: str) -> SessionRecord | None:
         listed = (await self._call("GET", "/v1/sessions"))["sessions"]
@@ -244,7 +272,7 @@ class SignalClient(IdleClient):
     async def sleep(self, session: str) -> None:
         path = f"/v1/sessions/{session}/phase"
         try:
-            await self._call("POST", path, {"phase": "IO_WAIT"})
+            await self._request("POST", path, {"phase": "IO_WAIT"})
         except NoRouteError as error:
             if await self.record(session) is None:
                 raise  # it is the session that is not there
@@ -273,10 +301,7 @@ class SlotClient(AgentClient):
             "return_tokens": True,
             "stream": True,
         }
-        parts = Parts(time.monotonic())
-        async for event in self._stream("/completion", body):
-            read_llama(parts, event)
-        return parts.reply()
+        return await self._reply("/completion", body, read_llama)
 
     async def sleep(self, session: str) -> None:
         path, name = f"/slots/{await self._slot(session)}", f"{session}.bin"
@@ -284,7 +309,7 @@ class SlotClient(AgentClient):
             saved = await self._call("POST", f"{path}?action=save", {"filename": name})
         except NoRouteError as error:
             raise self._wrong_adapter(f"POST {path}?action=save", error) from error
-        await self._call("POST", f"{path}?action=erase")
+        await self._request("POST", f"{path}?action=erase")
         before = self._records[session]
         self._records[session] = SessionRecord(
             swaps=(before.swaps or 0) + 1,
@@ -309,7 +334,7 @@ class SlotClient(AgentClient):
     async def close(self, session: str) -> None:
         slot = self._slots.pop(session, None)
         if slot is not None:
-            await self._call("POST", f"/slots/{slot}?action=erase")
+            await self._request("POST", f"/slots/{slot}?action=erase")
 
     async def record(self, session: str) -> SessionRecord | None:
         return self._records.get(session)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from statistics import median_low
 
 from djinn_checks.checks.agents.answer_distance import differing_tokens
@@ -22,6 +23,7 @@ from djinn_checks.checks.agents.crowd_distance import (
 from djinn_checks.checks.agents.crowd_tried import tell_tried
 from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.power import rate_excluded, restores_for
+from djinn_checks.checks.agents.reply import tell_refusals
 from djinn_checks.checks.agents.scripts import SESSION_PREFIX, session_of
 from djinn_checks.checks.agents.sleeper import SETTLE_S
 from djinn_checks.outcome import Criterion, Row, Status
@@ -76,13 +78,14 @@ def judge_everyone(evidence: AgentsEvidence, crowd: CrowdRun) -> list[Criterion]
 
 def _answered(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
     wanted = evidence.params.agents * evidence.params.turns * crowd.rounds
+    answered = [*chain(*crowd.replies), *chain(*crowd.twins)]
     row = Row("crowd_answered", "Every agent's every turn was answered; nobody ran out of memory", unit="turns")
     return row.judge(
         sum(map(len, crowd.replies)),
         "==",
         wanted,
         evidence=f"{evidence.params.agents} agents, {evidence.params.turns} turns each{_rounds(crowd)}"
-        f"{tell_tried(evidence, crowd)}",
+        f"{tell_tried(evidence, crowd)}{tell_refusals(answered)}",
         failed="; ".join(crowd.errors[:3]),
     )
 
@@ -166,9 +169,8 @@ def _resident(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
 def _texts(evidence: AgentsEvidence, crowd: CrowdRun, found: Sequence[TurnDistance]) -> Criterion:
     """A server of sessions says the same token by token. One with a pool, or of which nothing is known, may compute in
     batches or other parts, and is held to what that may round."""
-    differ = [
-        number for number, replies in enumerate(crowd.replies) if differing_tokens(replies, crowd.twin_of(number))
-    ]
+    differ = [number for number, replies in enumerate(crowd.replies)
+              if differing_tokens(replies, crowd.twin_of(number)[: len(replies)])]  # fmt: skip
     how, may_be_apart, doubt = "the same turns taken alone, without a pause, token by token", None, ""
     may_round = evidence.pool is not None or not ADAPTERS[evidence.params.adapter].has_sessions
     if may_round and all(turn.nats is not None for turn in found):
@@ -177,9 +179,8 @@ def _texts(evidence: AgentsEvidence, crowd: CrowdRun, found: Sequence[TurnDistan
         )
         wide, may_be_apart = may_be_rounding(found), GROSS if differ else None
         doubt = _why_doubtful(found, wide)
-        unfinished = [number for number, replies in enumerate(crowd.replies) if len(replies) < evidence.params.turns]
-        differ = sorted({*unfinished, *(turn.agent for turn in found if turn.nats is not None and turn.nats > wide)})
-    open_still = "" if differ else doubt or _why_blind(crowd, may_be_apart)
+        differ = sorted({turn.agent for turn in found if turn.nats is not None and turn.nats > wide})
+    open_still = "" if differ else doubt or _why_unfinished(evidence, crowd) or _why_blind(crowd, may_be_apart)
     row = Row("crowd_texts_equal_twins", "Every agent said what its twin says alone", unit="agents")
     return row.judge(
         None if open_still else len(differ),
@@ -187,7 +188,7 @@ def _texts(evidence: AgentsEvidence, crowd: CrowdRun, found: Sequence[TurnDistan
         0,
         evidence=how,
         missing=open_still,
-        failed=f"agents {', '.join(map(str, differ[:8]))}",
+        failed=f"agents {_name(differ)}",
     )
 
 
@@ -199,10 +200,20 @@ def _why_doubtful(found: Sequence[TurnDistance], wide: float) -> str:
         return ""
     most = max(turn.nats or 0.0 for turn in far)
     return (
-        f"agents {', '.join(map(str, sorted({turn.agent for turn in far})[:8]))} are up to {most:.3g} nats from their "
+        f"agents {_name(sorted({turn.agent for turn in far}))} are up to {most:.3g} nats from their "
         f"twins, and turns that were never restored are far from theirs, too: rounding by up to {wide:.3g}, or is the "
         "server wrong in these as well?"
     )
+
+
+def _why_unfinished(evidence: AgentsEvidence, crowd: CrowdRun) -> str:
+    """Return why not all is known that was to be said; empty if it was said."""
+    unfinished = [number for number, replies in enumerate(crowd.replies) if len(replies) < evidence.params.turns]
+    return f"of agents {_name(unfinished)} not every turn was answered, as 'crowd_answered' says" if unfinished else ""
+
+
+def _name(agents: Sequence[int]) -> str:
+    return ", ".join(map(str, agents[:8]))
 
 
 def _why_blind(crowd: CrowdRun, most: float | None) -> str:
@@ -359,7 +370,7 @@ def _load(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
 def _wake(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
     row = Row("wake_p99", "A sleeping agent's first token comes soon after its request", unit="s")
     limit, load = evidence.params.wake_p99_s, crowd.offered_load
-    seconds = [reply.wake_s for reply in crowd.wakes()]
+    seconds = [reply.felt_wake_s for reply in crowd.wakes()]
     told = f"{len(seconds)} wakes, p50 {format_seconds(percentile(seconds, 50))}, by the client's clock"
     if limit is None:
         return row.skip(f"no limit was given; p99 {format_seconds(percentile(seconds, 99))}")

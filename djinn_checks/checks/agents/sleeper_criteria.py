@@ -22,7 +22,7 @@ from djinn_checks.checks.agents.identity_criteria import (
 from djinn_checks.checks.agents.memory import UNREAD
 from djinn_checks.checks.agents.promptness_criteria import judge_promptness
 from djinn_checks.checks.agents.recompute_criteria import judge_recomputation
-from djinn_checks.checks.agents.reply import SessionRecord
+from djinn_checks.checks.agents.reply import SessionRecord, tell_refusals
 from djinn_checks.checks.agents.speed_criteria import judge_decode, judge_moves
 from djinn_checks.outcome import Criterion, Row
 from djinn_checks.units import format_bytes
@@ -66,12 +66,13 @@ def judge_lost(sleeps: int, reason: str) -> Criterion:
 def judge_survival(evidence: AgentsEvidence) -> Criterion:
     """Return the row about every sleep having been answered; it says how many there were, and so what was not tried."""
     sleep_s = min(sleep.woken_s - sleep.told_s for sleep in evidence.sleeper.sleeps)
-    is_lost = evidence.is_alive is False
+    is_lost, run = evidence.is_alive is False, evidence.sleeper
+    refusals = tell_refusals([*run.slept, *run.hot, *run.again, *run.cold, *run.part])
     return _SURVIVES.judge(
         0 if is_lost else len(evidence.sleeper.sleeps),
         "==",
         evidence.params.sleeps,
-        evidence=f"sleeps of {sleep_s:.1f} s and more, an answer after each{_untried(evidence)}",
+        evidence=f"sleeps of {sleep_s:.1f} s and more, an answer after each{_untried(evidence)}{refusals}",
         failed="the server's process has ended" if is_lost else "",
     )
 
