@@ -34,6 +34,8 @@ class Reply:
     """Of the tokens, as the server gave them; empty if it gives none, None where it gave null."""
     runners_up: tuple[float | None, ...] = ()
     """The log-probabilities of the likeliest tokens at each place, one after the other."""
+    tokens: tuple[str, ...] = ()
+    """The tokens as they are written beside their log-probabilities; empty if they are not."""
     sent_s: float = 0.0
     """CLOCK_MONOTONIC when the request was sent that was answered."""
     refusals: int = 0

@@ -54,6 +54,7 @@ class Parts:
     ids: list[int] = field(default_factory=list)
     logprobs: list[float | None] = field(default_factory=list)
     runners_up: list[float | None] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
 
     def reply(self) -> Reply:
@@ -69,6 +70,7 @@ class Parts:
             text=join_halves(self.text),
             logprobs=tuple(self.logprobs),
             runners_up=tuple(self.runners_up),
+            tokens=tuple(self.tokens),
             sent_s=self.sent_s,
             token_at_s=tuple(self.times),
             **self.fields,
@@ -108,6 +110,7 @@ def read_openai(parts: Parts, event: Mapping[str, Any]) -> None:
         parts.ids += ids
         parts.logprobs += logprobs
         parts.runners_up += runners_up
+        parts.tokens += _written_tokens(choice.get("logprobs") or {})
     usage, timings = event.get("usage"), event.get("timings")
     if usage:
         details = usage.get("prompt_tokens_details") or {}
@@ -126,6 +129,12 @@ def _named_ids(found: Mapping[str, Any]) -> list[int]:
     """Return the ids that llama-server names beside its log-probabilities; nothing unless each place has one."""
     ids = [place.get("id") for place in found.get("content") or []]
     return [int(token) for token in ids] if all(isinstance(token, int) for token in ids) else []
+
+
+def _written_tokens(found: Mapping[str, Any]) -> list[str]:
+    """Return the tokens as they are written beside their log-probabilities, of either form."""
+    places = [place.get("token") for place in found.get("content") or []] or found.get("tokens") or []
+    return [token for token in places if isinstance(token, str)]
 
 
 def _logprobs(found: Mapping[str, Any]) -> tuple[list[float | None], list[float | None]]:

@@ -20,8 +20,8 @@ from djinn_checks.checks.agents.patience import is_later, read_pause_s
 from djinn_checks.checks.agents.sleeper_criteria import judge_survival
 from djinn_checks.errors import InstrumentError
 from tests.checks.agents.fake_vllm import Quiet, listening
+from tests.checks.agents.made_crowd import crowd
 from tests.checks.agents.made_evidence import make_evidence, make_one_sleep
-from tests.checks.agents.test_crowd_distance import crowd
 
 PAUSE_S = 0.2
 

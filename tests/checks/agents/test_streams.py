@@ -63,6 +63,7 @@ def test_log_probabilities_are_read_in_either_form() -> None:
     chat = {"content": [{"token": "a", "logprob": -1.0, "top_logprobs": top}]}
     as_completion, as_chat = (reply_to({"choices": [{"text": "a", "logprobs": told}]}) for told in (completion, chat))
     assert as_completion.fingerprint == as_chat.fingerprint == (-1.0, -1.0, -2.0)
+    assert as_completion.tokens == as_chat.tokens == ("a",)
 
 
 def test_ids_that_stand_beside_log_probabilities_are_read_if_every_place_has_one() -> None:
