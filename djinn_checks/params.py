@@ -8,6 +8,7 @@ strict: papermill hands over YAML, and YAML 1.1 reads ``1e-3`` as text and ``12:
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -246,8 +247,8 @@ class AgentsParams(ModelParams):
 
     check: ClassVar[str] = "agents"
 
-    server_address: str = ""
-    """Address of a running server of that model, http://...; empty: djinn-checks' own is started and ended."""
+    server_address: Annotated[str, AfterValidator(lambda given: re.sub(r"/*(/v1/*)?$", "", given))] = ""
+    """Address of a running server of that model, http://..., with /v1 or not; empty: djinn-checks' own is started."""
     adapter: Literal["signal", "idle", "slot", "vllm", "sglang", "none"] = "signal"
     """signal: sessions told to sleep; idle: not told; slot: llama-server; vllm, sglang: a pool; none: no sessions."""
     server_model: str = ""

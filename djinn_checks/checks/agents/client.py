@@ -5,6 +5,7 @@ Times are this side's own. Servers that keep all KV in one pool have a client of
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -29,7 +30,8 @@ _REFUSED = (400, 422)
 """How servers answer to a body that they do not take."""
 _IDS, _TEXT, _PLAIN = range(3)
 """Forms of a request, tried in this order: token ids; a text in their place, for a server that takes none; a text with
-OpenAI's fields and no others, for one that refuses what it does not know."""
+OpenAI's fields and no others, for one that refuses what it does not know. A field that a refusal names is left out
+first."""
 _OF_OPENAI = ("model", "prompt", "max_tokens", "temperature", "stream")
 
 
@@ -45,6 +47,8 @@ class AgentClient:
     """Whether the server keeps all KV in one pool that it takes when it starts."""
     own_route: ClassVar[str] = ""
     """What can be read of every server of this kind, and of no other."""
+    needed: ClassVar[tuple[str, ...]] = _OF_OPENAI
+    """Fields of a request that are never left out."""
 
     def __init__(
         self,
@@ -65,7 +69,7 @@ class AgentClient:
         """
         self.address = address
         self._kind, self._kinds, self._model, self._decode = kind, kinds or {}, model, decode
-        self._form, self._is_settled = _IDS, False
+        self._form, self._left_out, self._is_settled = _IDS, frozenset[str](), False
         self.put_off_s = 0.0
         """Seconds for which the server put off requests that were no turns."""
         # A connection for each request: a server may close an idle one just as it is used again.
@@ -97,20 +101,46 @@ class AgentClient:
 
     async def turn(self, session: str, prompt: Sequence[int], max_tokens: int, *, logprobs: bool = True) -> Reply:
         """Ask for `max_tokens` tokens, the likeliest ones, behind a prompt; with log-probabilities or without."""
+        refused: _RefusedError | None = None
         while True:
             body = await self._body(session, prompt, max_tokens, logprobs)
             try:
                 reply = await self._reply("/v1/completions", body, read_openai)
-            except _RefusedError:
-                if self._is_settled or self._form == _PLAIN or self._decode is None:
+            except _RefusedError as error:
+                if self._is_settled:
                     raise
-                self._form += 1
+                if self._leave_out(body, error):
+                    continue
+                refused = refused or error
+                self._take_next_form(prompt, refused, error)
                 continue
             self._is_settled = True
             return reply
 
+    def _leave_out(self, body: Mapping[str, Any], error: _RefusedError) -> bool:
+        """Leave out the fields that a refusal names; return whether there are any."""
+        named = [name for name in body if name not in self.needed and re.search(rf"\b{name}\b", str(error))]
+        self._left_out |= frozenset(named)
+        return bool(named)
+
+    def _take_next_form(self, prompt: Sequence[int], first: _RefusedError, last: _RefusedError) -> None:
+        """Ask in the next form, after the first refusal and the last.
+
+        Raises:
+            InstrumentError: there is none, and the request was refused.
+        """
+        if self._form == _PLAIN or self._decode is None:
+            told = "" if str(last) == str(first) else f"; asked with a text in place of token ids: {last}"
+            raise InstrumentError(f"{first}{told}") from first
+        if self._decode(prompt) is None:
+            raise InstrumentError(
+                f"{first}; if it takes no token ids: the model has no tokenizer to make a text of them; check a model "
+                "with one"
+            ) from first
+        self._form, self._left_out = self._form + 1, frozenset()
+
     async def _body(self, session: str, prompt: Sequence[int], max_tokens: int, logprobs: bool) -> dict[str, Any]:
-        told = list(prompt) if self._form == _IDS else self._text(prompt)
+        told = self._decode(prompt) if self._decode and self._form != _IDS else list(prompt)
         body = {
             "model": await self._name_model(),
             "prompt": told,
@@ -121,16 +151,9 @@ class AgentClient:
             "stream_options": {"include_usage": True},
             **self._session_fields(session),
         }
-        return {name: body[name] for name in _OF_OPENAI} if self._form == _PLAIN else body
-
-    def _text(self, prompt: Sequence[int]) -> str:
-        text = self._decode(prompt) if self._decode else None
-        if text is None:
-            raise InstrumentError(
-                f"{self.address}: the server takes no token ids, and the model has no tokenizer to make a text of "
-                "them; check a model with one"
-            )
-        return text
+        if self._form == _PLAIN:
+            return {name: body[name] for name in self.needed}
+        return {name: value for name, value in body.items() if name not in self._left_out}
 
     async def _name_model(self) -> str:
         if not self._model:
@@ -185,11 +208,18 @@ class AgentClient:
                 if not answer.is_success:
                     await answer.aread()
                     raise self._refusal(path, answer, _RefusedError if answer.status_code in _REFUSED else None)
+                kind, is_told = answer.headers.get("Content-Type", "no type"), False
                 async for data in read_events(answer.aiter_bytes()):
+                    is_told = True
                     try:
                         yield parse_event(data)
                     except InstrumentError as error:
                         raise InstrumentError(f"{self.address}{path}: {error}") from error
+                if not is_told and "event-stream" not in kind:
+                    raise InstrumentError(
+                        f"{self.address}{path}: expected an event stream, got {kind}; the time to the first token "
+                        "cannot be measured from it: have it stream"
+                    )
         except httpx.HTTPError as error:
             raise InstrumentError(f"{self.address}{path}: {type(error).__name__}: {error}") from error
 
@@ -211,7 +241,7 @@ class AgentClient:
 
     async def _request_once(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
         try:
-            answer = await self._http.request(method, path, json=body)
+            answer = await self._http.request(method, path, json=body, follow_redirects=method == "GET")
         except httpx.ConnectError as error:
             raise InstrumentError(
                 f"{self.address}: no server answers there ({error}); start it, or see in its log why it ended, and "
@@ -236,6 +266,7 @@ class IdleClient(AgentClient):
 
     has_sessions = True
     own_route = "/v1/sessions"
+    needed = (*_OF_OPENAI, "agent_hint")
 
     def _session_fields(self, session: str) -> dict[str, Any]:
         return {"agent_hint": {"session_id": session}}

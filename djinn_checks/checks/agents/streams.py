@@ -2,6 +2,7 @@
 
 a line ends with a line feed and nothing else: a JSON string may hold U+2028 or U+0085 as they are
 "data:" may have a space behind it or none
+an event may have its data on several lines, up to a blank one, and some servers leave the blank one out
 log-probabilities come in the form of completions (lists side by side) or of chats (a list of places)
 one may be null, or -Infinity
 a character outside the basic plane may come in two halves, in two events
@@ -27,21 +28,38 @@ async def read_events(chunks: AsyncIterable[bytes]) -> AsyncIterator[str]:
     Args:
         chunks: a body's bytes, cut anywhere.
     """
-    rest = b""
+    rest, taken = b"", list[str]()
     async for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
-            if (data := _data_of(line)) is not None:
+            if (data := _take(taken, line)) is not None:
                 yield data
-    if (data := _data_of(rest)) is not None:
-        yield data
+    for line in (rest, b""):
+        if (data := _take(taken, line)) is not None:
+            yield data
 
 
-def _data_of(line: bytes) -> str | None:
-    if not line.startswith(b"data:"):
+def _take(taken: list[str], line: bytes) -> str | None:
+    """Take in a line of an event; return the event's data, if that is whole, and forget it.
+
+    It is at a blank line, or as soon as it is JSON: who leaves the blank line out is not waited for.
+    """
+    line = line.rstrip(b"\r")
+    if line.startswith(b"data:"):
+        taken.append(line[5:].strip(b" \r").decode(errors="replace"))
+    data = "\n".join(taken)
+    if line and not _is_json(data):
         return None
-    data = line[5:].strip(b" \r").decode(errors="replace")
+    taken.clear()
     return data if data and data != _DONE else None
+
+
+def _is_json(data: str) -> bool:
+    try:
+        json.loads(data)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass
