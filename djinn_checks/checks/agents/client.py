@@ -15,6 +15,7 @@ import httpx
 
 from djinn_checks.checks.agents.patience import LaterError, Patience, is_later, read_pause_s
 from djinn_checks.checks.agents.reply import Reply, SessionRecord
+from djinn_checks.checks.agents.session_list import UNSAID, read_list, read_record
 from djinn_checks.checks.agents.streams import Parts, parse_event, read_events, read_llama, read_openai
 from djinn_checks.errors import InstrumentError, NoRouteError, WrongAdapterError
 from djinn_checks.server.listening import is_loopback
@@ -268,6 +269,10 @@ class IdleClient(AgentClient):
     own_route = "/v1/sessions"
     needed = (*_OF_OPENAI, "agent_hint")
 
+    async def find_routes(self) -> None:
+        await super().find_routes()
+        await self._list()
+
     def _session_fields(self, session: str) -> dict[str, Any]:
         return {"agent_hint": {"session_id": session}}
 
@@ -275,26 +280,18 @@ class IdleClient(AgentClient):
         await self._request("DELETE", f"/v1/sessions/{session}")
 
     async def record(self, session: str) -> SessionRecord | None:
-        listed = (await self._call("GET", "/v1/sessions"))["sessions"]
-        found = next((entry for entry in listed if entry["id"] == session), None)
-        if found is None:
-            return None
-        return SessionRecord(
-            state=found.get("state"),
-            swaps=found.get("swaps"),
-            restores=found.get("restores"),
-            swapped_bytes=found.get("swapped_bytes"),
-            restored_bytes=found.get("restored_bytes"),
-            swap_s=found.get("swap_s"),
-            restore_s=found.get("restore_s"),
-            allocate_s=found.get("allocate_s"),
-            digest_s=found.get("digest_s"),
-            digest_out=found.get("digest_out"),
-            digest_in=found.get("digest_in"),
-        )
+        found = (await self._list()).get(session)
+        return None if found is None else read_record(found)
 
     async def states(self) -> dict[str, str] | None:
-        return {entry["id"]: entry["state"] for entry in (await self._call("GET", "/v1/sessions"))["sessions"]}
+        return {name: entry.get("state") or UNSAID for name, entry in (await self._list()).items()}
+
+    async def _list(self) -> dict[str, Mapping[str, Any]]:
+        said = await self._call("GET", self.own_route)
+        try:
+            return read_list(said)
+        except InstrumentError as error:
+            raise InstrumentError(f"{self.address}{self.own_route}: {error}") from error
 
 
 class SignalClient(IdleClient):

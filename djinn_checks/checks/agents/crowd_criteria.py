@@ -14,6 +14,7 @@ from djinn_checks.checks.agents.power import rate_excluded, restores_for
 from djinn_checks.checks.agents.reply import tell_refusals
 from djinn_checks.checks.agents.sameness_criteria import judge_said
 from djinn_checks.checks.agents.scripts import SESSION_PREFIX, session_of
+from djinn_checks.checks.agents.session_list import why_unknown
 from djinn_checks.checks.agents.sleeper import SETTLE_S
 from djinn_checks.outcome import Criterion, Row, Status
 from djinn_checks.units import GB, MB, format_bytes, format_seconds
@@ -104,19 +105,27 @@ def tokens_of(crowd: CrowdRun, number: int) -> int:
 def _held(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
     held = max((_count_agents(sample.states) for sample in crowd.samples), default=None)
     resident = max((_count_agents(sample.states, _RESIDENT) for sample in crowd.samples), default=0)
+    where = "" if _why_unknown(crowd) else f"; at most {resident} of them on the device at once"
     moves = "" if crowd.swaps is None else f"; {crowd.swaps} swaps and {crowd.restores} restores were counted"
     row = Row("crowd_held_at_once", "All agents' sessions were open at the same time", unit="sessions")
     return row.judge(
         held,
         "==",
         evidence.params.agents,
-        evidence=f"the server's list of sessions; at most {resident} of them on the device at once{moves}",
+        evidence=f"the server's list of sessions{where}{moves}",
         missing=f"a server of kind {evidence.params.adapter!r} does not list its sessions",
     )
 
 
 def _count_agents(states: dict[str, str], among: Sequence[str] | None = None) -> int:
     return sum(name.startswith(SESSION_PREFIX) and (among is None or state in among) for name, state in states.items())
+
+
+def _why_unknown(crowd: CrowdRun) -> str:
+    """Return why it is not known where the agents' sessions were when the server listed them; empty if it is."""
+    return why_unknown(
+        state for look in crowd.samples for name, state in look.states.items() if name.startswith(SESSION_PREFIX)
+    )
 
 
 def _swapped(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
@@ -138,17 +147,18 @@ def _resident(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
     """Every open session's KV is at least its first prompt's; a session that is moving may be in both places."""
     smallest = evidence.kv_bytes(evidence.params.agent_prompt_tokens)
     most = max((_count_agents(look.states, _ON_DEVICE) for look in crowd.samples if look.states), default=None)
+    doubt = _why_unknown(crowd)
     row = Row(
         "crowd_resident_in_budget",
         "The sessions on the device never took more than the KV budget",
         unit="times the budget",
     )
     return row.judge(
-        None if most is None else most * smallest / (evidence.params.kv_device_gb * GB),
+        None if most is None or doubt else most * smallest / (evidence.params.kv_device_gb * GB),
         "<=",
         1.0,
         evidence=f"the server's list of sessions, {len(crowd.samples)} looks; at least {format_bytes(smallest)} each",
-        missing=f"a server of kind {evidence.params.adapter!r} does not list its sessions",
+        missing=doubt or f"a server of kind {evidence.params.adapter!r} does not list its sessions",
         failed="is its budget larger than the check was told?",
     )
 
@@ -197,13 +207,20 @@ def _never_while_decoding(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterio
             if any(reply.token_at_s[0] < sample.asked_s and sample.answered_s < reply.end_s for reply in replies):
                 looked += 1
                 wrong += sample.states.get(session_of(number), "SWAPPED") in _OFF_DEVICE
+    doubt = _why_unknown(crowd)
     row = Row("decoding_stays", "No session left the device while it was decoding", unit="samples")
     return row.judge(
-        wrong if looked else None,
+        wrong if looked and not doubt else None,
         "==",
         0,
         evidence=f"{looked} looks at the server's list between an answer's first token and its last",
-        missing="the server does not list its sessions, or no look at the list fell into a decode",
+        missing=doubt
+        or (
+            "no look at the list fell into a decode; have the server answer GET /v1/sessions while it decodes and not "
+            "only between turns, or ask for longer answers (agent_new_tokens)"
+            if crowd.samples
+            else "the server does not list its sessions"
+        ),
     )
 
 

@@ -37,6 +37,11 @@ _ON_LINK = {
     "in": Row("kv_in_on_link", "The KV's bytes went over the link, back to the device", unit="times the session's KV"),
 }
 _NO_DIGEST = "the server takes no digest of what it moves: a change that does not change the text would not be seen"
+_STILL_TAKEN = "its memory is still taken: the KV is still there, or its place is kept and never given back"
+_OWN_HEAP = (
+    "; on a CPU the process's resident memory stands in for the device's, so memory for KV that sleeps counts as the "
+    "device's unless it was taken at the start, or lies outside of the process"
+)
 _LEFT_AGAIN = "the session had left again before the server was asked about its restore: is the machine busy?"
 
 
@@ -119,7 +124,7 @@ def _left_device(evidence: AgentsEvidence) -> Criterion:
         share,
         evidence=f"{_memory_evidence(evidence)}, held against what was there before it came and after it was closed",
         missing=evidence.memory_reason or next(iter(doubts), UNREAD),
-        failed="its memory is still taken: the KV is still there, or its place is kept and never given back",
+        failed=_STILL_TAKEN + (_OWN_HEAP if evidence.device.type == "cpu" else ""),
     )
 
 
