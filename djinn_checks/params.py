@@ -8,7 +8,6 @@ strict: papermill hands over YAML, and YAML 1.1 reads ``1e-3`` as text and ``12:
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -247,7 +246,7 @@ class AgentsParams(ModelParams):
 
     check: ClassVar[str] = "agents"
 
-    server_address: Annotated[str, AfterValidator(lambda given: re.sub(r"/*(/v1/*)?$", "", given))] = ""
+    server_address: Annotated[str, AfterValidator(lambda url: url.rstrip("/").removesuffix("/v1").rstrip("/"))] = ""
     """Address of a running server of that model, http://..., with /v1 or not; empty: djinn-checks' own is started."""
     adapter: Literal["signal", "idle", "slot", "vllm", "sglang", "none"] = "signal"
     """signal: sessions told to sleep; idle: not told; slot: llama-server; vllm, sglang: a pool; none: no sessions."""

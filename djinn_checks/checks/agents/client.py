@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import httpx
 
-from djinn_checks.checks.agents.patience import LaterError, Patience, is_later, read_pause_s
+from djinn_checks.checks.agents.patience import OTHER_TRIES, TURN_TRIES, LaterError, Patience, is_later, read_pause_s
 from djinn_checks.checks.agents.reply import Reply, SessionRecord
 from djinn_checks.checks.agents.session_list import UNSAID, read_list, read_record
 from djinn_checks.checks.agents.streams import Parts, parse_event, read_events, read_llama, read_openai
@@ -87,9 +87,12 @@ class AgentClient:
         """
         if self.own_route:
             try:
-                await self._call("GET", self.own_route)
+                await self._read_own_route()
             except NoRouteError as error:
                 raise self._wrong_adapter(f"GET {self.own_route}", error) from error
+
+    async def _read_own_route(self) -> Any:
+        return await self._call("GET", self.own_route)
 
     def _wrong_adapter(self, asked: str, came: object, others: Sequence[str] = ()) -> WrongAdapterError:
         """Say what the server lacks, and which kinds do without it; by default those without this kind's own route."""
@@ -191,7 +194,7 @@ class AgentClient:
 
     async def _reply(self, path: str, body: dict[str, Any], read: Callable[[Parts, Mapping[str, Any]], None]) -> Reply:
         """Return the answer to a request, which is sent again if the server says that it answers later."""
-        patience = Patience()
+        patience = Patience(tries=TURN_TRIES)
         while True:
             parts = Parts(time.monotonic())
             try:
@@ -232,8 +235,8 @@ class AgentClient:
             raise InstrumentError(f"{self.address}{path}: expected JSON, got {answer.text[:200]!r}") from error
 
     async def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
-        """Return the answer to a request, whichever 2xx it is; it may be empty."""
-        patience = Patience()
+        """Return the answer to a request that is no turn, whichever 2xx it is; it may be empty."""
+        patience = Patience(tries=OTHER_TRIES)
         while True:
             try:
                 return await self._request_once(method, path, body)
@@ -269,10 +272,6 @@ class IdleClient(AgentClient):
     own_route = "/v1/sessions"
     needed = (*_OF_OPENAI, "agent_hint")
 
-    async def find_routes(self) -> None:
-        await super().find_routes()
-        await self._list()
-
     def _session_fields(self, session: str) -> dict[str, Any]:
         return {"agent_hint": {"session_id": session}}
 
@@ -280,14 +279,14 @@ class IdleClient(AgentClient):
         await self._request("DELETE", f"/v1/sessions/{session}")
 
     async def record(self, session: str) -> SessionRecord | None:
-        found = (await self._list()).get(session)
+        found = (await self._read_own_route()).get(session)
         return None if found is None else read_record(found)
 
     async def states(self) -> dict[str, str] | None:
-        return {name: entry.get("state") or UNSAID for name, entry in (await self._list()).items()}
+        return {name: entry.get("state") or UNSAID for name, entry in (await self._read_own_route()).items()}
 
-    async def _list(self) -> dict[str, Mapping[str, Any]]:
-        said = await self._call("GET", self.own_route)
+    async def _read_own_route(self) -> dict[str, Mapping[str, Any]]:
+        said = await super()._read_own_route()
         try:
             return read_list(said)
         except InstrumentError as error:

@@ -13,8 +13,10 @@ import time
 from djinn_checks.errors import InstrumentError
 
 _LATER = (429, 503)
-_TRIES = 60
-"""Of one request."""
+TURN_TRIES = 60
+"""Of a turn, which may have to wait for those of other agents."""
+OTHER_TRIES = 6
+"""Of any other request."""
 _MOST_S = 300.0
 """From its first try to its last: as long as an answer is waited for."""
 _PAUSE_S = 0.5
@@ -46,8 +48,8 @@ def read_pause_s(retry_after: str | None) -> float:
 class Patience:
     """What is left of it for one request."""
 
-    def __init__(self) -> None:
-        self.refusals = 0
+    def __init__(self, *, tries: int) -> None:
+        self.tries, self.refusals = tries, 0
         self.first_s = time.monotonic()
 
     async def wait(self, error: LaterError) -> float:
@@ -58,7 +60,7 @@ class Patience:
         """
         self.refusals += 1
         spent_s = time.monotonic() - self.first_s
-        if self.refusals >= _TRIES or spent_s + error.pause_s > _MOST_S:
+        if self.refusals >= self.tries or spent_s + error.pause_s > _MOST_S:
             raise InstrumentError(
                 f"{error}; refused {self.refusals} times within {spent_s:.1f} s, and then not asked again"
             ) from error

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from djinn_checks import AgentsParams, Status
-from djinn_checks.checks.agents import patience
+from djinn_checks.checks.agents import client, patience
 from djinn_checks.checks.agents.client import AgentClient
 from djinn_checks.checks.agents.connect import connect
 from djinn_checks.checks.agents.crowd_criteria import judge_everyone
@@ -50,11 +50,11 @@ def serve_later(times: int, *, status: int = 429, text: str = "busy") -> Iterato
 
 def take(address: str, *, adapter: str = "none") -> Any:
     async def ask() -> Any:
-        async with contextlib.aclosing(connect(adapter, address, model="m")) as client:
+        async with contextlib.aclosing(connect(adapter, address, model="m")) as asking:
             if adapter == "none":
-                return await client.turn("a", [1], 1)
-            await client.sleep("a")
-            return client.put_off_s
+                return await asking.turn("a", [1], 1)
+            await asking.sleep("a")
+            return asking.put_off_s
 
     return asyncio.run(ask())
 
@@ -76,10 +76,11 @@ def test_a_sleep_that_is_put_off_is_told_later() -> None:
     assert len(asked) == 2
 
 
-def test_who_never_answers_is_asked_so_often_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "_TRIES", 3)
+@pytest.mark.parametrize("adapter", ["none", "signal"])
+def test_who_never_answers_is_asked_so_often_and_no_more(adapter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "TURN_TRIES" if adapter == "none" else "OTHER_TRIES", 3)
     with serve_later(99) as (address, asked), pytest.raises(InstrumentError, match="HTTP 429: busy; refused 3 times"):
-        take(address)
+        take(address, adapter=adapter)
     assert len(asked) == 3
 
 
@@ -161,11 +162,11 @@ def test_a_request_that_any_2xx_answers_is_answered() -> None:
         def do_DELETE(self) -> None:
             self.answer(200, "")
 
-    async def ask(client: AgentClient) -> None:
-        async with contextlib.aclosing(client):
-            await client.sleep("a")
-            await client.sleep("b")
-            await client.close("a")
+    async def ask(asking: AgentClient) -> None:
+        async with contextlib.aclosing(asking):
+            await asking.sleep("a")
+            await asking.sleep("b")
+            await asking.close("a")
 
     with listening(Handler) as address:
         asyncio.run(ask(connect("signal", address)))
