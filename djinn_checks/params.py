@@ -246,8 +246,8 @@ class AgentsParams(ModelParams):
 
     check: ClassVar[str] = "agents"
 
-    server_address: str = ""
-    """Address of a running server of that model, http://...; empty: djinn-checks' own is started and ended."""
+    server_address: Annotated[str, AfterValidator(lambda url: url.rstrip("/").removesuffix("/v1").rstrip("/"))] = ""
+    """Address of a running server of that model, http://..., with /v1 or not; empty: djinn-checks' own is started."""
     adapter: Literal["signal", "idle", "slot", "vllm", "sglang", "none"] = "signal"
     """signal: sessions told to sleep; idle: not told; slot: llama-server; vllm, sglang: a pool; none: no sessions."""
     server_model: str = ""

@@ -96,7 +96,10 @@ class PaceFacts(TypedDict):
 
 
 class WakeRow(TypedDict):
-    """A turn of the crowd that followed a pause; its parts are None if the server does not say."""
+    """A turn of the crowd that followed a pause; its parts are None if the server does not say.
+
+    It begins with the first request: what a server that puts it off has an agent wait for is part of the queue.
+    """
 
     sent_s: float
     wake_s: float

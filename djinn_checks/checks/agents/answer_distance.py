@@ -48,12 +48,17 @@ def distance(replies: Sequence[Reply], others: Sequence[Reply]) -> float | None:
 def turn_distance(reply: Reply, twin: Reply) -> float | None:
     """Return the largest difference of a log-probability up to the first token that differs, and there at least the
     twin's margin between its token and the next likely. None without log-probabilities or tokens to hold them by.
+
+    Tokens are held by their ids, or as they are written where a side has none.
     """
     if reply.ids == twin.ids and reply.text == twin.text:
         return distance([reply], [twin])
-    if not (reply.ids and twin.ids and reply.logprobs and twin.logprobs):
+    said, by_twin = _tokens(reply, twin)
+    if not (said and by_twin and reply.logprobs and twin.logprobs):
         return None
-    place = next((at for at, (a, b) in enumerate(zip(reply.ids, twin.ids, strict=False)) if a != b), None)
+    place = next((at for at, (a, b) in enumerate(zip(said, by_twin, strict=False)) if a != b), None)
+    if place is None and len(said) == len(by_twin) and not reply.ids:
+        return None  # other tokens are written the same
     if place is None:  # one of them ends where the other goes on, or the same tokens gave other texts
         return math.inf
     pairs = list(zip(reply.logprobs[: place + 1], twin.logprobs[: place + 1], strict=False))
@@ -61,8 +66,16 @@ def turn_distance(reply: Reply, twin: Reply) -> float | None:
     return max([*known, _margin(twin, place)]) if known else None
 
 
+def _tokens(reply: Reply, twin: Reply) -> tuple[Sequence[int | str], Sequence[int | str]]:
+    """Return what tells the tokens of two answers apart; nothing if it is not one for each log-probability."""
+    if reply.ids and twin.ids:
+        return reply.ids, twin.ids
+    are_whole = all(len(one.tokens) == len(one.logprobs) for one in (reply, twin))
+    return (reply.tokens, twin.tokens) if are_whole else ((), ())
+
+
 def _margin(twin: Reply, place: int) -> float:
-    each = len(twin.runners_up) // len(twin.ids)
+    each = len(twin.runners_up) // len(twin.ids or twin.logprobs)
     told = [value for value in twin.runners_up[place * each : (place + 1) * each] if value is not None]
     best = sorted(told, reverse=True)
     return next((a - b for a, b in pairwise(best)), 0.0)

@@ -5,6 +5,7 @@ Times are this side's own. Servers that keep all KV in one pool have a client of
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,9 @@ from typing import Any, ClassVar
 
 import httpx
 
+from djinn_checks.checks.agents.patience import OTHER_TRIES, TURN_TRIES, LaterError, Patience, is_later, read_pause_s
 from djinn_checks.checks.agents.reply import Reply, SessionRecord
+from djinn_checks.checks.agents.session_list import UNSAID, read_list, read_record
 from djinn_checks.checks.agents.streams import Parts, parse_event, read_events, read_llama, read_openai
 from djinn_checks.errors import InstrumentError, NoRouteError, WrongAdapterError
 from djinn_checks.server.listening import is_loopback
@@ -28,7 +31,8 @@ _REFUSED = (400, 422)
 """How servers answer to a body that they do not take."""
 _IDS, _TEXT, _PLAIN = range(3)
 """Forms of a request, tried in this order: token ids; a text in their place, for a server that takes none; a text with
-OpenAI's fields and no others, for one that refuses what it does not know."""
+OpenAI's fields and no others, for one that refuses what it does not know. A field that a refusal names is left out
+first."""
 _OF_OPENAI = ("model", "prompt", "max_tokens", "temperature", "stream")
 
 
@@ -44,6 +48,8 @@ class AgentClient:
     """Whether the server keeps all KV in one pool that it takes when it starts."""
     own_route: ClassVar[str] = ""
     """What can be read of every server of this kind, and of no other."""
+    needed: ClassVar[tuple[str, ...]] = _OF_OPENAI
+    """Fields of a request that are never left out."""
 
     def __init__(
         self,
@@ -64,7 +70,9 @@ class AgentClient:
         """
         self.address = address
         self._kind, self._kinds, self._model, self._decode = kind, kinds or {}, model, decode
-        self._form, self._is_settled = _IDS, False
+        self._form, self._left_out, self._is_settled = _IDS, frozenset[str](), False
+        self.put_off_s = 0.0
+        """Seconds for which the server put off requests that were no turns."""
         # A connection for each request: a server may close an idle one just as it is used again.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         proxies = not is_loopback(httpx.URL(address).host)  # no proxy's loopback is this machine's
@@ -79,9 +87,12 @@ class AgentClient:
         """
         if self.own_route:
             try:
-                await self._call("GET", self.own_route)
+                await self._read_own_route()
             except NoRouteError as error:
                 raise self._wrong_adapter(f"GET {self.own_route}", error) from error
+
+    async def _read_own_route(self) -> Any:
+        return await self._call("GET", self.own_route)
 
     def _wrong_adapter(self, asked: str, came: object, others: Sequence[str] = ()) -> WrongAdapterError:
         """Say what the server lacks, and which kinds do without it; by default those without this kind's own route."""
@@ -94,22 +105,46 @@ class AgentClient:
 
     async def turn(self, session: str, prompt: Sequence[int], max_tokens: int, *, logprobs: bool = True) -> Reply:
         """Ask for `max_tokens` tokens, the likeliest ones, behind a prompt; with log-probabilities or without."""
+        refused: _RefusedError | None = None
         while True:
             body = await self._body(session, prompt, max_tokens, logprobs)
-            parts = Parts(time.monotonic())
             try:
-                async for event in self._stream("/v1/completions", body):
-                    read_openai(parts, event)
-            except _RefusedError:
-                if self._is_settled or self._form == _PLAIN or self._decode is None:
+                reply = await self._reply("/v1/completions", body, read_openai)
+            except _RefusedError as error:
+                if self._is_settled:
                     raise
-                self._form += 1
+                if self._leave_out(body, error):
+                    continue
+                refused = refused or error
+                self._take_next_form(prompt, refused, error)
                 continue
             self._is_settled = True
-            return parts.reply()
+            return reply
+
+    def _leave_out(self, body: Mapping[str, Any], error: _RefusedError) -> bool:
+        """Leave out the fields that a refusal names; return whether there are any."""
+        named = [name for name in body if name not in self.needed and re.search(rf"\b{name}\b", str(error))]
+        self._left_out |= frozenset(named)
+        return bool(named)
+
+    def _take_next_form(self, prompt: Sequence[int], first: _RefusedError, last: _RefusedError) -> None:
+        """Ask in the next form, after the first refusal and the last.
+
+        Raises:
+            InstrumentError: there is none, and the request was refused.
+        """
+        if self._form == _PLAIN or self._decode is None:
+            told = "" if str(last) == str(first) else f"; asked with a text in place of token ids: {last}"
+            raise InstrumentError(f"{first}{told}") from first
+        if self._decode(prompt) is None:
+            raise InstrumentError(
+                f"{first}; if it takes no token ids: the model has no tokenizer to make a text of them; check a model "
+                "with one"
+            ) from first
+        self._form, self._left_out = self._form + 1, frozenset()
 
     async def _body(self, session: str, prompt: Sequence[int], max_tokens: int, logprobs: bool) -> dict[str, Any]:
-        told = list(prompt) if self._form == _IDS else self._text(prompt)
+        told = self._decode(prompt) if self._decode and self._form != _IDS else list(prompt)
         body = {
             "model": await self._name_model(),
             "prompt": told,
@@ -120,16 +155,9 @@ class AgentClient:
             "stream_options": {"include_usage": True},
             **self._session_fields(session),
         }
-        return {name: body[name] for name in _OF_OPENAI} if self._form == _PLAIN else body
-
-    def _text(self, prompt: Sequence[int]) -> str:
-        text = self._decode(prompt) if self._decode else None
-        if text is None:
-            raise InstrumentError(
-                f"{self.address}: the server takes no token ids, and the model has no tokenizer to make a text of "
-                "them; check a model with one"
-            )
-        return text
+        if self._form == _PLAIN:
+            return {name: body[name] for name in self.needed}
+        return {name: value for name, value in body.items() if name not in self._left_out}
 
     async def _name_model(self) -> str:
         if not self._model:
@@ -164,18 +192,38 @@ class AgentClient:
     def _session_fields(self, session: str) -> dict[str, Any]:
         return {}
 
+    async def _reply(self, path: str, body: dict[str, Any], read: Callable[[Parts, Mapping[str, Any]], None]) -> Reply:
+        """Return the answer to a request, which is sent again if the server says that it answers later."""
+        patience = Patience(tries=TURN_TRIES)
+        while True:
+            parts = Parts(time.monotonic())
+            try:
+                async for event in self._stream(path, body):
+                    read(parts, event)
+            except LaterError as error:
+                await patience.wait(error)
+                continue
+            refused_s = parts.sent_s - patience.first_s if patience.refusals else 0.0
+            return replace(parts.reply(), refusals=patience.refusals, refused_s=refused_s)
+
     async def _stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         try:
             async with self._http.stream("POST", path, json=body) as answer:
-                if answer.status_code != 200:
-                    told = (await answer.aread()).decode(errors="replace")[:500]
-                    kind = _RefusedError if answer.status_code in _REFUSED else InstrumentError
-                    raise kind(f"{self.address}{path}: HTTP {answer.status_code}: {told}")
+                if not answer.is_success:
+                    await answer.aread()
+                    raise self._refusal(path, answer, _RefusedError if answer.status_code in _REFUSED else None)
+                kind, is_told = answer.headers.get("Content-Type", "no type"), False
                 async for data in read_events(answer.aiter_bytes()):
+                    is_told = True
                     try:
                         yield parse_event(data)
                     except InstrumentError as error:
                         raise InstrumentError(f"{self.address}{path}: {error}") from error
+                if not is_told and "event-stream" not in kind:
+                    raise InstrumentError(
+                        f"{self.address}{path}: expected an event stream, got {kind}; the time to the first token "
+                        "cannot be measured from it: have it stream"
+                    )
         except httpx.HTTPError as error:
             raise InstrumentError(f"{self.address}{path}: {type(error).__name__}: {error}") from error
 
@@ -187,9 +235,17 @@ class AgentClient:
             raise InstrumentError(f"{self.address}{path}: expected JSON, got {answer.text[:200]!r}") from error
 
     async def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
-        """Return the answer to a request, which is a 200."""
+        """Return the answer to a request that is no turn, whichever 2xx it is; it may be empty."""
+        patience = Patience(tries=OTHER_TRIES)
+        while True:
+            try:
+                return await self._request_once(method, path, body)
+            except LaterError as error:
+                self.put_off_s += await patience.wait(error)
+
+    async def _request_once(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
         try:
-            answer = await self._http.request(method, path, json=body)
+            answer = await self._http.request(method, path, json=body, follow_redirects=method == "GET")
         except httpx.ConnectError as error:
             raise InstrumentError(
                 f"{self.address}: no server answers there ({error}); start it, or see in its log why it ended, and "
@@ -197,10 +253,16 @@ class AgentClient:
             ) from error
         except httpx.HTTPError as error:
             raise InstrumentError(f"{self.address}{path}: {type(error).__name__}: {error}") from error
-        if answer.status_code != 200:
-            kind = NoRouteError if answer.status_code in _NO_ROUTE else InstrumentError
-            raise kind(f"{self.address}{path}: HTTP {answer.status_code}: {answer.text[:500]}")
+        if not answer.is_success:
+            raise self._refusal(path, answer, NoRouteError if answer.status_code in _NO_ROUTE else None)
         return answer
+
+    def _refusal(self, path: str, answer: httpx.Response, kind: type[InstrumentError] | None) -> InstrumentError:
+        """Return what a server said in place of an answer, as an error of a kind; None: there is no such kind."""
+        told = f"{self.address}{path}: HTTP {answer.status_code}: {answer.text[:500]}"
+        if is_later(answer.status_code, answer.text):
+            return LaterError(told, read_pause_s(answer.headers.get("Retry-After")))
+        return (kind or InstrumentError)(told)
 
 
 class IdleClient(AgentClient):
@@ -208,34 +270,27 @@ class IdleClient(AgentClient):
 
     has_sessions = True
     own_route = "/v1/sessions"
+    needed = (*_OF_OPENAI, "agent_hint")
 
     def _session_fields(self, session: str) -> dict[str, Any]:
         return {"agent_hint": {"session_id": session}}
 
     async def close(self, session: str) -> None:
-        await self._call("DELETE", f"/v1/sessions/{session}")
+        await self._request("DELETE", f"/v1/sessions/{session}")
 
     async def record(self, session: str) -> SessionRecord | None:
-        listed = (await self._call("GET", "/v1/sessions"))["sessions"]
-        found = next((entry for entry in listed if entry["id"] == session), None)
-        if found is None:
-            return None
-        return SessionRecord(
-            state=found.get("state"),
-            swaps=found.get("swaps"),
-            restores=found.get("restores"),
-            swapped_bytes=found.get("swapped_bytes"),
-            restored_bytes=found.get("restored_bytes"),
-            swap_s=found.get("swap_s"),
-            restore_s=found.get("restore_s"),
-            allocate_s=found.get("allocate_s"),
-            digest_s=found.get("digest_s"),
-            digest_out=found.get("digest_out"),
-            digest_in=found.get("digest_in"),
-        )
+        found = (await self._read_own_route()).get(session)
+        return None if found is None else read_record(found)
 
     async def states(self) -> dict[str, str] | None:
-        return {entry["id"]: entry["state"] for entry in (await self._call("GET", "/v1/sessions"))["sessions"]}
+        return {name: entry.get("state") or UNSAID for name, entry in (await self._read_own_route()).items()}
+
+    async def _read_own_route(self) -> dict[str, Mapping[str, Any]]:
+        said = await super()._read_own_route()
+        try:
+            return read_list(said)
+        except InstrumentError as error:
+            raise InstrumentError(f"{self.address}{self.own_route}: {error}") from error
 
 
 class SignalClient(IdleClient):
@@ -244,7 +299,7 @@ class SignalClient(IdleClient):
     async def sleep(self, session: str) -> None:
         path = f"/v1/sessions/{session}/phase"
         try:
-            await self._call("POST", path, {"phase": "IO_WAIT"})
+            await self._request("POST", path, {"phase": "IO_WAIT"})
         except NoRouteError as error:
             if await self.record(session) is None:
                 raise  # it is the session that is not there
@@ -273,10 +328,7 @@ class SlotClient(AgentClient):
             "return_tokens": True,
             "stream": True,
         }
-        parts = Parts(time.monotonic())
-        async for event in self._stream("/completion", body):
-            read_llama(parts, event)
-        return parts.reply()
+        return await self._reply("/completion", body, read_llama)
 
     async def sleep(self, session: str) -> None:
         path, name = f"/slots/{await self._slot(session)}", f"{session}.bin"
@@ -284,7 +336,7 @@ class SlotClient(AgentClient):
             saved = await self._call("POST", f"{path}?action=save", {"filename": name})
         except NoRouteError as error:
             raise self._wrong_adapter(f"POST {path}?action=save", error) from error
-        await self._call("POST", f"{path}?action=erase")
+        await self._request("POST", f"{path}?action=erase")
         before = self._records[session]
         self._records[session] = SessionRecord(
             swaps=(before.swaps or 0) + 1,
@@ -309,7 +361,7 @@ class SlotClient(AgentClient):
     async def close(self, session: str) -> None:
         slot = self._slots.pop(session, None)
         if slot is not None:
-            await self._call("POST", f"/slots/{slot}?action=erase")
+            await self._request("POST", f"/slots/{slot}?action=erase")
 
     async def record(self, session: str) -> SessionRecord | None:
         return self._records.get(session)

@@ -87,7 +87,7 @@ class CrowdRun:
     def offered_load(self) -> float | None:
         """Return the work offered over the time in which it was offered: the time that all turns take alone
         over the time from the first request to the last. Above 1 the queue grows for as long as it lasts."""
-        sent = [reply.sent_s for replies in self.replies for reply in replies]
+        sent = [reply.asked_s for replies in self.replies for reply in replies]
         alone = sum(reply.end_s - reply.sent_s for replies in self.twins for reply in replies)
         span = max(sent, default=0.0) - min(sent, default=0.0)
         return alone / span if span > 0 else None

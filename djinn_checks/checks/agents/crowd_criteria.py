@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median_low
+from itertools import chain
 
-from djinn_checks.checks.agents.answer_distance import differing_tokens
 from djinn_checks.checks.agents.canary_criteria import judge_code_words
-from djinn_checks.checks.agents.connect import ADAPTERS
 from djinn_checks.checks.agents.crowd import CrowdRun, percentile
-from djinn_checks.checks.agents.crowd_distance import (
-    GROSS,
-    TurnDistance,
-    distances,
-    judged_turns,
-    limit,
-    may_be_rounding,
-    noise,
-    taken_for_own,
-)
+from djinn_checks.checks.agents.crowd_distance import distances
 from djinn_checks.checks.agents.crowd_tried import tell_tried
 from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.power import rate_excluded, restores_for
+from djinn_checks.checks.agents.reply import tell_refusals
+from djinn_checks.checks.agents.sameness_criteria import judge_said
 from djinn_checks.checks.agents.scripts import SESSION_PREFIX, session_of
+from djinn_checks.checks.agents.session_list import why_unknown
 from djinn_checks.checks.agents.sleeper import SETTLE_S
 from djinn_checks.outcome import Criterion, Row, Status
 from djinn_checks.units import GB, MB, format_bytes, format_seconds
@@ -38,8 +30,6 @@ _OWN_ACCORD_BYTES = {"cpu": 8 * MB, "cuda": 32 * MB}
 runs of `params/smoke`; PyTorch takes a GPU's in segments of 20 MB."""
 _RARE = 1e-4
 """Of restores: as rare as users have met wrong ones."""
-_BLIND = 0.5
-"""Share of other agents' answers that pass as one's own: from here on most mix-ups would."""
 _LONGEST_GAP_S = 2.0
 """Without a reading: a session that waits for its next turn is there for longer."""
 
@@ -64,7 +54,7 @@ def judge_crowd(evidence: AgentsEvidence) -> list[Criterion]:
 def judge_everyone(evidence: AgentsEvidence, crowd: CrowdRun) -> list[Criterion]:
     """Return the rows that any server's crowd is judged by."""
     found = distances(crowd, is_pool=evidence.pool is not None)
-    said = [_texts(evidence, crowd, found), _logprobs(evidence, crowd, found), *judge_code_words(crowd, found)]
+    said = [*judge_said(evidence, crowd, found), *judge_code_words(crowd, found)]
     return [
         _answered(evidence, crowd),
         *said,
@@ -76,13 +66,14 @@ def judge_everyone(evidence: AgentsEvidence, crowd: CrowdRun) -> list[Criterion]
 
 def _answered(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
     wanted = evidence.params.agents * evidence.params.turns * crowd.rounds
+    answered = [*chain(*crowd.replies), *chain(*crowd.twins)]
     row = Row("crowd_answered", "Every agent's every turn was answered; nobody ran out of memory", unit="turns")
     return row.judge(
         sum(map(len, crowd.replies)),
         "==",
         wanted,
         evidence=f"{evidence.params.agents} agents, {evidence.params.turns} turns each{_rounds(crowd)}"
-        f"{tell_tried(evidence, crowd)}",
+        f"{tell_tried(evidence, crowd)}{tell_refusals(answered)}",
         failed="; ".join(crowd.errors[:3]),
     )
 
@@ -114,19 +105,27 @@ def tokens_of(crowd: CrowdRun, number: int) -> int:
 def _held(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
     held = max((_count_agents(sample.states) for sample in crowd.samples), default=None)
     resident = max((_count_agents(sample.states, _RESIDENT) for sample in crowd.samples), default=0)
+    where = "" if _why_unknown(crowd) else f"; at most {resident} of them on the device at once"
     moves = "" if crowd.swaps is None else f"; {crowd.swaps} swaps and {crowd.restores} restores were counted"
     row = Row("crowd_held_at_once", "All agents' sessions were open at the same time", unit="sessions")
     return row.judge(
         held,
         "==",
         evidence.params.agents,
-        evidence=f"the server's list of sessions; at most {resident} of them on the device at once{moves}",
+        evidence=f"the server's list of sessions{where}{moves}",
         missing=f"a server of kind {evidence.params.adapter!r} does not list its sessions",
     )
 
 
 def _count_agents(states: dict[str, str], among: Sequence[str] | None = None) -> int:
     return sum(name.startswith(SESSION_PREFIX) and (among is None or state in among) for name, state in states.items())
+
+
+def _why_unknown(crowd: CrowdRun) -> str:
+    """Return why it is not known where the agents' sessions were when the server listed them; empty if it is."""
+    return why_unknown(
+        state for look in crowd.samples for name, state in look.states.items() if name.startswith(SESSION_PREFIX)
+    )
 
 
 def _swapped(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
@@ -148,112 +147,20 @@ def _resident(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
     """Every open session's KV is at least its first prompt's; a session that is moving may be in both places."""
     smallest = evidence.kv_bytes(evidence.params.agent_prompt_tokens)
     most = max((_count_agents(look.states, _ON_DEVICE) for look in crowd.samples if look.states), default=None)
+    doubt = _why_unknown(crowd)
     row = Row(
         "crowd_resident_in_budget",
         "The sessions on the device never took more than the KV budget",
         unit="times the budget",
     )
     return row.judge(
-        None if most is None else most * smallest / (evidence.params.kv_device_gb * GB),
+        None if most is None or doubt else most * smallest / (evidence.params.kv_device_gb * GB),
         "<=",
         1.0,
         evidence=f"the server's list of sessions, {len(crowd.samples)} looks; at least {format_bytes(smallest)} each",
-        missing=f"a server of kind {evidence.params.adapter!r} does not list its sessions",
+        missing=doubt or f"a server of kind {evidence.params.adapter!r} does not list its sessions",
         failed="is its budget larger than the check was told?",
     )
-
-
-def _texts(evidence: AgentsEvidence, crowd: CrowdRun, found: Sequence[TurnDistance]) -> Criterion:
-    """A server of sessions says the same token by token. One with a pool, or of which nothing is known, may compute in
-    batches or other parts, and is held to what that may round."""
-    differ = [
-        number for number, replies in enumerate(crowd.replies) if differing_tokens(replies, crowd.twin_of(number))
-    ]
-    how, may_be_apart, doubt = "the same turns taken alone, without a pause, token by token", None, ""
-    may_round = evidence.pool is not None or not ADAPTERS[evidence.params.adapter].has_sessions
-    if may_round and all(turn.nats is not None for turn in found):
-        how = (
-            f"the same turns taken alone; {len(differ)} said another token where its twin was not sure by {GROSS} nats"
-        )
-        wide, may_be_apart = may_be_rounding(found), GROSS if differ else None
-        doubt = _why_doubtful(found, wide)
-        unfinished = [number for number, replies in enumerate(crowd.replies) if len(replies) < evidence.params.turns]
-        differ = sorted({*unfinished, *(turn.agent for turn in found if turn.nats is not None and turn.nats > wide)})
-    open_still = "" if differ else doubt or _why_blind(crowd, may_be_apart)
-    row = Row("crowd_texts_equal_twins", "Every agent said what its twin says alone", unit="agents")
-    return row.judge(
-        None if open_still else len(differ),
-        "==",
-        0,
-        evidence=how,
-        missing=open_still,
-        failed=f"agents {', '.join(map(str, differ[:8]))}",
-    )
-
-
-def _why_doubtful(found: Sequence[TurnDistance], wide: float) -> str:
-    """Return why nothing is known of turns that are far from their twins', but no further than so many nats, as turns
-    are that nobody restored; empty if there are none."""
-    far = [turn for turn in found if turn.nats is not None and GROSS < turn.nats <= wide]
-    if not far:
-        return ""
-    most = max(turn.nats or 0.0 for turn in far)
-    return (
-        f"agents {', '.join(map(str, sorted({turn.agent for turn in far})[:8]))} are up to {most:.3g} nats from their "
-        f"twins, and turns that were never restored are far from theirs, too: rounding by up to {wide:.3g}, or is the "
-        "server wrong in these as well?"
-    )
-
-
-def _why_blind(crowd: CrowdRun, most: float | None) -> str:
-    """Return why a crowd whose answers are as near to the twins' as that shows nothing; empty if it does."""
-    share = taken_for_own(crowd, most)
-    if share is None or share < _BLIND:
-        return ""
-    return (
-        f"{share:.0%} of other agents' answers would pass as an agent's own: this model, or this server's rounding, "
-        "hardly tells them apart; take a model that is surer of its words"
-    )
-
-
-def _logprobs(evidence: AgentsEvidence, crowd: CrowdRun, found: Sequence[TurnDistance]) -> Criterion:
-    of_noise = noise(evidence, found)
-    most = limit(of_noise) if of_noise is not None else None
-    later = judged_turns(found)
-    worst = max(later, key=lambda turn: turn.nats or 0.0, default=None)
-    row = Row(
-        "crowd_logprobs_equal_twins",
-        "After every pause an agent's log-probabilities are its twin's, but for what rounding does to turns that were "
-        "never restored",
-        unit="nats",
-    )
-    nats, wide, open_still = worst.nats or 0.0 if worst else 0.0, may_be_rounding(found), ""
-    if worst is not None and most is not None and nats <= most:
-        open_still = _why_blind(crowd, most)
-    elif nats <= wide:
-        open_still = _why_doubtful(found, wide)
-    disturbed = sum(turn.is_disturbed for turn in later)
-    besides = f", {disturbed} of them disturbed by a second client" if disturbed else ""
-    return row.judge(
-        worst.nats if worst and most is not None and not open_still else None,
-        "<=",
-        most if most is not None else 0.0,
-        evidence=f"largest difference over {len(later)} turns{besides}, median {_median(later)}; over first turns, "
-        f"never restored, {_say(of_noise)}, median {_median([turn for turn in found if not turn.may_be_restored])}",
-        missing=open_still
-        or "the server gives no log-probabilities, or no turn was left to compare, or all prompts begin alike and none "
-        "tells what rounding does",
-        failed=f"agent {worst.agent}, turn {worst.turn + 1}" if worst else "",
-    )
-
-
-def _median(turns: Sequence[TurnDistance]) -> str:
-    known = [turn.nats for turn in turns if turn.nats is not None]
-    return _say(median_low(known) if known else None)
-
-
-def _say(nats: float | None) -> str:
-    return "unknown" if nats is None else f"{nats:.3g}"
 
 
 def _rounds(crowd: CrowdRun) -> str:
@@ -300,13 +207,20 @@ def _never_while_decoding(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterio
             if any(reply.token_at_s[0] < sample.asked_s and sample.answered_s < reply.end_s for reply in replies):
                 looked += 1
                 wrong += sample.states.get(session_of(number), "SWAPPED") in _OFF_DEVICE
+    doubt = _why_unknown(crowd)
     row = Row("decoding_stays", "No session left the device while it was decoding", unit="samples")
     return row.judge(
-        wrong if looked else None,
+        wrong if looked and not doubt else None,
         "==",
         0,
         evidence=f"{looked} looks at the server's list between an answer's first token and its last",
-        missing="the server does not list its sessions, or no look at the list fell into a decode",
+        missing=doubt
+        or (
+            "no look at the list fell into a decode; have the server answer GET /v1/sessions while it decodes and not "
+            "only between turns, or ask for longer answers (agent_new_tokens)"
+            if crowd.samples
+            else "the server does not list its sessions"
+        ),
     )
 
 
@@ -359,7 +273,7 @@ def _load(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
 def _wake(evidence: AgentsEvidence, crowd: CrowdRun) -> Criterion:
     row = Row("wake_p99", "A sleeping agent's first token comes soon after its request", unit="s")
     limit, load = evidence.params.wake_p99_s, crowd.offered_load
-    seconds = [reply.wake_s for reply in crowd.wakes()]
+    seconds = [reply.felt_wake_s for reply in crowd.wakes()]
     told = f"{len(seconds)} wakes, p50 {format_seconds(percentile(seconds, 50))}, by the client's clock"
     if limit is None:
         return row.skip(f"no limit was given; p99 {format_seconds(percentile(seconds, 99))}")

@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median_low
 
-from djinn_checks.checks.agents.answer_distance import distance, turn_distance
+from djinn_checks.checks.agents.answer_distance import differing_tokens, distance, turn_distance
 from djinn_checks.checks.agents.crowd import CrowdRun
 from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.pool.run import served_beyond
+from djinn_checks.checks.agents.power import rate_excluded
+from djinn_checks.checks.agents.sleeper import SleeperRun
 
 GROSS = 0.5
 """Nats. Rounding of 16-bit numbers seldom moves a log-probability so far, another session's KV moves most more."""
@@ -34,6 +36,8 @@ class TurnDistance:
     turn: int
     nats: float | None
     """None if the server gives no log-probabilities."""
+    is_same: bool = True
+    """Whether the same was said, whatever is known of its log-probabilities."""
     end_s: float = 0.0
     """CLOCK_MONOTONIC when its last token came."""
     may_be_restored: bool = True
@@ -61,7 +65,8 @@ def distances(crowd: CrowdRun, *, is_pool: bool) -> list[TurnDistance]:
         TurnDistance(
             agent=agent,
             turn=turn,
-            nats=turn_distance(reply, crowd.twin_of(agent)[turn]),
+            nats=turn_distance(reply, twin := crowd.twin_of(agent)[turn]),
+            is_same=reply.ids == twin.ids and reply.text == twin.text,
             end_s=reply.end_s,
             may_be_restored=turn > 0 or (is_pool and crowd.scripts[agent % len(crowd.scripts)].shared_tokens > 0),
             is_disturbed=is_disturbed,
@@ -106,6 +111,32 @@ def may_be_rounding(found: Sequence[TurnDistance]) -> float:
 def _never_restored(found: Sequence[TurnDistance]) -> list[float]:
     first = [turn.nats for turn in found if not turn.may_be_restored and not turn.is_disturbed]
     return [nats for nats in first if nats is not None and nats < math.inf]
+
+
+def why_unsteady(run: SleeperRun, found: Sequence[TurnDistance]) -> str:
+    """Return why turns that say something else than their twins, and give no log-probabilities to see by how much,
+    accuse nobody; empty if they do, or if there are none.
+
+    They do if the server says the same twice and more of them differ than rounding may be said to have changed, of
+    which first turns, none of which differs, give the bound.
+    """
+    wrong = [turn for turn in found if turn.nats is None and not turn.is_same]
+    if not wrong:
+        return ""
+    first = [turn for turn in found if not turn.may_be_restored and not turn.is_disturbed]
+    if differing_tokens(run.again, run.hot) or not all(turn.is_same for turn in first):
+        return (
+            f"{len(wrong)} turns say something else than their twins, and the server does not say the same twice where "
+            "nothing was restored either; with log-probabilities it would be seen by how much"
+        )
+    later = len(found) - len(first)
+    if len(wrong) > rate_excluded(len(first)) * later:
+        return ""
+    return (
+        f"{len(wrong)} of {later} turns say something else than their twins, and the server gives no log-probabilities "
+        f"to see by how much; that rounding seldom does so is not shown by {len(first)} turns that were never "
+        "restored; have it give them, or ask for more agents"
+    )
 
 
 def taken_for_own(crowd: CrowdRun, most: float | None) -> float | None:

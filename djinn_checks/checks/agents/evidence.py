@@ -119,11 +119,12 @@ class AgentsEvidence:
         return Delay(most_s=median(delays), least_s=least - self.wake_noise_s())
 
     def _stalled_s(self, sleep: Sleep) -> float:
-        """Return for how long the machine kept the server from answering: nobody ran, or others did."""
+        """Return for how long the machine kept the server from answering, as nobody ran, or others did; and for how
+        long the server put the request off."""
         if self.memory is None:
-            return 0.0
+            return sleep.reply.refused_s
         span = sleep.woken_s, sleep.reply.token_at_s[0]
-        return self.memory.stalled_s(*span) + self.memory.kept_waiting_s(*span)
+        return sleep.reply.refused_s + self.memory.stalled_s(*span) + self.memory.kept_waiting_s(*span)
 
     def wake_noise_s(self) -> float:
         """Return the largest difference of the twins' times to the first token."""

@@ -14,6 +14,10 @@ from djinn_checks.outcome import Criterion, Row
 
 NO_LOGPROBS = "the server gives no log-probabilities"
 _OTHER_TOKENS = "the server gives no token ids, and its text has not as many tokens as it gives log-probabilities"
+_AFTER_SAMPLING = (
+    "each is exactly 0: they are given after the temperature, so they say nothing; have it give those of the model "
+    "(vLLM: --logprobs-mode raw_logprobs)"
+)
 _NEAR_TIE = (
     "after a sleep another token was said that was nearly as likely, within what rounding does here, and all after it "
     "is another text; ask once more, with another seed"
@@ -33,18 +37,37 @@ def judge_speaker(evidence: AgentsEvidence) -> Criterion:
     )
     told = [-mean for mean in said if mean is not None]
     pairs = zip(told, found.nll_slept, strict=True) if len(told) == len(run.slept) and not are_others else ()
+    worst = max((abs(by_server - by_model) for by_server, by_model in pairs), default=None)
+    doubt = _why_not_its_weights(run) if worst is not None and worst > _TOLD_MARGIN else ""
     row = Row(
         "speaks_for_model",
         "The server finds its words as likely as the model that it is said to serve",
         unit="nats per token",
     )
     return row.judge(
-        max((abs(by_server - by_model) for by_server, by_model in pairs), default=None),
+        None if doubt else worst,
         "<=",
         _TOLD_MARGIN,
         evidence="mean log-probability of an answer's tokens, by the server and by the resident model, worst turn",
-        missing=_OTHER_TOKENS if are_others else NO_LOGPROBS,
+        missing=doubt or (_OTHER_TOKENS if are_others else NO_LOGPROBS),
         failed="it serves another model, or other weights",
+    )
+
+
+def _why_not_its_weights(run: SleeperRun) -> str:
+    """Return why a server may serve the model and find its words otherwise likely; empty if nothing is known of why."""
+    if not any(value for reply in run.slept for value in reply.logprobs):
+        return _AFTER_SAMPLING
+    pairs = zip(run.slept, run.histories, strict=False)
+    counts = [(reply.prompt_tokens, len(history)) for reply, history in pairs if reply.prompt_tokens is not None]
+    return next(
+        (
+            f"it counts {counted} prompt tokens, and the history has {had}: does it add a token of its own, as BOS, or "
+            "split the text otherwise? Then its words follow on something else"
+            for counted, had in counts
+            if counted != had
+        ),
+        "",
     )
 
 

@@ -98,7 +98,7 @@ def summarize(evidence: AgentsEvidence, criteria: Sequence[Criterion], status: S
     text = f"{who}: {size} of KV left and came back, {times}, the text is the twin's"
     if evidence.crowd is None:
         return text
-    p99 = percentile([reply.wake_s for reply in evidence.crowd.wakes()], 99)
+    p99 = percentile([reply.felt_wake_s for reply in evidence.crowd.wakes()], 99)
     return f"{text}; {params.agents} agents at once, wake p99 {format_seconds(p99)}"
 
 
@@ -175,7 +175,7 @@ def _pace(pace: TokenPace | None) -> PaceFacts | None:
 def _crowd(evidence: AgentsEvidence, crowd: CrowdRun) -> CrowdTimes:
     start, own = crowd.started_s, sum(map(len, crowd.replies))
     wakes = crowd.wakes()
-    seconds = [reply.wake_s for reply in wakes]
+    seconds = [reply.felt_wake_s for reply in wakes]
     back = crowd.restore_times_s()
     return {
         "offered_load": crowd.offered_load,
@@ -185,9 +185,9 @@ def _crowd(evidence: AgentsEvidence, crowd: CrowdRun) -> CrowdTimes:
         "restores": crowd.restores,
         "wakes": [
             {
-                "sent_s": reply.sent_s - start,
-                "wake_s": reply.wake_s,
-                "queue_s": reply.queue_s,
+                "sent_s": reply.asked_s - start,
+                "wake_s": reply.felt_wake_s,
+                "queue_s": None if reply.queue_s is None else reply.queue_s + reply.refused_s,
                 "restore_s": reply.restore_s,
                 "compute_s": reply.compute_s,
             }
@@ -199,7 +199,7 @@ def _crowd(evidence: AgentsEvidence, crowd: CrowdRun) -> CrowdTimes:
         "restore_p99_s": percentile(back, 99),
         "unloaded_restore_s": evidence.unloaded_restore_s(),
         "turns": [
-            (number, reply.sent_s - start, reply.token_at_s[0] - start, reply.end_s - start)
+            (number, reply.asked_s - start, reply.token_at_s[0] - start, reply.end_s - start)
             for number, replies in enumerate(crowd.replies)
             for reply in replies
         ],

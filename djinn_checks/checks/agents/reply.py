@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -33,8 +34,14 @@ class Reply:
     """Of the tokens, as the server gave them; empty if it gives none, None where it gave null."""
     runners_up: tuple[float | None, ...] = ()
     """The log-probabilities of the likeliest tokens at each place, one after the other."""
+    tokens: tuple[str, ...] = ()
+    """The tokens as they are written beside their log-probabilities; empty if they are not."""
     sent_s: float = 0.0
-    """CLOCK_MONOTONIC when the request was sent."""
+    """CLOCK_MONOTONIC when the request was sent that was answered."""
+    refusals: int = 0
+    """How often the server had said before that it answers later."""
+    refused_s: float = 0.0
+    """For how long it had, from the first request until the one that was answered."""
     token_at_s: tuple[float, ...] = ()
     """When each part of the answer came."""
     prompt_tokens: int | None = None
@@ -53,6 +60,16 @@ class Reply:
         return self.token_at_s[0] - self.sent_s
 
     @property
+    def asked_s(self) -> float:
+        """When the request was sent for the first time."""
+        return self.sent_s - self.refused_s
+
+    @property
+    def felt_wake_s(self) -> float:
+        """Seconds from the first request to the first token: who is told to come later waits no less."""
+        return self.token_at_s[0] - self.asked_s
+
+    @property
     def end_s(self) -> float:
         """When the last part came."""
         return self.token_at_s[-1]
@@ -67,6 +84,12 @@ class Reply:
         """The mean of the tokens' log-probabilities, those left out that the server gave as null; None of nothing."""
         known = [value for value in self.logprobs if value is not None]
         return sum(known) / len(known) if known else None
+
+
+def tell_refusals(replies: Iterable[Reply]) -> str:
+    """Return in a clause how often a server put off what it answered in the end; empty if it never did."""
+    count = sum(reply.refusals for reply in replies)
+    return f"; HTTP 429 or 503 {count} times, asked again and answered" if count else ""
 
 
 @dataclass(frozen=True, kw_only=True)

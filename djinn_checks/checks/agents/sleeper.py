@@ -58,7 +58,7 @@ class Sleep:
     @property
     def wake_s(self) -> float:
         """Seconds from the moment that the agent was wanted again to its first token."""
-        return self.reply.token_at_s[0] - self.woken_s
+        return self.reply.token_at_s[0] - min(self.woken_s, self.reply.asked_s)
 
     @property
     def still_s(self) -> float:
@@ -182,9 +182,10 @@ async def _sleep_and_wake(
     for follow_up in script.follow_ups:
         tokens = len(extend(model, histories[-1], reply, ()))
         histories.append(extend(model, histories[-1], reply, follow_up))
-        last, told = reply, time.monotonic()
+        last, told, put_off_s = reply, time.monotonic(), client.put_off_s
         try:
             await client.sleep("slept")
+            told += client.put_off_s - put_off_s
             await asyncio.sleep(sleep_s)
             asleep = await client.record("slept")
             woken = time.monotonic()

@@ -22,7 +22,7 @@ from djinn_checks.checks.agents.identity_criteria import (
 from djinn_checks.checks.agents.memory import UNREAD
 from djinn_checks.checks.agents.promptness_criteria import judge_promptness
 from djinn_checks.checks.agents.recompute_criteria import judge_recomputation
-from djinn_checks.checks.agents.reply import SessionRecord
+from djinn_checks.checks.agents.reply import SessionRecord, tell_refusals
 from djinn_checks.checks.agents.speed_criteria import judge_decode, judge_moves
 from djinn_checks.outcome import Criterion, Row
 from djinn_checks.units import format_bytes
@@ -37,6 +37,11 @@ _ON_LINK = {
     "in": Row("kv_in_on_link", "The KV's bytes went over the link, back to the device", unit="times the session's KV"),
 }
 _NO_DIGEST = "the server takes no digest of what it moves: a change that does not change the text would not be seen"
+_STILL_TAKEN = "its memory is still taken: the KV is still there, or its place is kept and never given back"
+_OWN_HEAP = (
+    "; on a CPU the process's resident memory stands in for the device's, so memory for KV that sleeps counts as the "
+    "device's unless it was taken at the start, or lies outside of the process"
+)
 _LEFT_AGAIN = "the session had left again before the server was asked about its restore: is the machine busy?"
 
 
@@ -66,12 +71,13 @@ def judge_lost(sleeps: int, reason: str) -> Criterion:
 def judge_survival(evidence: AgentsEvidence) -> Criterion:
     """Return the row about every sleep having been answered; it says how many there were, and so what was not tried."""
     sleep_s = min(sleep.woken_s - sleep.told_s for sleep in evidence.sleeper.sleeps)
-    is_lost = evidence.is_alive is False
+    is_lost, run = evidence.is_alive is False, evidence.sleeper
+    refusals = tell_refusals([*run.slept, *run.hot, *run.again, *run.cold, *run.part])
     return _SURVIVES.judge(
         0 if is_lost else len(evidence.sleeper.sleeps),
         "==",
         evidence.params.sleeps,
-        evidence=f"sleeps of {sleep_s:.1f} s and more, an answer after each{_untried(evidence)}",
+        evidence=f"sleeps of {sleep_s:.1f} s and more, an answer after each{_untried(evidence)}{refusals}",
         failed="the server's process has ended" if is_lost else "",
     )
 
@@ -118,7 +124,7 @@ def _left_device(evidence: AgentsEvidence) -> Criterion:
         share,
         evidence=f"{_memory_evidence(evidence)}, held against what was there before it came and after it was closed",
         missing=evidence.memory_reason or next(iter(doubts), UNREAD),
-        failed="its memory is still taken: the KV is still there, or its place is kept and never given back",
+        failed=_STILL_TAKEN + (_OWN_HEAP if evidence.device.type == "cpu" else ""),
     )
 
 

@@ -2,6 +2,7 @@
 
 a line ends with a line feed and nothing else: a JSON string may hold U+2028 or U+0085 as they are
 "data:" may have a space behind it or none
+an event may have its data on several lines, up to a blank one, and some servers leave the blank one out
 log-probabilities come in the form of completions (lists side by side) or of chats (a list of places)
 one may be null, or -Infinity
 a character outside the basic plane may come in two halves, in two events
@@ -27,21 +28,38 @@ async def read_events(chunks: AsyncIterable[bytes]) -> AsyncIterator[str]:
     Args:
         chunks: a body's bytes, cut anywhere.
     """
-    rest = b""
+    rest, taken = b"", list[str]()
     async for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
-            if (data := _data_of(line)) is not None:
+            if (data := _take(taken, line)) is not None:
                 yield data
-    if (data := _data_of(rest)) is not None:
-        yield data
+    for line in (rest, b""):
+        if (data := _take(taken, line)) is not None:
+            yield data
 
 
-def _data_of(line: bytes) -> str | None:
-    if not line.startswith(b"data:"):
+def _take(taken: list[str], line: bytes) -> str | None:
+    """Take in a line of an event; return the event's data, if that is whole, and forget it.
+
+    It is at a blank line, or as soon as it is JSON: who leaves the blank line out is not waited for.
+    """
+    line = line.rstrip(b"\r")
+    if line.startswith(b"data:"):
+        taken.append(line[5:].strip(b" \r").decode(errors="replace"))
+    data = "\n".join(taken)
+    if line and not _is_json(data):
         return None
-    data = line[5:].strip(b" \r").decode(errors="replace")
+    taken.clear()
     return data if data and data != _DONE else None
+
+
+def _is_json(data: str) -> bool:
+    try:
+        json.loads(data)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass
@@ -54,6 +72,7 @@ class Parts:
     ids: list[int] = field(default_factory=list)
     logprobs: list[float | None] = field(default_factory=list)
     runners_up: list[float | None] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
 
     def reply(self) -> Reply:
@@ -69,6 +88,7 @@ class Parts:
             text=join_halves(self.text),
             logprobs=tuple(self.logprobs),
             runners_up=tuple(self.runners_up),
+            tokens=tuple(self.tokens),
             sent_s=self.sent_s,
             token_at_s=tuple(self.times),
             **self.fields,
@@ -108,6 +128,7 @@ def read_openai(parts: Parts, event: Mapping[str, Any]) -> None:
         parts.ids += ids
         parts.logprobs += logprobs
         parts.runners_up += runners_up
+        parts.tokens += _written_tokens(choice.get("logprobs") or {})
     usage, timings = event.get("usage"), event.get("timings")
     if usage:
         details = usage.get("prompt_tokens_details") or {}
@@ -126,6 +147,12 @@ def _named_ids(found: Mapping[str, Any]) -> list[int]:
     """Return the ids that llama-server names beside its log-probabilities; nothing unless each place has one."""
     ids = [place.get("id") for place in found.get("content") or []]
     return [int(token) for token in ids] if all(isinstance(token, int) for token in ids) else []
+
+
+def _written_tokens(found: Mapping[str, Any]) -> list[str]:
+    """Return the tokens as they are written beside their log-probabilities, of either form."""
+    places = [place.get("token") for place in found.get("content") or []] or found.get("tokens") or []
+    return [token for token in places if isinstance(token, str)]
 
 
 def _logprobs(found: Mapping[str, Any]) -> tuple[list[float | None], list[float | None]]:

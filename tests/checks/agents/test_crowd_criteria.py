@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from djinn_checks.checks.agents.crowd import CrowdRun
-from djinn_checks.checks.agents.crowd_criteria import judge_crowd
+from djinn_checks.checks.agents.crowd import CrowdRun, StateSample
+from djinn_checks.checks.agents.crowd_criteria import _never_while_decoding, judge_crowd
 from djinn_checks.checks.agents.reply import Reply
 from djinn_checks.checks.agents.scripts import AgentScript
+from djinn_checks.checks.agents.session_list import UNSAID
 from djinn_checks.instruments.server_memory import MemorySeries
 from djinn_checks.outcome import Criterion, Status
 from djinn_checks.params import AgentsParams
@@ -82,3 +83,51 @@ def test_memory_that_was_not_read_all_the_while_or_cannot_tell_leaves_it_open(od
     row = judged(0, **odd)
     assert row.status is Status.INCONCLUSIVE
     assert reason in row.reason
+
+
+def listed(*states: str) -> dict[str, Criterion]:
+    """Judge agents of which the server says such states in the middle of their decodes, one look for each."""
+    reply = Reply(ids=(1, 1), sent_s=STARTED_S, token_at_s=(STARTED_S + 1, STARTED_S + 9))
+    script = AgentScript(prompt=(0,) * 99, follow_ups=((0,),), code_word="", code_ids=(7,))
+    looks = [
+        StateSample(asked_s=STARTED_S + 2, answered_s=STARTED_S + 3, states={"agent-0": state, "others": "odd"})
+        for state in states
+    ]
+    crowd = CrowdRun(
+        scripts=(script,), replies=((reply,),), twins=((reply,),), errors=(), samples=tuple(looks),
+        started_s=STARTED_S, ended_s=ENDED_S,
+    )  # fmt: skip
+    evidence = make_evidence(params=AgentsParams.create(agents=1, kv_device_gb=2 * KV / 1e9), crowd=crowd)
+    return {row.name: row for row in judge_crowd(evidence)}
+
+
+@pytest.mark.parametrize(
+    ("states", "told"),
+    [(("ACTIVE", "hot", "cold"), "says of sessions that they are cold, hot"), ((UNSAID,), "gives no state")],
+)
+def test_states_that_nobody_knows_tell_nothing_of_where_sessions_are(states: tuple[str, ...], told: str) -> None:
+    found = listed(*states)
+    for name in ("crowd_resident_in_budget", "decoding_stays"):
+        assert found[name].status is Status.INCONCLUSIVE
+        assert told in found[name].reason
+        assert "expected one of IDLE, ACTIVE" in found[name].reason
+    assert found["crowd_held_at_once"].status is Status.PASS
+    assert "on the device at once" not in found["crowd_held_at_once"].evidence
+
+
+def test_states_that_are_known_tell_it() -> None:
+    found = listed("ACTIVE", "IDLE")
+    assert found["crowd_resident_in_budget"].status is found["decoding_stays"].status is Status.PASS
+    assert listed("SWAPPED")["decoding_stays"].status is Status.FAIL
+
+
+def test_a_server_that_lists_nothing_while_it_decodes_is_told_what_to_do() -> None:
+    assert listed()["decoding_stays"].reason == "the server does not list its sessions"
+    reply = Reply(ids=(1,), sent_s=STARTED_S, token_at_s=(STARTED_S + 2.5,))
+    run = CrowdRun(
+        scripts=(), replies=((reply,),), twins=(), errors=(), started_s=STARTED_S, ended_s=ENDED_S,
+        samples=(StateSample(asked_s=STARTED_S, answered_s=STARTED_S + 3, states={"agent-0": "IDLE"}),),
+    )  # fmt: skip
+    row = _never_while_decoding(make_evidence(), run)
+    assert row.status is Status.INCONCLUSIVE
+    assert "answer GET /v1/sessions while it decodes" in row.reason

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,46 +20,11 @@ from djinn_checks.checks.agents.crowd_criteria import judge_everyone
 from djinn_checks.checks.agents.pool.counts import Counts
 from djinn_checks.checks.agents.power import rate_excluded, restores_for
 from djinn_checks.checks.agents.reply import Reply
-from djinn_checks.checks.agents.scripts import AgentScript
 from djinn_checks.outcome import Criterion
-from tests.checks.agents.made_evidence import make_evidence
+from tests.checks.agents.made_crowd import TOKENS, crowd, moved
+from tests.checks.agents.made_evidence import make_evidence, make_run
 
-TOKENS = 6
 ROWS = ("crowd_texts_equal_twins", "crowd_logprobs_equal_twins")
-
-
-def said(chance: random.Random, *, shift: float = 0.0) -> Reply:
-    """Return an answer of which each token is likelier than the next likely one by a nat and more."""
-    ids = tuple(chance.randrange(500) for _ in range(TOKENS))
-    best = [-chance.uniform(0.1, 1.0) for _ in ids]
-    tops = [value for likely in best for value in (likely, likely - chance.uniform(1.0, 2.0))]
-    return Reply(ids=ids, logprobs=tuple(best), runners_up=tuple(tops), token_at_s=(1.0,), sent_s=shift)
-
-
-def moved(reply: Reply, chance: random.Random, nats: float) -> Reply:
-    """Return the same answer with every log-probability moved by up to so many nats."""
-
-    def move(values: tuple[float | None, ...]) -> tuple[float | None, ...]:
-        return tuple((value or 0.0) + chance.uniform(-nats, nats) for value in values)
-
-    return Reply(ids=reply.ids, logprobs=move(reply.logprobs), runners_up=move(reply.runners_up), token_at_s=(1.0,))
-
-
-def crowd(agents: int, turns: int, *, nats: float, swapped: tuple[int, int] | None = None, seed: int = 0) -> CrowdRun:
-    """Return a crowd that rounds by so many nats; `swapped` is the agent and turn with another's answer."""
-    chance = random.Random(seed)
-    twins = [tuple(said(chance) for _ in range(turns)) for _ in range(agents)]
-    replies = [[moved(reply, chance, nats) for reply in twin] for twin in twins]
-    if swapped:
-        agent, turn = swapped
-        replies[agent][turn] = twins[(agent + 1) % agents][turn]
-    scripts = tuple(
-        AgentScript(prompt=(1,), follow_ups=(), code_word="", code_ids=(number + 1000,)) for number in range(agents)
-    )
-    return CrowdRun(
-        scripts=scripts, replies=tuple(map(tuple, replies)), twins=tuple(twins), errors=(), samples=(), started_s=0.0,
-        ended_s=100.0, restores=agents * (turns - 1),
-    )  # fmt: skip
 
 
 def rows(run: CrowdRun, **params: Any) -> dict[str, Criterion]:
@@ -164,6 +131,65 @@ def test_a_token_that_was_nearly_as_likely_is_rounding_and_one_that_was_not_is_n
     assert turn_distance(far, twin) == pytest.approx(1.5)
     assert turn_distance(Reply(ids=(1, 2), logprobs=(-0.5, -0.9)), twin) == math.inf
     assert turn_distance(Reply(text="a"), Reply(text="b")) is None
+
+
+def test_tokens_without_ids_are_held_as_they_are_written_beside_their_log_probabilities() -> None:
+    def written(*tokens: str) -> Reply:
+        return Reply(text="".join(tokens), tokens=tokens, logprobs=(-0.5,) * len(tokens),
+                     runners_up=(-0.5, -0.51, -0.5, -3.0)[: 2 * len(tokens)])  # fmt: skip
+
+    twin = written("a", "b")
+    assert turn_distance(written("c", "d"), twin) == pytest.approx(0.01)
+    assert turn_distance(written("a", "d"), twin) == pytest.approx(2.5)
+    assert turn_distance(written("a"), twin) == math.inf
+    assert turn_distance(replace(twin, text="\ufffd"), twin) is None  # other tokens that are written the same
+    assert turn_distance(replace(written("a", "d"), tokens=("a",)), twin) is None
+
+
+def textual(run: CrowdRun, wrong: Sequence[tuple[int, int]]) -> CrowdRun:
+    """Return a crowd without ids and log-probabilities; some agents' turns say something else than their twins."""
+
+    def text(reply: Reply, other: bool) -> Reply:
+        return Reply(text=f"{reply.ids}{other * ' not'}", token_at_s=reply.token_at_s)
+
+    return replace(
+        run,
+        twins=tuple(tuple(text(reply, False) for reply in twin) for twin in run.twins),
+        replies=tuple(
+            tuple(text(reply, (agent, turn) in wrong) for turn, reply in enumerate(replies))
+            for agent, replies in enumerate(run.replies)
+        ),
+    )
+
+
+LATER = [(agent, turn) for agent in range(8) for turn in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status", "told"),
+    [
+        ([], Status.PASS, ""),
+        ([(0, 0), *LATER], Status.INCONCLUSIVE, "does not say the same twice"),
+        (LATER[:3], Status.INCONCLUSIVE, "3 of 16 turns .* not shown by 8 turns that were never restored"),
+        (LATER[:8], Status.FAIL, "agents 0, 1, 2, 3"),
+    ],
+)
+def test_texts_alone_accuse_nobody_of_what_rounding_may_have_done(
+    wrong: list[tuple[int, int]], status: Status, told: str
+) -> None:
+    row = rows(textual(crowd(8, 3, nats=0.0), wrong), adapter="none")[ROWS[0]]
+    assert row.status is status
+    assert re.search(told, row.reason)
+
+
+def test_texts_alone_accuse_no_server_whose_sleepers_twins_differ_from_themselves() -> None:
+    run = textual(crowd(8, 3, nats=0.0), LATER)
+    alone = make_run(run.twins[0][0], hot=run.twins[0], again=run.twins[1])
+    evidence = make_evidence(params=AgentsParams.create(agents=8, turns=3, adapter="none"), sleeper=alone)
+    row = {row.name: row for row in judge_everyone(evidence, run)}[ROWS[0]]
+    assert row.status is Status.INCONCLUSIVE
+    signal = replace(evidence, params=AgentsParams.create(agents=8, turns=3))
+    assert {row.name: row for row in judge_everyone(signal, run)}[ROWS[0]].status is Status.FAIL
 
 
 @settings(max_examples=50, deadline=None)

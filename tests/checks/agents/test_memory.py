@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
+import torch
 
 from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.memory import UNREAD, Fall
@@ -80,6 +81,13 @@ def test_a_kv_that_stays_has_not_left_though_as_much_of_other_memory_was_freed(
 @pytest.mark.parametrize("closed", [1.0, 1.2])
 def test_a_closed_sessions_kv_that_stays_is_seen_though_as_much_of_other_memory_was_freed(closed: float) -> None:
     assert freed(levels(0, 1, 0, 2.2, closed)).status is Status.FAIL
+
+
+@pytest.mark.parametrize(("device", "is_said"), [("cpu", True), ("cuda", False)])
+def test_where_sleeping_kv_may_lie_on_a_cpu_is_said(device: str, is_said: bool) -> None:
+    row = _left_device(replace(levels(0, 1, 1, 1, 0), device=torch.device(device)))
+    assert row.status is Status.FAIL
+    assert ("counts as the device's unless it was taken at the start" in row.reason) is is_said
 
 
 def test_what_may_be_a_part_of_the_kv_or_a_cache_leaves_it_open() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
@@ -137,6 +138,34 @@ def test_a_text_of_other_tokens_than_were_said_tells_nothing_of_the_weights(
     row = judge_speaker(replace(evidence, reference=replace(evidence.reference, tokens_slept=tokens)))
     assert row.status is status
     assert ("not as many tokens" in row.reason) is (status is Status.INCONCLUSIVE)
+
+
+def spoken(*, logprob: float, nll: float, prompt_tokens: int | None) -> Criterion:
+    """Judge a server by log-probabilities of its words, where the resident model's are others."""
+    reply = replace(said((3, 4)), logprobs=(logprob, logprob), prompt_tokens=prompt_tokens)
+    evidence, _ = pooled(reply, reply, reply)
+    run = replace(evidence.sleeper, first=reply, histories=((0,) * PROMPT,) * 2)
+    reference = replace(evidence.reference, nll_slept=(nll, nll), tokens_slept=(2, 2))
+    return judge_speaker(replace(evidence, sleeper=run, reference=reference))
+
+
+@pytest.mark.parametrize(
+    ("logprob", "nll", "counted", "status", "told"),
+    [
+        (-0.5, 0.6, PROMPT, Status.FAIL, "other weights"),
+        (-0.5, 0.6, None, Status.FAIL, "other weights"),
+        (-0.5, 0.6, PROMPT + 1, Status.INCONCLUSIVE, "counts 401 prompt tokens, and the history has 400"),
+        (-0.5, 0.5, PROMPT + 1, Status.PASS, ""),
+        (0.0, 5.8, PROMPT, Status.INCONCLUSIVE, "after the temperature.*raw_logprobs"),
+        (0.0, 0.01, PROMPT, Status.PASS, ""),
+    ],
+)
+def test_other_weights_are_told_from_a_prompt_with_a_token_more_and_from_numbers_that_say_nothing(
+    logprob: float, nll: float, counted: int | None, status: Status, told: str
+) -> None:
+    row = spoken(logprob=logprob, nll=nll, prompt_tokens=counted)
+    assert row.status is status
+    assert re.search(told, row.reason)
 
 
 def test_an_answer_without_ids_and_text_counts_as_no_tokens_of_nobody() -> None:

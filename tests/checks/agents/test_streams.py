@@ -52,6 +52,17 @@ def test_events_are_the_same_however_the_body_is_cut_and_the_lines_are_written(
     ]
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 10**6), max_size=5))
+def test_an_event_may_have_its_data_on_several_lines_and_may_have_no_blank_line_behind_it(cuts: list[int]) -> None:
+    told = [{"choices": [{"text": "a"}]}, {"usage": {"prompt_tokens": 3}}]
+    written = [json.dumps(event, indent=1).splitlines() for event in told]
+    several = "".join("".join(f"data: {line}\n" for line in lines) + "\n" for lines in written)
+    at_once = "".join(f"event: message\ndata: {json.dumps(event)}\n" for event in told)
+    for body in (several, several.replace("\n", "\r\n"), at_once, at_once.rstrip("\n")):
+        assert [json.loads(data) for data in events_of(body.encode(), cuts)] == told
+
+
 @pytest.mark.parametrize("odd", ["\u2028", "\u0085", "\x0b", "\x1c"])
 def test_what_python_takes_for_the_end_of_a_line_is_none_in_a_stream(odd: str) -> None:
     assert events_of(f'data: {{"text": "a{odd}b"}}\n\n'.encode(), []) == [f'{{"text": "a{odd}b"}}']
@@ -63,6 +74,7 @@ def test_log_probabilities_are_read_in_either_form() -> None:
     chat = {"content": [{"token": "a", "logprob": -1.0, "top_logprobs": top}]}
     as_completion, as_chat = (reply_to({"choices": [{"text": "a", "logprobs": told}]}) for told in (completion, chat))
     assert as_completion.fingerprint == as_chat.fingerprint == (-1.0, -1.0, -2.0)
+    assert as_completion.tokens == as_chat.tokens == ("a",)
 
 
 def test_ids_that_stand_beside_log_probabilities_are_read_if_every_place_has_one() -> None:
