@@ -95,14 +95,23 @@ def read_claim(system: System) -> int | None:
     claim: Any = system.claimed_bytes()
     if claim is None:
         return None
-    if isinstance(claim, float) and claim.is_integer():
-        return int(claim)
-    with contextlib.suppress(TypeError):
-        return operator.index(claim)
+    if not isinstance(claim, str):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            return _as_whole(claim)
     raise SystemContractError(
         f"system {system.name!r}: claimed_bytes() returned {str(claim)[:40]!r} ({type(claim).__name__}); expected "
         "bytes as an int, or None if it keeps no count"
     )
+
+
+def _as_whole(number: Any) -> int:
+    """Return a number of any kind as an int, exactly."""
+    try:
+        return operator.index(number)
+    except TypeError:
+        if not float(number).is_integer():
+            raise
+        return int(float(number))
 
 
 def is_rehearsed(system: System, weight_bytes: int) -> bool:

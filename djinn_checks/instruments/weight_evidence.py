@@ -5,15 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 import torch
 from torch import Tensor
 
 from djinn_checks.instruments.held_memory import HeldMemory
 from djinn_checks.instruments.memory_place import Place
-
-EXPERTS_NDIM = 3
-"""Dimensions of a weight that holds all experts of a layer, one behind the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +46,9 @@ class WeightEvidence:
     shapes: Mapping[str, tuple[int, ...]]
     """Name to shape."""
     experts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Name to the digests of its parts, of weights that are many of one kind (`EXPERTS_NDIM`)."""
+    """Name to the digests of its parts, of weights that hold all experts of a layer, one behind the other."""
+    dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
+    """Name to data type."""
 
     @property
     def moved_bytes_lower_bound(self) -> int:
@@ -80,6 +80,16 @@ class Part:
     digest: Tensor
 
 
+class How(IntEnum):
+    """What was done with a weight. Of the same weight only what is the most counts."""
+
+    GIVEN = 0
+    """A function got it that may have looked at it only, or written to it."""
+    VIEW = 1
+    """The module that runs took a part of it, or another view of it."""
+    ARITHMETIC = 2
+
+
 @dataclass(frozen=True)
 class Use:
     """A weight, or what may be one, at the moment it was used."""
@@ -93,24 +103,29 @@ class Use:
     digest: Tensor
     parts: tuple[Part, ...] = ()
     """Ranges that may be weights of the reference, if several are fused in one."""
-    consumed: bool = True
-    """By arithmetic. Else a function was given it that may have looked at it only, or written to it."""
+    dtype: torch.dtype = torch.float32
+    how: How = How.ARITHMETIC
     experts: Tensor | None = None
     """int64 [E], digests of its parts."""
+    address: int = 0
+    call: int = 0
+    """Of a module, in which it was."""
 
 
 @dataclass(frozen=True)
 class _Seen:
     """A use whose digest was read."""
 
-    number: int
+    use: Use
     name: str
     value: int
     nbytes: int
     shape: tuple[int, ...]
-    place: Place
-    consumed: bool
     experts: tuple[int, ...] = ()
+
+    @property
+    def how(self) -> How:
+        return self.use.how
 
 
 def gather_evidence(uses: Sequence[Use], reference: WeightEvidence | None, held: HeldMemory) -> WeightEvidence | None:
@@ -121,22 +136,25 @@ def gather_evidence(uses: Sequence[Use], reference: WeightEvidence | None, held:
         held: followed the memory of these uses.
     """
     known = _Known(reference)
-    seen = known.choose(_read(uses, known.values))
+    every = [found for found in _read(uses, known.values) if found.name or found.value in known.values]
+    seen = known.choose(every)
     if not seen:
         return None
     named: dict[str, dict[str, _Seen]] = {"exact": {}, "different": {}, "unknown": {}}
     exact: set[int] = set()
-    for use in seen:
-        verdict, name = known.verdict(use)
+    for found in seen:
+        verdict, name = known.verdict(found)
         if verdict == "exact":  # blocks that are called one by one call their weights by the same names
-            exact.add(use.value)
-            name = name if named[verdict].get(name, use).value == use.value else f"{name} ({use.number})"
-        named[verdict][name] = use
-    sizes = {use.value: use.nbytes for use in seen}
-    most, least = held.bytes_of({use.number for use in seen})
-    on_device = {use.value for use in seen if use.place == "device"}
+            exact.add(found.value)
+            name = name if named[verdict].get(name, found).value == found.value else f"{name} ({found.use.number})"
+        named[verdict][name] = found
+    sizes = {found.value: found.nbytes for found in seen}
+    most, least = held.bytes_of({found.use.number for found in every})
+    on_device = {found.value for found in seen if found.use.place == "device"}
+    at_once = {(found.use.call, found.use.address, found.value): found.nbytes for found in seen}
+    by_name = {name: found for of_verdict in named.values() for name, found in of_verdict.items()}
     return WeightEvidence(
-        weights=tuple(sorted(named["exact"] | named["different"] | named["unknown"])),
+        weights=tuple(sorted(by_name)),
         used_bytes=sum(sizes.values()),
         exact_bytes=sum(sizes[value] for value in exact),
         distinct_bytes=most,
@@ -146,10 +164,11 @@ def gather_evidence(uses: Sequence[Use], reference: WeightEvidence | None, held:
         bytes_of={name: known.names[use.value] for name, use in named["different"].items() if use.value in known.names},
         unknown=tuple(sorted(named["unknown"])),
         unseen=known.unseen(exact, named["different"]),
-        every_use_bytes=sum(use.nbytes for use in seen),
-        contents={name: (use.value, use.nbytes) for found in named.values() for name, use in found.items()},
-        shapes={name: use.shape for found in named.values() for name, use in found.items()},
-        experts={name: use.experts for found in named.values() for name, use in found.items() if use.experts},
+        every_use_bytes=sum(at_once.values()),
+        contents={name: (found.value, found.nbytes) for name, found in by_name.items()},
+        shapes={name: found.shape for name, found in by_name.items()},
+        experts={name: found.experts for name, found in by_name.items() if found.experts},
+        dtypes={name: found.use.dtype for name, found in by_name.items()},
     )
 
 
@@ -175,65 +194,81 @@ class _Known:
     def __init__(self, reference: WeightEvidence | None) -> None:
         self._contents = reference.contents if reference else {}
         self._shapes = reference.shapes if reference else {}
+        self._dtypes = reference.dtypes if reference else {}
         self._experts = reference.experts if reference else {}
         self._anything = reference is None
         self._known_as = KnownNames(self._contents).find
-        self._served: set[tuple[str, int]] = set()
+        self._open_groups: set[str] = set()
         self.values = {value for value, _ in self._contents.values()}
         self.names: dict[int, str] = {}
         for name, (value, _) in self._contents.items():
             self.names.setdefault(value, name)
 
-    def choose(self, seen: Iterable[_Seen]) -> list[_Seen]:
-        """Leave out what is no use: what no module has for a weight of its own and the reference does not know either,
-        and what functions were given of a weight that was used by arithmetic, or that once was right."""
-        known = [use for use in seen if use.name or use.value in self.values]
-        self._find_served([use for use in known if use.consumed])
-        told = {use.name for use in known if use.consumed}
-        right = {use.name for use in known if not use.consumed and self.verdict(use)[0] == "exact"}
+    def choose(self, seen: Sequence[_Seen]) -> list[_Seen]:
+        """Leave out what was done with a weight beside what is the most, and what was none if it was used elsewhere:
+        there it may have been put in another form. Of functions that were given it, a right one counts."""
+        self._find_open_groups([found for found in seen if found.how > How.GIVEN])
+        used = {found.value for found in seen if found.how is How.ARITHMETIC}
+        most: dict[str, How] = {}
+        for found in seen:
+            most[found.name] = max(most.get(found.name, How.GIVEN), found.how)
+        right = {found.name for found in seen if self.verdict(found)[0] == "exact"}
         return [
-            use
-            for use in known
-            if use.consumed or (use.name not in told and (use.name not in right or self.verdict(use)[0] == "exact"))
+            found
+            for found in seen
+            if found.how is How.ARITHMETIC
+            or (
+                found.how is most[found.name]
+                and self._own_value(found.name) not in used
+                and (found.how is How.VIEW or found.name not in right or self.verdict(found)[0] == "exact")
+            )
         ]
 
-    def _find_served(self, seen: Iterable[_Seen]) -> None:
-        """Find modules that serve several layers, one after the other: they have one name, and had the weights of that
-        layer as well as those of layers whose names were never called."""
-        named = [(self._known_as(use.name), use.value) for use in seen if use.name]
-        called = {name for name, _ in named}
-        own = {name for name, value in named if name is not None and self._contents[name][0] == value}
-        for name, value in named:
-            of = self.names.get(value)
-            if name in own and name is not None and of is not None and of not in called:
-                self._served.add((name, value))
+    def _own_value(self, name: str) -> int | None:
+        known_as = self._known_as(name)
+        return None if known_as is None else self._contents[known_as][0]
 
-    def verdict(self, use: _Seen) -> tuple[str, str]:
+    def _find_open_groups(self, seen: Iterable[_Seen]) -> None:
+        """Find the weights whose names do not tell which layer's they are, as one module serves several layers: those
+        like one that was used and whose name was never called."""
+        called = {self._known_as(found.name) for found in seen if found.name}
+        values = {found.value for found in seen}
+        self._open_groups = {_group(of) for value, of in self.names.items() if value in values and of not in called}
+
+    def verdict(self, found: _Seen) -> tuple[str, str]:
         """Return exact, different or unknown, and the reference's name of the weight if it has one."""
-        known_as = self._known_as(use.name)
+        known_as, of = self._known_as(found.name), self.names.get(found.value)
         if known_as is None:
-            return self._verdict_by_content(use)
-        if self._contents[known_as][0] == use.value:
+            return self._verdict_by_content(found)
+        if self._contents[known_as][0] == found.value:
             return "exact", known_as
-        if (known_as, use.value) in self._served:
-            return "exact", self.names[use.value]
-        if use.shape != self._shapes[known_as]:  # what it is in a form of the system's own, its name does not say
-            return ("exact", self.names[use.value]) if use.value in self.values else ("unknown", use.name)
-        experts = zip(use.experts, self._experts.get(known_as, ()), strict=False)
+        is_its_form = found.shape == self._shapes[known_as] and found.use.dtype is self._dtypes.get(
+            known_as, found.use.dtype
+        )
+        if of is not None and (not is_its_form or _group(of) in self._open_groups):
+            return "exact", of
+        if not is_its_form:  # what it is in a form of the system's own, its name does not say
+            return "unknown", found.name
+        experts = zip(found.experts, self._experts.get(known_as, ()), strict=False)
         if any(own == of_reference for own, of_reference in experts):  # others may be what no token was routed to
-            return "unknown", use.name
+            return "unknown", found.name
         return "different", known_as
 
-    def _verdict_by_content(self, use: _Seen) -> tuple[str, str]:
-        if use.value not in self.values:
-            return ("exact" if self._anything else "unknown"), use.name
-        is_part_of_a_name = not use.name or any(name.endswith(f".{use.name}") for name in self._contents)
-        return "exact", self.names[use.value] if is_part_of_a_name else use.name
+    def _verdict_by_content(self, found: _Seen) -> tuple[str, str]:
+        if found.value not in self.values:
+            return ("exact" if self._anything else "unknown"), found.name
+        is_part_of_a_name = not found.name or any(name.endswith(f".{found.name}") for name in self._contents)
+        return "exact", self.names[found.value] if is_part_of_a_name else found.name
 
     def unseen(self, exact: set[int], different: Collection[str]) -> tuple[str, ...]:
         """Return the names whose bytes were not seen in use, neither right nor wrong."""
         missing = (name for name, (value, _) in self._contents.items() if value not in exact and name not in different)
         return tuple(sorted(missing))
+
+
+def _group(name: str) -> str:
+    """Return a weight's name without its numbers: it is that of its like in all layers."""
+    return ".".join(part for part in name.split(".") if not part.isdigit())
 
 
 def _read(uses: Sequence[Use], known: Collection[int]) -> list[_Seen]:
@@ -248,13 +283,10 @@ def _read(uses: Sequence[Use], known: Collection[int]) -> list[_Seen]:
         fitting = {place: pair for place, pair in found.items() if pair[1] in known}
         cover = [] if value in known else _cover(fitting, use.shape[0] if use.shape else 0)
         pairs = [fitting[place] for place in cover]
-        seen += [
-            _Seen(use.number, "", at, part.nbytes, (part.rows, *use.shape[1:]), use.place, use.consumed)
-            for part, at in pairs
-        ]
+        seen += [_Seen(use, "", at, part.nbytes, (part.rows, *use.shape[1:])) for part, at in pairs]
         each = tuple(itertools.islice(of_experts, len(use.experts) if use.experts is not None else 0))
         if not cover:
-            seen.append(_Seen(use.number, use.name, value, use.nbytes, use.shape, use.place, use.consumed, each))
+            seen.append(_Seen(use, use.name, value, use.nbytes, use.shape, each))
     return seen
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,14 +18,7 @@ from djinn_checks.addresses import address_of
 from djinn_checks.digest import digest, digest_rows
 from djinn_checks.instruments.held_memory import HeldMemory
 from djinn_checks.instruments.memory_place import PlaceOf, find_place
-from djinn_checks.instruments.weight_evidence import (
-    EXPERTS_NDIM,
-    KnownNames,
-    Part,
-    Use,
-    WeightEvidence,
-    gather_evidence,
-)
+from djinn_checks.instruments.weight_evidence import How, Part, Use, WeightEvidence, gather_evidence
 
 
 def _words(text: str) -> frozenset[str]:
@@ -82,26 +76,21 @@ class UseLog:
         self._reference = reference
         self._place_of = place_of
         self._digests = digests
-        self._names = KnownNames(reference.contents if reference else ())
         self._shapes = set(reference.shapes.values()) if reference else set()
         self._dimensions = {len(shape) for shape in self._shapes}
         self._held = HeldMemory()
-        self._numbers, self._keys = itertools.count(), itertools.count()
+        self._numbers, self._keys, self._calls = itertools.count(), itertools.count(), itertools.count()
         self._uses: list[Use] = []
 
-    def note_weight(self, tensor: Tensor, name: str, frame: Frame, *, consumed: bool) -> None:
-        """Note that a module's own weight is used: of one that was moved or written meanwhile, the later use counts.
+    def note_weight(self, tensor: Tensor, name: str, frame: Frame, how: How) -> None:
+        """Note that something is done with a module's own weight.
 
-        Where the reference has no such name each use counts: it may be a place that weight after weight passes through.
-
-        Args:
-            consumed: whether by arithmetic; else a function was given it, and may have compared it or written to it.
+        Each arithmetic counts, as its place may be one that weight after weight passes through. Of the rest the last
+        one does, if the weight was moved or written meanwhile.
         """
         plain = bare(tensor)
-        if plain is None:
-            return
-        passes_through = self._reference is not None and consumed and self._names.find(name) is None
-        self._note(plain, name, next(self._keys) if passes_through else name, frame, consumed=consumed)
+        if plain is not None:
+            self._note(plain, name, next(self._keys) if how is How.ARITHMETIC else (name, how), frame, how)
 
     def note_if_known(self, tensor: Tensor, frame: Frame) -> None:
         """Note a tensor that no running module owns, if it has the shape of a weight that is known, or of several."""
@@ -113,35 +102,47 @@ class UseLog:
         if plain.ndim == 2 and not plain.is_contiguous() and plain.t().is_contiguous():
             plain = plain.t()  # as a matrix product sees a weight
         if tuple(plain.shape) in self._shapes or self._ranges(plain):
-            self._note(plain, "", next(self._keys), frame, consumed=True)
+            self._note(plain, "", next(self._keys), frame, How.ARITHMETIC)
 
     def close(self, frame: Frame) -> None:
         """Take over what a module call used."""
-        self._uses.extend(use for _, _, use in frame.values())
+        call = next(self._calls)
+        self._uses.extend(replace(use, call=call) for _, _, use in frame.values())
         frame.clear()
 
     def evidence(self) -> WeightEvidence | None:
         """Return what was seen; None if no weight was seen in use. Synchronizes with the device."""
         return gather_evidence(self._uses, self._reference, self._held) if self._uses else None
 
-    def _note(self, plain: Tensor, name: str, key: object, frame: Frame, *, consumed: bool) -> None:
+    def _note(self, plain: Tensor, name: str, key: object, frame: Frame, how: How) -> None:
         address, version = address_of(plain), None if plain.is_inference() else plain._version
-        if key in frame and _adds_nothing(frame[key], address, version, consumed=consumed):
+        if key in frame and frame[key][:2] == (address, version):
             return
-        nbytes, place, number = _extent_bytes(plain), self._place_of(plain.device, address), next(self._numbers)
-        value = self._digest(plain, address, version)
-        parts = () if tuple(plain.shape) in self._shapes else tuple(self._parts(plain))
-        experts = self._digest_experts(plain, address, version) if name and plain.ndim == EXPERTS_NDIM else None
-        use = Use(number, name, place, nbytes, tuple(plain.shape), value, parts, consumed, experts)
+        place, number = self._place_of(plain.device, address), next(self._numbers)
+        use = Use(
+            number=number,
+            name=name,
+            place=place,
+            nbytes=_extent_bytes(plain),
+            shape=tuple(plain.shape),
+            digest=self._digest(plain, address, version),
+            parts=() if tuple(plain.shape) in self._shapes else tuple(self._parts(plain)),
+            dtype=plain.dtype,
+            how=how,
+            experts=self._digest_experts(plain, address, version) if is_of_experts(name) else None,
+            address=address,
+        )
         frame[key] = address, version, use
         if place == "device":
-            self._held.note(plain, address, nbytes, number)
+            self._held.note(plain, address, use.nbytes, number)
 
     def _digest(self, plain: Tensor, address: int, version: int | None) -> Tensor:
         return self._keep((plain.device, address, version, plain.shape, plain.dtype), lambda: digest(plain))
 
     def _digest_experts(self, plain: Tensor, address: int, version: int | None) -> Tensor | None:
         """Return the digest of each part of a tensor; None where parts do not begin at whole words."""
+        if plain.ndim < 2 or not plain.numel():
+            return None
         rows = plain.detach().contiguous().flatten(1).view(torch.uint8)
         if rows.shape[1] % 4 or address_of(rows) % 4:
             return None
@@ -175,12 +176,15 @@ class UseLog:
 
 
 def bare(tensor: Tensor) -> Tensor | None:
-    """Return the tensor without what its class adds to it; None if it has no memory of its own to look at."""
+    """Return the tensor without what its class adds to it; None if it has no memory of its own to look at, as under
+    `vmap`, or if its bytes are not its numbers: quantized ones, conjugates."""
     with torch._C.DisableTorchFunctionSubclass():
         plain = torch.Tensor.detach(tensor)
     if type(plain) is not Tensor or plain.device.type == "meta" or plain.layout != torch.strided:
         return None
-    return plain
+    if torch._C._functorch.is_functorch_wrapped_tensor(plain) or plain.is_nested:
+        return None
+    return None if plain.is_quantized or plain.is_conj() or plain.is_neg() else plain
 
 
 def tensors_in(args: Iterable[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
@@ -200,6 +204,11 @@ def is_parameter(tensor: Tensor) -> bool:
     return type(tensor) is not Tensor and isinstance(tensor, nn.Parameter)
 
 
+def is_of_experts(name: str) -> bool:
+    """Tell the name of a weight that holds all experts of a layer, or one of them."""
+    return ".experts." in name
+
+
 def function_name(func: Callable[..., Any]) -> str:
     """Return a function's name, of an operator without its overload's. `weight.T` is a property: what counts is its
     name; all others describe."""
@@ -216,17 +225,6 @@ def owned_name(module: nn.Module, parameter: Tensor, *, direct_only: bool) -> st
         if owned is parameter:
             return name
     return None
-
-
-def _adds_nothing(before: tuple[int, int | None, Use], address: int, version: int | None, *, consumed: bool) -> bool:
-    """Tell whether a use shows nothing that the last one of the same weight did not.
-
-    Arithmetic after a mere touch does: bytes that were written in between by `.data`, NumPy or a copy of the system's
-    own raise no version.
-    """
-    if before[2].consumed is not consumed:
-        return before[2].consumed
-    return before[:2] == (address, version)
 
 
 def _extent_bytes(tensor: Tensor) -> int:

@@ -49,7 +49,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from djinn_checks.instruments.memory_place import PlaceOf, find_place
-from djinn_checks.instruments.weight_evidence import WeightEvidence
+from djinn_checks.instruments.weight_evidence import How, WeightEvidence
 from djinn_checks.instruments.weight_uses import (
     CONSUMES,
     CONVERTS,
@@ -210,10 +210,15 @@ class WeightWitness:
             prefix = thread.names.get(id(module), "")
             name = f"{prefix}.{name}" if prefix and name is not None else name
         if name is not None:
-            consumed = function in CONSUMES or function in CONVERTS
-            self._log.note_weight(tensor, name, thread.frame, consumed=consumed)
+            self._log.note_weight(tensor, name, thread.frame, _how(function))
         elif function in CONSUMES:
             self._log.note_if_known(tensor, thread.frame)
+
+
+def _how(function: str) -> How:
+    if function in CONSUMES or function in CONVERTS:
+        return How.ARITHMETIC
+    return How.VIEW if function in VIEWS else How.GIVEN
 
 
 class QuietWitness:

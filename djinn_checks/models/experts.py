@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
-"""What configurations of transformers call the experts of a layer that a token may be routed to."""
+_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_CHOSEN = ("num_experts_per_tok", "moe_topk")
+"""What configurations of transformers call the experts of a layer that a token may be routed to, and how many it is."""
 _PART = ".experts."
 """In the names of their weights, one parameter for all of a layer or one for each; those that all tokens use are called
 otherwise (`shared_experts`)."""
@@ -20,12 +21,16 @@ def unrouted_bytes(parameters: Iterable[tuple[str, Tensor]], config: Any) -> int
     Args:
         parameters: all of the model, by name.
         config: of transformers, or None; it says how many experts a layer has, and how many of them a token is routed
-            to (`num_experts_per_tok`).
+            to.
     """
     text = config.get_text_config() if hasattr(config, "get_text_config") else config  # None has no experts either
-    experts = next((count for name in _COUNTS if (count := getattr(text, name, None))), None)
-    chosen = getattr(text, "num_experts_per_tok", None)
+    experts, chosen = (_find(text, names) for names in (_COUNTS, _CHOSEN))
     if not experts or not chosen or chosen >= experts:
         return 0
     of_experts = sum(value.numel() * value.element_size() for name, value in parameters if _PART in name)
     return int(of_experts * (experts - chosen) // experts)
+
+
+def _find(config: Any, names: tuple[str, ...]) -> int:
+    """Return the first of some numbers that a configuration has; 0 if it has none of them."""
+    return next(filter(None, (getattr(config, name, None) for name in names)), 0)

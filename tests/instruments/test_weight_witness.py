@@ -385,3 +385,26 @@ def test_experts_of_which_some_are_old_may_be_those_that_nobody_asked(stale: tup
     assert evidence.different == ((name,) if verdict == "different" else ())
     assert evidence.unknown == ((name,) if verdict == "unknown" else ())
     assert evidence.complete is (verdict == "different")
+
+
+class _Odd(nn.Module):
+    """Its parameters have no bytes that could be looked at, or none that are their numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quantized = nn.Parameter(
+            torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8), requires_grad=False
+        )
+        self.conjugate = nn.Parameter(torch.ones(4, dtype=torch.complex64).conj(), requires_grad=False)
+        self.plain = nn.Parameter(torch.ones(4, 4), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        each = torch.vmap(lambda row: nn.functional.linear(row, self.plain))(x)
+        return each * self.quantized.dequantize() * (self.conjugate * 1).real
+
+
+def test_parameters_that_cannot_be_looked_at_are_not_seen_and_do_no_harm() -> None:
+    with WeightWitness() as witness:
+        _Odd()(torch.ones(2, 4))
+    evidence = witness.evidence()
+    assert evidence is None or not {"quantized", "conjugate"} & set(evidence.weights)

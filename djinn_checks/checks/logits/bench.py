@@ -256,7 +256,12 @@ class LogitsBench:
         stage = f"pass {number} of {self.params.passes}"
         prompts = (*self.prompts, self.plan.unforeseen[number - 1])
         compared = self._compare(
-            model, reference.positions, stage, lambda prompt: watch.around(number, prompt), prompts
+            model,
+            reference.positions,
+            stage,
+            lambda prompt: watch.around(number, prompt),
+            prompts,
+            needs_cache=reference.keeps_cache,
         )
         first = replace(compared.first, pass_number=number) if compared.first else None
         return SystemPass(
@@ -273,6 +278,7 @@ class LogitsBench:
         stage: str,
         around: Around,
         prompts: Sequence[Prompt],
+        needs_cache: bool = False,
     ) -> Compared:
         """Hold one pass over prompts against the spool, prompt by prompt."""
         limit = self.params.l2_threshold
@@ -288,6 +294,7 @@ class LogitsBench:
                 prompt.token_ids,
                 self.params.decode_tokens,
                 forced=expected.tokens,
+                needs_cache=needs_cache and self.params.decode_tokens > 0,
                 around=around(prompt.index),
             )
             for phase in PHASES:

@@ -53,6 +53,7 @@ def run_prompt(
     decode_tokens: int,
     *,
     forced: Tensor | None = None,
+    needs_cache: bool = False,
     around: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> PromptLogits:
     """Run one prompt.
@@ -63,13 +64,14 @@ def run_prompt(
         token_ids: [1, T] int64.
         decode_tokens: steps through the KV cache after the prefill.
         forced: [decode_tokens + 1] int64 tokens to feed (teacher forcing); None feeds the most likely one.
+        needs_cache: whether it is no model without a cache.
         around: makes the context that each of the 1 + decode_tokens forwards runs in.
 
     Raises:
         SystemContractError: it returns no such thing.
     """
     with around():
-        output = vet_answer(model(token_ids, use_cache=True), needs_cache=forced is not None and decode_tokens > 0)
+        output = vet_answer(model(token_ids, use_cache=True), needs_cache=needs_cache)
     prefill = output.logits[0].clone()  # a model may write every call's logits to the same place
     tokens = [_next_token(prefill[-1], forced, 0)]
     decode = []

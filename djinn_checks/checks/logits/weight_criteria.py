@@ -245,13 +245,14 @@ def _claimed_vs_planned(evidence: LogitsEvidence) -> Criterion:
 def _fetched_ahead(evidence: LogitsEvidence, claims: Sequence[int], planned: int) -> list[int]:
     """Return the bytes that lay ready after each forward, of a system that fetches ahead by itself; else nothing.
 
-    Behind the n-th forward it has moved what n forwards need, and beyond that no more than the budget has room for. One
-    that moves too much every time moves too much.
+    Behind the n-th forward it has moved what n forwards need, and beyond that no more than the budget has room for. Who
+    is further ahead after one forward is less so after another: a count that is off to one side alone is off.
     """
-    opened = evidence.system.claimed_at_open or 0
+    opened = min(evidence.system.claimed_at_open or 0, evidence.budget_bytes)
     ahead = [opened + total - number * planned for number, total in enumerate(accumulate(claims), start=1)]
-    is_always_more = all(claim > planned for claim in claims[1:])
-    return ahead if min(ahead) >= 0 and max(ahead) <= opened + evidence.budget_bytes and not is_always_more else []
+    steps = [claim - planned for claim in claims[1:] if claim != planned]
+    drifts = len(steps) > 1 and (min(steps) > 0 or max(steps) < 0)
+    return ahead if min(ahead) >= 0 and max(ahead) <= evidence.budget_bytes and not drifts else []
 
 
 def _claimed_vs_witnessed(evidence: LogitsEvidence) -> Criterion:

@@ -82,7 +82,7 @@ def decode_stretches(
         leave()
     of_all: dict[str, Any] = {
         "predicted_bytes": system.predicted_bytes_per_pass(),
-        "witnessed_bytes": _certainly_moved(witnessed, system) if witnessed and device.type == "cpu" else None,
+        "witnessed_bytes": _certainly_moved(witnessed, known, system) if witnessed and device.type == "cpu" else None,
         "peak_device_bytes": memory.peak_bytes,
         "host_growth_bytes": host.growth_bytes,
         "open_s": opened - began,
@@ -135,12 +135,16 @@ def _witness(loop: _Loop, known: KnownWeights | None) -> WeightEvidence | None:
     return witness.evidence()
 
 
-def _certainly_moved(seen: WeightEvidence, system: System) -> int | None:
+def _certainly_moved(seen: WeightEvidence, known: KnownWeights | None, system: System) -> int | None:
     """Return the bytes that were certainly written; None if what was not seen would decide, for it may have been.
 
-    Of experts that a token is not routed to the witness sees nothing that was used, so they may be old.
+    Experts that a token is not routed to may be old, unless their bytes are known; that excuses nobody who held more
+    than the budget.
     """
-    unrouted, needed = system.model.unrouted_bytes, system.model.weight_bytes - system.budget_bytes
+    compared = compare_weights(known, seen) if known else None
+    is_whole = compared is not None and not compared.missing
+    unrouted = 0 if is_whole or seen.distinct_bytes_at_least > system.budget_bytes else system.model.unrouted_bytes
+    needed = system.model.weight_bytes - system.budget_bytes
     moved = max(0, seen.moved_bytes_lower_bound - unrouted)
     unseen = system.model.weight_bytes - seen.used_bytes + unrouted
     return None if moved < needed <= moved + unseen else moved

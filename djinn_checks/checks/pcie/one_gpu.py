@@ -73,7 +73,8 @@ def _run(
     check_room(model, params.context_tokens, f"give context_tokens: {model.positions} or less")
     system, budget_bytes = _plan(params, factory, model, device)
     measure = _measure_on_gpu if device.type == "cuda" else _measure_on_host
-    known = survey_weights(model, device) if system.encodes else None
+    is_mixture = device.type == "cpu" and model.unrouted_bytes > 0  # whose experts are seen by their bytes alone
+    known = survey_weights(model, device) if system.encodes or is_mixture else None
     try:
         with _vram_limit(params, device):
             evidence = measure(params, system, device, progress, known)

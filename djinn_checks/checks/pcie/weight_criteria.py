@@ -45,7 +45,7 @@ def _streams_the_model(evidence: PcieEvidence, doubt: str) -> Criterion:
             ">=",
             evidence.weight_bytes - evidence.budget_bytes,
             evidence=_WITNESS,
-            missing="weights were not seen in use",
+            missing="not all weights were seen in use, bit for bit, and what was not seen may have moved",
             failed="more of the model stayed on the device than the budget allows, or it was not used",
         )
     needed = evidence.least_per_pass

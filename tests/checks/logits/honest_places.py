@@ -63,6 +63,37 @@ class OneBlock(OneSetOfPlaces):
         self.calls += 1
 
 
+class RingOfBlocks(OneSetOfPlaces):
+    """Four blocks serve six layers in turn, and go on where the last forward ended."""
+
+    name = "ring-of-blocks"
+    budget_fraction = 0.9
+    count = 4
+
+    def open(self) -> Any:
+        module, self.calls = self.model.resident(self.device), 0
+        self.module, self.moved, layers = module, 0, list(module.model.layers)
+        self.host = [{name: value.data for name, value in layer.named_parameters()} for layer in layers]
+        ring = layers[: self.count]
+        for block in ring:
+            for value in block.parameters():
+                value.data = value.data.clone()
+            block.register_forward_pre_hook(lambda block, _: self.turn(block))
+        module.register_forward_pre_hook(lambda *_: self.lay_out(module, ring))
+        return module
+
+    def lay_out(self, module: Any, ring: list[Any]) -> None:
+        count = len(self.host)
+        module.model.layers = nn.ModuleList([ring[(self.calls + at) % len(ring)] for at in range(count)])
+
+    def turn(self, block: Any) -> None:
+        layer = block.self_attn.layer_idx = self.calls % len(self.host)
+        for name, value in self.host[layer].items():
+            block.get_parameter(name).data.copy_(value)
+            self.moved += value.nbytes
+        self.calls += 1
+
+
 class FetchesAheadByChance(OneSetOfPlaces):
     """Two sets of places. Whether the next block is fetched before it is wanted is left to chance, as to a thread."""
 
@@ -151,12 +182,13 @@ class EncodedParameters(OneSetOfPlaces):
     """Linear layers have another form of their weights under the weights' name, and decode it for each call."""
 
     name = "encoded-parameters"
+    layer: type[_Encoded] = _Encoded
 
     def open(self) -> Any:
         module, places = super().open(), dict[int, nn.Parameter]()
         for index, block in enumerate(self.blocks):
             for name in ("gate_proj", "up_proj", "down_proj"):
-                setattr(block.mlp, name, _Encoded(self.host[index].pop(f"mlp.{name}.weight"), places))
+                setattr(block.mlp, name, self.layer(self.host[index].pop(f"mlp.{name}.weight"), places))
         return module
 
     def claimed_bytes(self) -> int | None:
@@ -182,6 +214,24 @@ class _OnePlace(nn.Module):
         return self.place
 
 
+class _SameShapeOfCode(_Encoded):
+    """Likewise, with a code that has the weight's own shape, in whole numbers."""
+
+    def __init__(self, weight: Tensor, places: dict[int, nn.Parameter]) -> None:
+        super().__init__(weight, {})
+        whole = {2: torch.int16, 4: torch.int32}[weight.element_size()]
+        self.code = [weight.contiguous().view(whole) ^ 0x55]
+        empty = nn.Parameter(torch.empty_like(self.code[0]), requires_grad=False)
+        self.weight = places.setdefault(hash(tuple(weight.shape)), empty)
+
+
+class EncodedInTheSameShape(EncodedParameters):
+    """The code looks as the weight does, but for its numbers."""
+
+    name = "encoded-in-the-same-shape"
+    layer = _SameShapeOfCode
+
+
 class OnePlaceInACall(OneSetOfPlaces):
     """Two weights of one shape are used from one place within one call; nobody owns it."""
 
@@ -202,6 +252,42 @@ class OnePlaceInACall(OneSetOfPlaces):
         return None
 
 
+class _GatesPlace(nn.Module):
+    """Up passes through the place of the gate, under the gate's name."""
+
+    def __init__(self, mlp: Any) -> None:
+        super().__init__()
+        self.host = [mlp.gate_proj.weight.data, mlp.up_proj.weight.data]
+        self.gate_proj, self.down_proj, self.act = mlp.gate_proj, mlp.down_proj, mlp.act_fn
+        self.gate_proj.weight = nn.Parameter(torch.empty_like(self.host[0]), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = (nn.functional.linear(x, self.fetch(weight)) for weight in self.host)
+        return self.down_proj(self.act(gate) * up)  # type: ignore[no-any-return]
+
+    def fetch(self, weight: Tensor) -> Tensor:
+        self.gate_proj.weight.data.copy_(weight)
+        return self.gate_proj.weight
+
+
+class OneKnownPlaceInACall(OneSetOfPlaces):
+    """Two weights are used from one place within one call, and the place is that of one of them."""
+
+    name = "one-known-place-in-a-call"
+
+    def open(self) -> Any:
+        module = super().open()
+        for index, block in enumerate(self.blocks):
+            for name in ("gate_proj", "up_proj"):
+                weight = self.host[index].pop(f"mlp.{name}.weight")
+                block.mlp.get_submodule(name).weight = nn.Parameter(weight, requires_grad=False)
+            block.mlp = _GatesPlace(block.mlp)
+        return module
+
+    def claimed_bytes(self) -> int | None:
+        return None
+
+
 class OneOwnedPlaceInACall(OnePlaceInACall):
     """Likewise, and the place is a parameter with a name that the model does not have."""
 
@@ -210,6 +296,6 @@ class OneOwnedPlaceInACall(OnePlaceInACall):
 
 
 IN_PLACE = (
-    OneSetOfPlaces, OneBlock, FetchesAheadByChance, ManyCopiesAtOnce, ZeroesFirst, DecodesInto, EncodedParameters,
-    OnePlaceInACall, OneOwnedPlaceInACall,
+    OneSetOfPlaces, OneBlock, RingOfBlocks, FetchesAheadByChance, ManyCopiesAtOnce, ZeroesFirst, DecodesInto,
+    EncodedParameters, EncodedInTheSameShape, OnePlaceInACall, OneOwnedPlaceInACall, OneKnownPlaceInACall,
 )  # fmt: skip

@@ -34,7 +34,7 @@ def test_weights_that_were_not_seen_are_never_taken_for_weights_that_did_not_mov
 ) -> None:
     system: Any = SimpleNamespace(model=SimpleNamespace(weight_bytes=100, unrouted_bytes=0), budget_bytes=50)
     seen: Any = SimpleNamespace(used_bytes=used, moved_bytes_lower_bound=moved)
-    assert _certainly_moved(seen, system) == expected
+    assert _certainly_moved(seen, None, system) == expected
 
 
 @pytest.mark.parametrize(("answers", "count"), [([False], 1), ([True, False], 2), ([True, True], 3)])
