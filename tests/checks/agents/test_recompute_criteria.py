@@ -54,10 +54,42 @@ def test_twins_that_take_as_long_as_each_other_tell_nothing_and_say_so() -> None
     assert "are not apart under this load" in found["first_token_is_kept"].reason
 
 
-def test_where_rounding_tells_a_late_answer_decides_nothing() -> None:
-    found = rows(timed(0.97, apart=0.01))
+def test_where_rounding_tells_time_is_not_asked() -> None:
+    found = rows(timed(0.06, apart=0.01))
     assert found["rounding_is_kept"].status is Status.PASS
     assert found["first_token_is_kept"].status is Status.SKIP
+
+
+@pytest.mark.parametrize(
+    ("is_counted", "status"), [(None, Status.INCONCLUSIVE), (False, Status.INCONCLUSIVE), (True, Status.SKIP)]
+)
+def test_who_rounds_as_kept_and_is_as_late_as_computed_anew_passes_only_if_a_link_carried_its_bytes(
+    is_counted: bool | None, status: Status
+) -> None:
+    rounding, first_token = judge_recomputation(timed(0.97, apart=0.01), is_counted=is_counted)
+    assert rounding.status is Status.PASS
+    assert (first_token.status, first_token.required) == (status, True)
+    if status is Status.INCONCLUSIVE:
+        assert "a slow way back, or computed again in the same parts" in first_token.reason
+        assert "970 ms after a sleep, 50 ms kept, 1.00 s computed anew" in first_token.evidence
+
+
+@pytest.mark.parametrize(
+    ("restore_s", "is_counted", "status"),
+    [(0.02, None, Status.FAIL), (0.9, None, Status.INCONCLUSIVE), (None, None, Status.INCONCLUSIVE),
+     (None, False, Status.FAIL), (0.9, False, Status.FAIL), (0.02, True, Status.INCONCLUSIVE)],
+)  # fmt: skip
+def test_a_late_session_is_accused_only_if_no_slow_way_back_explains_it(
+    restore_s: float | None, is_counted: bool | None, status: Status
+) -> None:
+    made = timed(0.97)
+    (sleep,) = made.sleeper.sleeps
+    told = replace(sleep, after=SessionRecord(restore_s=restore_s))
+    evidence = replace(made, sleeper=replace(made.sleeper, sleeps=(told,)))
+    rounding, first_token = judge_recomputation(evidence, is_counted=is_counted)
+    assert rounding.status is Status.INCONCLUSIVE
+    assert first_token.status is status
+    assert first_token.required
 
 
 def test_a_kv_that_never_left_is_one_fail_and_is_never_gone_after_infinite_seconds() -> None:

@@ -22,12 +22,12 @@ from djinn_checks.checks.agents.pool.adapters import POOLS
 from djinn_checks.checks.agents.pool.run import BorderTrial, PoolRun, is_accounted, kept_of, served_beyond, strangers
 from djinn_checks.checks.agents.pool.speed import judge_pool_moves
 from djinn_checks.checks.agents.promptness_criteria import judge_wake
-from djinn_checks.checks.agents.recompute_criteria import judge_recomputation
+from djinn_checks.checks.agents.recompute_criteria import judge_recomputation, was_carried
 from djinn_checks.checks.agents.reply import Sources
 from djinn_checks.checks.agents.sleeper import Sleep
 from djinn_checks.checks.agents.sleeper_criteria import judge_survival
 from djinn_checks.checks.agents.speed_criteria import judge_decode
-from djinn_checks.outcome import Criterion, Row, Status
+from djinn_checks.outcome import Criterion, Row
 from djinn_checks.units import format_bytes
 
 _BY_SERVER = "the server's own account of each turn's prompt tokens"
@@ -44,7 +44,6 @@ _UNPUSHED = (
 def judge_pool(evidence: AgentsEvidence, pool: PoolRun) -> list[Criterion]:
     """Return the rows about the sleeper on a server with a pool."""
     on_link = _loaded_on_link(evidence, pool)
-    is_counted = on_link.status is Status.PASS
     return [
         judge_survival(evidence),
         judge_speaker(evidence),
@@ -57,7 +56,7 @@ def judge_pool(evidence: AgentsEvidence, pool: PoolRun) -> list[Criterion]:
         on_link,
         judge_wake(evidence),
         _not_recomputed(evidence, pool),
-        *judge_recomputation(evidence, again=_why_again(evidence, pool), is_counted=is_counted),
+        *judge_recomputation(evidence, again=_why_again(evidence, pool), is_counted=was_carried(on_link)),
         *judge_sameness(evidence),
         judge_coherence(evidence),
         *judge_pool_moves(evidence, pool),
