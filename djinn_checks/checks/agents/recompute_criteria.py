@@ -41,6 +41,8 @@ class _FirstTokens:
     late, and nobody makes it early."""
 
     slept: Sequence[float]
+    own: Sequence[float]
+    """The same without what the machine kept the server from answering."""
     kept: Sequence[float]
     anew: Sequence[float]
     move_s: float
@@ -65,7 +67,7 @@ class _FirstTokens:
         """Whether the twins are apart, and a session after a sleep is as slow as the one that was computed anew."""
         if not self.is_known or not self.are_apart or self.is_soon:
             return False
-        return min(self.slept) >= _AS_SLOW * min(self.anew) and min(self.slept) > max(self.kept) + self.move_s
+        return min(self.own) >= _AS_SLOW * min(self.anew) and min(self.own) > max(self.kept) + self.move_s
 
     def __str__(self) -> str:
         slept, kept, anew = (format_seconds(min(times)) for times in (self.slept, self.kept, self.anew))
@@ -162,6 +164,7 @@ def _times(evidence: AgentsEvidence, part: Sequence[Reply]) -> _FirstTokens:
     sizes = [evidence.kv_bytes(sleep.tokens) for sleep in run.sleeps]
     return _FirstTokens(
         slept=[sleep.reply.wake_s for sleep in run.sleeps],
+        own=[sleep.reply.wake_s - evidence.stalled_s(sleep) for sleep in run.sleeps],
         kept=[reply.wake_s for reply in part or (*run.hot[1:], *run.again[1:])],
         anew=[reply.wake_s for reply in run.cold],
         move_s=max(sizes, default=0) / _SLOWEST_BYTES_PER_S,

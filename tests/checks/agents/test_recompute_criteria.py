@@ -14,12 +14,14 @@ from djinn_checks.checks.agents.one_fact import tell_once
 from djinn_checks.checks.agents.recompute_criteria import judge_recomputation
 from djinn_checks.checks.agents.reply import Reply, SessionRecord
 from djinn_checks.outcome import Criterion, judge
-from tests.checks.agents.made_evidence import KV, TOKENS, make_one_sleep, make_reply
+from tests.checks.agents.made_evidence import KV, TOKENS, WOKEN_S, make_one_sleep, make_reply
 
 
-def timed(after_s: float, *, kept_s: float = 0.05, anew_s: float = 1.0, apart: float = 0.0) -> AgentsEvidence:
+def timed(
+    after_s: float, *, kept_s: float = 0.05, anew_s: float = 1.0, apart: float = 0.0, **busy: tuple[float, float]
+) -> AgentsEvidence:
     """Return evidence of a sleep after which the first token came so late; the recomputed twin rounds by `apart`."""
-    made = make_one_sleep(lambda at: 0, wake_s=after_s)
+    made = make_one_sleep(lambda at: 0, wake_s=after_s, **busy)
 
     def told(seconds: float, logprob: float) -> Reply:
         return replace(make_reply(0.0, seconds), logprobs=(logprob,))
@@ -72,6 +74,12 @@ def test_who_rounds_as_kept_and_is_as_late_as_computed_anew_passes_only_if_a_lin
     if status is Status.INCONCLUSIVE:
         assert "a slow way back, or computed again in the same parts" in first_token.reason
         assert "970 ms after a sleep, 50 ms kept, 1.00 s computed anew" in first_token.evidence
+
+
+@pytest.mark.parametrize("delay", ["stalls", "waits"])
+def test_a_machine_that_was_late_is_no_sign_of_a_session_that_was_computed_anew(delay: str) -> None:
+    made = timed(0.97, apart=0.01, **{delay: (WOKEN_S + 0.1, WOKEN_S + 0.9)})
+    assert rows(made)["first_token_is_kept"].status is Status.SKIP
 
 
 @pytest.mark.parametrize(
