@@ -256,6 +256,8 @@ class AgentsParams(ModelParams):
     """Process whose memory is read, such as a server's behind a proxy; empty: who listens at the address."""
     pressure_tokens: Annotated[int, Field(ge=0)] = 0
     """Tokens of others' prompts that push a session out of a pool; 0: a tenth more than the server says it holds."""
+    host_block_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Tokens that a pool's host keeps together (LMCache: 256); empty: a block of the device's."""
     dtype: DtypeName | None = None
     """Data type of the KV cache and of the reference; empty: float16, on a CPU float32."""
     kv_device_gb: Annotated[float, Field(gt=0)] = 0.021

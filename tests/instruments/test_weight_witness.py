@@ -392,9 +392,8 @@ class _Odd(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.quantized = nn.Parameter(
-            torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8), requires_grad=False
-        )
+        quantized = torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8)
+        self.quantized = nn.Parameter(quantized, requires_grad=False)
         self.conjugate = nn.Parameter(torch.ones(4, dtype=torch.complex64).conj(), requires_grad=False)
         self.plain = nn.Parameter(torch.ones(4, 4), requires_grad=False)
 

@@ -275,7 +275,8 @@ async def run_crowd(
         gaps = generator.exponential(burst / arrival_rate, len(scripts))
         replies += await crowd.round(len(moved), scripts, _arrivals(gaps, burst), seed)
         ended = time.monotonic()
-        counts = await _counts(client, before)
+        now = await _counts(client)
+        counts = now.since(before) if now and before else None
         moved.append(await _leave(client, crowd, range(first, len(replies))))
         run = _gather(crowd, scripts, twins, replies, samples, moved, counts=counts, started_s=started, ended_s=ended)
         if crowd.errors or (run.least_restores() or 0) >= restores_wanted or ended - started > most_s:
@@ -319,12 +320,9 @@ def _arrivals(gaps: Iterable[float], burst: int) -> list[float]:
     return list(accumulate(0.0 if place % burst else float(gap) for place, gap in enumerate(gaps)))
 
 
-async def _counts(client: AgentClient, before: Counts | None = None) -> Counts | None:
-    """Return what a server with a pool has counted, since an earlier reading; None of other kinds."""
-    if not isinstance(client, PoolClient):
-        return None
-    found = await client.counts()
-    return found.since(before) if before else found
+async def _counts(client: AgentClient) -> Counts | None:
+    """Return what a server with a pool has counted so far; None of other kinds, and if it cannot be read."""
+    return await client.counts() if isinstance(client, PoolClient) else None
 
 
 def _total(parts: Sequence[int | None]) -> int | None:

@@ -112,13 +112,13 @@ class AgentsEvidence:
         twins = zip(run.hot[1:], run.again[1:], strict=True)
         awake = [(hot.wake_s + again.wake_s) / 2 for hot, again in twins]
         delays = [sleep.wake_s - alone for sleep, alone in zip(run.sleeps, awake, strict=False)]
-        stalls = [self._stalled_s(sleep) for sleep in run.sleeps]
+        stalls = [self.stalled_s(sleep) for sleep in run.sleeps]
         if not delays:
             return None
         least = median(delay - stalled for delay, stalled in zip(delays, stalls, strict=False))
         return Delay(most_s=median(delays), least_s=least - self.wake_noise_s())
 
-    def _stalled_s(self, sleep: Sleep) -> float:
+    def stalled_s(self, sleep: Sleep) -> float:
         """Return for how long the machine kept the server from answering, as nobody ran, or others did; and for how
         long the server put the request off."""
         if self.memory is None:

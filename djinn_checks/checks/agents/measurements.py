@@ -95,7 +95,9 @@ def summarize(evidence: AgentsEvidence, criteria: Sequence[Criterion], status: S
         worst = next(of_status, None)
         return f"{who}: {worst.title}: {worst.reason}" if worst else who
     times = "once" if params.sleeps == 1 else f"{params.sleeps} times"
-    text = f"{who}: {size} of KV left and came back, {times}, the text is the twin's"
+    is_counted = any(row.name == "kv_in_on_link" and row.status is Status.PASS for row in criteria)
+    whose = " by the server's own account" if evidence.pool and not is_counted else ""
+    text = f"{who}: {size} of KV left and came back{whose}, {times}, the text is the twin's"
     if evidence.crowd is None:
         return text
     p99 = percentile([reply.felt_wake_s for reply in evidence.crowd.wakes()], 99)

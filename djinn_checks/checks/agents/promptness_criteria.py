@@ -49,16 +49,36 @@ def judge_wake(evidence: AgentsEvidence) -> Criterion:
     limit_s = evidence.params.idle_s / 2 + move_s
     noise_s, delay = evidence.wake_noise_s(), evidence.wake_delay()
     row = Row("woke_at_once", "The agent's first token after a sleep comes as soon as its KV can be back", unit="s")
+    slow_way = _slow_way(evidence, delay, limit_s)
     return row.judge(
-        delay.within(limit_s) if delay else None,
+        delay.within(limit_s) if delay and not slow_way else None,
         "<=",
         limit_s,
         evidence="time to the first token after a sleep, less the twins' in the same turn, by the client's clock; "
         f"the twins' differ by {format_seconds(noise_s)}, the move may take {format_seconds(move_s)}",
         floor=noise_s,
-        missing=_why_open(delay, "there is no twin's turn to compare with"),
+        missing=slow_way or _why_open(delay, "there is no twin's turn to compare with"),
         failed="what does it wait for?",
     )
+
+
+def _slow_way(evidence: AgentsEvidence, delay: Delay | None, limit_s: float) -> str:
+    """Return how a slow way back may explain a wake that is too late; empty if it is not, or nothing explains it.
+
+    A server of sessions times its restores as a whole. One with a pool counts at most its copies from host memory, and
+    not what lies before them: a disk, another machine.
+    """
+    if delay is None or delay.within(limit_s) is None or delay.least_s <= limit_s:
+        return ""
+    late = f"{format_seconds(delay.least_s)} late, expected at most {format_seconds(limit_s)}"
+    if evidence.pool is not None:
+        said = [sleep.woken.load_s for sleep in evidence.pool.sleeps if sleep.woken.load_s is not None]
+        told = f"loads took {format_seconds(max(said))}" if said else "nothing of how long its loads took"
+        return f"{late}: its KV may have come over a slow way, as from a disk; the server says {told}"
+    restore_s = evidence.unloaded_restore_s()
+    if restore_s is None or delay.least_s - restore_s > limit_s:
+        return ""
+    return f"{late}, of which {format_seconds(restore_s)} are its restore, by the server's clock: is the way slow?"
 
 
 def _why_open(delay: Delay | None, unknown: str) -> str:

@@ -21,7 +21,7 @@ from djinn_checks.checks.agents.identity_criteria import (
 )
 from djinn_checks.checks.agents.memory import UNREAD
 from djinn_checks.checks.agents.promptness_criteria import judge_promptness
-from djinn_checks.checks.agents.recompute_criteria import judge_recomputation
+from djinn_checks.checks.agents.recompute_criteria import judge_recomputation, was_carried
 from djinn_checks.checks.agents.reply import SessionRecord, tell_refusals
 from djinn_checks.checks.agents.speed_criteria import judge_decode, judge_moves
 from djinn_checks.outcome import Criterion, Row
@@ -47,6 +47,7 @@ _LEFT_AGAIN = "the session had left again before the server was asked about its 
 
 def judge_sleeper(evidence: AgentsEvidence) -> list[Criterion]:
     """Return the rows about the sleeper."""
+    is_counted = was_carried(_on_link(evidence, "in"))
     return [
         judge_survival(evidence),
         judge_speaker(evidence),
@@ -54,7 +55,7 @@ def judge_sleeper(evidence: AgentsEvidence) -> list[Criterion]:
         *_came_back(evidence),
         *judge_promptness(evidence),
         _not_recomputed(evidence),
-        *judge_recomputation(evidence),
+        *judge_recomputation(evidence, is_counted=is_counted),
         *judge_sameness(evidence),
         judge_coherence(evidence),
         *judge_moves(evidence),

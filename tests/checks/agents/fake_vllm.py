@@ -56,6 +56,16 @@ class Defects:
     """Writes to the host what was part of a prompt, and is no defect."""
     computes_last_token: bool = False
     """Feeds back an answer's last token, too, as a server does that guesses ahead; no defect."""
+    chunk_blocks: int = 1
+    """The host keeps so many blocks together, as LMCache does, and is no defect."""
+    lag_s: float = 0.0
+    """After which the sources of a prompt are counted, and not the prompt itself; no defect."""
+    broken_scrapes: range = range(0)
+    """Which of the requests for metrics are answered with HTTP 503."""
+    is_closed: bool = False
+    """Whether the routes that empty its cache are refused."""
+    refuses_others: bool = False
+    """Whether prompts without log-probabilities are refused."""
     keeps_last_token: bool = False
     """Writes a block to the host that an answer's last token fills, whose KV nobody computed."""
 
@@ -70,6 +80,9 @@ class PagedModel:
     device: OrderedDict[Any, Block] = field(default_factory=OrderedDict)
     host: OrderedDict[Any, Block] = field(default_factory=OrderedDict)
     counts: dict[str, float] = field(default_factory=dict)
+    late: list[tuple[float, str, float]] = field(default_factory=list)
+    """What is to be counted, and when."""
+    scrapes: int = 0
     loads: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -122,7 +135,8 @@ class PagedModel:
         hot = next((place for place, key in enumerate(usable) if key not in self.device), len(usable))
         rest = usable[hot:] if self.defects.offloads else []
         loaded = next((place for place, key in enumerate(rest) if key not in self.host), len(rest))
-        return hot, loaded
+        chunk = self.defects.chunk_blocks
+        return hot, max(0, (hot + loaded) // chunk * chunk - hot)
 
     def _load(self, keys: list[Any]) -> list[Block]:
         if not keys:
@@ -136,9 +150,15 @@ class PagedModel:
         secret = hot if self.defects.keeps_in_secret else 0
         nbytes = sum(part.nbytes for block in blocks[hot - secret :] for pair in block for part in pair)
         self.count("prompt_tokens_total", length)
-        self.count('prompt_tokens_by_source_total{source="local_cache_hit"}', (hot - secret) * BLOCK)
-        self.count('prompt_tokens_by_source_total{source="external_kv_transfer"}', (loaded + secret) * BLOCK)
-        self.count('prompt_tokens_by_source_total{source="local_compute"}', length - (hot + loaded) * BLOCK)
+        sources = {
+            "local_cache_hit": (hot - secret) * BLOCK,
+            "external_kv_transfer": (loaded + secret) * BLOCK,
+            "local_compute": length - (hot + loaded) * BLOCK,
+        }
+        due = time.monotonic() + self.defects.lag_s
+        self.late += [
+            (due, f'prompt_tokens_by_source_total{{source="{source}"}}', count) for source, count in sources.items()
+        ]
         self.count("kv_offload_load_bytes_total", nbytes)
         self.count("kv_offload_load_time_total", nbytes / 5e9)
 
@@ -162,6 +182,13 @@ class PagedModel:
             self.device[key] = self.host[key] = tuple((torch.zeros(size), torch.zeros(size)) for _ in layers)
 
     def metrics(self) -> str:
+        with self.lock:
+            self.scrapes += 1
+            now = time.monotonic()
+            for due, name, amount in self.late:
+                if due <= now:
+                    self.count(name, amount)
+            self.late = [entry for entry in self.late if entry[0] > now]
         names = ["prompt_tokens_total", *(f'prompt_tokens_by_source_total{{source="{source}"}}' for source in
                  ("local_compute", "local_cache_hit", "external_kv_transfer"))]  # fmt: skip
         if self.defects.offloads:
@@ -186,8 +213,12 @@ def serve_vllm(spec: str, *, pool_blocks: int, defects: Defects | None = None) -
 
     class Handler(Quiet):
         def do_GET(self) -> None:
+            if self.path == "/metrics" and paged.scrapes + 1 in paged.defects.broken_scrapes:
+                paged.scrapes += 1
+                self.answer(503, "busy")
+                return
             known = {
-                "/metrics": paged.metrics(),
+                "/metrics": paged.metrics() if self.path == "/metrics" else "",
                 "/version": '{"version": "0.26.0"}',
                 "/v1/models": '{"object": "list", "data": [{"id": "tiny", "object": "model"}]}',
             }
@@ -198,7 +229,9 @@ def serve_vllm(spec: str, *, pool_blocks: int, defects: Defects | None = None) -
             if len(body) < int(self.headers["Content-Length"] or 0):
                 return  # the client is gone before it had asked
             path, _, query = self.path.partition("?")
-            if path == "/reset_prefix_cache" and paged.defects.routes:
+            if path == "/reset_prefix_cache" and paged.defects.is_closed:
+                self.answer(403, '{"error": "closed"}')
+            elif path == "/reset_prefix_cache" and paged.defects.routes:
                 with paged.lock:
                     paged.device.clear()
                     if query == "reset_external=true":
@@ -212,6 +245,9 @@ def serve_vllm(spec: str, *, pool_blocks: int, defects: Defects | None = None) -
         def complete(self, asked: dict[str, Any]) -> None:
             if asked["model"] != "tiny":
                 self.answer(404, '{"error": {"message": "The model does not exist."}}')
+                return
+            if paged.defects.refuses_others and not asked.get("logprobs"):
+                self.answer(429, '{"error": {"message": "too many requests"}}')
                 return
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")

@@ -115,6 +115,7 @@ def test_a_server_whose_blocks_really_come_back_from_the_host_passes_in_every_ro
     assert "by the server's route" in passed.criterion("kv_left_device").evidence
     assert passed.criterion("logprobs_equal_twin").observed == 0.0
     assert passed.measurements["server_version"] == "0.26.0"
+    assert passed.status is not Status.PASS or "came back by the server's own account" in passed.summary
     assert Outcome.from_dict(json.loads(json.dumps(passed.to_dict()))).to_dict() == passed.to_dict()
 
 
@@ -353,6 +354,61 @@ def test_a_pools_speed_is_told_over_the_links_and_decides_nothing() -> None:
     assert not restored.required
     nothing = judge_pool_moves(make_evidence(device=torch.device("cuda"), link=link), replace(pool, counted=Counts()))
     assert nothing[0].status is Status.INCONCLUSIVE
+
+
+def judge_leaving(spec: str, **defects: Any) -> dict[str, Criterion]:
+    """Return the rows of a server that is no worse for what it does otherwise, but for what a busy machine decides."""
+    rows = judge_with(spec, **defects)
+    assert not {name for name in failed(rows) if rows[name].required}
+    return rows
+
+
+def test_a_host_that_keeps_larger_chunks_than_the_devices_blocks_is_asked_for_their_size(spec: str) -> None:
+    rows = judge_leaving(spec, chunk_blocks=5)
+    for name in ("kv_from_host", "prefill_counted"):
+        assert rows[name].status is Status.INCONCLUSIVE
+        assert "give host_block_tokens" in rows[name].reason.lower()
+
+
+def test_sources_that_are_counted_later_than_their_prompt_are_waited_for(spec: str) -> None:
+    rows = judge_leaving(spec, lag_s=0.2)
+    for name in ("twins_are_twins", "kv_left_device", "kv_from_host", "prefill_counted", "loads_counted"):
+        assert rows[name].status is Status.PASS
+
+
+def test_sources_that_are_never_counted_are_unknown(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_client, "_SETTLE_S", 0.05)
+    rows = judge_leaving(spec, lag_s=1000.0)
+    for name in ("twins_are_twins", "kv_left_device", "kv_from_host", "prefill_counted"):
+        assert rows[name].status is Status.INCONCLUSIVE
+        assert "do its counters lag by seconds" in rows[name].reason
+
+
+def test_a_route_that_is_refused_is_as_one_that_is_not_there(spec: str) -> None:
+    rows = judge_leaving(spec, is_closed=True)
+    assert rows["kv_left_device"].status is rows["survives_sleep"].status is Status.PASS
+    assert "route" not in rows["kv_left_device"].evidence
+
+
+def test_others_that_are_refused_are_no_loss_of_the_agents(spec: str) -> None:
+    rows = judge_leaving(spec, refuses_others=True)
+    assert rows["survives_sleep"].status is Status.PASS
+    assert rows["kv_left_device"].status is Status.INCONCLUSIVE
+    assert "too many requests" in rows["kv_left_device"].reason
+
+
+@pytest.mark.parametrize("broken", [range(20, 22), range(20, 10**9)], ids=["for a moment", "for good"])
+def test_metrics_that_are_refused_are_asked_for_again_and_then_missing(
+    spec: str, broken: range, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_client, "_READ_S", 0.1)
+    monkeypatch.setattr(pool_client, "_READ_PAUSE_S", 0.02)
+    rows = judge_leaving(spec, broken_scrapes=broken)
+    assert rows["survives_sleep"].status is Status.PASS
+    is_back = len(broken) < 100
+    for name in ("kv_left_device", "kv_from_host", "prefill_counted"):
+        assert rows[name].status is (Status.PASS if is_back else Status.INCONCLUSIVE)
+        assert ("could not be read" in rows[name].reason) is not is_back
 
 
 def test_pressure_that_does_not_reach_the_session_leaves_it_there_and_that_is_one_fail(spec: str) -> None:

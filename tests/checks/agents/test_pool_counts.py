@@ -13,6 +13,7 @@ from djinn_checks.checks.agents.pool.counts import (
     parse_metrics,
     read_block_tokens,
     read_counts,
+    read_engines,
     read_pool_tokens,
 )
 from djinn_checks.checks.agents.reply import Sources
@@ -35,6 +36,21 @@ def test_vllms_tokens_are_counted_by_where_they_came_from() -> None:
     assert (counts.prompt, counts.device, counts.host) == (3 * 585, 0, 2 * 512)
     assert counts.sources == Sources(device=0, host=1024, computed=731)
     assert counts.since(counts).sources == Sources(device=0, host=0, computed=0)
+
+
+@pytest.mark.parametrize(("computed", "adds_up"), [(20, True), (21, True), (19, False), (0, False), (22, False)])
+def test_sources_that_do_not_add_up_to_the_prompt_are_unknown(computed: int, adds_up: bool) -> None:
+    counts = Counts(prompt=100, device=32, host=48, compute=computed)
+    assert counts.adds_up is adds_up
+    assert counts.sources == (Sources(device=32, host=48, computed=20) if adds_up else Sources())
+
+
+def test_the_pools_of_several_engines_are_one_that_others_have_to_fill() -> None:
+    told = "".join(f'vllm:cache_config_info{{block_size="16",engine="{n}",num_gpu_blocks="24"}} 1\n' for n in range(2))
+    series = parse_metrics(told + 'vllm:prompt_tokens_total{engine="7"} 1')
+    assert (read_pool_tokens(VLLM, series), read_engines(VLLM, series)) == (768, 2)
+    ranks = parse_metrics("".join(f'sglang:max_total_num_tokens{{tp_rank="{n}"}} 4096\n' for n in range(2)))
+    assert (read_pool_tokens(SGLANG, ranks), read_engines(SGLANG, ranks)) == (4096, 1)
 
 
 def test_vllms_blocks_and_pool_are_what_it_says() -> None:

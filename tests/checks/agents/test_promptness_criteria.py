@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from djinn_checks.checks.agents.promptness_criteria import judge_promptness
+from djinn_checks.checks.agents.pool.counts import Counts
+from djinn_checks.checks.agents.pool.run import PoolRun, PoolSleep
+from djinn_checks.checks.agents.promptness_criteria import judge_promptness, judge_wake
+from djinn_checks.checks.agents.reply import SessionRecord
 from djinn_checks.outcome import Criterion, Status
 from tests.checks.agents.made_evidence import KV, OPENED_S, SETTLED_S, TOLD_S, WOKEN_S, make_one_sleep
 
@@ -55,6 +59,34 @@ def test_a_server_that_is_not_told_may_take_its_idle_threshold_and_as_long_again
 def test_a_wake_that_waits_for_half_the_idle_threshold_is_late() -> None:
     assert judged(honest, wake_s=0.5, idle_s=1.0)["woke_at_once"].status is Status.PASS
     assert judged(honest, wake_s=0.7, idle_s=1.0)["woke_at_once"].status is Status.FAIL
+
+
+@pytest.mark.parametrize(("restore_s", "status"), [(0.5, Status.INCONCLUSIVE), (0.1, Status.FAIL)])
+def test_a_late_wake_that_a_slow_restore_explains_is_left_open(restore_s: float, status: Status) -> None:
+    made = make_one_sleep(honest, wake_s=0.8, idle_s=1.0)
+    (sleep,) = made.sleeper.sleeps
+    told = replace(sleep, after=SessionRecord(restore_s=restore_s))
+    row = judge_wake(replace(made, sleeper=replace(made.sleeper, sleeps=(told,))))
+    assert row.status is status
+    assert ("500 ms are its restore" in row.reason) is (status is Status.INCONCLUSIVE)
+
+
+@pytest.mark.parametrize(("load_s", "told"), [(0.5, "loads took 500 ms"), (None, "nothing of how long")])
+def test_a_pools_late_wake_may_have_come_from_a_disk(load_s: float | None, told: str) -> None:
+    late = replace(make_one_sleep(honest, wake_s=0.8, idle_s=1.0), pool=make_pool(Counts(load_s=load_s)))
+    row = judge_wake(late)
+    assert row.status is Status.INCONCLUSIVE
+    assert told in row.reason
+    soon = replace(make_one_sleep(honest, wake_s=0.3, idle_s=1.0), pool=make_pool(Counts(load_s=load_s)))
+    assert judge_wake(soon).status is Status.PASS
+
+
+def make_pool(woken: Counts) -> PoolRun:
+    pushed = PoolSleep(by="others' prompts", pressed_tokens=1, woken=woken)
+    return PoolRun(
+        kind="vllm", version="0.26.0", missing={}, block_tokens=16, pool_tokens=9600, sleeps=(pushed,),
+        counted=Counts(), left_s=0.0,
+    )  # fmt: skip
 
 
 def test_whether_the_server_or_a_machine_that_stalled_was_late_is_left_open() -> None:

@@ -14,12 +14,14 @@ from djinn_checks.checks.agents.one_fact import tell_once
 from djinn_checks.checks.agents.recompute_criteria import judge_recomputation
 from djinn_checks.checks.agents.reply import Reply, SessionRecord
 from djinn_checks.outcome import Criterion, judge
-from tests.checks.agents.made_evidence import KV, TOKENS, make_one_sleep, make_reply
+from tests.checks.agents.made_evidence import KV, TOKENS, WOKEN_S, make_one_sleep, make_reply
 
 
-def timed(after_s: float, *, kept_s: float = 0.05, anew_s: float = 1.0, apart: float = 0.0) -> AgentsEvidence:
+def timed(
+    after_s: float, *, kept_s: float = 0.05, anew_s: float = 1.0, apart: float = 0.0, **busy: tuple[float, float]
+) -> AgentsEvidence:
     """Return evidence of a sleep after which the first token came so late; the recomputed twin rounds by `apart`."""
-    made = make_one_sleep(lambda at: 0, wake_s=after_s)
+    made = make_one_sleep(lambda at: 0, wake_s=after_s, **busy)
 
     def told(seconds: float, logprob: float) -> Reply:
         return replace(make_reply(0.0, seconds), logprobs=(logprob,))
@@ -54,10 +56,57 @@ def test_twins_that_take_as_long_as_each_other_tell_nothing_and_say_so() -> None
     assert "are not apart under this load" in found["first_token_is_kept"].reason
 
 
-def test_where_rounding_tells_a_late_answer_decides_nothing() -> None:
-    found = rows(timed(0.97, apart=0.01))
+def test_a_server_that_put_off_every_turn_after_a_sleep_may_have_computed_meanwhile() -> None:
+    made = timed(0.06, apart=0.01)
+    (sleep,) = made.sleeper.sleeps
+    put_off = replace(sleep, reply=replace(sleep.reply, refusals=1, refused_s=0.2))
+    found = rows(replace(made, sleeper=replace(made.sleeper, sleeps=(put_off,))))["first_token_is_kept"]
+    assert (found.status, found.required) == (Status.INCONCLUSIVE, True)
+    assert "answered at once" in found.reason
+
+
+def test_where_rounding_tells_time_is_not_asked() -> None:
+    found = rows(timed(0.06, apart=0.01))
     assert found["rounding_is_kept"].status is Status.PASS
     assert found["first_token_is_kept"].status is Status.SKIP
+
+
+@pytest.mark.parametrize(
+    ("is_counted", "status"), [(None, Status.INCONCLUSIVE), (False, Status.INCONCLUSIVE), (True, Status.SKIP)]
+)
+def test_who_rounds_as_kept_and_is_as_late_as_computed_anew_passes_only_if_a_link_carried_its_bytes(
+    is_counted: bool | None, status: Status
+) -> None:
+    rounding, first_token = judge_recomputation(timed(0.97, apart=0.01), is_counted=is_counted)
+    assert rounding.status is Status.PASS
+    assert (first_token.status, first_token.required) == (status, True)
+    if status is Status.INCONCLUSIVE:
+        assert "a slow way back, or computed again in the same parts" in first_token.reason
+        assert "970 ms after a sleep, 50 ms kept, 1.00 s computed anew" in first_token.evidence
+
+
+@pytest.mark.parametrize("delay", ["stalls", "waits"])
+def test_a_machine_that_was_late_is_no_sign_of_a_session_that_was_computed_anew(delay: str) -> None:
+    made = timed(0.97, apart=0.01, **{delay: (WOKEN_S + 0.1, WOKEN_S + 0.9)})
+    assert rows(made)["first_token_is_kept"].status is Status.SKIP
+
+
+@pytest.mark.parametrize(
+    ("restore_s", "is_counted", "status"),
+    [(0.02, None, Status.FAIL), (0.9, None, Status.INCONCLUSIVE), (None, None, Status.INCONCLUSIVE),
+     (None, False, Status.FAIL), (0.9, False, Status.FAIL), (0.02, True, Status.INCONCLUSIVE)],
+)  # fmt: skip
+def test_a_late_session_is_accused_only_if_no_slow_way_back_explains_it(
+    restore_s: float | None, is_counted: bool | None, status: Status
+) -> None:
+    made = timed(0.97)
+    (sleep,) = made.sleeper.sleeps
+    told = replace(sleep, after=SessionRecord(restore_s=restore_s))
+    evidence = replace(made, sleeper=replace(made.sleeper, sleeps=(told,)))
+    rounding, first_token = judge_recomputation(evidence, is_counted=is_counted)
+    assert rounding.status is Status.INCONCLUSIVE
+    assert first_token.status is status
+    assert first_token.required
 
 
 def test_a_kv_that_never_left_is_one_fail_and_is_never_gone_after_infinite_seconds() -> None:

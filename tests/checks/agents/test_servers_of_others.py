@@ -63,8 +63,12 @@ def pooled(slept: Reply, hot: Reply, cold: Reply, *, block: int | None = BLOCK) 
 @pytest.mark.parametrize(
     ("again", "block", "kind", "status"),
     [(0, BLOCK, "sglang", Status.PASS), (11, BLOCK, "sglang", Status.PASS), (15, BLOCK, "sglang", Status.PASS),
-     (16, BLOCK, "sglang", Status.FAIL), (16, 128, "sglang", Status.PASS), (1, None, "sglang", Status.FAIL),
-     (17, BLOCK, "vllm", Status.PASS), (18, BLOCK, "vllm", Status.FAIL), (3, None, "vllm", Status.FAIL)],
+         (16, BLOCK, "sglang", Status.INCONCLUSIVE), (16, 128, "sglang", Status.PASS),
+         (255, BLOCK, "sglang", Status.INCONCLUSIVE), (256, BLOCK, "sglang", Status.FAIL),
+         (KEPT, BLOCK, "sglang", Status.FAIL), (1, None, "sglang", Status.INCONCLUSIVE),
+         (256, None, "sglang", Status.FAIL), (KEPT, None, "sglang", Status.FAIL), (17, BLOCK, "vllm", Status.PASS),
+         (18, BLOCK, "vllm", Status.INCONCLUSIVE), (257, BLOCK, "vllm", Status.INCONCLUSIVE),
+         (258, BLOCK, "vllm", Status.FAIL), (3, None, "vllm", Status.INCONCLUSIVE)],
 )  # fmt: skip
 def test_less_than_a_block_of_the_servers_own_size_may_be_computed_again_and_the_answer_of_one_that_leaves_it_out(
     again: int, block: int | None, kind: str, status: Status
@@ -74,8 +78,80 @@ def test_less_than_a_block_of_the_servers_own_size_may_be_computed_again_and_the
     evidence, pool = pooled(said((3, 4), came), hot, hot, block=block)
     found = {row.name: row for row in judge_pool(evidence, replace(pool, kind=kind))}
     assert found["prefill_counted"].status is found["kv_from_host"].status is status
-    assert found["prefill_counted"].observed == again
+    assert found["prefill_counted"].observed == (None if status is Status.INCONCLUSIVE else again)
+    asked = "vllm:cache_config_info{block_size}" if kind == "vllm" else "sglang:cache_config_info{page_size}"
+    remedy = "larger chunks than the device's blocks" if block else asked
+    for name in ("prefill_counted", "kv_from_host"):
+        assert (remedy in found[name].reason) is (status is Status.INCONCLUSIVE)
+        assert ("give host_block_tokens" in found[name].reason.lower()) is (status is Status.INCONCLUSIVE)
     assert ("the last answer's 2 may be computed again" in found["kv_from_host"].evidence) is (kind == "vllm")
+
+
+@pytest.mark.parametrize(
+    ("again", "chunk", "status"),
+    [(63, 64, Status.PASS), (64, 64, Status.FAIL), (255, 256, Status.PASS), (16, 8, Status.FAIL),
+     (KEPT, 512, Status.INCONCLUSIVE), (KEPT, 256, Status.FAIL)],
+)  # fmt: skip
+def test_less_than_a_chunk_that_a_host_is_said_to_keep_may_be_computed_again(
+    again: int, chunk: int, status: Status
+) -> None:
+    came = Sources(device=0, host=KEPT - again, computed=PROMPT - KEPT + again)
+    hot = said((3, 4), Sources(device=KEPT, host=0, computed=PROMPT - KEPT))
+    evidence, pool = pooled(said((3, 4), came, moved=0.1), hot, said((3, 4), moved=0.1))
+    params = AgentsParams.create(adapter="sglang", agents=0, sleeps=1, host_block_tokens=chunk)
+    found = {row.name: row for row in judge_pool(replace(evidence, params=params), replace(pool, kind="sglang"))}
+    assert found["prefill_counted"].status is found["kv_from_host"].status is status
+    assert f"its host keeps {chunk} together" in found["kv_from_host"].evidence
+    assert ("give more prompt_tokens" in found["kv_from_host"].reason) is (status is Status.INCONCLUSIVE)
+    if status is Status.PASS:
+        assert f"the host keeps chunks of {chunk} tokens" in found["rounding_is_kept"].reason
+
+
+@pytest.mark.parametrize(
+    ("short", "twin_short", "status"),
+    [(5, 5, Status.PASS), (5, None, Status.INCONCLUSIVE), (320, 5, Status.FAIL), (1, 0, Status.PASS)],
+)
+def test_what_a_retokenized_history_does_not_continue_is_not_held_against_a_server_that_gives_no_ids(
+    short: int, twin_short: int | None, status: Status
+) -> None:
+    came = Sources(device=0, host=KEPT - short, computed=PROMPT - KEPT + short)
+    kept = None if twin_short is None else KEPT - twin_short
+    hot = said((), Sources(device=kept, host=0, computed=PROMPT - (kept or 0)))
+    evidence, pool = pooled(said((), came), hot, hot, block=2)
+    (sleep,) = evidence.sleeper.sleeps
+    silent = replace(evidence.sleeper, sleeps=(replace(sleep, last=replace(sleep.last, ids=())),))
+    found = {row.name: row for row in judge_pool(replace(evidence, sleeper=silent), replace(pool, kind="sglang"))}
+    assert found["prefill_counted"].status is found["kv_from_host"].status is status
+    assert ("no token ids" in found["kv_from_host"].reason) is (status is Status.INCONCLUSIVE)
+
+
+def test_a_twin_that_was_not_on_the_device_either_leaves_open_what_the_host_gives() -> None:
+    came = Sources(device=0, host=16, computed=PROMPT - 16)
+    away = said((3, 4), Sources(device=0, host=0, computed=PROMPT))
+    evidence, pool = pooled(said((3, 4), came), away, away)
+    run = replace(evidence.sleeper, histories=((0,) * KEPT, (0,) * PROMPT))
+    found = {row.name: row for row in judge_pool(replace(evidence, sleeper=run), replace(pool, kind="sglang"))}
+    for name in ("kv_from_host", "prefill_counted", "twins_are_twins"):
+        assert found[name].status is Status.INCONCLUSIVE
+        assert "engine" in found[name].reason
+        assert "share what is cached" not in found[name].reason
+
+
+@pytest.mark.parametrize(
+    ("engines", "device", "by", "status"),
+    [(1, 16, "others' prompts", Status.FAIL), (2, 16, "others' prompts", Status.INCONCLUSIVE),
+     (2, 0, "others' prompts", Status.PASS), (2, 16, "the server's route", Status.FAIL)],
+)  # fmt: skip
+def test_others_prompts_may_have_gone_to_another_engine_and_a_route_empties_them_all(
+    engines: int, device: int, by: str, status: Status
+) -> None:
+    came = Sources(device=device, host=KEPT - device, computed=PROMPT - KEPT)
+    hot = said((3, 4), Sources(device=KEPT, host=0, computed=PROMPT - KEPT))
+    evidence, pool = pooled(said((3, 4), came), hot, hot)
+    pushed = PoolSleep(by=by, pressed_tokens=0 if "route" in by else 9000, woken=Counts())
+    found = {row.name: row for row in judge_pool(evidence, replace(pool, engines=engines, sleeps=(pushed,)))}
+    assert found["kv_left_device"].status is status
+    assert ("the server has 2 engines" in found["kv_left_device"].reason) is (status is Status.INCONCLUSIVE)
 
 
 def rows(slept: Reply, hot: Reply, cold: Reply) -> dict[str, Criterion]:
@@ -97,9 +173,15 @@ def test_another_token_that_rounding_may_have_chosen_leaves_it_open_and_any_othe
     assert (found["logprobs_equal_twin"].status is Status.INCONCLUSIVE) is is_open
 
 
-@pytest.mark.parametrize(("kind", "status"), [("vllm", Status.INCONCLUSIVE), ("sglang", Status.FAIL)])
-def test_answers_that_a_server_leaves_out_round_as_computed_anew_and_accuse_nobody(kind: str, status: Status) -> None:
-    came = Sources(device=0, host=KEPT - BLOCK, computed=PROMPT - KEPT + BLOCK)
+@pytest.mark.parametrize(
+    ("kind", "again", "status"),
+    [("vllm", BLOCK, Status.INCONCLUSIVE), ("vllm", 0, Status.FAIL), ("sglang", 0, Status.FAIL),
+     ("sglang", BLOCK, Status.INCONCLUSIVE), ("sglang", 256, Status.FAIL)],
+)  # fmt: skip
+def test_answers_that_a_server_may_leave_out_round_as_computed_anew_and_accuse_nobody(
+    kind: str, again: int, status: Status
+) -> None:
+    came = Sources(device=0, host=KEPT - again, computed=PROMPT - KEPT + again)
     hot = said((3, 4), Sources(device=KEPT, host=0, computed=PROMPT - KEPT))
     evidence, pool = pooled(said((3, 4), came, moved=0.1), hot, said((3, 4), moved=0.1))
     found = {row.name: row for row in judge_pool(evidence, replace(pool, kind=kind))}

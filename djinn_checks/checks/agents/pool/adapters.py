@@ -72,6 +72,8 @@ class PoolAdapter:
     """Those whose KV was on the device."""
     host: Counters
     """Those whose KV came from outside the device."""
+    compute: Counters = ()
+    """Those that were computed; without such a counter they are what is left."""
     load_bytes: Counters
     load_s: Counters
     store_bytes: Counters
@@ -82,6 +84,8 @@ class PoolAdapter:
     """Tokens that the device's pool holds."""
     pool_blocks: tuple[Info, ...] = ()
     """The same in blocks, where it is said in no other way."""
+    engine: str = ""
+    """The label that tells engines apart, each of which has a pool of its own; empty: there is one."""
     leaves_out: str = ""
     """Why the tokens of a session's last answer may not be written to the host; empty: they are."""
     empty_device: Route | None = None
@@ -107,6 +111,9 @@ VLLM = PoolAdapter(
         ),
         Counter(name="vllm:external_prefix_cache_hits_total", since="0.26.0"),
     ),
+    compute=(
+        Counter(name="vllm:prompt_tokens_by_source_total", label="source", values=("local_compute",), since="0.26.0"),
+    ),
     load_bytes=(Counter(name="vllm:kv_offload_load_bytes_total", since="0.26.0"),),
     load_s=(Counter(name="vllm:kv_offload_load_time_total", since="0.26.0"),),
     store_bytes=(Counter(name="vllm:kv_offload_store_bytes_total", since="0.26.0"),),
@@ -114,6 +121,7 @@ VLLM = PoolAdapter(
     block_tokens=(Info(name="vllm:cache_config_info", label="block_size", since="0.26.0"),),
     pool_tokens=(Info(name="vllm:cache_config_info", label="kv_cache_size_tokens", since="0.32.0"),),
     pool_blocks=(Info(name="vllm:cache_config_info", label="num_gpu_blocks", since="0.26.0"),),
+    engine="engine",
     leaves_out="vLLM 0.26.0 writes what was part of a prompt, unless offload_prompt_only is false in its connector's "
     "settings",
     empty_device=Route(path="/reset_prefix_cache", needs="VLLM_SERVER_DEV_MODE=1"),
@@ -138,6 +146,7 @@ SGLANG = PoolAdapter(
     store_s=(Counter(name="sglang:hicache_backup_duration_seconds_sum", since="0.5.20"),),
     block_tokens=(Info(name="sglang:cache_config_info", label="page_size", since="0.5.10"),),
     pool_tokens=(Info(name="sglang:max_total_num_tokens", since="0.5.10"),),
+    engine="dp_rank",
     empty_all=Route(path="/flush_cache", needs=""),
     fields={
         "cache_salt": "{salt}",

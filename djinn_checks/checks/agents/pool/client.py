@@ -19,6 +19,8 @@ _SETTLE_S, _POLL_S = 3.0, 0.05
 """How long a server may take to count a turn that it has answered, and how often it is asked."""
 _REST_S = 0.3
 """After which what was moved for a turn is counted as well; 0.3 s were enough for vLLM 0.26.0."""
+_READ_S, _READ_PAUSE_S = 3.0, 0.3
+"""For how long the metrics are asked for again if they are refused: who serves them may be busy."""
 _RESET_TRIES, _RESET_PAUSE_S = 20, 0.25
 """A cache cannot be emptied while copies run: vLLM says so, and is asked again."""
 _LONGEST_VERSION = 60
@@ -37,6 +39,8 @@ class PoolClient(AgentClient):
         super().__init__(address, **options)
         self._run = uuid.uuid4().hex
         self._salts: dict[str, str] = {}
+        self.not_emptied = ""
+        """What the server answered when it was last asked to empty a cache and did not."""
 
     async def find_routes(self) -> None:
         kind, asked = self.adapter, f"GET {self.adapter.metrics}"
@@ -52,12 +56,26 @@ class PoolClient(AgentClient):
         await super().find_routes()
 
     async def series(self) -> list[Series]:
-        """Return all that the server counts and says of itself."""
-        return parse_metrics((await self._request("GET", self.adapter.metrics)).text)
+        """Return all that the server counts and says of itself.
 
-    async def counts(self) -> Counts:
-        """Return what the server has counted so far."""
-        return read_counts(self.adapter, await self.series())
+        Raises:
+            InstrumentError: it was asked several times, and did not answer.
+        """
+        deadline = time.monotonic() + _READ_S
+        while True:
+            try:
+                return parse_metrics((await self._request("GET", self.adapter.metrics)).text)
+            except InstrumentError as error:
+                if isinstance(error, NoRouteError) or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(_READ_PAUSE_S)
+
+    async def counts(self) -> Counts | None:
+        """Return what the server has counted so far; None if it cannot be read now."""
+        try:
+            return read_counts(self.adapter, await self.series())
+        except InstrumentError:
+            return None
 
     async def version(self) -> str | None:
         """Return the server's version; None if it does not say."""
@@ -70,10 +88,10 @@ class PoolClient(AgentClient):
 
     async def counted_turn(self, session: str, prompt: Sequence[int], max_tokens: int) -> tuple[Reply, Counts]:
         """Take a turn while nobody else does; return the answer with its tokens' sources, and all that was counted."""
-        before = await self.counts()
+        before = await self._settle()
         reply = await self.turn(session, prompt, max_tokens)
         wanted = reply.prompt_tokens or len(prompt)
-        counts = await self._settle(before, wanted)
+        counts = await self._count(before, wanted) if before else Counts()
         return replace(reply, sources=counts.sources), counts
 
     async def empty_device(self) -> bool:
@@ -96,15 +114,30 @@ class PoolClient(AgentClient):
         salt = self._salts.setdefault(session, f"{self._run}-{session}-{uuid.uuid4().hex[:8]}")
         return {name: _fill(value, salt, session) for name, value in self.adapter.fields.items()}
 
-    async def _settle(self, before: Counts, wanted: int) -> Counts:
+    async def _settle(self) -> Counts | None:
+        """Return what the server has counted when all sources of earlier prompts are counted as well."""
         deadline = time.monotonic() + _SETTLE_S
         while True:
+            found = await self.counts()
+            if found is None or (found.surplus or 0) >= 0 or time.monotonic() > deadline:
+                return found
             await asyncio.sleep(_POLL_S)
-            found = (await self.counts()).since(before)
-            if found.prompt is None or found.prompt >= wanted or time.monotonic() > deadline:
+
+    async def _count(self, before: Counts, wanted: int) -> Counts:
+        """Return what was counted since, when twice the same is, and a prompt of so many tokens with its sources."""
+        deadline = time.monotonic() + _SETTLE_S
+        last: Counts | None = None
+        while True:
+            await asyncio.sleep(_POLL_S)
+            now = await self.counts()
+            found = now.since(before) if now else Counts()
+            is_all = (found.prompt is None or found.prompt >= wanted) and found.adds_up
+            if (is_all and found == last) or now is None or time.monotonic() > deadline:
                 break
+            last = found
         await asyncio.sleep(_REST_S)
-        return (await self.counts()).since(before)
+        now = await self.counts()
+        return now.since(before) if now else Counts()
 
     async def _empty(self, route: Route | None) -> bool:
         if route is None:
@@ -113,6 +146,9 @@ class PoolClient(AgentClient):
             try:
                 answer = await self._request(route.method, route.path)
             except NoRouteError:
+                return False
+            except InstrumentError as error:
+                self.not_emptied = str(error)
                 return False
             if not _says_no(answer.text):
                 return True

@@ -42,6 +42,7 @@ class Counts:
     prompt: float | None = None
     device: float | None = None
     host: float | None = None
+    compute: float | None = None
     load_bytes: float | None = None
     load_s: float | None = None
     store_bytes: float | None = None
@@ -59,8 +60,25 @@ class Counts:
         )
 
     @property
+    def surplus(self) -> float | None:
+        """By how many tokens the sources are more than the prompt; None if one of them has no counter of its own."""
+        if self.prompt is None or self.device is None or self.host is None or self.compute is None:
+            return None
+        return self.device + self.host + self.compute - self.prompt
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether the sources are those of one prompt, as far as is known.
+
+        vLLM counts the last token of a prompt that it has whole twice: as cached, and as computed.
+        """
+        return self.surplus is None or 0 <= self.surplus <= 1
+
+    @property
     def sources(self) -> Sources:
-        """Where the prompt tokens came from."""
+        """Where the tokens of one prompt came from; unknown if they do not add up to it."""
+        if not self.adds_up:
+            return Sources()
         parts = (self.prompt, self.device, self.host)
         computed = None if None in parts else int((self.prompt or 0) - (self.device or 0) - (self.host or 0))
         return Sources(
@@ -80,7 +98,7 @@ def find_missing(adapter: PoolAdapter, series: Sequence[Series]) -> dict[str, st
     return {
         part.name: " or ".join(map(str, getattr(adapter, part.name)))
         for part in fields(Counts)
-        if _read_counter(getattr(adapter, part.name), series) is None
+        if getattr(adapter, part.name) and _read_counter(getattr(adapter, part.name), series) is None
     }
 
 
@@ -89,8 +107,27 @@ def read_block_tokens(adapter: PoolAdapter, series: Sequence[Series]) -> int | N
     return _read_info(adapter.block_tokens, series)
 
 
+def read_engines(adapter: PoolAdapter, series: Sequence[Series]) -> int:
+    """Return how many engines the server has, each with a pool of its own."""
+    names = {info.name for info in (*adapter.pool_tokens, *adapter.pool_blocks)}
+    return len(_by_engine(adapter, [entry for entry in series if entry.name in names])) or 1
+
+
 def read_pool_tokens(adapter: PoolAdapter, series: Sequence[Series]) -> int | None:
-    """Return the tokens that the device's pool holds; None if the server does not say."""
+    """Return the tokens that the device's pools hold, all engines' together; None if the server does not say."""
+    found = [_read_pool(adapter, own) for own in _by_engine(adapter, series).values()]
+    known = [tokens for tokens in found if tokens is not None]
+    return sum(known) if known else None
+
+
+def _by_engine(adapter: PoolAdapter, series: Sequence[Series]) -> dict[str, list[Series]]:
+    found: dict[str, list[Series]] = {}
+    for entry in series:
+        found.setdefault(entry.labels.get(adapter.engine, ""), []).append(entry)
+    return found
+
+
+def _read_pool(adapter: PoolAdapter, series: Sequence[Series]) -> int | None:
     said = _read_info(adapter.pool_tokens, series)
     blocks, block = _read_info(adapter.pool_blocks, series), read_block_tokens(adapter, series)
     return said or (blocks * block if blocks and block else None)

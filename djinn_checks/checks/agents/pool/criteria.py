@@ -19,15 +19,21 @@ from djinn_checks.checks.agents.identity_criteria import (
     judge_speaker,
 )
 from djinn_checks.checks.agents.pool.adapters import POOLS
-from djinn_checks.checks.agents.pool.run import BorderTrial, PoolRun, is_accounted, kept_of, served_beyond, strangers
+from djinn_checks.checks.agents.pool.run import (
+    BorderTrial,
+    PoolRun,
+    is_accounted,
+    served_beyond,
+    served_to_new,
+    strangers,
+)
+from djinn_checks.checks.agents.pool.shortfall import judge_short, sources_of, why_again
 from djinn_checks.checks.agents.pool.speed import judge_pool_moves
 from djinn_checks.checks.agents.promptness_criteria import judge_wake
-from djinn_checks.checks.agents.recompute_criteria import judge_recomputation
-from djinn_checks.checks.agents.reply import Sources
-from djinn_checks.checks.agents.sleeper import Sleep
+from djinn_checks.checks.agents.recompute_criteria import judge_recomputation, was_carried
 from djinn_checks.checks.agents.sleeper_criteria import judge_survival
 from djinn_checks.checks.agents.speed_criteria import judge_decode
-from djinn_checks.outcome import Criterion, Row, Status
+from djinn_checks.outcome import Criterion, Row
 from djinn_checks.units import format_bytes
 
 _BY_SERVER = "the server's own account of each turn's prompt tokens"
@@ -39,12 +45,25 @@ _UNPUSHED = (
     "others' prompts fill here, and it has no route that empties its cache; give pressure_tokens, or start it with "
     "{needs}"
 )
+_SHARED = "sessions share what is cached, whatever salt they have: a twin's copy may stand in for the sleeper's"
+_AWAY = (
+    "a twin that never slept was not served from the device: does the pool hold a session, and do all its turns go to "
+    "one engine?"
+)
+_REFUSED = (
+    "nothing is known to have pushed the session off the device, as the server refused what should have: {why}; let it "
+    "take others' prompts, or empty its cache"
+)
+_NONE_CAME = "no token is said to have come from the host"
+_ENGINES = (
+    "{count} tokens were still there, and the server has {engines} engines: others' prompts may have gone to another "
+    "one; give more pressure_tokens, or ask one engine"
+)
 
 
 def judge_pool(evidence: AgentsEvidence, pool: PoolRun) -> list[Criterion]:
     """Return the rows about the sleeper on a server with a pool."""
     on_link = _loaded_on_link(evidence, pool)
-    is_counted = on_link.status is Status.PASS
     return [
         judge_survival(evidence),
         judge_speaker(evidence),
@@ -57,7 +76,7 @@ def judge_pool(evidence: AgentsEvidence, pool: PoolRun) -> list[Criterion]:
         on_link,
         judge_wake(evidence),
         _not_recomputed(evidence, pool),
-        *judge_recomputation(evidence, again=_why_again(evidence, pool), is_counted=is_counted),
+        *judge_recomputation(evidence, again=why_again(evidence, pool), is_counted=was_carried(on_link)),
         *judge_sameness(evidence),
         judge_coherence(evidence),
         *judge_pool_moves(evidence, pool),
@@ -68,49 +87,53 @@ def judge_pool(evidence: AgentsEvidence, pool: PoolRun) -> list[Criterion]:
 
 def _twins(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
     """That each session was itself alone is no claim of the server's: without it nothing can be compared."""
-    run = evidence.sleeper
+    run, block = evidence.sleeper, pool.block_tokens
     row = Row("twins_are_twins", "No session was served from another's blocks", unit="tokens")
-    found = strangers(run, pool.block_tokens or 1)
+    served, found = served_to_new(run), strangers(run, block or 1)
     all_replies = (*run.hot, *run.again, *run.cold, *run.part, *run.slept)
+    is_open = block is None and not served and bool(found)
+    names = " or ".join(map(str, POOLS[pool.kind].block_tokens))
+    unsaid = f"{found} tokens of twins that never slept were computed again, and the server does not say of how many "
     return row.judge(
-        found if is_accounted(all_replies) else None,
+        found if is_accounted(all_replies) and not is_open else None,
         "==",
         0,
         evidence=f"{_BY_SERVER}, {len(all_replies)} turns: computed where a session is new, on the device where it "
         "never slept",
-        missing=pool.why_missing("prompt", "device", "host"),
-        failed="sessions share what is cached, whatever salt they have: a twin's copy may stand in for the sleeper's",
+        missing=f"{unsaid}its blocks are ({names})" if is_open else pool.why_missing("prompt", "device", "host"),
+        failed=_SHARED if served else _AWAY,
         instrument=True,
     )
-
-
-def _sources(evidence: AgentsEvidence) -> list[tuple[Sleep, Sources]]:
-    """Return each sleep with the sources of the turn after it; nothing unless all are known and add up."""
-    sleeps = evidence.sleeper.sleeps
-    if not is_accounted([sleep.reply for sleep in sleeps]):
-        return []
-    return [(sleep, sleep.reply.sources) for sleep in sleeps if sleep.reply.sources is not None]
 
 
 def _left_device(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
     row = Row(
         "kv_left_device", "After others had the device, the session's tokens were not served from it", unit="tokens"
     )
-    found = [sources.device or 0 for _, sources in _sources(evidence)]
-    pushed = [sleep.by for sleep in pool.sleeps]
+    found = [sources.device or 0 for _, sources in sources_of(evidence)]
     how = ", ".join(
         f"by {sleep.by}" + (f" of {sleep.pressed_tokens:,} tokens" if sleep.pressed_tokens else "")
         for sleep in pool.sleeps
         if sleep.by
     )
+    doubt = _why_unpushed(pool, found)
     return row.judge(
-        max(found, default=None) if all(pushed) else None,
+        None if doubt else max(found, default=None),
         "<=",
         0,
         evidence=f"{_BY_SERVER}; pushed out {how or 'by nothing'}; the pool holds {_say(pool.pool_tokens)} tokens",
-        missing=pool.why_missing("prompt", "device", "host") if all(pushed) else _UNPUSHED.format(needs=_needs(pool)),
+        missing=doubt or pool.why_missing("prompt", "device", "host"),
         failed="they were still there",
     )
+
+
+def _why_unpushed(pool: PoolRun, found: list[int]) -> str:
+    """Return why it is not known that a session was pushed off the device; empty if it is."""
+    if not all(sleep.by for sleep in pool.sleeps):
+        return _REFUSED.format(why=pool.unpushed) if pool.unpushed else _UNPUSHED.format(needs=_needs(pool))
+    missed = [count for count, sleep in zip(found, pool.sleeps, strict=False) if sleep.pressed_tokens and count]
+    is_open = pool.engines > 1 and missed and max(missed) == max(found)
+    return _ENGINES.format(count=max(missed), engines=pool.engines) if is_open else ""
 
 
 def _needs(pool: PoolRun) -> str:
@@ -123,14 +146,12 @@ def _from_host(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
         "The session's tokens came back from outside the device, but for what its server leaves out",
         unit="tokens short",
     )
-    found = _short(evidence)
-    none_came = all(sources.host == 0 for _, sources in _sources(evidence))
-    return row.judge(
-        max((max(0, short) for short in found), default=None),
-        "<=",
-        (pool.block_tokens or 1) - 1 + _left_out(evidence, pool),
-        evidence=f"{_BY_SERVER}; it keeps blocks of {_say(pool.block_tokens)} tokens{_tell_left_out(evidence, pool)}",
-        missing=pool.why_missing("prompt", "device", "host"),
+    none_came = all(sources.host == 0 for _, sources in sources_of(evidence))
+    return judge_short(
+        row,
+        evidence,
+        pool,
+        told=f"{_BY_SERVER}; it keeps blocks of {_say(pool.block_tokens)} tokens",
         failed="none came from there: is offloading on?" if none_came else "they were lost, and computed again",
     )
 
@@ -139,7 +160,7 @@ def _fed_back(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
     """An answer's last token is not fed back, so it has no KV, but for a server that guessed it and was right: if one
     came from a cache, some answers that end so are held against some that do not. Informative where none came."""
     block, sleeps = pool.block_tokens, evidence.sleeper.sleeps
-    found = max(0, served_beyond(evidence.sleeper)) if _sources(evidence) else None
+    found = max(0, served_beyond(evidence.sleeper)) if sources_of(evidence) else None
     row = Row("served_was_computed", "No token came from a cache whose KV nobody had computed", unit="tokens",
               required=bool(found))  # fmt: skip
     told = f"{_BY_SERVER}, against the tokens that were fed back; an answer ended where a block does"
@@ -181,46 +202,8 @@ def _not_recomputed(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
         "Of what the session had, no more than its server leaves out was computed again",
         unit="tokens",
     )
-    found = [
-        (sources.computed or 0) - ((sleep.reply.prompt_tokens or 0) - kept_of(sleep))
-        for sleep, sources in _sources(evidence)
-    ]
-    return row.judge(
-        max((max(0, again) for again in found), default=None),
-        "<=",
-        (pool.block_tokens or 1) - 1 + _left_out(evidence, pool),
-        evidence=f"{_BY_SERVER}, against the tokens that the session had; a paged cache keeps whole blocks"
-        f"{_tell_left_out(evidence, pool)}",
-        missing=pool.why_missing("prompt", "device", "host"),
-    )
-
-
-def _short(evidence: AgentsEvidence) -> list[int]:
-    """Return by how many tokens less than a session had came from a cache after each sleep."""
-    return [kept_of(sleep) - (sources.device or 0) - (sources.host or 0) for sleep, sources in _sources(evidence)]
-
-
-def _left_out(evidence: AgentsEvidence, pool: PoolRun) -> int:
-    """Return how many tokens of a session's last answer such a server need not keep when the session goes idle."""
-    if not POOLS[pool.kind].leaves_out:
-        return 0
-    return max(_answered(sleep) for sleep in evidence.sleeper.sleeps)
-
-
-def _answered(sleep: Sleep) -> int:
-    """Return the tokens of the answer before a sleep; from a server that gives no ids, those that it counted."""
-    return len(sleep.last.ids) or max(0, sleep.tokens - (sleep.last.prompt_tokens or sleep.tokens))
-
-
-def _tell_left_out(evidence: AgentsEvidence, pool: PoolRun) -> str:
-    count = _left_out(evidence, pool)
-    return f"; the last answer's {count} may be computed again: {POOLS[pool.kind].leaves_out}" if count else ""
-
-
-def _why_again(evidence: AgentsEvidence, pool: PoolRun) -> str:
-    """Return why a block and more was computed again, if such a server may; empty if it was not."""
-    is_more = max(_short(evidence), default=0) >= (pool.block_tokens or 1)
-    return f"{POOLS[pool.kind].leaves_out}; so started it is decided" if is_more and _left_out(evidence, pool) else ""
+    told = f"{_BY_SERVER}, against the tokens that the session had; a paged cache keeps whole blocks"
+    return judge_short(row, evidence, pool, told=told, failed="")
 
 
 def _loaded(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
@@ -231,7 +214,7 @@ def _loaded(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
         ">=",
         evidence.params.memory_share,
         evidence=f"the server's counter of loaded bytes; a token's KV is {format_bytes(evidence.token_bytes)}",
-        missing=pool.why_missing("load_bytes", "prompt", "device", "host"),
+        missing=pool.why_missing("load_bytes", "prompt", "device", "host") if _all_came(evidence) else _NONE_CAME,
         failed="fewer bytes were loaded than the tokens have that are said to have come from the host",
     )
 
@@ -248,9 +231,20 @@ def _loaded_on_link(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
         evidence.params.memory_share,
         evidence="PCIe counters of the GPU, calibrated with copies of known size; until the first token, less what "
         "they count of a link at rest; against the tokens that are said to have come from the host",
-        missing=pool.why_missing("prompt", "device", "host") if evidence.counted("in") else evidence.why_not_counted,
+        missing=_why_no_share(evidence, pool),
         failed="fewer bytes were moved by then",
     )
+
+
+def _why_no_share(evidence: AgentsEvidence, pool: PoolRun) -> str:
+    if not evidence.counted("in"):
+        return evidence.why_not_counted
+    return pool.why_missing("prompt", "device", "host") if _all_came(evidence) else _NONE_CAME
+
+
+def _all_came(evidence: AgentsEvidence) -> bool:
+    """Whether some tokens came from the host after every sleep of which the sources are known."""
+    return all(sources.host for _, sources in sources_of(evidence))
 
 
 def _stored_on_link(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
@@ -273,12 +267,13 @@ def _stored_on_link(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
 
 
 def _shares(evidence: AgentsEvidence, moved: list[float | None]) -> list[float]:
-    """Return the bytes moved over those of the tokens from the host, for each sleep; nothing if one is not known."""
-    sizes = [(sources.host or 0) * evidence.token_bytes for _, sources in _sources(evidence)]
+    """Return the bytes moved over those of the tokens from the host, for each sleep; nothing if one is not known, or
+    none came."""
+    sizes = [(sources.host or 0) * evidence.token_bytes for _, sources in sources_of(evidence)]
     known = [(count, size) for count, size in zip(moved, sizes, strict=False) if count is not None]
-    if not sizes or len(known) < len(sizes):
+    if not all(sizes) or len(known) < len(sizes):
         return []
-    return [count / size if size else 0.0 for count, size in known]
+    return [count / size for count, size in known]
 
 
 def _say(number: int | None) -> str:

@@ -58,7 +58,7 @@ class PoolRun:
     """What the server does not count, and under which names it was looked for."""
     block_tokens: int | None
     pool_tokens: int | None
-    """That the device holds."""
+    """That the device holds, all engines' pools together."""
     sleeps: tuple[PoolSleep, ...]
     counted: Counts
     """From the first request of the run to its last, others' prompts included."""
@@ -66,12 +66,19 @@ class PoolRun:
     """CLOCK_MONOTONIC when the first pressure on the sleeper began, and nobody else had asked since its first turn."""
     border: BorderTrial | None = None
     """Tried only if more came from a cache than was fed back."""
+    engines: int = 1
+    """Each with a pool of its own."""
+    unpushed: str = ""
+    """What the server answered when it refused to empty a cache, or others' prompts; empty: it did not."""
 
     def why_missing(self, *parts: str) -> str:
         """Return why something is not known that the server counts by some of the parts of `Counts`."""
         lacking = [f"{part} ({self.missing[part]})" for part in parts if part in self.missing]
         if not lacking:
-            return "what the server counted is not this session's alone: who else asks it?"
+            return (
+                "what the server counted could not be read, or is not this session's prompt: do its counters lag by "
+                "seconds, or who else asks it?"
+            )
         who = f"{self.kind} {self.version or 'of an unknown version'}"
         return f"{who} does not count {' and '.join(lacking)}"
 
@@ -92,21 +99,30 @@ def served_beyond(run: SleeperRun) -> int:
     return max((served - kept for served, kept in cached if served is not None), default=0)
 
 
-def strangers(run: SleeperRun, block_tokens: int) -> int | None:
-    """Return how many tokens of the twins' turns came from where they should not; None if that is not known.
+def served_to_new(run: SleeperRun) -> int | None:
+    """Return how many tokens of new sessions came from a cache; None if that is not known. A first turn is computed,
+    whoever takes it, and so is a twin that is computed anew."""
+    return _total([_cached(reply) for reply in (run.hot[0], run.again[0], run.first, *run.cold)])
 
-    A first turn is computed, whoever takes it. A twin that never slept has what it had on the device, but for less than
-    a block, and one that kept its prompts has those. One that is computed anew is computed.
+
+def off_device(run: SleeperRun, block_tokens: int) -> int | None:
+    """Return how many tokens of twins that never slept were not on the device; None if that is not known.
+
+    Such a twin has there what it had, but for less than a block, and one that kept its prompts has those.
     """
-    found: list[int | None] = [_cached(reply) for reply in (run.hot[0], run.again[0], run.first, *run.cold)]
+    found: list[int | None] = []
     for replies in (run.hot, run.again):
         for before, reply, history in zip(replies, replies[1:], run.histories, strict=False):
             had = len(history) + max(len(before.ids), 1) - 1
             found.append(_not_on_device(reply, had, block_tokens))
     for history, reply in zip(run.histories, run.part, strict=False):
         found.append(_not_on_device(reply, len(history), block_tokens))
-    known = [count for count in found if count is not None]
-    return sum(known) if len(known) == len(found) else None
+    return _total(found)
+
+
+def strangers(run: SleeperRun, block_tokens: int) -> int | None:
+    """Return how many tokens of the twins' turns came from where they should not; None if that is not known."""
+    return _total([served_to_new(run), off_device(run, block_tokens)])
 
 
 def is_accounted(replies: Sequence[Reply]) -> bool:
@@ -115,6 +131,11 @@ def is_accounted(replies: Sequence[Reply]) -> bool:
         reply.sources is not None and reply.sources.total is not None and reply.sources.total == reply.prompt_tokens
         for reply in replies
     )
+
+
+def _total(found: Sequence[int | None]) -> int | None:
+    known = [count for count in found if count is not None]
+    return sum(known) if len(known) == len(found) else None
 
 
 def _cached(reply: Reply) -> int | None:

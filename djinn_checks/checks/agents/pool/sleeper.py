@@ -15,6 +15,7 @@ caches are emptied, if the server has a route for that, and it begins once more.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from djinn_checks.checks.agents.pool.counts import (
     find_missing,
     read_block_tokens,
     read_counts,
+    read_engines,
     read_pool_tokens,
 )
 from djinn_checks.checks.agents.pool.run import BorderTrial, PoolRun, PoolSleep, served_beyond
@@ -58,9 +60,19 @@ class _Others:
     """Tokens of one prompt: whole blocks where it has any, as what is less than one makes no room."""
     seed: int
     asked: int = 0
+    refused: str = ""
+    """What the server answered when it last refused one of them."""
 
     async def press(self) -> int:
-        """Ask as many prompts as the pool holds, none of which was there before. Return their tokens."""
+        """Ask as many prompts as the pool holds, none of which was there before. Return their tokens; 0 if one was
+        refused, as it is not known then how many of them had their place."""
+        try:
+            return await self._ask_all()
+        except InstrumentError as error:
+            self.refused = str(error)
+            return 0
+
+    async def _ask_all(self) -> int:
         pressed = 0
         while pressed < self.tokens:
             number = _FIRST_OTHER + self.asked
@@ -244,7 +256,7 @@ async def run_pool_sleeper(
         raise InstrumentError(f"a server of this kind has no pool: {type(client).__name__}")
     series = await client.series()
     block, pool = read_block_tokens(client.adapter, series), read_pool_tokens(client.adapter, series)
-    before = read_counts(client.adapter, series)
+    before, engines = read_counts(client.adapter, series), read_engines(client.adapter, series)
     step, tokens = block or 1, _answer_tokens(new_tokens, block)
     script = end_on_block(script, tokens, step)
     pressure = _pressure(pressure_tokens, pool)
@@ -254,7 +266,8 @@ async def run_pool_sleeper(
     await _warm_up(run, other)
     sleeper, pools, left_s = await run.take_all()
     border = await run.try_borders(step, seed) if step > 1 and served_beyond(sleeper) > 0 else None
-    series = await client.series()
+    with contextlib.suppress(InstrumentError):  # else it is told what was there before
+        series = await client.series()
     return sleeper, PoolRun(
         kind=client.adapter.name,
         version=await client.version(),
@@ -265,6 +278,8 @@ async def run_pool_sleeper(
         counted=read_counts(client.adapter, series).since(before),
         left_s=left_s,
         border=border,
+        engines=engines,
+        unpushed="; ".join(filter(None, (client.not_emptied, others.refused))),
     )
 
 
