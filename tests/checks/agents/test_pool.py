@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from djinn_checks import AgentsParams, Outcome, Status, check_agents
+from djinn_checks.checks.agents import client as agents_client
 from djinn_checks.checks.agents.answer_distance import turn_distance
 from djinn_checks.checks.agents.connect import connect
 from djinn_checks.checks.agents.criteria import judge_evidence
@@ -390,7 +391,8 @@ def test_a_route_that_is_refused_is_as_one_that_is_not_there(spec: str) -> None:
     assert "route" not in rows["kv_left_device"].evidence
 
 
-def test_others_that_are_refused_are_no_loss_of_the_agents(spec: str) -> None:
+def test_others_that_are_refused_are_no_loss_of_the_agents(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agents_client, "TURN_TRIES", 2)
     rows = judge_leaving(spec, refuses_others=True)
     assert rows["survives_sleep"].status is Status.PASS
     assert rows["kv_left_device"].status is Status.INCONCLUSIVE

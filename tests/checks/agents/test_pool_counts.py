@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from djinn_checks.checks.agents.pool.counts import (
     read_engines,
     read_pool_tokens,
 )
-from djinn_checks.checks.agents.reply import Sources
+from djinn_checks.checks.agents.pool.run import why_unaccounted
+from djinn_checks.checks.agents.reply import Reply, Sources
 
 TOLD = Path(__file__).parents[2] / "data" / "vllm-0.32.0.metrics.txt"
 SGLANG_TOLD = """
@@ -86,3 +88,20 @@ def test_every_name_has_the_version_in_which_it_was_seen_and_begins_as_the_serve
 
 def test_what_is_no_metric_is_left_out() -> None:
     assert parse_metrics('# HELP a b\nnot a metric at all\na{b="c\\"d"} 1\nb NaN?\n')[0].labels == {"b": 'c\\"d'}
+
+
+@pytest.mark.parametrize(
+    ("prompt_tokens", "sources", "says"),
+    [
+        (None, Sources(device=0, host=0, computed=9), r"do not say how many tokens their prompts have \(usage\)"),
+        (9, None, "could not be read"),
+        (9, Sources(device=0, host=None, computed=9), "did not add up to a prompt"),
+        (10, Sources(device=4, host=0, computed=5), "says 10 prompt tokens, and 9 were counted"),
+    ],
+)
+def test_an_account_that_is_not_of_a_prompt_is_told_by_what_is_wrong_with_it(
+    prompt_tokens: int | None, sources: Sources | None, says: str
+) -> None:
+    right = Reply(prompt_tokens=9, sources=Sources(device=4, host=0, computed=5))
+    assert why_unaccounted([right]) == ""
+    assert re.search(says, why_unaccounted([right, Reply(prompt_tokens=prompt_tokens, sources=sources)]))

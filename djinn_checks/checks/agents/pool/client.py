@@ -64,7 +64,7 @@ class PoolClient(AgentClient):
         deadline = time.monotonic() + _READ_S
         while True:
             try:
-                return parse_metrics((await self._request("GET", self.adapter.metrics)).text)
+                return parse_metrics((await self._request_once("GET", self.adapter.metrics, None)).text)
             except InstrumentError as error:
                 if isinstance(error, NoRouteError) or time.monotonic() > deadline:
                     raise

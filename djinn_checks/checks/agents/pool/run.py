@@ -9,6 +9,11 @@ from djinn_checks.checks.agents.pool.counts import Counts
 from djinn_checks.checks.agents.reply import Reply
 from djinn_checks.checks.agents.sleeper import Sleep, SleeperRun
 
+_NOT_READ = (
+    "what the server counted could not be read, or did not add up to a prompt: do its counters lag by seconds, or who "
+    "else asks it?"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PoolSleep:
@@ -70,15 +75,14 @@ class PoolRun:
     """Each with a pool of its own."""
     unpushed: str = ""
     """What the server answered when it refused to empty a cache, or others' prompts; empty: it did not."""
+    unaccounted: str = ""
+    """Why the server's account of a turn is not that of its prompt; empty if it is."""
 
     def why_missing(self, *parts: str) -> str:
         """Return why something is not known that the server counts by some of the parts of `Counts`."""
         lacking = [f"{part} ({self.missing[part]})" for part in parts if part in self.missing]
         if not lacking:
-            return (
-                "what the server counted could not be read, or is not this session's prompt: do its counters lag by "
-                "seconds, or who else asks it?"
-            )
+            return self.unaccounted or _NOT_READ
         who = f"{self.kind} {self.version or 'of an unknown version'}"
         return f"{who} does not count {' and '.join(lacking)}"
 
@@ -127,10 +131,23 @@ def strangers(run: SleeperRun, block_tokens: int) -> int | None:
 
 def is_accounted(replies: Sequence[Reply]) -> bool:
     """Return whether the server's account of each turn's prompt tokens is of that prompt, and of nothing besides."""
-    return all(
-        reply.sources is not None and reply.sources.total is not None and reply.sources.total == reply.prompt_tokens
-        for reply in replies
-    )
+    return not why_unaccounted(replies)
+
+
+def why_unaccounted(replies: Sequence[Reply]) -> str:
+    """Return why the server's account of a turn is not that of its prompt; empty if it is, of each."""
+    for reply in replies:
+        total = reply.sources.total if reply.sources else None
+        if reply.prompt_tokens is None:
+            return "its answers do not say how many tokens their prompts have (usage)"
+        if total is None:
+            return _NOT_READ
+        if total != reply.prompt_tokens:
+            return (
+                f"an answer says {reply.prompt_tokens:,} prompt tokens, and {total:,} were counted: who else asks it, "
+                "or does it add a token of its own to a prompt?"
+            )
+    return ""
 
 
 def _total(found: Sequence[int | None]) -> int | None:

@@ -31,7 +31,7 @@ from djinn_checks.checks.agents.pool.counts import (
     read_engines,
     read_pool_tokens,
 )
-from djinn_checks.checks.agents.pool.run import BorderTrial, PoolRun, PoolSleep, served_beyond
+from djinn_checks.checks.agents.pool.run import BorderTrial, PoolRun, PoolSleep, served_beyond, why_unaccounted
 from djinn_checks.checks.agents.reply import Reply
 from djinn_checks.checks.agents.scripts import AgentScript, end_on_block, write_script
 from djinn_checks.checks.agents.sleeper import SETTLE_S, Sleep, SleeperRun, answer_ids, extend, histories_of
@@ -280,6 +280,7 @@ async def run_pool_sleeper(
         border=border,
         engines=engines,
         unpushed="; ".join(filter(None, (client.not_emptied, others.refused))),
+        unaccounted=why_unaccounted((*sleeper.hot, *sleeper.again, *sleeper.cold, *sleeper.part, *sleeper.slept)),
     )
 
 
