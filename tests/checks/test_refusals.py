@@ -27,6 +27,7 @@ class Mine:
 
     def __init__(self, error: Exception) -> None:
         self.error = error
+        self.model, self.device, self.budget_bytes = None, torch.device("cpu"), 1
 
     def open(self) -> Any:
         raise self.error
@@ -36,7 +37,8 @@ def opened(error: Exception) -> Any:
     def fail() -> Any:
         raise error
 
-    return open_system(SimpleNamespace(name="mine", open=fail))  # type: ignore[arg-type]
+    system: Any = SimpleNamespace(name="mine", model=None, device=torch.device("cpu"), budget_bytes=1, open=fail)
+    return open_system(system)
 
 
 @pytest.mark.parametrize("kind", [ValueError, RuntimeError, OSError, ImportError, AssertionError, CapacityError])

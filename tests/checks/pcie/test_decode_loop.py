@@ -33,7 +33,7 @@ def test_weights_that_were_not_seen_are_never_taken_for_weights_that_did_not_mov
     used: int, moved: int, expected: int | None
 ) -> None:
     system: Any = SimpleNamespace(model=SimpleNamespace(weight_bytes=100, unrouted_bytes=0), budget_bytes=50)
-    seen: Any = SimpleNamespace(used_bytes=used, moved_bytes_lower_bound=moved)
+    seen: Any = SimpleNamespace(used_bytes=used, moved_bytes_lower_bound=moved, distinct_bytes_at_least=0)
     assert _certainly_moved(seen, None, system) == expected
 
 
