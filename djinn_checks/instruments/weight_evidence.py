@@ -172,22 +172,6 @@ def gather_evidence(uses: Sequence[Use], reference: WeightEvidence | None, held:
     )
 
 
-class KnownNames:
-    """The names of the reference's weights."""
-
-    def __init__(self, names: Collection[str]) -> None:
-        """Know these."""
-        self._names = frozenset(names)
-        self._found: dict[str, str | None] = {}
-
-    def find(self, name: str) -> str | None:
-        """Return the reference's name of a weight, which a wrapper may have put a prefix to; None if it has none."""
-        if name not in self._found:
-            ends = (name.split(".", count)[-1] for count in range(name.count(".") + 1))
-            self._found[name] = next((end for end in ends if end in self._names), None)
-        return self._found[name]
-
-
 class _Known:
     """The reference's weights, by name and by content. Without a reference every named weight is exact."""
 
@@ -197,7 +181,6 @@ class _Known:
         self._dtypes = reference.dtypes if reference else {}
         self._experts = reference.experts if reference else {}
         self._anything = reference is None
-        self._known_as = KnownNames(self._contents).find
         self._open_groups: set[str] = set()
         self.values = {value for value, _ in self._contents.values()}
         self.names: dict[int, str] = {}
@@ -223,6 +206,14 @@ class _Known:
                 and (found.how is How.VIEW or found.name not in right or self.verdict(found)[0] == "exact")
             )
         ]
+
+    def _known_as(self, name: str) -> str | None:
+        """Return the reference's name of a weight, which a wrapper may have put a prefix to; None if it has none."""
+        while name not in self._contents:
+            _, dot, name = name.partition(".")
+            if not dot:
+                return None
+        return name
 
     def _own_value(self, name: str) -> int | None:
         known_as = self._known_as(name)
