@@ -26,3 +26,11 @@ def decoder_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
         return []
     _, name, container = best
     return [(f"{name}.{child}" if name else child, module) for child, module in container.named_children()]
+
+
+def is_of_experts(name: str) -> bool:
+    """Tell the name of a weight of a layer's experts, of all together or of one.
+
+    An expert that all tokens use is called otherwise (`shared_experts`).
+    """
+    return ".experts." in name

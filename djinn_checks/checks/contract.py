@@ -47,11 +47,11 @@ def vet_opened(opened: Any, name: str) -> Any:
     return opened
 
 
-def vet_built(system: System) -> System:
-    """Return a system if it has what every one has.
+def vet_built(system: System) -> None:
+    """Refuse a system that lacks what every one has.
 
     Raises:
-        SystemContractError: it has not.
+        SystemContractError: it does.
     """
     kind = type(system).__name__
     if not hasattr(system, "name"):
@@ -62,7 +62,6 @@ def vet_built(system: System) -> System:
             f"system {system.name!r}: it has no {', '.join(lacking)}; call "
             "super().__init__(model, device=device, budget_bytes=budget_bytes) first in its __init__"
         )
-    return system
 
 
 def vet_answer(output: Any, *, needs_cache: bool) -> Any:

@@ -19,6 +19,7 @@ from djinn_checks.digest import digest, digest_rows
 from djinn_checks.instruments.held_memory import HeldMemory
 from djinn_checks.instruments.memory_place import PlaceOf, find_place
 from djinn_checks.instruments.weight_evidence import How, Part, Use, WeightEvidence, gather_evidence
+from djinn_checks.layers import is_of_experts
 
 
 def _words(text: str) -> frozenset[str]:
@@ -202,11 +203,6 @@ def tensors_in(args: Iterable[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
 def is_parameter(tensor: Tensor) -> bool:
     """Tell a parameter; most tensors are none, and are told at once."""
     return type(tensor) is not Tensor and isinstance(tensor, nn.Parameter)
-
-
-def is_of_experts(name: str) -> bool:
-    """Tell the name of a weight that holds all experts of a layer, or one of them."""
-    return ".experts." in name
 
 
 def function_name(func: Callable[..., Any]) -> str:

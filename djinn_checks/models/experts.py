@@ -7,12 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
+from djinn_checks.layers import is_of_experts
+
 _COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _CHOSEN = ("num_experts_per_tok", "moe_topk")
 """What configurations of transformers call the experts of a layer that a token may be routed to, and how many it is."""
-_PART = ".experts."
-"""In the names of their weights, one parameter for all of a layer or one for each; those that all tokens use are called
-otherwise (`shared_experts`)."""
 
 
 def unrouted_bytes(parameters: Iterable[tuple[str, Tensor]], config: Any) -> int:
@@ -27,7 +26,7 @@ def unrouted_bytes(parameters: Iterable[tuple[str, Tensor]], config: Any) -> int
     experts, chosen = (_find(text, names) for names in (_COUNTS, _CHOSEN))
     if not experts or not chosen or chosen >= experts:
         return 0
-    of_experts = sum(value.numel() * value.element_size() for name, value in parameters if _PART in name)
+    of_experts = sum(value.numel() * value.element_size() for name, value in parameters if is_of_experts(name))
     return int(of_experts * (experts - chosen) // experts)
 
 

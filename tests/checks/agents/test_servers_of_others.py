@@ -87,6 +87,14 @@ def test_less_than_a_block_of_the_servers_own_size_may_be_computed_again_and_the
     assert ("the last answer's 2 may be computed again" in found["kv_from_host"].evidence) is (kind == "vllm")
 
 
+def computed_again(again: int) -> tuple[AgentsEvidence, PoolRun]:
+    """Return evidence of a session of which so many tokens were computed again; its log-probabilities are as far from
+    the hot twin's as those of the one that was computed anew."""
+    came = Sources(device=0, host=KEPT - again, computed=PROMPT - KEPT + again)
+    hot = said((3, 4), Sources(device=KEPT, host=0, computed=PROMPT - KEPT))
+    return pooled(said((3, 4), came, moved=0.1), hot, said((3, 4), moved=0.1))
+
+
 @pytest.mark.parametrize(
     ("again", "chunk", "status"),
     [(63, 64, Status.PASS), (64, 64, Status.FAIL), (255, 256, Status.PASS), (16, 8, Status.FAIL),
@@ -95,9 +103,7 @@ def test_less_than_a_block_of_the_servers_own_size_may_be_computed_again_and_the
 def test_less_than_a_chunk_that_a_host_is_said_to_keep_may_be_computed_again(
     again: int, chunk: int, status: Status
 ) -> None:
-    came = Sources(device=0, host=KEPT - again, computed=PROMPT - KEPT + again)
-    hot = said((3, 4), Sources(device=KEPT, host=0, computed=PROMPT - KEPT))
-    evidence, pool = pooled(said((3, 4), came, moved=0.1), hot, said((3, 4), moved=0.1))
+    evidence, pool = computed_again(again)
     params = AgentsParams.create(adapter="sglang", agents=0, sleeps=1, host_block_tokens=chunk)
     found = {row.name: row for row in judge_pool(replace(evidence, params=params), replace(pool, kind="sglang"))}
     assert found["prefill_counted"].status is found["kv_from_host"].status is status
@@ -181,9 +187,7 @@ def test_another_token_that_rounding_may_have_chosen_leaves_it_open_and_any_othe
 def test_answers_that_a_server_may_leave_out_round_as_computed_anew_and_accuse_nobody(
     kind: str, again: int, status: Status
 ) -> None:
-    came = Sources(device=0, host=KEPT - again, computed=PROMPT - KEPT + again)
-    hot = said((3, 4), Sources(device=KEPT, host=0, computed=PROMPT - KEPT))
-    evidence, pool = pooled(said((3, 4), came, moved=0.1), hot, said((3, 4), moved=0.1))
+    evidence, pool = computed_again(again)
     found = {row.name: row for row in judge_pool(evidence, replace(pool, kind=kind))}
     assert found["rounding_is_kept"].status is status
 
