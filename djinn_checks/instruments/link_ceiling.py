@@ -142,13 +142,13 @@ def calibrate(
         raise InstrumentError(NO_READING)
     for _ in range(TRIES):
         idle, spans, payload_bytes = copy_known(device, nbytes=nbytes, copies=copies)
-        series = _read_past(sampler, spans[-1][1])
+        series = read_past(sampler, spans[-1][1])
         if is_counted(series, idle, spans):
             break
     return calibrate_by_spans(series, idle, spans, payload_bytes)
 
 
-def _read_past(sampler: CounterSampler, end_s: float) -> CounterSeries:
+def read_past(sampler: CounterSampler, end_s: float) -> CounterSeries:
     """Wait for a reading behind an instant, for as long as readings were ever seen to be kept waiting, and longer."""
     deadline = time.monotonic() + LATE_S
     while True:

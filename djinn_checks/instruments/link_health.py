@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from djinn_checks.errors import InstrumentError
+
 BIT_ERROR_RATE = 1e-12
 LANE_BITS_PER_S = {1: 2.5e9, 2: 5e9, 3: 8e9, 4: 16e9, 5: 32e9}
 """By generation, each way."""
@@ -100,6 +102,21 @@ def most_carried(generation: int | None, width: int | None) -> float | None:
     """Return the bytes per second, each way, that no such link exceeds: its raw rate; None where it is not known."""
     rate = LANE_BITS_PER_S.get(generation or 0)
     return None if rate is None or not width else rate * width / 8
+
+
+def find_most_carried(uuid: str) -> float | None:
+    """Return what this GPU's link carries at most, in bytes/s on the wire, trained as high as it can be.
+
+    None where the driver does not say.
+    """
+    from djinn_checks.instruments import nvml
+
+    try:
+        with nvml.open_nvml():
+            link = nvml.read_link(nvml.find_handle(uuid))
+    except InstrumentError:
+        return None
+    return most_carried(link["max_generation"], link["max_width"])
 
 
 def most_replays(generation: int | None, width: int | None, seconds: float) -> int | None:

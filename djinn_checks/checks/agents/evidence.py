@@ -9,7 +9,7 @@ from statistics import median
 import torch
 
 from djinn_checks.checks.agents.crowd import CrowdRun
-from djinn_checks.checks.agents.link import MOST_AT_REST_BYTES_PER_S, LinkEvidence
+from djinn_checks.checks.agents.link import MOST_AT_REST_BYTES_PER_S, Carried, LinkEvidence
 from djinn_checks.checks.agents.memory import SLEPT_THROUGH, Delay, SessionMemory, why_unresolved
 from djinn_checks.checks.agents.pool.run import PoolRun
 from djinn_checks.checks.agents.reference import Reference
@@ -19,6 +19,9 @@ from djinn_checks.instruments.burst import BurstTime
 from djinn_checks.instruments.server_memory import MemorySeries
 from djinn_checks.params import AgentsParams
 from djinn_checks.units import format_bytes
+
+HOLE = "was not counted all the time, as readings are missing: is the machine busy?"
+"""Why what the link carried is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,39 +134,53 @@ class AgentsEvidence:
         pairs = zip(self.sleeper.hot[1:], self.sleeper.again[1:], strict=True)
         return max((abs(hot.wake_s - again.wake_s) for hot, again in pairs), default=0.0)
 
-    def counted(self, direction: str) -> list[float] | None:
-        """Return the payload bytes that left over the link in each sleep ("out"), or came back before the first token
-        after it ("in"); None if they were not counted.
+    def carried(self, direction: str) -> list[Carried] | None:
+        """Return what left over the link in each sleep ("out"), or came back before the first token after it ("in").
 
         A link is never quite still: its counters' readings alone move bytes, in a sleep of 30 s half as many as a
-        session has. What is counted in the last third of the sleep is taken off at its rate.
+        session has. What is counted in the last third of the sleep is taken off at its rate. None if the link was not
+        counted. Where readings are missing it is the least that was carried, which may show enough of it.
         """
         link, sleeps = self.link, self.sleeper.sleeps
         if link is None or self._is_slept_through:
             return None
-        found = [_counted(link, direction, sleep, *self._time_to_move(direction, sleep)) for sleep in sleeps]
-        known = [count for count in found if count is not None]
+        found = [_carried(link, direction, sleep, *self._time_to_move(direction, sleep)) for sleep in sleeps]
+        known = [carried for carried in found if carried is not None]
         return known if len(known) == len(found) else None
+
+    def share_carried(self, direction: str, sizes: Sequence[float]) -> float | None:
+        """Return the least share of the sleeps' `sizes`, in bytes, that the link carried.
+
+        None if it is not known: where readings are missing, and those that are there do not show enough.
+        """
+        carried, enough = self.carried(direction), self.params.memory_share
+        if not carried or len(sizes) < len(carried) or not all(sizes):
+            return None
+        shares = [part.nbytes / size for part, size in zip(carried, sizes, strict=True)]
+        short = [share for share, part in zip(shares, carried, strict=True) if part.is_all and share < enough]
+        return min(short or shares) if short or min(shares) >= enough else None
 
     def move_times(self, direction: str) -> tuple[list[BurstTime], str]:
         """Return how long each swap-out ("out") or restore ("in") took on the link, by its counters.
 
         Or nothing, and why not all of them are known.
         """
-        counted = self.counted(direction)
-        if self.link is None or counted is None:
+        carried = self.carried(direction)
+        if self.link is None or carried is None:
             return [], f"nothing but the server times it: {self.why_not_counted}"
         times = []
-        for number, (sleep, nbytes) in enumerate(zip(self.sleeper.sleeps, counted, strict=True), 1):
+        for number, (sleep, part) in enumerate(zip(self.sleeper.sleeps, carried, strict=True), 1):
             kv_bytes, at_rest = self.kv_bytes(sleep.tokens), _at_rest(self.link, direction, sleep)
             if at_rest is None or at_rest > MOST_AT_REST_BYTES_PER_S:
                 said = "was not counted" if at_rest is None else f"carried {format_bytes(at_rest)}/s"
                 return [], f"in sleep {number}, when nothing should move any more, the link {said}: who else uses it?"
-            if not self.link.is_only(nbytes, kv_bytes):
-                return [], f"in sleep {number} the link carried {format_bytes(nbytes)}: what was there beside the KV?"
+            if not self.link.is_only(part.nbytes, kv_bytes):
+                carried_too = format_bytes(part.nbytes)
+                return [], f"in sleep {number} the link carried {carried_too}: what was there beside the KV?"
             found = self.link.time_move(direction, kv_bytes, *self._time_to_move(direction, sleep))
             if found is None:
-                return [], f"in sleep {number} the link did not carry the session's KV, so there is no move to be timed"
+                why = "did not carry the session's KV, so there is no move to be timed" if part.is_all else HOLE
+                return [], f"in sleep {number} the link {why}"
             times.append(found)
         return times, ""
 
@@ -181,7 +198,7 @@ class AgentsEvidence:
             return self.why_no_link
         if self.link.series is None:
             return f"the link is not counted here: {self.link.reason}"
-        return SLEPT_THROUGH if self._is_slept_through else "the counters have a hole where the copies were"
+        return SLEPT_THROUGH if self._is_slept_through else f"the link {HOLE}"
 
     @property
     def _is_slept_through(self) -> bool:
@@ -210,12 +227,11 @@ class AgentsEvidence:
         return median(seconds) if seconds else None
 
 
-def _counted(link: LinkEvidence, direction: str, sleep: Sleep, start_s: float, end_s: float) -> float | None:
-    moved, at_rest = link.counted(direction, start_s, end_s), _at_rest(link, direction, sleep)
-    return None if moved is None or at_rest is None else moved - at_rest * (end_s - start_s)
+def _carried(link: LinkEvidence, direction: str, sleep: Sleep, start_s: float, end_s: float) -> Carried | None:
+    moved, at_rest = link.carried(direction, start_s, end_s), _at_rest(link, direction, sleep)
+    return None if moved is None or at_rest is None else moved.less(at_rest * (end_s - start_s))
 
 
 def _at_rest(link: LinkEvidence, direction: str, sleep: Sleep) -> float | None:
     """Return the payload bytes per second that are counted of a link over which nothing moves."""
-    moved = link.counted(direction, sleep.still_s, sleep.woken_s)
-    return None if moved is None else moved / (sleep.woken_s - sleep.still_s)
+    return link.rate(direction, sleep.still_s, sleep.woken_s)

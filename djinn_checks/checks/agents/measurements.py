@@ -77,7 +77,7 @@ def gather_timings(evidence: AgentsEvidence) -> AgentsTimings:
             name: ceiling.bytes_per_s for name, ceiling in (evidence.link.ceilings if evidence.link else {}).items()
         },
         "memory_changes": _memory_changes(evidence),
-        "counted_bytes": {name: evidence.counted(name) for name in ("out", "in")} if evidence.link else None,
+        "counted_bytes": {name: _carried(evidence, name) for name in ("out", "in")} if evidence.link else None,
         "swap_bytes_per_s": {name: evidence.swap_rates(name) for name in ("out", "in")},
         "moves_on_link_s": {name: _on_link(evidence, name) for name in ("out", "in")},
         "crowd": _crowd(evidence, evidence.crowd) if evidence.crowd else None,
@@ -148,6 +148,11 @@ def _on_link(evidence: AgentsEvidence, direction: str) -> list[list[float]] | No
     """Return the least and the greatest time of each move."""
     times, _ = evidence.move_times(direction)
     return [[move.least_s, move.greatest_s] for move in times] or None
+
+
+def _carried(evidence: AgentsEvidence, direction: str) -> list[float] | None:
+    carried = evidence.carried(direction)
+    return None if carried is None else [part.nbytes for part in carried]
 
 
 def _record(record: SessionRecord | None) -> SessionFacts | None:

@@ -172,10 +172,9 @@ def _on_link(evidence: AgentsEvidence, direction: str) -> Criterion:
     row = _ON_LINK[direction]
     if evidence.link is None:
         return row.skip(evidence.why_no_link)
-    pairs = zip(evidence.counted(direction) or [], evidence.sleeper.sleeps, strict=False)  # all of them, or none
-    shares = [count / evidence.kv_bytes(sleep.tokens) for count, sleep in pairs]
+    sizes = [evidence.kv_bytes(sleep.tokens) for sleep in evidence.sleeper.sleeps]
     return row.judge(
-        min(shares, default=None),
+        evidence.share_carried(direction, sizes),
         ">=",
         evidence.params.memory_share,
         evidence=f"PCIe counters of the GPU, calibrated with copies of known size; {_WHEN[direction]}, less what "

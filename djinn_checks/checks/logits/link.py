@@ -19,7 +19,7 @@ import torch
 from djinn_checks.errors import InstrumentError
 from djinn_checks.instruments.counters import RATE_SOURCES, CounterSampler, CounterSeries
 from djinn_checks.instruments.device_tenants import DeviceTenants
-from djinn_checks.instruments.link_health import most_carried
+from djinn_checks.instruments.link_health import find_most_carried
 from djinn_checks.instruments.payload import ANSWER_BYTES, LARGEST_REQUEST_BYTES, REQUEST_BYTES
 
 _COPY_WIRE_PER_PAYLOAD = 1 + ANSWER_BYTES / LARGEST_REQUEST_BYTES
@@ -71,7 +71,7 @@ class LinkWatch:
         from djinn_checks.instruments.environment import find_uuid
 
         uuid = find_uuid(self.device)
-        self._most_carried = _find_most_carried(uuid)
+        self._most_carried = find_most_carried(uuid)
         self._tenants = DeviceTenants(self.device, uuid, os.getpid())
         sampler = CounterSampler(uuid)
         try:
@@ -111,18 +111,6 @@ class LinkWatch:
             beside_bytes=beside,
             ours_bytes=ours,
         )
-
-
-def _find_most_carried(uuid: str) -> float | None:
-    """Return what this GPU's link carries at most, in bytes/s on the wire, trained as high as it can be."""
-    from djinn_checks.instruments import nvml
-
-    try:
-        with nvml.open_nvml():
-            link = nvml.read_link(nvml.find_handle(uuid))
-    except InstrumentError:
-        return None
-    return most_carried(link["max_generation"], link["max_width"])
 
 
 def payload_of(series: CounterSeries, start_s: float, end_s: float) -> float | None:

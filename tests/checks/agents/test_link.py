@@ -252,3 +252,86 @@ def test_on_a_device_that_is_full_by_then_the_first_measurement_stands(monkeypat
 
 def full(*_: object, **__: object) -> Ceiling:
     raise torch.OutOfMemoryError
+
+
+# Readings that are missing
+
+AT_REST_GAP, AT_THE_COPY = (10.0, 10.2), (2.0, 2.2)
+"""In the middle of the sleep, and around the copy off the device: as long as others keep readings waiting."""
+
+
+def without(*gaps: tuple[float, float]) -> Floats:
+    """Return when the counters are read if nobody gets to it in these gaps."""
+    kept = MILLISECONDS
+    for start_s, end_s in gaps:
+        kept = kept[(kept <= start_s) | (kept >= end_s)]
+    return kept
+
+
+@pytest.mark.parametrize("gap", [AT_REST_GAP, AT_THE_COPY, (25.0, 25.2)])
+def test_over_a_hole_the_counters_gain_what_passed_but_for_whole_wraps(gap: tuple[float, float]) -> None:
+    row = _on_link(agents_evidence(watched([(2.01, KV)], BACK, times=without(gap))), "out")
+    assert row.status is Status.PASS
+    assert row.observed == pytest.approx(1.0, abs=0.01)
+
+
+@pytest.mark.parametrize("gap", [AT_REST_GAP, AT_THE_COPY])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
+def test_behind_a_hole_too_few_bytes_are_neither_enough_nor_a_fault(gap: tuple[float, float], share: float) -> None:
+    row = _on_link(agents_evidence(watched([(2.01, share * KV)], BACK, times=without(gap))), "out")
+    assert row.status is Status.INCONCLUSIVE
+    assert "readings are missing" in row.reason
+
+
+def test_a_move_beside_a_hole_is_timed_and_one_inside_it_is_open() -> None:
+    gaps = {AT_REST_GAP: "", AT_THE_COPY: "counters are not read more often", (2.02, 2.22): "readings are missing"}
+    for gap, reason in gaps.items():
+        row = moved(RATE, told_s=AT_FULL_SPEED_S, times=without(gap))["swap_out_of_ceiling"]
+        assert row.status is (Status.INCONCLUSIVE if reason else Status.PASS)
+        assert reason in row.reason
+
+
+def test_a_slow_move_beside_a_hole_is_still_slow() -> None:
+    rows = moved(RATE / 2, told_s=AT_FULL_SPEED_S, times=without(AT_REST_GAP))
+    assert rows["swap_out_of_ceiling"].status is Status.FAIL
+
+
+def test_a_sleep_of_which_all_was_counted_and_too_little_fails_whatever_another_one_hides() -> None:
+    evidence = agents_evidence(watched([(2.01, 0.5 * KV)], BACK, times=MILLISECONDS))
+    first = evidence.sleeper.sleeps[0]
+    hidden = replace(first, told_s=20.0, last=replace(first.last, token_at_s=(19.7,)))
+    both = replace(evidence, sleeper=replace(evidence.sleeper, sleeps=(first, hidden)))
+    assert both.link is not None
+    holed = watched([(2.01, 0.5 * KV)], BACK, times=without((21.0, 21.2)))
+    assert _on_link(replace(both, link=holed), "out").status is Status.INCONCLUSIVE  # the hole lies in both
+    later = replace(first, woken_s=18.0)
+    apart = replace(evidence, sleeper=replace(evidence.sleeper, sleeps=(later, hidden)), link=holed)
+    assert _on_link(apart, "out").status is Status.FAIL
+
+
+def test_copies_that_calibrate_are_made_again_where_readings_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    series = [watched([], [], times=without((0.1, 0.25))).series, watched([], []).series]
+    measured: list[str] = []
+
+    class Sampler:
+        source = "made"
+
+        def __init__(self, uuid: str) -> None:
+            assert uuid == "GPU-none"
+
+        def __enter__(self) -> Sampler:
+            return self
+
+        def __exit__(self, *exc: object) -> None:
+            pass
+
+    def measure(device: torch.device, *, direction: str) -> Ceiling:
+        measured.append(direction)
+        return ceiling(direction, start_s={"d2h": 1.0, "h2d": 0.0}[direction])
+
+    monkeypatch.setattr(agent_link, "CounterSampler", Sampler)
+    monkeypatch.setattr(agent_link, "read_past", lambda sampler, end_s: series.pop(0))
+    monkeypatch.setattr(agent_link, "measure_ceiling", measure)
+    monkeypatch.setattr(agent_link, "find_uuid", lambda device: "GPU-none")
+    with LinkWitness(torch.device("cuda")):
+        assert measured == ["d2h", "h2d"] * 2

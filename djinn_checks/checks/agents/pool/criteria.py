@@ -224,9 +224,8 @@ def _loaded_on_link(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
     link = evidence.link
     if link is None:
         return row.skip(evidence.why_no_link)
-    shares = _shares(evidence, list(evidence.counted("in") or []))
     return row.judge(
-        min(shares, default=None),
+        evidence.share_carried("in", _sizes(evidence)),
         ">=",
         evidence.params.memory_share,
         evidence="PCIe counters of the GPU, calibrated with copies of known size; until the first token, less what "
@@ -237,7 +236,8 @@ def _loaded_on_link(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
 
 
 def _why_no_share(evidence: AgentsEvidence, pool: PoolRun) -> str:
-    if not evidence.counted("in"):
+    carried = evidence.carried("in")
+    if not carried or not all(part.is_all for part in carried):
         return evidence.why_not_counted
     return pool.why_missing("prompt", "device", "host") if _all_came(evidence) else _NONE_CAME
 
@@ -254,22 +254,29 @@ def _stored_on_link(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
     link, run = evidence.link, evidence.sleeper
     if link is None:
         return row.skip(evidence.why_no_link)
-    counted = link.counted("out", run.first.sent_s, pool.left_s)
+    carried, enough = link.carried("out", run.first.sent_s, pool.left_s), evidence.params.memory_share
     size = pool.whole_blocks(run.sleeps[0].tokens) * evidence.token_bytes
+    share = carried.nbytes / size if carried and size else None
+    is_known = carried is not None and share is not None and (carried.is_all or share >= enough)
     return row.judge(
-        None if counted is None or not size else counted / size,
+        share if is_known else None,
         ">=",
-        evidence.params.memory_share,
+        enough,
         evidence="PCIe counters of the GPU, from the session's first request until others came: such a server writes "
         "at once, and not when a session goes idle",
         missing=evidence.why_not_counted,
     )
 
 
+def _sizes(evidence: AgentsEvidence) -> list[float]:
+    """Return the KV bytes of the tokens that came from the host after each sleep."""
+    return [(sources.host or 0) * evidence.token_bytes for _, sources in sources_of(evidence)]
+
+
 def _shares(evidence: AgentsEvidence, moved: list[float | None]) -> list[float]:
     """Return the bytes moved over those of the tokens from the host, for each sleep; nothing if one is not known, or
     none came."""
-    sizes = [(sources.host or 0) * evidence.token_bytes for _, sources in sources_of(evidence)]
+    sizes = _sizes(evidence)
     known = [(count, size) for count, size in zip(moved, sizes, strict=False) if count is not None]
     if not all(sizes) or len(known) < len(sizes):
         return []
