@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -191,7 +192,8 @@ def test_answers_that_are_left_out_and_computed_anew_are_no_defect(spec: str) ->
     assert not failed(rows)
     assert "may be computed again" in rows["kv_from_host"].evidence
     assert rows["rounding_is_kept"].evidence.endswith("the former computed its last answer anew")
-    assert "neither the link nor the time" in rows["rounding_is_kept"].reason
+    assert rows["rounding_is_kept"].status is Status.INCONCLUSIVE
+    assert re.search("neither the link nor the time|could not be told", rows["rounding_is_kept"].reason)  # by the CPU
 
 
 @pytest.mark.parametrize("defects", [{"recomputes_secretly": True}, {"recomputes_in_parts": True}])
