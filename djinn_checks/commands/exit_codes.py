@@ -25,10 +25,16 @@ plausible: 0 if the figure is possible, 1 if it is impossible, 3 if that is not 
 """
 
 
-def exit_code(statuses: Sequence[Status], *, strict: bool) -> int:
-    """Return the exit code for the statuses of a suite; see EXIT_CODES."""
+def exit_code(statuses: Sequence[Status], *, strict: bool, is_whole: bool = True) -> int:
+    """Return the exit code for the statuses of a suite; see EXIT_CODES.
+
+    Args:
+        is_whole: whether every page and table was written.
+    """
     if Status.ERROR in statuses:
         return 4
     if Status.FAIL in statuses:
         return 1
-    return 3 if strict and Status.INCONCLUSIVE in statuses else 0
+    if strict and Status.INCONCLUSIVE in statuses:
+        return 3
+    return 0 if is_whole else 5

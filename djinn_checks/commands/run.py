@@ -71,7 +71,8 @@ def _run(options: argparse.Namespace) -> int:
     with Gate(name, junit=options.junit, summary=options.summary, strict=options.strict) as gate:
         results = _run_on_ray(options, gate) if options.on is not None else _run_here(options, gate)
     deciding = cast_runs({result.job.name: result.outcome for result in results}).deciding
-    return exit_code([outcome.status for outcome in deciding.values()], strict=options.strict)
+    is_whole = not any(result.report_problem for result in results)
+    return exit_code([outcome.status for outcome in deciding.values()], strict=options.strict, is_whole=is_whole)
 
 
 def _refuse_what_does_not_go_together(options: argparse.Namespace) -> None:

@@ -187,7 +187,12 @@ def expect_reports(gate: Gate, jobs: Sequence[Job]) -> None:
 
 def report_to_gate(result: Result) -> Report:
     """Return what a gate is told of a result."""
-    return Report(name=result.job.name, outcome=result.outcome, page=str(result.html_file or ""))
+    return Report(
+        name=result.job.name,
+        outcome=result.outcome,
+        page=str(result.html_file or ""),
+        problem=result.report_problem,
+    )
 
 
 def tell_result(result: Result) -> str:

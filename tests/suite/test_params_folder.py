@@ -38,6 +38,16 @@ def test_the_command_exits_as_the_worst_verdict_says(
     assert main(["run", str(suite), "--out", str(out), "--resume", *options]) == code
 
 
+@pytest.mark.parametrize(("status", "code"), [(Status.PASS, 5), (Status.INCONCLUSIVE, 5), (Status.FAIL, 1)])
+def test_a_verdict_without_its_page_is_no_whole_suite(tmp_path: Path, status: Status, code: int) -> None:
+    suite, out = finished(tmp_path, a=status)
+    for page in out.glob("*.html"):
+        page.unlink()
+    junit = tmp_path / "junit.xml"
+    assert main(["run", str(suite), "--out", str(out), "--resume", "--junit", str(junit)]) == code
+    assert "its report is missing" in junit.read_text()
+
+
 @pytest.mark.parametrize("rival", [Status.FAIL, Status.ERROR, Status.INCONCLUSIVE])
 def test_a_rivals_verdict_is_marked_as_its_own_and_in_no_exit_code(
     tmp_path: Path, rival: Status, capsys: pytest.CaptureFixture[str]
@@ -62,6 +72,9 @@ def test_exit_codes_follow_the_worst_verdict() -> None:
     assert exit_code([Status.PASS, Status.INCONCLUSIVE], strict=True) == 3
     assert exit_code([Status.FAIL, Status.INCONCLUSIVE], strict=True) == 1
     assert exit_code([Status.FAIL, Status.ERROR], strict=False) == 4
+    assert exit_code([Status.FAIL], strict=False, is_whole=False) == 1
+    assert exit_code([Status.INCONCLUSIVE], strict=True, is_whole=False) == 3
+    assert exit_code([Status.INCONCLUSIVE], strict=False, is_whole=False) == 5
 
 
 def test_the_exit_codes_are_told_by_the_command_itself(capsys: pytest.CaptureFixture[str]) -> None:

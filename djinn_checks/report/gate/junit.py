@@ -70,7 +70,7 @@ def _cases(report: Report, strict: bool) -> list[TestCase]:
 
 
 def _finished(report: Report, strict: bool) -> TestCase:
-    """Return the case of the check as a whole: an error if it did not come to its end."""
+    """Return the case of the check as a whole: an error if it did not come to its end, or its page is missing."""
     case, outcome = _case(FINISHED, report), report.outcome
     case.time = round(report.seconds or 0.0, 3)  # readers ask for a number
     if outcome is None:
@@ -82,6 +82,8 @@ def _finished(report: Report, strict: bool) -> TestCase:
         end = clip(failure.traceback.rstrip(), _LONGEST // 2, keep_end=True)
         body = f"{clip(outcome.summary, _LONGEST // 4)}\n\n{end}"
         case.result = [_result(Skipped if report.rival else Error, failure.type, outcome.summary, body)]
+    elif report.problem:
+        case.result = [_result(Error, "Incomplete", report.problem, report.problem)]
     elif outcome.status is not Status.PASS and not any(_decides(row, outcome) for row in outcome.criteria):
         kind = Failure if strict and not report.rival else Skipped  # no row that was judged: no evidence is no pass
         case.result = [_result(kind, outcome.status, outcome.summary, outcome.summary)]

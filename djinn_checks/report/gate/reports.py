@@ -35,6 +35,8 @@ class Report:
     """Path of the params file, where that is known."""
     why: str = ""
     """Why there is no outcome: it cannot be read, or the suite has not come to it."""
+    problem: str = ""
+    """What of it could not be written beside its outcome, such as its page."""
     rival: bool = False
     """Whether it is of another system than what is under test: its verdict is told, and stops no change."""
 

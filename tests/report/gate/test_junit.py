@@ -67,16 +67,17 @@ def test_a_failure_tells_what_was_observed_and_asked_for_and_why() -> None:
     assert error[2].endswith("KeyError: 'x'\nthe link idles")
 
 
+@pytest.mark.parametrize("problem", ["", "no report could be written"])
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("status", [*Status])
-def test_the_xml_is_red_where_the_exit_code_is(status: Status, strict: bool) -> None:
+def test_the_xml_is_red_where_the_exit_code_is(status: Status, strict: bool, problem: str) -> None:
     none_judged = whole("faults", Status.INCONCLUSIVE, criteria=(make_rows()[4],))
     informs = whole(criteria=(make_rows()[0], make_rows()[2]))
     made = {Status.SKIP: none_judged, Status.PASS: informs, Status.INCONCLUSIVE: open_outcome()}
     outcome = made.get(status) or whole("logits", status)
-    cases = read([Report(name="x", outcome=outcome)], strict=strict)
+    cases = read([Report(name="x", outcome=outcome, problem=problem)], strict=strict)
     is_red = any(said and said[0] in (Failure, Error) for said in cases.values())
-    assert is_red == (exit_code([outcome.status], strict=strict) != 0)
+    assert is_red == (exit_code([outcome.status], strict=strict, is_whole=not problem) != 0)
 
 
 def test_what_gitlab_and_githubs_reporters_read_is_there() -> None:
