@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import httpx
 
 from djinn_checks.checks.agents.patience import OTHER_TRIES, TURN_TRIES, LaterError, Patience, is_later, read_pause_s
+from djinn_checks.checks.agents.refusal import RefusedError, key_header, tell_models, tell_remedy, without_key
 from djinn_checks.checks.agents.reply import Reply, SessionRecord
 from djinn_checks.checks.agents.session_list import UNSAID, read_list, read_record
 from djinn_checks.checks.agents.streams import Parts, parse_event, read_events, read_llama, read_openai
@@ -27,17 +28,13 @@ _NO_ROUTE = (404, 405, 501)
 """How servers answer where they have no such route: llama-server with 501 if it was started without slots."""
 
 
-_REFUSED = (400, 422)
-"""How servers answer to a body that they do not take."""
+_REFUSED = (400, 422, 500, 501)
+"""How servers answer to a body that they do not take; llama-cpp-python with 500 to log-probabilities or token ids."""
 _IDS, _TEXT, _PLAIN = range(3)
 """Forms of a request, tried in this order: token ids; a text in their place, for a server that takes none; a text with
 OpenAI's fields and no others, for one that refuses what it does not know. A field that a refusal names is left out
 first."""
 _OF_OPENAI = ("model", "prompt", "max_tokens", "temperature", "stream")
-
-
-class _RefusedError(InstrumentError):
-    """The server does not take a body of this form."""
 
 
 class AgentClient:
@@ -71,12 +68,15 @@ class AgentClient:
         self.address = address
         self._kind, self._kinds, self._model, self._decode = kind, kinds or {}, model, decode
         self._form, self._left_out, self._is_settled = _IDS, frozenset[str](), False
+        self._listed: list[Any] = []
         self.put_off_s = 0.0
         """Seconds for which the server put off requests that were no turns."""
         # A connection for each request: a server may close an idle one just as it is used again.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         proxies = not is_loopback(httpx.URL(address).host)  # no proxy's loopback is this machine's
-        self._http = httpx.AsyncClient(base_url=address, timeout=_TIMEOUT, limits=limits, trust_env=proxies)
+        self._http = httpx.AsyncClient(
+            base_url=address, timeout=_TIMEOUT, limits=limits, trust_env=proxies, headers=key_header()
+        )
 
     async def find_routes(self) -> None:
         """See that the server has the routes of its kind.
@@ -105,12 +105,12 @@ class AgentClient:
 
     async def turn(self, session: str, prompt: Sequence[int], max_tokens: int, *, logprobs: bool = True) -> Reply:
         """Ask for `max_tokens` tokens, the likeliest ones, behind a prompt; with log-probabilities or without."""
-        refused: _RefusedError | None = None
+        refused: RefusedError | None = None
         while True:
             body = await self._body(session, prompt, max_tokens, logprobs)
             try:
                 reply = await self._reply("/v1/completions", body, read_openai)
-            except _RefusedError as error:
+            except RefusedError as error:
                 if self._is_settled:
                     raise
                 if self._leave_out(body, error):
@@ -121,13 +121,13 @@ class AgentClient:
             self._is_settled = True
             return reply
 
-    def _leave_out(self, body: Mapping[str, Any], error: _RefusedError) -> bool:
+    def _leave_out(self, body: Mapping[str, Any], error: RefusedError) -> bool:
         """Leave out the fields that a refusal names; return whether there are any."""
         named = [name for name in body if name not in self.needed and re.search(rf"\b{name}\b", str(error))]
         self._left_out |= frozenset(named)
         return bool(named)
 
-    def _take_next_form(self, prompt: Sequence[int], first: _RefusedError, last: _RefusedError) -> None:
+    def _take_next_form(self, prompt: Sequence[int], first: RefusedError, last: RefusedError) -> None:
         """Ask in the next form, after the first refusal and the last.
 
         Raises:
@@ -135,11 +135,11 @@ class AgentClient:
         """
         if self._form == _PLAIN or self._decode is None:
             told = "" if str(last) == str(first) else f"; asked with a text in place of token ids: {last}"
-            raise InstrumentError(f"{first}{told}") from first
+            raise InstrumentError(f"{first}{told}{tell_models(self._model, self._listed)}") from first
         if self._decode(prompt) is None:
             raise InstrumentError(
                 f"{first}; if it takes no token ids: the model has no tokenizer to make a text of them; check a model "
-                "with one"
+                f"with one{tell_models(self._model, self._listed)}"
             ) from first
         self._form, self._left_out = self._form + 1, frozenset()
 
@@ -165,6 +165,7 @@ class AgentClient:
                 listed = (await self._call("GET", "/v1/models")).get("data") or []
             except (InstrumentError, ValueError, AttributeError):
                 listed = []
+            self._listed = listed
             self._model = str(listed[0]["id"]) if listed and listed[0].get("id") else "any"
         return self._model
 
@@ -199,19 +200,29 @@ class AgentClient:
             parts = Parts(time.monotonic())
             try:
                 async for event in self._stream(path, body):
-                    read(parts, event)
+                    self._take(path, read, parts, event)
             except LaterError as error:
                 await patience.wait(error)
                 continue
             refused_s = parts.sent_s - patience.first_s if patience.refusals else 0.0
             return replace(parts.reply(), refusals=patience.refusals, refused_s=refused_s)
 
+    def _take(
+        self, path: str, read: Callable[[Parts, Mapping[str, Any]], None], parts: Parts, event: Mapping[str, Any]
+    ) -> None:
+        try:
+            read(parts, event)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InstrumentError(
+                f"{self.address}{path}: expected an event as in OpenAI's completions, got {str(event)[:200]} ({error})"
+            ) from error
+
     async def _stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         try:
             async with self._http.stream("POST", path, json=body) as answer:
                 if not answer.is_success:
                     await answer.aread()
-                    raise self._refusal(path, answer, _RefusedError if answer.status_code in _REFUSED else None)
+                    raise self._refusal(path, answer, RefusedError if answer.status_code in _REFUSED else None)
                 kind, is_told = answer.headers.get("Content-Type", "no type"), False
                 async for data in read_events(answer.aiter_bytes()):
                     is_told = True
@@ -259,7 +270,8 @@ class AgentClient:
 
     def _refusal(self, path: str, answer: httpx.Response, kind: type[InstrumentError] | None) -> InstrumentError:
         """Return what a server said in place of an answer, as an error of a kind; None: there is no such kind."""
-        told = f"{self.address}{path}: HTTP {answer.status_code}: {answer.text[:500]}"
+        remedy = tell_remedy(path, answer.status_code, answer.headers)
+        told = without_key(f"{self.address}{path}: HTTP {answer.status_code}: {answer.text[:500]}{remedy}")
         if is_later(answer.status_code, answer.text):
             return LaterError(told, read_pause_s(answer.headers.get("Retry-After")))
         return (kind or InstrumentError)(told)

@@ -140,12 +140,14 @@ async def run_sleeper(
 async def _warm_up(client: AgentClient, model: Model, script: AgentScript, new_tokens: int, sleep_s: float) -> None:
     """Have a session sleep and wake before anything is measured: what a server sets up once is then there."""
     reply = await client.turn("warm-up", script.prompt, new_tokens)
+    prompt = extend(model, script.prompt, reply, script.follow_ups[0])
     try:
         await client.sleep("warm-up")
         await asyncio.sleep(sleep_s)
         await client.wake("warm-up")
-        await client.turn("warm-up", extend(model, script.prompt, reply, script.follow_ups[0]), new_tokens)
+        await client.turn("warm-up", prompt, new_tokens)
     except InstrumentError as error:
+        await client.turn("warm-up-awake", prompt, new_tokens)  # what is refused there was lost in no sleep
         raise AgentLostError(f"lost in the first sleep of any session or after it: {error}") from error
     await client.close("warm-up")
 

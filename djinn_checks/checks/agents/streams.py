@@ -161,8 +161,8 @@ def _logprobs(found: Mapping[str, Any]) -> tuple[list[float | None], list[float 
         places = found["content"] or []
         tops = [top for place in places for top in place.get("top_logprobs") or []]
         return [place.get("logprob") for place in places], [top.get("logprob") for top in tops]
-    runners_up = [value for top in found.get("top_logprobs") or [] for value in (top or {}).values()]
-    return list(found.get("token_logprobs") or []), runners_up
+    tops = [top for top in found.get("top_logprobs") or [] if isinstance(top, dict)]  # mlx-lm has pairs in their place
+    return list(found.get("token_logprobs") or []), [value for top in tops for value in top.values()]
 
 
 def read_llama(parts: Parts, event: Mapping[str, Any]) -> None:

@@ -1,0 +1,144 @@
+"""What a server refuses for reasons of its own is said with what helps, and is no agent that was lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import pytest
+import torch
+
+from djinn_checks.checks.agents.connect import connect
+from djinn_checks.checks.agents.refusal import KEY_VARIABLE
+from djinn_checks.checks.agents.reply import Reply
+from djinn_checks.checks.agents.scripts import write_script
+from djinn_checks.checks.agents.sleeper import run_sleeper
+from djinn_checks.errors import AgentLostError, DjinnChecksError, InstrumentError
+from djinn_checks.models.open import open_model
+from tests.checks.agents.fake_vllm import Quiet, listening
+
+Answer = tuple[int, str]
+YES = 'data: {"choices": [{"text": " yes", "token_ids": [5], "logprobs": {"token_logprobs": [-0.5]}}]}\n\n'
+
+
+@contextlib.contextmanager
+def serve(answer: Callable[[dict[str, Any], dict[str, str]], Answer]) -> Iterator[str]:
+    """Serve what a function of body and headers says, with two models."""
+
+    class Handler(Quiet, BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.answer(200, '{"data": [{"id": "embeddings"}, {"id": "chat"}]}')
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            status, text = answer(body, dict(self.headers))
+            if status not in range(300, 400):
+                self.answer(status, text)
+                return
+            self.send_response(status)
+            self.send_header("Location", text)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    with listening(Handler) as address:
+        yield address
+
+
+def ask(address: str) -> Reply:
+    async def take() -> Reply:
+        async with contextlib.aclosing(connect("none", address)) as client:
+            return await client.turn("a", [1, 2], 1)
+
+    return asyncio.run(take())
+
+
+def refuse_strangers(body: dict[str, Any], headers: dict[str, str]) -> Answer:
+    given = headers.get("Authorization", "")
+    return (200, YES) if given == "Bearer sesame" else (401, f"wrong key: {given}")
+
+
+def test_the_key_of_the_environment_is_given_and_never_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve(refuse_strangers) as address:
+        monkeypatch.delenv(KEY_VARIABLE, raising=False)
+        with pytest.raises(InstrumentError, match=f"HTTP 401: .*a key that it takes is not given: {KEY_VARIABLE}"):
+            ask(address)
+        monkeypatch.setenv(KEY_VARIABLE, "abracadabra")
+        with pytest.raises(InstrumentError, match=f"is another one than {KEY_VARIABLE}") as caught:
+            ask(address)
+        assert "abracadabra" not in str(caught.value)
+        monkeypatch.setenv(KEY_VARIABLE, "sesame")
+        assert ask(address).text == " yes"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ((307, "https://elsewhere.example/v1/completions"), "it sends on to https://elsewhere.example/v1/completions"),
+        ((404, "Not Found"), "a server with chat completions alone cannot be checked"),
+        ((400, "no such task"), "asked was 'embeddings', the first of its models: embeddings, chat; name another one"),
+    ],
+)
+def test_a_refusal_says_what_helps(answer: Answer, said: str) -> None:
+    with serve(lambda body, headers: answer) as address, pytest.raises(InstrumentError) as caught:
+        ask(address)
+    assert said in str(caught.value)
+
+
+def test_log_probabilities_that_a_server_breaks_over_are_left_out() -> None:
+    def answer(body: dict[str, Any], headers: dict[str, str]) -> Answer:
+        return (500, "logprobs is not supported here") if "logprobs" in body else (200, YES)
+
+    with serve(answer) as address:
+        assert ask(address).text == " yes"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"choices": "yes"},
+        {"choices": [{"text": 3}]},
+        {"choices": [{"text": "a", "token_ids": 5}]},
+        {"choices": [{"text": "a", "logprobs": [1]}]},
+        {"choices": [], "usage": [3]},
+        {"choices": [], "timings": [3]},
+    ],
+)
+def test_an_event_of_another_shape_is_told_and_crashes_nothing(event: dict[str, Any]) -> None:
+    told = f"data: {json.dumps(event)}\n\n"
+    with serve(lambda body, headers: (200, told)) as address, pytest.raises(InstrumentError) as caught:
+        ask(address)
+    assert "expected an event as in OpenAI's completions, got" in str(caught.value)
+
+
+def test_runners_up_in_pairs_are_none_and_no_defect() -> None:
+    event = {"choices": [{"text": "a", "logprobs": {"token_logprobs": [-1.0], "top_logprobs": [[[5, -1.0]]]}}]}
+    with serve(lambda body, headers: (200, f"data: {json.dumps(event)}\n\n")) as address:
+        reply = ask(address)
+    assert (reply.logprobs, reply.runners_up) == ((-1.0,), ())
+
+
+@pytest.mark.parametrize(("forgets", "lost"), [(False, InstrumentError), (True, AgentLostError)])
+def test_what_is_refused_of_a_session_that_never_slept_was_lost_in_no_sleep(
+    forgets: bool, lost: type[DjinnChecksError]
+) -> None:
+    """A server with a short context refuses the second turn of any session; one that forgets, of those that slept."""
+    turns: list[int] = []
+
+    def answer(body: dict[str, Any], headers: dict[str, str]) -> Answer:
+        turns.append(len(body["prompt"]))
+        is_refused = len(turns) == 2 if forgets else len(body["prompt"]) > 20
+        return (400, "maximum context length is 20 tokens") if is_refused else (200, YES)
+
+    model = open_model("random:tiny", dtype=torch.float32, device=torch.device("cpu"))
+    scripts = [write_script(model, number=number, tokens=20, turns=2, seed=0) for number in (0, 1)]
+
+    async def run(address: str) -> None:
+        async with contextlib.aclosing(connect("none", address)) as client:
+            await run_sleeper(client, model, *scripts, new_tokens=1, sleep_s=0.01)
+
+    with serve(answer) as address, pytest.raises(lost, match="maximum context length"):
+        asyncio.run(run(address))
