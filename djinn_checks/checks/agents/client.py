@@ -14,10 +14,17 @@ from typing import Any, ClassVar
 import httpx
 
 from djinn_checks.checks.agents.patience import OTHER_TRIES, TURN_TRIES, LaterError, Patience, is_later, read_pause_s
-from djinn_checks.checks.agents.refusal import RefusedError, key_header, tell_models, tell_remedy, without_key
+from djinn_checks.checks.agents.refusal import (
+    RefusedError,
+    key_header,
+    say_error,
+    tell_models,
+    tell_remedy,
+    without_key,
+)
 from djinn_checks.checks.agents.reply import Reply, SessionRecord
 from djinn_checks.checks.agents.session_list import UNSAID, read_list, read_record
-from djinn_checks.checks.agents.streams import Parts, parse_event, read_events, read_llama, read_openai
+from djinn_checks.checks.agents.streams import Parts, Read, parse_event, read_events, read_llama, read_openai
 from djinn_checks.errors import InstrumentError, NoRouteError, WrongAdapterError
 from djinn_checks.server.listening import is_loopback
 
@@ -193,7 +200,7 @@ class AgentClient:
     def _session_fields(self, session: str) -> dict[str, Any]:
         return {}
 
-    async def _reply(self, path: str, body: dict[str, Any], read: Callable[[Parts, Mapping[str, Any]], None]) -> Reply:
+    async def _reply(self, path: str, body: dict[str, Any], read: Read) -> Reply:
         """Return the answer to a request, which is sent again if the server says that it answers later."""
         patience = Patience(tries=TURN_TRIES)
         while True:
@@ -207,9 +214,7 @@ class AgentClient:
             refused_s = parts.sent_s - patience.first_s if patience.refusals else 0.0
             return replace(parts.reply(), refusals=patience.refusals, refused_s=refused_s)
 
-    def _take(
-        self, path: str, read: Callable[[Parts, Mapping[str, Any]], None], parts: Parts, event: Mapping[str, Any]
-    ) -> None:
+    def _take(self, path: str, read: Read, parts: Parts, event: Mapping[str, Any]) -> None:
         try:
             read(parts, event)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -224,6 +229,8 @@ class AgentClient:
                     await answer.aread()
                     raise self._refusal(path, answer, RefusedError if answer.status_code in _REFUSED else None)
                 kind, is_told = answer.headers.get("Content-Type", "no type"), False
+                if "json" in kind and (told := say_error(await answer.aread())):
+                    raise RefusedError(f"{self.address}{path}: HTTP 200, and in it: {told}")
                 async for data in read_events(answer.aiter_bytes()):
                     is_told = True
                     try:

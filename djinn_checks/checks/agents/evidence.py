@@ -229,7 +229,10 @@ class AgentsEvidence:
 
 def _carried(link: LinkEvidence, direction: str, sleep: Sleep, start_s: float, end_s: float) -> Carried | None:
     moved, at_rest = link.carried(direction, start_s, end_s), _at_rest(link, direction, sleep)
-    return None if moved is None or at_rest is None else moved.less(at_rest * (end_s - start_s))
+    rest = link.carried(direction, sleep.still_s, sleep.woken_s)
+    if moved is None or at_rest is None or rest is None:
+        return None
+    return Carried(moved.nbytes - at_rest * (end_s - start_s), is_all=moved.is_all and rest.is_all)
 
 
 def _at_rest(link: LinkEvidence, direction: str, sleep: Sleep) -> float | None:

@@ -32,6 +32,8 @@ _MOST, _ALL = 0.9, 0.98
 of it took is known closely; of all but what the calibration may be off by, only the least time."""
 MOST_AT_REST_BYTES_PER_S = 50 * MB
 """What a link may carry while nothing moves; a thousand readings a second make 15 to 22 MB/s of it on an H200."""
+_WIRE_PER_PAYLOAD = 1.15
+"""More than a copy has on the wire, as a share of its bytes: on an H200 it has 1.08."""
 _SURPLUS, _SURPLUS_BYTES = 0.03, 8 * MB
 """What may be counted beyond a session's KV, as a share of it and in bytes: on an H200 0.4 % and 4 MB were."""
 
@@ -43,10 +45,6 @@ class Carried:
     nbytes: float
     is_all: bool
     """Whether all of them were counted; if not, as readings are missing, it was so many or more."""
-
-    def less(self, nbytes: float) -> Carried:
-        """Return what it is without so many bytes."""
-        return replace(self, nbytes=self.nbytes - nbytes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +157,12 @@ class LinkWitness:
 
     def _fit(self, series: CounterSeries) -> CounterSeries:
         """Return a series whose holes are those of this link: gaps in which a wrap of the counters could pass on it."""
-        return series if self._most_carried is None else series.over(self._most_carried)
+        fastest = max((ceiling.bytes_per_s for ceiling in self.ceilings.values()), default=0.0)
+        if self._most_carried is None:
+            return series
+        return series.over(
+            max(self._most_carried, _WIRE_PER_PAYLOAD * fastest)
+        )  # a virtual slot may be named a slow one
 
     def _are_counted(self, sampler: CounterSampler) -> bool:
         """Whether no reading is missing in the copies that calibrate the counters."""

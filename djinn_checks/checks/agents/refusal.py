@@ -5,6 +5,7 @@ The key comes from the environment and from nowhere else: parameters are kept in
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,6 +32,15 @@ def without_key(told: str) -> str:
     """Return what a server said without the key, which some repeat."""
     key = os.environ.get(KEY_VARIABLE)
     return told.replace(key, f"[{KEY_VARIABLE}]") if key else told
+
+
+def say_error(body: bytes) -> str:
+    """Return what a JSON answer says of an error, as LM Studio's do under HTTP 200; empty if it says nothing of one."""
+    try:
+        told = json.loads(body)
+    except ValueError:
+        return ""
+    return str(told["error"])[:500] if isinstance(told, dict) and told.get("error") else ""
 
 
 def tell_remedy(path: str, status: int, headers: Mapping[str, str]) -> str:

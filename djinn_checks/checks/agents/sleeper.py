@@ -8,7 +8,8 @@
 Before them a session with another text sleeps and wakes, so that what a server sets up once is there, and so
 that one that mixes sessions up has something to mix up.
 
-The twins have the same prompts. If a server drops a sleeping agent's KV and computes it again, the words may
+The twins have the same prompts, and come after the sleeper: what it is asked nobody was asked before, so there is no
+answer to be said again. If a server drops a sleeping agent's KV and computes it again, the words may
 well be the same, but a prefill rounds otherwise than a decode: the log-probabilities are then `cold`'s.
 """
 
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from djinn_checks.checks.agents.client import AgentClient
+from djinn_checks.checks.agents.refusal import RefusedError
 from djinn_checks.checks.agents.reply import Reply, SessionRecord
 from djinn_checks.checks.agents.scripts import AgentScript
 from djinn_checks.errors import AgentLostError, InstrumentError
@@ -100,7 +102,7 @@ class SleeperRun:
 async def run_sleeper(
     client: AgentClient, model: Model, script: AgentScript, other: AgentScript, *, new_tokens: int, sleep_s: float
 ) -> SleeperRun:
-    """Run the twins, then the sleeper, one after the other.
+    """Run the sleeper, then its twins, one after the other.
 
     Args:
         other: what another session says that sleeps and wakes before them.
@@ -110,18 +112,18 @@ async def run_sleeper(
         InstrumentError: the server refused or failed another request.
     """
     await _warm_up(client, model, other, new_tokens, min(sleep_s, _WARM_UP_S))
-    hot, hot_record = await _take_turns(client, model, script, "hot", new_tokens)
-    again, _ = await _take_turns(client, model, script, "again", new_tokens)
-    histories = histories_of(model, script, hot)
-    cold = []
-    for number, prompt in enumerate(histories[1:]):
-        cold.append(await client.turn(f"cold-{number}", prompt, new_tokens))
-        await client.close(f"cold-{number}")
     opened = await _open(client)
     first, sleeps, slept_histories = await _sleep_and_wake(client, model, script, new_tokens, sleep_s)
     closed = time.monotonic()
     await client.close("slept")
     await asyncio.sleep(SETTLE_S)
+    gone = time.monotonic()
+    hot, hot_record = await _take_turns(client, model, script, "hot", new_tokens)
+    again, _ = await _take_turns(client, model, script, "again", new_tokens)
+    cold = []
+    for number, prompt in enumerate(histories_of(model, script, hot)[1:]):
+        cold.append(await client.turn(f"cold-{number}", prompt, new_tokens))
+        await client.close(f"cold-{number}")
     return SleeperRun(
         first=first,
         sleeps=tuple(sleeps),
@@ -133,7 +135,7 @@ async def run_sleeper(
         histories=tuple(slept_histories),
         last_tokens=len(extend(model, slept_histories[-1], sleeps[-1].reply if sleeps else first, ())),
         closed_s=closed,
-        gone_s=time.monotonic(),
+        gone_s=gone,
     )
 
 
@@ -147,9 +149,27 @@ async def _warm_up(client: AgentClient, model: Model, script: AgentScript, new_t
         await client.wake("warm-up")
         await client.turn("warm-up", prompt, new_tokens)
     except InstrumentError as error:
-        await client.turn("warm-up-awake", prompt, new_tokens)  # what is refused there was lost in no sleep
+        await _see_that_it_was_lost(client, prompt, new_tokens, error)
         raise AgentLostError(f"lost in the first sleep of any session or after it: {error}") from error
     await client.close("warm-up")
+
+
+async def _see_that_it_was_lost(
+    client: AgentClient, prompt: Sequence[int], new_tokens: int, error: InstrumentError
+) -> None:
+    """Ask the same of a session that never slept: what is refused there, too, was lost in no sleep.
+
+    Raises:
+        RefusedError: it is.
+    """
+    if not isinstance(error, RefusedError):
+        return
+    try:
+        await client.turn("awake", prompt, new_tokens)
+    except RefusedError:
+        raise
+    except InstrumentError:  # a server that answers nobody any more lost the agent, too
+        return
 
 
 async def _take_turns(
@@ -176,7 +196,7 @@ async def _open(client: AgentClient) -> SessionRecord | None:
 async def _sleep_and_wake(
     client: AgentClient, model: Model, script: AgentScript, new_tokens: int, sleep_s: float
 ) -> tuple[Reply, list[Sleep], list[tuple[int, ...]]]:
-    await asyncio.sleep(SETTLE_S)  # the twins' memory is given back
+    await asyncio.sleep(SETTLE_S)  # the memory of the session before is given back
     first = reply = await client.turn("slept", script.prompt, new_tokens)
     await asyncio.sleep(SETTLE_S)
     histories = [script.prompt]
@@ -195,6 +215,7 @@ async def _sleep_and_wake(
             reply = await client.turn("slept", histories[-1], new_tokens)
             after = await client.record("slept")
         except InstrumentError as error:
+            await _see_that_it_was_lost(client, histories[-1], new_tokens, error)
             raise AgentLostError(f"lost in sleep {len(sleeps) + 1} or after it: {error}") from error
         await asyncio.sleep(SETTLE_S)
         sleeps.append(

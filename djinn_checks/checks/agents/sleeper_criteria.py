@@ -11,6 +11,7 @@ What a server says about itself is evidence beside what is measured, and never i
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import zip_longest
 
 from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.identity_criteria import (
@@ -23,6 +24,7 @@ from djinn_checks.checks.agents.memory import UNREAD
 from djinn_checks.checks.agents.promptness_criteria import judge_promptness
 from djinn_checks.checks.agents.recompute_criteria import judge_recomputation, was_carried
 from djinn_checks.checks.agents.reply import SessionRecord, tell_refusals
+from djinn_checks.checks.agents.sleeper import Sleep
 from djinn_checks.checks.agents.speed_criteria import judge_decode, judge_moves
 from djinn_checks.outcome import Criterion, Row
 from djinn_checks.units import format_bytes
@@ -30,6 +32,10 @@ from djinn_checks.units import format_bytes
 _WHEN = {"out": "until the sleep's last third", "in": "until the first token after the sleep"}
 """When the bytes that go each way are counted."""
 _SURVIVES = Row("survives_sleep", "The agent's turns before and after every sleep were answered", unit="sleeps")
+_NOTHING_AGAIN = "Of what the session had, nothing was computed again"
+_NOT_SAID = "the server does not say which prompt tokens it computed"
+_LARGEST_BLOCK = 256
+"""Tokens that a server may keep together, as LMCache does."""
 _SWAPS = Row("swaps_counted", "The server counted a swap-out for every sleep", unit="moves")
 _RESTORES = Row("restores_counted", "The server counted a restore for every sleep", unit="moves")
 _ON_LINK = {
@@ -221,14 +227,26 @@ def _unsaid(evidence: AgentsEvidence, otherwise: str) -> str:
 
 
 def _not_recomputed(evidence: AgentsEvidence) -> Criterion:
-    sleeps = evidence.sleeper.sleeps
-    cached = [(sleep.reply.cached_tokens, sleep.tokens - 1) for sleep in sleeps]
-    reused = [(used, had) for used, had in cached if used is not None]
-    row = Row("prefill_counted", "Of what the session had, nothing was computed again", unit="tokens")
+    """What a twin that never slept lacked in the same turn, a part of a block or what a text's tokens became, is no
+    loss."""
+    run, row = evidence.sleeper, Row("prefill_counted", _NOTHING_AGAIN, unit="tokens")
+    twins = [reply.cached_tokens for reply in run.hot[1:]]
+    is_said = not twins or any(twins) or any(sleep.reply.cached_tokens for sleep in run.sleeps)
+    found = [_short(sleep, twin) for sleep, twin in zip_longest(run.sleeps, twins[: len(run.sleeps)])]
+    known = [short for short in found if short is not None]
     return row.judge(
-        sum(max(0, had - used) for used, had in reused) if len(reused) == len(sleeps) else None,
+        sum(known) if is_said and len(known) == len(found) else None,
         "==",
         0,
         evidence="cached_tokens in the server's usage, against the tokens that the session had",
-        missing="the server does not say which prompt tokens it computed",
+        missing=_NOT_SAID if is_said else "the server says 0 also of a session that never slept",
     )
+
+
+def _short(sleep: Sleep, twin: int | None) -> int | None:
+    """Return the tokens that were computed again beyond what its twin lacked; None if the server does not say."""
+    if sleep.reply.cached_tokens is None:
+        return None
+    had = sleep.tokens - 1
+    own = min(max(0, had - twin), _LARGEST_BLOCK) if twin else 0
+    return max(0, had - sleep.reply.cached_tokens - own)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,8 @@ from djinn_checks.checks.agents.reply import Reply, Sources
 from djinn_checks.errors import InstrumentError
 
 _DONE = "[DONE]"
+_BROKEN_OFF = ("abort", "error", "cancelled")
+"""What servers give as the reason why an answer ended, when it did not come to its end."""
 
 
 async def read_events(chunks: AsyncIterable[bytes]) -> AsyncIterator[str]:
@@ -95,6 +97,10 @@ class Parts:
         )
 
 
+Read = Callable[[Parts, Mapping[str, Any]], None]
+"""Takes in an event of an answer."""
+
+
 def join_halves(text: str) -> str:
     """Return a text whose halves of characters are joined, and those that stand alone replaced."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -112,14 +118,16 @@ def parse_event(data: str) -> dict[str, Any]:
         raise InstrumentError(f"in the middle of an answer: expected JSON, got {data[:200]!r}") from error
     if not isinstance(event, dict):
         raise InstrumentError(f"in the middle of an answer: expected an object, got {data[:200]!r}")
-    if event.get("error"):
-        raise InstrumentError(f"in the middle of an answer: {event['error']}")
+    if event.get("error") or event.get("object") == "error":
+        raise InstrumentError(f"in the middle of an answer: {event.get('error') or event.get('message') or event}")
     return event
 
 
 def read_openai(parts: Parts, event: Mapping[str, Any]) -> None:
     """Take in an event of a completion."""
     for choice in event.get("choices") or []:
+        if choice.get("finish_reason") in _BROKEN_OFF:
+            raise InstrumentError(f"in the middle of an answer: it broke off ({choice['finish_reason']})")
         logprobs, runners_up = _logprobs(choice.get("logprobs") or {})
         ids = choice.get("token_ids") or _named_ids(choice.get("logprobs") or {})
         if choice.get("text") or ids or logprobs:
@@ -160,9 +168,13 @@ def _logprobs(found: Mapping[str, Any]) -> tuple[list[float | None], list[float 
     if "content" in found:
         places = found["content"] or []
         tops = [top for place in places for top in place.get("top_logprobs") or []]
-        return [place.get("logprob") for place in places], [top.get("logprob") for top in tops]
+        return _numbers(place.get("logprob") for place in places), _numbers(top.get("logprob") for top in tops)
     tops = [top for top in found.get("top_logprobs") or [] if isinstance(top, dict)]  # mlx-lm has pairs in their place
-    return list(found.get("token_logprobs") or []), [value for top in tops for value in top.values()]
+    return _numbers(found.get("token_logprobs") or []), _numbers(value for top in tops for value in top.values())
+
+
+def _numbers(values: Iterable[Any]) -> list[float | None]:
+    return [None if value is None else float(value) for value in values]
 
 
 def read_llama(parts: Parts, event: Mapping[str, Any]) -> None:

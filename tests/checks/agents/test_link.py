@@ -283,6 +283,12 @@ def test_behind_a_hole_too_few_bytes_are_neither_enough_nor_a_fault(gap: tuple[f
     assert "readings are missing" in row.reason
 
 
+def test_what_a_link_carries_at_rest_is_not_known_beside_a_hole_well_enough_to_accuse() -> None:
+    others = [(31.0, KV)]
+    row = _on_link(agents_evidence(watched([(2.01, KV), *others], BACK, times=without((25.0, 29.7)))), "out")
+    assert row.status is Status.INCONCLUSIVE
+
+
 def test_a_move_beside_a_hole_is_timed_and_one_inside_it_is_open() -> None:
     gaps = {AT_REST_GAP: "", AT_THE_COPY: "counters are not read more often", (2.02, 2.22): "readings are missing"}
     for gap, reason in gaps.items():

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+import torch
 
 from djinn_checks import AgentsParams, Outcome, Status, check_agents
+from djinn_checks.checks.agents.client import AgentClient
 from djinn_checks.checks.agents.connect import ADAPTERS, connect
+from djinn_checks.checks.agents.reply import Reply
+from djinn_checks.checks.agents.scripts import write_script
+from djinn_checks.checks.agents.sleeper import run_sleeper
 from djinn_checks.checks.agents.unclaimed import _ABOUT_ANSWERS, skip_unclaimed
 from djinn_checks.errors import InstrumentError, WrongAdapterError
+from djinn_checks.models.open import open_model
 from djinn_checks.outcome import Criterion, judge
 from tests.checks.agents.other_server import serve_completions, serve_lists
 
@@ -119,3 +125,24 @@ def test_a_session_that_is_not_there_any_more_is_a_lost_one_and_no_wrong_adapter
 
     with serve_lists() as address, pytest.raises(InstrumentError, match="HTTP 501"):
         asyncio.run(sleep(address))
+
+
+def test_nobody_is_asked_before_the_sleeper_what_it_is_asked() -> None:
+    """A server that says again what it said to the same prompt has said nothing yet."""
+    asked: list[tuple[int, ...]] = []
+
+    class Asking(AgentClient):
+        async def turn(self, session: str, prompt: Sequence[int], max_tokens: int, *, logprobs: bool = True) -> Reply:
+            if session == "slept":
+                assert tuple(prompt) not in asked
+            asked.append(tuple(prompt))
+            return Reply(ids=(7,) * max_tokens, sent_s=0.0, token_at_s=(0.1,) * max_tokens)
+
+    model = open_model("random:tiny", dtype=torch.float32, device=torch.device("cpu"))
+    scripts = [write_script(model, number=number, tokens=20, turns=3, seed=0) for number in (0, 1)]
+
+    async def run() -> int:
+        async with contextlib.aclosing(Asking("http://127.0.0.1:9")) as client:
+            return len((await run_sleeper(client, model, *scripts, new_tokens=2, sleep_s=0.01)).hot)
+
+    assert asyncio.run(run()) == 3

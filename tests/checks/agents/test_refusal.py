@@ -142,3 +142,59 @@ def test_what_is_refused_of_a_session_that_never_slept_was_lost_in_no_sleep(
 
     with serve(answer) as address, pytest.raises(lost, match="maximum context length"):
         asyncio.run(run(address))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"object": "error", "message": "CUDA out of memory", "code": 500},
+        {"choices": [{"text": "", "finish_reason": "abort"}]},
+    ],
+)
+def test_an_answer_that_breaks_off_is_none(event: dict[str, Any]) -> None:
+    told = f"{YES}data: {json.dumps(event)}\n\n"
+    with serve(lambda body, headers: (200, told)) as address, pytest.raises(InstrumentError) as caught:
+        ask(address)
+    assert "in the middle of an answer: " in str(caught.value)
+
+
+def test_log_probabilities_in_quotes_are_numbers() -> None:
+    told = YES.replace("[-0.5]", '["-0.5"]')
+    with serve(lambda body, headers: (200, told)) as address:
+        assert ask(address).logprobs == (-0.5,)
+
+
+def test_an_error_under_200_is_a_refusal_in_the_servers_words() -> None:
+    class Handler(Quiet, BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.answer(404, "{}")
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            text = '{"error": "Unexpected endpoint"}'
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+    with listening(Handler) as address, pytest.raises(InstrumentError, match="HTTP 200, and in it: Unexpected end"):
+        ask(address)
+
+
+def test_a_server_that_dies_in_its_first_sleep_has_lost_the_agent() -> None:
+    turns: list[int] = []
+
+    def answer(body: dict[str, Any], headers: dict[str, str]) -> Answer:
+        turns.append(1)
+        return (200, YES) if len(turns) == 1 else (200, "")
+
+    model = open_model("random:tiny", dtype=torch.float32, device=torch.device("cpu"))
+    scripts = [write_script(model, number=number, tokens=20, turns=2, seed=0) for number in (0, 1)]
+
+    async def run(address: str) -> None:
+        async with contextlib.aclosing(connect("none", address)) as client:
+            await run_sleeper(client, model, *scripts, new_tokens=1, sleep_s=0.01)
+
+    with serve(answer) as address, pytest.raises(AgentLostError, match="lost in the first sleep"):
+        asyncio.run(run(address))
