@@ -1,4 +1,4 @@
-"""What a session's twin lacks that never slept is no loss by a sleep; a server that says 0 of everybody says nothing."""
+"""What a twin lacks that never slept is no loss by a sleep; a server that says 0 of everybody says nothing."""
 
 from __future__ import annotations
 
