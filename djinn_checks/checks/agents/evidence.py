@@ -71,9 +71,10 @@ class AgentsEvidence:
         """KV bytes of a token: the model's shape in the data type that was given.
 
         A server may keep a session in a form of its own choice and say its size, as llama-server does with q8_0; that
-        counts if it is a form of the same numbers, of four bits or more each.
+        counts if it is a form of the same numbers, of four bits or more each. vLLM says the type of its cache.
         """
-        plain = float(self.reference.kv_elements_per_token * self.kv_dtype.itemsize)
+        shorter = self.pool.kv_itemsize if self.pool else None
+        plain = float(self.reference.kv_elements_per_token * (shorter or self.kv_dtype.itemsize))
         said = [
             sleep.asleep.kept_bytes / (sleep.tokens - 1)
             for sleep in self.sleeper.sleeps

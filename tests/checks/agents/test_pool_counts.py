@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,12 @@ from djinn_checks.checks.agents.pool.counts import (
     read_block_tokens,
     read_counts,
     read_engines,
+    read_kv_itemsize,
     read_pool_tokens,
 )
-from djinn_checks.checks.agents.pool.run import why_unaccounted
+from djinn_checks.checks.agents.pool.run import PoolRun, why_unaccounted
 from djinn_checks.checks.agents.reply import Reply, Sources
+from tests.checks.agents.made_evidence import make_one_sleep
 
 TOLD = Path(__file__).parents[2] / "data" / "vllm-0.32.0.metrics.txt"
 SGLANG_TOLD = """
@@ -105,3 +108,18 @@ def test_an_account_that_is_not_of_a_prompt_is_told_by_what_is_wrong_with_it(
     right = Reply(prompt_tokens=9, sources=Sources(device=4, host=0, computed=5))
     assert why_unaccounted([right]) == ""
     assert re.search(says, why_unaccounted([right, Reply(prompt_tokens=prompt_tokens, sources=sources)]))
+
+
+@pytest.mark.parametrize(
+    ("name", "itemsize"), [("auto", None), ("bfloat16", None), ("fp8", 1), ("fp8_e5m2", 1), ("nvfp4", None), ("", None)]
+)
+def test_the_type_that_a_server_keeps_its_kv_in_says_how_large_it_is(name: str, itemsize: int | None) -> None:
+    label = f'cache_dtype="{name}",' if name else ""
+    told = parse_metrics(f'vllm:cache_config_info{{{label}engine="0"}} 1.0')
+    assert read_kv_itemsize(VLLM, told) == itemsize
+    pool = PoolRun(
+        kind="vllm", version="0.26.0", missing={}, block_tokens=16, pool_tokens=128, sleeps=(), counted=Counts(),
+        left_s=0.0, kv_itemsize=read_kv_itemsize(VLLM, told),
+    )  # fmt: skip
+    made = make_one_sleep(lambda at: 0)
+    assert replace(made, pool=pool).token_bytes == made.token_bytes / (4 if itemsize else 1)

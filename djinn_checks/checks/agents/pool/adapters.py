@@ -84,6 +84,8 @@ class PoolAdapter:
     """Tokens that the device's pool holds."""
     pool_blocks: tuple[Info, ...] = ()
     """The same in blocks, where it is said in no other way."""
+    kv_type: tuple[Info, ...] = ()
+    """The type in which KV is kept, by its name; one that is none, such as auto, is the model's."""
     engine: str = ""
     """The label that tells engines apart, each of which has a pool of its own; empty: there is one."""
     leaves_out: str = ""
@@ -121,6 +123,7 @@ VLLM = PoolAdapter(
     block_tokens=(Info(name="vllm:cache_config_info", label="block_size", since="0.26.0"),),
     pool_tokens=(Info(name="vllm:cache_config_info", label="kv_cache_size_tokens", since="0.32.0"),),
     pool_blocks=(Info(name="vllm:cache_config_info", label="num_gpu_blocks", since="0.26.0"),),
+    kv_type=(Info(name="vllm:cache_config_info", label="cache_dtype", since="0.26.0"),),
     engine="engine",
     leaves_out="vLLM 0.26.0 writes what was part of a prompt, unless offload_prompt_only is false in its connector's "
     "settings",

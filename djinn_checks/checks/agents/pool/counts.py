@@ -11,6 +11,8 @@ from djinn_checks.checks.agents.reply import Sources
 
 _LINE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_ONE_BYTE = ("fp8", "int8")
+"""How the names of types begin whose numbers have one byte."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,13 @@ def find_missing(adapter: PoolAdapter, series: Sequence[Series]) -> dict[str, st
 def read_block_tokens(adapter: PoolAdapter, series: Sequence[Series]) -> int | None:
     """Return the tokens of a block; None if the server does not say."""
     return _read_info(adapter.block_tokens, series)
+
+
+def read_kv_itemsize(adapter: PoolAdapter, series: Sequence[Series]) -> int | None:
+    """Return the bytes of a number in the KV that is kept; None if they are those of the model's type, or unknown."""
+    said = {entry.labels.get(info.label, "") for info in adapter.kv_type for entry in series if entry.name == info.name}
+    is_short = bool(said) and all(name.startswith(_ONE_BYTE) for name in said)
+    return 1 if is_short else None
 
 
 def read_engines(adapter: PoolAdapter, series: Sequence[Series]) -> int:

@@ -71,6 +71,8 @@ class PoolRun:
     """CLOCK_MONOTONIC when the first pressure on the sleeper began, and nobody else had asked since its first turn."""
     border: BorderTrial | None = None
     """Tried only if more came from a cache than was fed back."""
+    kv_itemsize: int | None = None
+    """Bytes of a number in the KV, where the server says that it keeps it in a shorter type than the model's."""
     engines: int = 1
     """Each with a pool of its own."""
     unpushed: str = ""

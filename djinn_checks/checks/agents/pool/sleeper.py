@@ -29,6 +29,7 @@ from djinn_checks.checks.agents.pool.counts import (
     read_block_tokens,
     read_counts,
     read_engines,
+    read_kv_itemsize,
     read_pool_tokens,
 )
 from djinn_checks.checks.agents.pool.run import BorderTrial, PoolRun, PoolSleep, served_beyond, why_unaccounted
@@ -278,6 +279,7 @@ async def run_pool_sleeper(
         counted=read_counts(client.adapter, series).since(before),
         left_s=left_s,
         border=border,
+        kv_itemsize=read_kv_itemsize(client.adapter, series),
         engines=engines,
         unpushed="; ".join(filter(None, (client.not_emptied, others.refused))),
         unaccounted=why_unaccounted((*sleeper.hot, *sleeper.again, *sleeper.cold, *sleeper.part, *sleeper.slept)),
