@@ -56,6 +56,17 @@ def ask(address: str) -> Reply:
     return asyncio.run(take())
 
 
+def sleep_once(address: str) -> None:
+    model = open_model("random:tiny", dtype=torch.float32, device=torch.device("cpu"))
+    scripts = [write_script(model, number=number, tokens=20, turns=2, seed=0) for number in (0, 1)]
+
+    async def run() -> None:
+        async with contextlib.aclosing(connect("none", address)) as client:
+            await run_sleeper(client, model, *scripts, new_tokens=1, sleep_s=0.01)
+
+    asyncio.run(run())
+
+
 def refuse_strangers(body: dict[str, Any], headers: dict[str, str]) -> Answer:
     given = headers.get("Authorization", "")
     return (200, YES) if given == "Bearer sesame" else (401, f"wrong key: {given}")
@@ -133,15 +144,8 @@ def test_what_is_refused_of_a_session_that_never_slept_was_lost_in_no_sleep(
         is_refused = len(turns) == 2 if forgets else len(body["prompt"]) > 20
         return (400, "maximum context length is 20 tokens") if is_refused else (200, YES)
 
-    model = open_model("random:tiny", dtype=torch.float32, device=torch.device("cpu"))
-    scripts = [write_script(model, number=number, tokens=20, turns=2, seed=0) for number in (0, 1)]
-
-    async def run(address: str) -> None:
-        async with contextlib.aclosing(connect("none", address)) as client:
-            await run_sleeper(client, model, *scripts, new_tokens=1, sleep_s=0.01)
-
     with serve(answer) as address, pytest.raises(lost, match="maximum context length"):
-        asyncio.run(run(address))
+        sleep_once(address)
 
 
 @pytest.mark.parametrize(
@@ -189,12 +193,5 @@ def test_a_server_that_dies_in_its_first_sleep_has_lost_the_agent() -> None:
         turns.append(1)
         return (200, YES) if len(turns) == 1 else (200, "")
 
-    model = open_model("random:tiny", dtype=torch.float32, device=torch.device("cpu"))
-    scripts = [write_script(model, number=number, tokens=20, turns=2, seed=0) for number in (0, 1)]
-
-    async def run(address: str) -> None:
-        async with contextlib.aclosing(connect("none", address)) as client:
-            await run_sleeper(client, model, *scripts, new_tokens=1, sleep_s=0.01)
-
     with serve(answer) as address, pytest.raises(AgentLostError, match="lost in the first sleep"):
-        asyncio.run(run(address))
+        sleep_once(address)
