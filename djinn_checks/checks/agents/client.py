@@ -33,8 +33,6 @@ _LOGPROBS = 2
 """How many of the likeliest tokens a server is asked for at each place."""
 _NO_ROUTE = (404, 405, 501)
 """How servers answer where they have no such route: llama-server with 501 if it was started without slots."""
-
-
 _REFUSED = (400, 422, 500, 501)
 """How servers answer to a body that they do not take; llama-cpp-python with 500 to log-probabilities or token ids."""
 _IDS, _TEXT, _PLAIN = range(3)
@@ -219,7 +217,7 @@ class AgentClient:
             read(parts, event)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InstrumentError(
-                f"{self.address}{path}: expected an event as in OpenAI's completions, got {str(event)[:200]} ({error})"
+                self._say(path, f"expected an event as in OpenAI's completions, got {str(event)[:200]} ({error})")
             ) from error
 
     async def _stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
@@ -230,27 +228,27 @@ class AgentClient:
                     raise self._refusal(path, answer, RefusedError if answer.status_code in _REFUSED else None)
                 kind, is_told = answer.headers.get("Content-Type", "no type"), False
                 if "json" in kind and (told := say_error(await answer.aread())):
-                    raise RefusedError(f"{self.address}{path}: HTTP 200, and in it: {told}")
+                    raise RefusedError(self._say(path, f"HTTP 200, and in it: {told}"))
                 async for data in read_events(answer.aiter_bytes()):
                     is_told = True
                     try:
                         yield parse_event(data)
                     except InstrumentError as error:
-                        raise InstrumentError(f"{self.address}{path}: {error}") from error
+                        raise InstrumentError(self._say(path, str(error))) from error
                 if not is_told and "event-stream" not in kind:
                     raise InstrumentError(
                         f"{self.address}{path}: expected an event stream, got {kind}; the time to the first token "
                         "cannot be measured from it: have it stream"
                     )
         except httpx.HTTPError as error:
-            raise InstrumentError(f"{self.address}{path}: {type(error).__name__}: {error}") from error
+            raise InstrumentError(self._say(path, f"{type(error).__name__}: {error}")) from error
 
     async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         answer = await self._request(method, path, body)
         try:
             return answer.json()
         except ValueError as error:
-            raise InstrumentError(f"{self.address}{path}: expected JSON, got {answer.text[:200]!r}") from error
+            raise InstrumentError(self._say(path, f"expected JSON, got {answer.text[:200]!r}")) from error
 
     async def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
         """Return the answer to a request that is no turn, whichever 2xx it is; it may be empty."""
@@ -270,15 +268,18 @@ class AgentClient:
                 "give its address as server_address"
             ) from error
         except httpx.HTTPError as error:
-            raise InstrumentError(f"{self.address}{path}: {type(error).__name__}: {error}") from error
+            raise InstrumentError(self._say(path, f"{type(error).__name__}: {error}")) from error
         if not answer.is_success:
             raise self._refusal(path, answer, NoRouteError if answer.status_code in _NO_ROUTE else None)
         return answer
 
+    def _say(self, path: str, told: str) -> str:
+        return without_key(f"{self.address}{path}: {told}")
+
     def _refusal(self, path: str, answer: httpx.Response, kind: type[InstrumentError] | None) -> InstrumentError:
         """Return what a server said in place of an answer, as an error of a kind; None: there is no such kind."""
         remedy = tell_remedy(path, answer.status_code, answer.headers)
-        told = without_key(f"{self.address}{path}: HTTP {answer.status_code}: {answer.text[:500]}{remedy}")
+        told = self._say(path, f"HTTP {answer.status_code}: {answer.text[:500]}{remedy}")
         if is_later(answer.status_code, answer.text):
             return LaterError(told, read_pause_s(answer.headers.get("Retry-After")))
         return (kind or InstrumentError)(told)

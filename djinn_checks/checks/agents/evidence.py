@@ -157,9 +157,10 @@ class AgentsEvidence:
         carried, enough = self.carried(direction), self.params.memory_share
         if not carried or len(sizes) < len(carried) or not all(sizes):
             return None
-        shares = [part.nbytes / size for part, size in zip(carried, sizes, strict=True)]
-        short = [share for share, part in zip(shares, carried, strict=True) if part.is_all and share < enough]
-        return min(short or shares) if short or min(shares) >= enough else None
+        shares = [part.share_of(size, enough) for part, size in zip(carried, sizes, strict=True)]
+        known = [share for share in shares if share is not None]
+        is_decided = len(known) == len(shares) or min(known, default=enough) < enough
+        return min(known) if is_decided else None
 
     def move_times(self, direction: str) -> tuple[list[BurstTime], str]:
         """Return how long each swap-out ("out") or restore ("in") took on the link, by its counters.

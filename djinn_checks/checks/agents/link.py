@@ -46,6 +46,11 @@ class Carried:
     is_all: bool
     """Whether all of them were counted; if not, as readings are missing, it was so many or more."""
 
+    def share_of(self, size: float, enough: float) -> float | None:
+        """Return their share of a size in bytes; None if more may have passed, and these are not enough."""
+        share = self.nbytes / size
+        return share if self.is_all or share >= enough else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class LinkEvidence:
@@ -62,9 +67,9 @@ class LinkEvidence:
         ratio = self._wire_per_payload(direction)
         if self.series is None or not ratio:
             return None
-        wire = self.series.bytes_between(start_s, end_s, _DIRECTIONS[direction][1])
-        least = least_between(self.series, start_s, end_s, _DIRECTIONS[direction][1])
-        return None if least is None else Carried((least if wire is None else wire) / ratio, is_all=wire is not None)
+        span = start_s, end_s, _DIRECTIONS[direction][1]
+        least = least_between(self.series, *span)
+        return None if least is None else Carried(least / ratio, is_all=self.series.bytes_between(*span) is not None)
 
     def rate(self, direction: str, start_s: float, end_s: float) -> float | None:
         """Return payload bytes per second that went one way between two times; None if less than half is known."""
@@ -79,19 +84,21 @@ class LinkEvidence:
 
         None if they were not counted, if fewer came, or if no time between two holes holds them.
         """
-        if self.series is None:
-            return None
-        spans = known_spans(self.series, start_s, end_s)
-        found = [self._time_between_holes(direction, nbytes, first, last) for first, last in spans]
-        return min((time for time in found if time), key=lambda time: time.greatest_s, default=None)
-
-    def _time_between_holes(self, direction: str, nbytes: int, start_s: float, end_s: float) -> BurstTime | None:
         ratio = self._wire_per_payload(direction)
         if self.series is None or not ratio:
             return None
+        found = [
+            self._time_between_holes(self.series, direction, nbytes, span, ratio)
+            for span in known_spans(self.series, start_s, end_s)
+        ]
+        return min((time for time in found if time), key=lambda time: time.greatest_s, default=None)
+
+    def _time_between_holes(
+        self, series: CounterSeries, direction: str, nbytes: int, span: tuple[float, float], ratio: float
+    ) -> BurstTime | None:
         top, rx_or_tx = ratio * self.ceilings[direction].bytes_per_s, _DIRECTIONS[direction][1]
         most, everything = (
-            time_burst(self.series, share * nbytes * ratio, start_s, end_s, direction=rx_or_tx, top_bytes_per_s=top)
+            time_burst(series, share * nbytes * ratio, *span, direction=rx_or_tx, top_bytes_per_s=top)
             for share in (_MOST, _ALL)
         )
         if most is None or everything is None:

@@ -56,6 +56,13 @@ def ask(address: str) -> Reply:
     return asyncio.run(take())
 
 
+def refused(answer: Answer) -> str:
+    """Return what is said of a server that gives this answer."""
+    with serve(lambda body, headers: answer) as address, pytest.raises(InstrumentError) as caught:
+        ask(address)
+    return str(caught.value)
+
+
 def sleep_once(address: str) -> None:
     model = open_model("random:tiny", dtype=torch.float32, device=torch.device("cpu"))
     scripts = [write_script(model, number=number, tokens=20, turns=2, seed=0) for number in (0, 1)]
@@ -85,6 +92,14 @@ def test_the_key_of_the_environment_is_given_and_never_repeated(monkeypatch: pyt
         assert ask(address).text == " yes"
 
 
+@pytest.mark.parametrize("error", ['{"error": "key KEY is old"}', '{"object": "error", "message": "KEY"}', "KEY"])
+def test_a_key_that_is_repeated_in_an_answer_is_not_told(error: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, "abracadabra")
+    said = refused((200, f"data: {error.replace('KEY', 'abracadabra')}\n\n"))
+    assert KEY_VARIABLE in said
+    assert "abracadabra" not in said
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
@@ -94,9 +109,7 @@ def test_the_key_of_the_environment_is_given_and_never_repeated(monkeypatch: pyt
     ],
 )
 def test_a_refusal_says_what_helps(answer: Answer, said: str) -> None:
-    with serve(lambda body, headers: answer) as address, pytest.raises(InstrumentError) as caught:
-        ask(address)
-    assert said in str(caught.value)
+    assert said in refused(answer)
 
 
 def test_log_probabilities_that_a_server_breaks_over_are_left_out() -> None:
@@ -119,10 +132,8 @@ def test_log_probabilities_that_a_server_breaks_over_are_left_out() -> None:
     ],
 )
 def test_an_event_of_another_shape_is_told_and_crashes_nothing(event: dict[str, Any]) -> None:
-    told = f"data: {json.dumps(event)}\n\n"
-    with serve(lambda body, headers: (200, told)) as address, pytest.raises(InstrumentError) as caught:
-        ask(address)
-    assert "expected an event as in OpenAI's completions, got" in str(caught.value)
+    said = refused((200, f"data: {json.dumps(event)}\n\n"))
+    assert "expected an event as in OpenAI's completions, got" in said
 
 
 def test_runners_up_in_pairs_are_none_and_no_defect() -> None:
@@ -156,10 +167,7 @@ def test_what_is_refused_of_a_session_that_never_slept_was_lost_in_no_sleep(
     ],
 )
 def test_an_answer_that_breaks_off_is_none(event: dict[str, Any]) -> None:
-    told = f"{YES}data: {json.dumps(event)}\n\n"
-    with serve(lambda body, headers: (200, told)) as address, pytest.raises(InstrumentError) as caught:
-        ask(address)
-    assert "in the middle of an answer: " in str(caught.value)
+    assert "in the middle of an answer: " in refused((200, f"{YES}data: {json.dumps(event)}\n\n"))
 
 
 def test_log_probabilities_in_quotes_are_numbers() -> None:

@@ -256,10 +256,8 @@ def _stored_on_link(evidence: AgentsEvidence, pool: PoolRun) -> Criterion:
         return row.skip(evidence.why_no_link)
     carried, enough = link.carried("out", run.first.sent_s, pool.left_s), evidence.params.memory_share
     size = pool.whole_blocks(run.sleeps[0].tokens) * evidence.token_bytes
-    share = carried.nbytes / size if carried and size else None
-    is_known = carried is not None and share is not None and (carried.is_all or share >= enough)
     return row.judge(
-        share if is_known else None,
+        carried.share_of(size, enough) if carried and size else None,
         ">=",
         enough,
         evidence="PCIe counters of the GPU, from the session's first request until others came: such a server writes "
