@@ -43,6 +43,9 @@ class TinyModel:
         self.weights = dict(self._module.state_dict())
         self.weight_bytes = self.used_bytes = sum(value.nbytes for value in self.weights.values())
 
+    def lent(self) -> TinyModel:
+        return self
+
     def resident(self, device: torch.device) -> nn.Module:
         module = self.skeleton().to_empty(device=device)
         module.model.rotary_emb.load_state_dict({}, strict=False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from djinn_checks.decode_cache import CACHE_NAMES, carried_over
 from djinn_checks.errors import SystemContractError
+from djinn_checks.plain_tensors import has_own_operators, without_class
 from djinn_checks.systems.base import System
 from djinn_checks.units import GB
 
@@ -64,25 +66,42 @@ def vet_built(system: System) -> None:
         )
 
 
-def vet_answer(output: Any, *, needs_cache: bool) -> Any:
-    """Return what a forward gave if there are logits in it, and the cache if that is needed.
+@dataclass(frozen=True)
+class Answer:
+    """What a forward gave."""
+
+    logits: Tensor
+    """[1, T, V], a plain tensor: what a class of its own adds to it has no say in a comparison."""
+    carried: dict[str, Any]
+    """What the next forward is given, by name; empty if there is no cache."""
+
+
+def read_answer(output: Any, *, needs_cache: bool) -> Answer:
+    """Return the logits of a forward's output and its cache.
 
     Raises:
-        SystemContractError: it lacks one of them.
+        SystemContractError: it lacks one of them, or its logits answer for PyTorch's operators themselves.
     """
     logits = getattr(output, "logits", None)
     expected = "expected an object with .logits, a tensor [1, T, V], and the cache, as causal LMs of transformers give"
     if not isinstance(logits, Tensor):
         found = "logits of type " + type(logits).__name__ if logits is not None else type(output).__name__
         raise SystemContractError(f"a forward returned {found}; {expected}")
-    if logits.ndim != 3 or logits.shape[0] != 1:
-        raise SystemContractError(f"a forward returned logits {list(logits.shape)}; {expected}")
-    if needs_cache and not carried_over(output):
+    if has_own_operators(logits):
+        raise SystemContractError(
+            f"a forward returned logits of type {type(logits).__name__}, which compares and copies itself in its own "
+            "way (__torch_dispatch__); expected a plain tensor: give what it holds"
+        )
+    plain = without_class(logits)
+    if plain.ndim != 3 or plain.shape[0] != 1:
+        raise SystemContractError(f"a forward returned logits {list(plain.shape)}; {expected}")
+    carried = carried_over(output)
+    if needs_cache and not carried:
         raise SystemContractError(
             f"a forward returned no cache, so nothing can be decoded; expected one of {', '.join(CACHE_NAMES)}, as the "
             "resident model returns it"
         )
-    return output
+    return Answer(plain, carried)
 
 
 def read_claim(system: System) -> int | None:

@@ -81,7 +81,7 @@ def build_system(
         )
     try:
         with system_says_no(params.system, getattr(factory, "__module__", "")):
-            return factory(model, device=device, budget_bytes=budget_bytes, **options), budget_bytes
+            return factory(model.lent(), device=device, budget_bytes=budget_bytes, **options), budget_bytes
     except CapacityError as error:
         field = "budget_gb" if params.budget_gb is not None else "budget_fraction"
         given = params.budget_gb if params.budget_gb is not None else params.budget_fraction

@@ -7,6 +7,7 @@ these together are many bytes that it never held at once. So a place counts only
 - A storage over memory of somebody else's (a mapping, NumPy's) may die while that memory stays. If the kernel does
   not list the address any more (`/proc/self/maps`), it was given back. If it does, nobody can tell from outside, and
   both answers are kept: as held to the end, and as given back.
+- Between the rows of a weight may lie another's bytes, or none. Both answers are kept.
 - A lazy copy's memory is another tensor's, and a file's memory outlives its mapping, wherever that lies: it can be
   mapped again, and nothing moves. So both are kept as well, and what of a file was used is known by its place in it.
 
@@ -40,6 +41,8 @@ class _Interval:
     """A device, or a file."""
     start: int
     end: int
+    has_gaps: bool = False
+    """Another's bytes may lie between its rows."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ class HeldMemory:
         self._doubtful: list[tuple[int, int]] = []
 
     def note(self, tensor: Tensor, start: int, nbytes: int, number: int) -> None:
-        """Note that `nbytes` from address `start`, in the storage of `tensor`, were used; the use has a number."""
+        """Note that `tensor`, whose first and last byte lie `nbytes` apart from address `start` on, was used; the use
+        has a number."""
         self._look_again()
         storage = tensor.untyped_storage()
         file = find_file(start) if tensor.device.type == "cpu" and not storage.resizable() else None
@@ -79,7 +83,8 @@ class HeldMemory:
             is_shared = file is not None or is_lazy_copy(tensor)
             key = self._follow(storage, start, is_shared=is_shared)
         within, start = file or (str(tensor.device), start)
-        self._events.append(_Event(key, _Interval(within, start, start + nbytes), number))
+        has_gaps = nbytes > tensor.numel() * tensor.element_size()
+        self._events.append(_Event(key, _Interval(within, start, start + nbytes, has_gaps), number))
 
     def _follow(self, storage: torch.UntypedStorage, address: int, *, is_shared: bool) -> int:
         key, handle = len(self._refs), storage._cdata
@@ -115,15 +120,18 @@ class HeldMemory:
     def bytes_of(self, numbers: Collection[int]) -> tuple[int, int]:
         """Return the most bytes that the uses of these numbers held at one moment.
 
-        The first figure counts what may still be held, the second counts it as given back.
+        The first figure counts what may still be held, and all between the rows of a weight; the second counts the
+        one as given back, and of weights with gaps nothing.
         """
         self._look_again()
-        return self._peak(numbers, lambda event: event.certain), self._peak(numbers, lambda event: True)
+        return self._peak(self._events, numbers, lambda event: event.certain), self._peak(
+            [event for event in self._events if event.used is None or not event.used.has_gaps], numbers, lambda _: True
+        )
 
-    def _peak(self, numbers: Collection[int], is_gone: Callable[[_Event], bool]) -> int:
+    def _peak(self, events: list[_Event], numbers: Collection[int], is_gone: Callable[[_Event], bool]) -> int:
         held: dict[int, set[_Interval]] = {}
         peak, grown = 0, False
-        for event in list(self._events):
+        for event in list(events):
             if event.used is not None and event.number in numbers:
                 held.setdefault(event.key, set()).add(event.used)
                 grown = True

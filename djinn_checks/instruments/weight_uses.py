@@ -20,6 +20,7 @@ from djinn_checks.instruments.held_memory import HeldMemory
 from djinn_checks.instruments.memory_place import PlaceOf, find_place
 from djinn_checks.instruments.weight_evidence import How, Part, Use, WeightEvidence, gather_evidence
 from djinn_checks.layers import is_of_experts
+from djinn_checks.plain_tensors import has_own_operators, without_class
 
 
 def _words(text: str) -> frozenset[str]:
@@ -43,7 +44,8 @@ VIEWS = _words(
     "unbind __getitem__ __iter__"
 )
 CONSUMES = _words(
-    "linear embedding matmul mm addmm bmm baddbmm addmv mv einsum bilinear conv1d conv2d convolution layer_norm "
+    "embedding embedding_bag index_select index gather take_along_dim "
+    "linear matmul mm addmm bmm baddbmm addmv mv einsum bilinear conv1d conv2d convolution layer_norm "
     "native_layer_norm rms_norm _fused_rms_norm group_norm mul mul_ multiply __mul__ __rmul__ __imul__ add add_ "
     "__add__ __radd__ __iadd__ __matmul__ __rmatmul__ _scaled_mm _grouped_mm _linear_pointwise"
 )
@@ -100,7 +102,7 @@ class UseLog:
         plain = bare(tensor)
         if plain is None or not plain.is_floating_point():
             return
-        if plain.ndim == 2 and not plain.is_contiguous() and plain.t().is_contiguous():
+        if plain.ndim == 2 and plain.stride(0) < plain.stride(1):
             plain = plain.t()  # as a matrix product sees a weight
         if tuple(plain.shape) in self._shapes or self._ranges(plain):
             self._note(plain, "", next(self._keys), frame, How.ARITHMETIC)
@@ -124,7 +126,7 @@ class UseLog:
             number=number,
             name=name,
             place=place,
-            nbytes=_extent_bytes(plain),
+            nbytes=min(_extent_bytes(plain), plain.numel() * plain.element_size()),
             shape=tuple(plain.shape),
             digest=self._digest(plain, address, version),
             parts=() if tuple(plain.shape) in self._shapes else tuple(self._parts(plain)),
@@ -135,7 +137,7 @@ class UseLog:
         )
         frame[key] = address, version, use
         if place == "device":
-            self._held.note(plain, address, use.nbytes, number)
+            self._held.note(plain, address, _extent_bytes(plain), number)
 
     def _digest(self, plain: Tensor, address: int, version: int | None) -> Tensor:
         return self._keep((plain.device, address, version, plain.shape, plain.dtype), lambda: digest(plain))
@@ -178,9 +180,11 @@ class UseLog:
 
 def bare(tensor: Tensor) -> Tensor | None:
     """Return the tensor without what its class adds to it; None if it has no memory of its own to look at, as under
-    `vmap`, or if its bytes are not its numbers: quantized ones, conjugates."""
-    with torch._C.DisableTorchFunctionSubclass():
-        plain = torch.Tensor.detach(tensor)
+    `vmap`, if its bytes are not its numbers (quantized ones, conjugates), or if its class answers for PyTorch's own
+    operators, so that what they give may lie elsewhere."""
+    if has_own_operators(tensor):
+        return None
+    plain = without_class(tensor)
     if type(plain) is not Tensor or plain.device.type == "meta" or plain.layout != torch.strided:
         return None
     if torch._C._functorch.is_functorch_wrapped_tensor(plain) or plain.is_nested:

@@ -187,6 +187,8 @@ class WeightWitness:
 
     def _look(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = function_name(func)
+        if name == "__getitem__" and tensors_in(args[1:], {}):
+            name = "index"  # rows picked by a tensor are no view
         if name in MOVES or name in DESCRIBES:
             return func(*args, **kwargs)
         if name in CONVERTS:

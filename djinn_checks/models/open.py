@@ -15,10 +15,11 @@ the same for skeleton and resident. Code from a model's repository is never run.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib import resources
 from pathlib import Path
@@ -71,6 +72,11 @@ class Model:
     """A skeleton to ask, and never to run; None: made when something is asked."""
     tokenizer: Any | None = None
     """`transformers.PreTrainedTokenizerBase`; None for random models."""
+
+    def lent(self) -> Model:
+        """Return the same model with a configuration of its own, which a system may change: the reference is made from
+        this one."""
+        return replace(self, config=copy.deepcopy(self.config))
 
     def skeleton(self) -> nn.Module:
         """Return the module with its parameters on `meta` and its buffers real, on the CPU, ready for inference."""

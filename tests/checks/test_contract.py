@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from djinn_checks.checks.contract import is_rehearsed, read_claim, rehearse, vet_answer, vet_opened
+from djinn_checks.checks.contract import is_rehearsed, read_answer, read_claim, rehearse, vet_opened
 from djinn_checks.checks.logits.check import check_logits
 from djinn_checks.checks.refusals import open_system
 from djinn_checks.errors import NoWeightError, SystemContractError
@@ -68,14 +68,39 @@ LOGITS = torch.zeros(1, 3, 7)
 )
 def test_an_answer_that_is_none_is_named(answer: Any, says: str) -> None:
     with pytest.raises(SystemContractError, match=says):
-        vet_answer(answer, needs_cache=True)
+        read_answer(answer, needs_cache=True)
 
 
 def test_an_answer_with_logits_and_a_cache_is_let_be() -> None:
-    answer = SimpleNamespace(logits=LOGITS, past_key_values=object())
-    assert vet_answer(answer, needs_cache=True) is answer
-    bare = SimpleNamespace(logits=LOGITS)
-    assert vet_answer(bare, needs_cache=False) is bare
+    cache = object()
+    answer = read_answer(SimpleNamespace(logits=LOGITS, past_key_values=cache), needs_cache=True)
+    assert torch.equal(answer.logits, LOGITS)
+    assert answer.carried == {"past_key_values": cache}
+    assert not read_answer(SimpleNamespace(logits=LOGITS), needs_cache=False).carried
+
+
+class AlwaysEqual(torch.Tensor):
+    """Says yes to everything."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return True if func is torch.equal else super().__torch_function__(func, types, args, kwargs or {})
+
+
+class OwnOperators(torch.Tensor):
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+def test_what_a_class_says_of_its_logits_has_no_say() -> None:
+    yes = LOGITS.as_subclass(AlwaysEqual)
+    assert torch.equal(yes, LOGITS + 1)
+    read = read_answer(SimpleNamespace(logits=yes), needs_cache=False).logits
+    assert type(read) is torch.Tensor
+    assert not torch.equal(read, LOGITS + 1)
+    with pytest.raises(SystemContractError, match="OwnOperators, which compares and copies itself"):
+        read_answer(SimpleNamespace(logits=LOGITS.as_subclass(OwnOperators)), needs_cache=False)
 
 
 class Claims(Forgets):

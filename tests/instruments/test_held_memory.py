@@ -101,3 +101,14 @@ def test_lazy_copies_are_where_the_first_tensor_is_and_stay_what_they_are() -> N
         assert torch._C._is_cow_tensor(copy)  # type: ignore[attr-defined]
         del copy
     assert held.bytes_of(range(3)) == (SIZE - 4, SIZE - 4)
+
+
+def test_between_the_rows_of_a_weight_may_lie_anything() -> None:
+    held = HeldMemory()
+    rows = torch.zeros(10, 2, 4)
+    query, key = rows.unbind(1)
+    extent = (9 * 8 + 4) * 4
+    held.note(query, address_of(query), extent, 0)
+    assert held.bytes_of({0}) == (extent, 0)
+    held.note(key, address_of(key), extent, 1)
+    assert held.bytes_of({0, 1}) == (rows.nbytes, 0)

@@ -141,3 +141,11 @@ def test_a_shape_can_be_a_config_file(tmp_path: Path) -> None:
     assert model.tokenizer is None
     assert model.encode("hello", 3) == model.encode("hello there", 3)
     assert all(0 <= token < 300 for token in model.encode("any text ßÄ", 99))
+
+
+def test_a_model_that_is_lent_has_a_configuration_of_its_own(tmp_path: Path) -> None:
+    save_folder("llama", tmp_path)
+    model = opened(str(tmp_path))
+    layers = model.config.num_hidden_layers
+    model.lent().config.num_hidden_layers = 1
+    assert model.config.num_hidden_layers == layers

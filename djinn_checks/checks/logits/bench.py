@@ -26,6 +26,7 @@ from djinn_checks.layers import decoder_blocks
 from djinn_checks.measurements.logits import LogitsStatistics
 from djinn_checks.models.dry_run import marked_versions, refuse_written
 from djinn_checks.models.experts import unrouted_bytes
+from djinn_checks.models.own_code import refuse_foreign
 from djinn_checks.params import LogitsParams
 from djinn_checks.systems.base import System
 
@@ -151,6 +152,7 @@ class LogitsBench:
             load: gives the model with all weights on `device`; the caller keeps no reference to it.
         """
         model = load()
+        refuse_foreign(model)
         versions = marked_versions(model)
         self._warm_up(model)
         weights = {id(parameter): parameter for parameter in model.parameters()}.values()
@@ -170,6 +172,7 @@ class LogitsBench:
         memory = PeakMemory(device)
         floor = self._compare(model, positions, "noise floor", lambda _: lambda: memory, every)
         refuse_written(versions, model)
+        refuse_foreign(model)  # which a thread may have put there meanwhile
         return ReferenceRun(
             weight_bytes=sum(parameter.numel() * parameter.element_size() for parameter in weights),
             parameters=sum(parameter.numel() for parameter in weights),

@@ -33,6 +33,7 @@ from djinn_checks.devices import choose_dtype
 from djinn_checks.errors import ParamsError
 from djinn_checks.instruments.memory_place import PlaceOf
 from djinn_checks.models.open import Model, open_model
+from djinn_checks.models.own_code import OwnCode
 from djinn_checks.outcome import Outcome
 from djinn_checks.params import LogitsParams
 from djinn_checks.systems.base import find_system
@@ -95,6 +96,7 @@ def _run(
     outside: _Outside,
 ) -> Outcome:
     model = open_model(params.model, dtype=choose_dtype(params.dtype, device), device=device, seed=params.seed)
+    own = OwnCode(model.skeleton())
     system, budget_bytes = build_system(factory, params, model, device)
     if is_rehearsed(system, model.weight_bytes):
         progress("opening the system", 0.0, 1.0)
@@ -122,7 +124,8 @@ def _run(
             encodes=system.encodes,
         )
         loaded = clock()
-        reference = bench.measure_reference(lambda: model.resident(device), device)
+        with own.restored():
+            reference = bench.measure_reference(lambda: model.resident(device), device)
         release_memory(device)
         measured = clock()
         with outside.link.watching():

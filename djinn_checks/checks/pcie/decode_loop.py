@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from djinn_checks.checks.contract import read_claim, vet_answer
+from djinn_checks.checks.contract import read_answer, read_claim
 from djinn_checks.checks.pcie.decode_run import DecodeRun
 from djinn_checks.checks.pcie.weights import KnownWeights, compare_weights
 from djinn_checks.checks.refusals import open_system
 from djinn_checks.checks.settle import Progress
-from djinn_checks.decode_cache import CACHE_NAMES, carried_over
+from djinn_checks.decode_cache import CACHE_NAMES
 from djinn_checks.errors import ModelUnsupportedError
 from djinn_checks.instruments.memory import HostGrowth, PeakMemory
 from djinn_checks.instruments.weight_witness import WeightEvidence, WeightWitness
@@ -166,13 +166,13 @@ class _Loop:
         """Decode one token and wait for it."""
         if self._held >= self._context_tokens:
             self._cache, self._held = {}, 0
-        output = vet_answer(self._model(self._token, **self._cache, use_cache=True), needs_cache=False)
-        self._cache, self._held = carried_over(output), self._held + 1
+        answer = read_answer(self._model(self._token, **self._cache, use_cache=True), needs_cache=False)
+        self._cache, self._held = answer.carried, self._held + 1
         if not self._cache:
             raise ModelUnsupportedError(
                 "decode loop: the model keeps no cache, so there is nothing to decode with; its output has none of "
                 + ", ".join(CACHE_NAMES)
             )
-        self._token = output.logits[:, -1:].argmax(-1)
+        self._token = answer.logits[:, -1:].argmax(-1)
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()

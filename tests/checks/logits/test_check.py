@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from djinn_checks.checks import run as checks_run
 from djinn_checks.checks.logits import check as logits_check
@@ -300,3 +302,34 @@ def test_a_trained_model_through_a_ring_of_a_quarter_of_its_bytes_is_bit_equal(
         assert row["claimed_bytes"] == row["predicted_bytes"] > 0
     witness = outcome.measurements["witness"]
     assert witness["moved_bytes_lower_bound"] >= witness["used_bytes"] - witness["budget_bytes"] > 0
+
+
+class ReplacesForAll(StreamingFake):
+    """Replaces a method of all feed-forward parts, for the whole process."""
+
+    wrong = False
+
+    def open(self) -> Any:
+        original, wrong = LlamaMLP.forward, self.wrong
+
+        def forward(mlp: Any, hidden: Tensor) -> Tensor:
+            return original(mlp, hidden) * (1.5 if wrong else 1)
+
+        LlamaMLP.forward = forward
+        return super().open()
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_what_a_system_replaces_for_all_is_not_in_the_reference(wrong: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LlamaMLP, "forward", LlamaMLP.forward)
+    monkeypatch.setattr(ReplacesForAll, "wrong", wrong)
+    outcome = check_logits(params(), system_factory=ReplacesForAll)
+    assert outcome.status is (Status.FAIL if wrong else Status.PASS), outcome.summary
+    assert "bit_equal" in outcome.summary or not wrong
+
+
+def test_what_was_replaced_before_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LlamaMLP, "forward", lambda mlp, hidden: hidden)
+    outcome = check_logits(params(), system_factory=StreamingFake)
+    assert outcome.status is Status.INCONCLUSIVE
+    assert "would run LlamaMLP.forward of tests.checks.logits" in outcome.summary
