@@ -24,17 +24,19 @@ from djinn_checks.checks.agents.refusal import (
 )
 from djinn_checks.checks.agents.reply import Reply, SessionRecord
 from djinn_checks.checks.agents.session_list import UNSAID, read_list, read_record
-from djinn_checks.checks.agents.streams import Parts, Read, parse_event, read_events, read_llama, read_openai
+from djinn_checks.checks.agents.streams import Parts, Read, parse_event, read_events, read_openai
 from djinn_checks.errors import InstrumentError, NoRouteError, WrongAdapterError
 from djinn_checks.server.listening import is_loopback
 
 _TIMEOUT = httpx.Timeout(300.0, connect=10.0)
-_LOGPROBS = 2
+LOGPROBS = 2
 """How many of the likeliest tokens a server is asked for at each place."""
 _NO_ROUTE = (404, 405, 501)
 """How servers answer where they have no such route: llama-server with 501 if it was started without slots."""
 _REFUSED = (400, 422, 500, 501)
 """How servers answer to a body that they do not take; llama-cpp-python with 500 to log-probabilities or token ids."""
+_CRASHED = 500
+"""Which may also be an accident: a request is sent once more before another form of it is tried."""
 _IDS, _TEXT, _PLAIN = range(3)
 """Forms of a request, tried in this order: token ids; a text in their place, for a server that takes none; a text with
 OpenAI's fields and no others, for one that refuses what it does not know. A field that a refusal names is left out
@@ -73,6 +75,7 @@ class AgentClient:
         self.address = address
         self._kind, self._kinds, self._model, self._decode = kind, kinds or {}, model, decode
         self._form, self._left_out, self._is_settled = _IDS, frozenset[str](), False
+        self._has_crashed = False
         self._listed: list[Any] = []
         self.put_off_s = 0.0
         """Seconds for which the server put off requests that were no turns."""
@@ -155,7 +158,7 @@ class AgentClient:
             "prompt": told,
             "max_tokens": max_tokens,
             "temperature": 0,
-            **({"logprobs": _LOGPROBS} if logprobs else {}),
+            **({"logprobs": LOGPROBS} if logprobs else {}),
             "stream": True,
             "stream_options": {"include_usage": True},
             **self._session_fields(session),
@@ -278,9 +281,11 @@ class AgentClient:
 
     def _refusal(self, path: str, answer: httpx.Response, kind: type[InstrumentError] | None) -> InstrumentError:
         """Return what a server said in place of an answer, as an error of a kind; None: there is no such kind."""
+        is_first_crash = answer.status_code == _CRASHED and not (self._is_settled or self._has_crashed)
+        self._has_crashed |= is_first_crash
         remedy = tell_remedy(path, answer.status_code, answer.headers)
         told = self._say(path, f"HTTP {answer.status_code}: {answer.text[:500]}{remedy}")
-        if is_later(answer.status_code, answer.text):
+        if is_later(answer.status_code, answer.text) or is_first_crash:
             return LaterError(told, read_pause_s(answer.headers.get("Retry-After")))
         return (kind or InstrumentError)(told)
 
@@ -324,77 +329,3 @@ class SignalClient(IdleClient):
             if await self.record(session) is None:
                 raise  # it is the session that is not there
             raise self._wrong_adapter(f"POST {path}", error, ["idle"]) from error
-
-
-class SlotClient(AgentClient):
-    """llama-server, started with a folder for slots (--slot-save-path). Each session has a slot of its own."""
-
-    has_sessions = True
-    own_route = "/slots"
-
-    def __init__(self, address: str, **options: Any) -> None:
-        super().__init__(address, **options)
-        self._slots: dict[str, int] = {}
-        self._records: dict[str, SessionRecord] = {}
-
-    async def turn(self, session: str, prompt: Sequence[int], max_tokens: int, *, logprobs: bool = True) -> Reply:
-        body = {
-            "prompt": list(prompt),
-            "n_predict": max_tokens,
-            "temperature": 0,
-            "n_probs": _LOGPROBS if logprobs else 0,
-            "cache_prompt": True,
-            "id_slot": await self._slot(session),
-            "return_tokens": True,
-            "stream": True,
-        }
-        return await self._reply("/completion", body, read_llama)
-
-    async def sleep(self, session: str) -> None:
-        path, name = f"/slots/{await self._slot(session)}", f"{session}.bin"
-        try:
-            saved = await self._call("POST", f"{path}?action=save", {"filename": name})
-        except NoRouteError as error:
-            raise self._wrong_adapter(f"POST {path}?action=save", error) from error
-        await self._request("POST", f"{path}?action=erase")
-        before = self._records[session]
-        self._records[session] = SessionRecord(
-            swaps=(before.swaps or 0) + 1,
-            restores=before.restores,
-            swapped_bytes=(before.swapped_bytes or 0) + saved["n_written"],
-            restored_bytes=before.restored_bytes,
-            swap_s=saved["timings"]["save_ms"] / 1e3,
-            kept_bytes=saved["n_written"],
-        )
-
-    async def wake(self, session: str) -> None:
-        path = f"/slots/{await self._slot(session)}?action=restore"
-        restored = await self._call("POST", path, {"filename": f"{session}.bin"})
-        before = self._records[session]
-        self._records[session] = replace(
-            before,
-            restores=(before.restores or 0) + 1,
-            restored_bytes=(before.restored_bytes or 0) + restored["n_read"],
-            restore_s=restored["timings"]["restore_ms"] / 1e3,
-        )
-
-    async def close(self, session: str) -> None:
-        slot = self._slots.pop(session, None)
-        if slot is not None:
-            await self._request("POST", f"/slots/{slot}?action=erase")
-
-    async def record(self, session: str) -> SessionRecord | None:
-        return self._records.get(session)
-
-    async def _slot(self, session: str) -> int:
-        if session not in self._slots:
-            known = {int(slot["id"]) for slot in await self._call("GET", "/slots")}
-            free = sorted(known - set(self._slots.values()))
-            if not free:
-                raise InstrumentError(
-                    f"{self.address}: all {len(known)} slots are taken; start it with more (--parallel), or check "
-                    "fewer agents"
-                )
-            self._slots[session] = free[0]
-            self._records[session] = SessionRecord(swaps=0, restores=0)
-        return self._slots[session]

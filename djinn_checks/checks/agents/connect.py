@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from djinn_checks.checks.agents.client import AgentClient, IdleClient, SignalClient, SlotClient
+from djinn_checks.checks.agents.client import AgentClient, IdleClient, SignalClient
 from djinn_checks.checks.agents.pool.client import SglangClient, VllmClient
+from djinn_checks.checks.agents.slot_client import SlotClient
 from djinn_checks.errors import ParamsError
 
 ADAPTERS: dict[str, type[AgentClient]] = {

@@ -84,7 +84,10 @@ class Parts:
             InstrumentError: no token has come.
         """
         if not self.times:
-            raise InstrumentError("the server ended its answer without a token")
+            raise InstrumentError(
+                "the server ended its answer without a token: expected as many as were asked for (max_tokens); if the "
+                "model says here that it has ended, have the server go on (ignore_eos), or change seed for other words"
+            )
         return Reply(
             ids=tuple(self.ids),
             text=join_halves(self.text),

@@ -18,6 +18,7 @@ from djinn_checks.checks.agents.pool.counts import (
     read_engines,
     read_kv_itemsize,
     read_pool_tokens,
+    why_untold,
 )
 from djinn_checks.checks.agents.pool.run import PoolRun, why_unaccounted
 from djinn_checks.checks.agents.reply import Reply, Sources
@@ -29,7 +30,6 @@ sglang:prompt_tokens_total{model_name="m"} 1000.0
 sglang:cached_tokens_total{cache_source="device",model_name="m"} 400.0
 sglang:cached_tokens_total{cache_source="host",model_name="m"} 300.0
 sglang:cached_tokens_total{cache_source="storage_file",model_name="m"} 50.0
-sglang:cached_tokens_total{cache_source="total",model_name="m"} 750.0
 sglang:load_back_bytes_total{tp_rank="0"} 5e+06
 sglang:load_back_bytes_total{tp_rank="1"} 5e+06
 sglang:max_total_num_tokens{model_name="m"} 4096.0
@@ -72,13 +72,25 @@ def test_what_is_not_counted_is_unknown_and_named() -> None:
     assert read_counts(SGLANG, series) == Counts()
 
 
-def test_sglangs_tiers_and_ranks_are_added_up_and_its_total_is_no_tier() -> None:
+def test_sglangs_tiers_and_ranks_are_added_up() -> None:
     series = parse_metrics(SGLANG_TOLD)
     counts = read_counts(SGLANG, series)
     assert counts.sources == Sources(device=400, host=350, computed=250)
     assert counts.load_bytes == 10_000_000
     assert read_pool_tokens(SGLANG, series) == 4096
     assert read_block_tokens(SGLANG, series) is None
+
+
+def test_tokens_that_sglang_counts_as_a_total_came_from_nobody_knows_where() -> None:
+    """Of a request whose tiers it does not know it counts the total, and of others the tiers."""
+    before, then = (
+        read_counts(SGLANG, parse_metrics(SGLANG_TOLD + f'sglang:cached_tokens_total{{cache_source="total"}} {total}'))
+        for total in (70, 90)
+    )
+    assert before.since(before).sources == Sources(device=0, host=0, computed=0)
+    assert not why_untold(SGLANG, before.since(before))
+    assert then.since(before).sources == Sources()
+    assert "it counted 20 tokens from a cache and does not say from which" in why_untold(SGLANG, then.since(before))
 
 
 @pytest.mark.parametrize("adapter", POOLS.values(), ids=lambda adapter: adapter.name)

@@ -48,9 +48,9 @@ def serve(answer: Callable[[dict[str, Any], dict[str, str]], Answer]) -> Iterato
         yield address
 
 
-def ask(address: str) -> Reply:
+def ask(address: str, adapter: str = "none") -> Reply:
     async def take() -> Reply:
-        async with contextlib.aclosing(connect("none", address)) as client:
+        async with contextlib.aclosing(connect(adapter, address)) as client:
             return await client.turn("a", [1, 2], 1)
 
     return asyncio.run(take())
@@ -203,3 +203,23 @@ def test_a_server_that_dies_in_its_first_sleep_has_lost_the_agent() -> None:
 
     with serve(answer) as address, pytest.raises(AgentLostError, match="lost in the first sleep"):
         sleep_once(address)
+
+
+def test_an_accident_at_the_first_request_moves_no_run_to_texts() -> None:
+    asked: list[Any] = []
+
+    def answer(body: dict[str, Any], headers: dict[str, str]) -> Answer:
+        asked.append(body["prompt"])
+        return (500, "it was nothing") if len(asked) == 1 else (200, YES)
+
+    with serve(answer) as address:
+        assert ask(address).text == " yes"
+    assert len(asked) == 2
+    assert asked[0] == asked[1]
+    assert isinstance(asked[1], list)
+
+
+def test_slots_of_another_shape_are_told() -> None:
+    said = r"/slots: expected a list of slots, each with its id, got {'data'"
+    with serve(lambda body, headers: (200, YES)) as address, pytest.raises(InstrumentError, match=said):
+        ask(address, "slot")

@@ -74,6 +74,8 @@ class PoolAdapter:
     """Those whose KV came from outside the device."""
     compute: Counters = ()
     """Those that were computed; without such a counter they are what is left."""
+    untold: Counters = ()
+    """Those from a cache of which the server does not say which it was."""
     load_bytes: Counters
     load_s: Counters
     store_bytes: Counters
@@ -133,16 +135,20 @@ VLLM = PoolAdapter(
 )
 """Run with 0.26.0 on a GPU and 0.32.0 on a CPU. LMCache behind it counts as what comes from outside the device."""
 
+
+def _sglang_cached(*values: str) -> Counters:
+    return (Counter(name="sglang:cached_tokens_total", label="cache_source", values=values, since="0.5.23"),)
+
+
 SGLANG = PoolAdapter(
     name="sglang",
     begins="sglang:",
     needs="--enable-metrics --enable-cache-report --enable-hierarchical-cache",
     version=("/get_server_info", "version"),
     prompt=(Counter(name="sglang:prompt_tokens_total", since="0.5.23"),),
-    device=(Counter(name="sglang:cached_tokens_total", label="cache_source", values=("device",), since="0.5.23"),),
-    host=(
-        Counter(name="sglang:cached_tokens_total", label="cache_source", values=("host", "storage*"), since="0.5.23"),
-    ),
+    device=_sglang_cached("device"),
+    host=_sglang_cached("host", "storage*"),
+    untold=_sglang_cached("total"),
     load_bytes=(Counter(name="sglang:load_back_bytes_total", since="0.5.23"),),
     load_s=(Counter(name="sglang:load_back_duration_seconds_sum", since="0.5.20"),),
     store_bytes=(Counter(name="sglang:hicache_backup_bytes_total", since="0.5.23"),),

@@ -45,6 +45,7 @@ class Counts:
     device: float | None = None
     host: float | None = None
     compute: float | None = None
+    untold: float | None = None
     load_bytes: float | None = None
     load_s: float | None = None
     store_bytes: float | None = None
@@ -79,7 +80,7 @@ class Counts:
     @property
     def sources(self) -> Sources:
         """Where the tokens of one prompt came from; unknown if they do not add up to it."""
-        if not self.adds_up:
+        if self.untold or not self.adds_up:
             return Sources()
         parts = (self.prompt, self.device, self.host)
         computed = None if None in parts else int((self.prompt or 0) - (self.device or 0) - (self.host or 0))
@@ -100,8 +101,21 @@ def find_missing(adapter: PoolAdapter, series: Sequence[Series]) -> dict[str, st
     return {
         part.name: " or ".join(map(str, getattr(adapter, part.name)))
         for part in fields(Counts)
-        if getattr(adapter, part.name) and _read_counter(getattr(adapter, part.name), series) is None
+        if part.name != "untold"
+        and getattr(adapter, part.name)
+        and _read_counter(getattr(adapter, part.name), series) is None
     }
+
+
+def why_untold(adapter: PoolAdapter, counted: Counts) -> str:
+    """Return that the server does not say which cache tokens came from; empty if it does."""
+    if not counted.untold:
+        return ""
+    names = " or ".join(map(str, adapter.untold))
+    return (
+        f"it counted {counted.untold:,.0f} tokens from a cache and does not say from which ({names}); "
+        f"{adapter.untold[0].since} says so, started with {adapter.needs}"
+    )
 
 
 def read_block_tokens(adapter: PoolAdapter, series: Sequence[Series]) -> int | None:

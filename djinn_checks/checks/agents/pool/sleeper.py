@@ -31,6 +31,7 @@ from djinn_checks.checks.agents.pool.counts import (
     read_engines,
     read_kv_itemsize,
     read_pool_tokens,
+    why_untold,
 )
 from djinn_checks.checks.agents.pool.run import BorderTrial, PoolRun, PoolSleep, served_beyond, why_unaccounted
 from djinn_checks.checks.agents.reply import Reply
@@ -269,6 +270,8 @@ async def run_pool_sleeper(
     border = await run.try_borders(step, seed) if step > 1 and served_beyond(sleeper) > 0 else None
     with contextlib.suppress(InstrumentError):  # else it is told what was there before
         series = await client.series()
+    counted = read_counts(client.adapter, series).since(before)
+    replies = (*sleeper.hot, *sleeper.again, *sleeper.cold, *sleeper.part, *sleeper.slept)
     return sleeper, PoolRun(
         kind=client.adapter.name,
         version=await client.version(),
@@ -276,13 +279,13 @@ async def run_pool_sleeper(
         block_tokens=block,
         pool_tokens=pool,
         sleeps=tuple(pools),
-        counted=read_counts(client.adapter, series).since(before),
+        counted=counted,
         left_s=left_s,
         border=border,
         kv_itemsize=read_kv_itemsize(client.adapter, series),
         engines=engines,
         unpushed="; ".join(filter(None, (client.not_emptied, others.refused))),
-        unaccounted=why_unaccounted((*sleeper.hot, *sleeper.again, *sleeper.cold, *sleeper.part, *sleeper.slept)),
+        unaccounted=why_untold(client.adapter, counted) or why_unaccounted(replies),
     )
 
 
