@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -26,6 +26,13 @@ _NONE = object()
 Place = type | ModuleType
 
 
+class _Replaced(NamedTuple):
+    place: Place
+    name: str
+    old: Any
+    new: Any
+
+
 class OwnCode:
     """The names by which a model's forward finds its code, as they were when this was made."""
 
@@ -37,31 +44,52 @@ class OwnCode:
         """
         places: list[Place] = [*_find_kinds(model), *_find_libraries()]
         self._kept = [(place, dict(vars(place))) for place in places]
+        self._left: list[_Replaced] = []
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
         """Take back what was replaced since; behind it the replacements are there again."""
-        replaced = [
-            (place, name, kept, there)
-            for place, names in self._kept
-            for name, kept, there in _find_replaced(place, names)
-        ]
-        for place, name, kept, _ in replaced:
-            _put(place, name, kept)
+        replaced = self._replaced()
+        _take_back(replaced)
         try:
             yield
         finally:
-            for place, name, _, there in replaced:
-                _put(place, name, there)
+            _put_in(replaced)
+
+    @contextlib.contextmanager
+    def rehearsed(self) -> Iterator[None]:
+        """Take back at the end what is replaced meanwhile: what is opened once more shall not find its own traces."""
+        try:
+            yield
+        finally:
+            self._left = self._replaced()
+            _take_back(self._left)
+
+    def put_in_again(self) -> None:
+        """Put in what was replaced while it was rehearsed, if nothing was since: some do it once in a process."""
+        if not self._replaced():
+            _put_in(self._left)
+
+    def _replaced(self) -> list[_Replaced]:
+        return [found for place, names in self._kept for found in _find_replaced(place, names)]
 
 
-def _find_replaced(place: Place, kept: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Return (name, what it stood for, what it stands for) of code. What a module has got since is let be: others may
-    have been imported into it."""
+def _find_replaced(place: Place, kept: Mapping[str, Any]) -> list[_Replaced]:
+    """Return the code that was replaced. What a module has got since is let be: others may be imported into it."""
     there = dict(vars(place))
     names = kept.keys() | there.keys() if isinstance(place, type) else kept.keys()
-    pairs = [(name, kept.get(name, _NONE), there.get(name, _NONE)) for name in names]
-    return [(name, old, new) for name, old, new in pairs if new is not old and _is_code(new if old is _NONE else old)]
+    found = [_Replaced(place, name, kept.get(name, _NONE), there.get(name, _NONE)) for name in names]
+    return [one for one in found if one.new is not one.old and _is_code(one.new if one.old is _NONE else one.old)]
+
+
+def _take_back(replaced: Iterable[_Replaced]) -> None:
+    for one in replaced:
+        _put(one.place, one.name, one.old)
+
+
+def _put_in(replaced: Iterable[_Replaced]) -> None:
+    for one in replaced:
+        _put(one.place, one.name, one.new)
 
 
 def _put(place: Place, name: str, value: Any) -> None:

@@ -35,6 +35,10 @@ def half(module: Any, hidden: Tensor) -> Tensor:
     return hidden / 2
 
 
+def quarter(module: Any, hidden: Tensor) -> Tensor:
+    return hidden / 4
+
+
 def test_a_model_as_its_library_made_it_is_its_own(model: nn.Module) -> None:
     refuse_foreign(model)
 
@@ -62,3 +66,15 @@ def test_a_method_that_a_class_got_since_is_taken_away_for_a_while(model: nn.Mod
         assert LlamaMLP.__call__ is half
     finally:
         del LlamaMLP.__call__
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_a_rehearsal_leaves_is_there_once(again: bool, model: nn.Module) -> None:
+    original, own = LlamaMLP.forward, OwnCode(model)
+    with own.rehearsed():
+        LlamaMLP.forward = half
+    assert LlamaMLP.forward is original
+    if again:
+        LlamaMLP.forward = quarter
+    own.put_in_again()
+    assert LlamaMLP.forward is (quarter if again else half)

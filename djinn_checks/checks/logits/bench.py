@@ -186,8 +186,13 @@ class LogitsBench:
             keeps_cache=self._keeps_cache(model),
         )
 
-    def measure_system(self, system: System, reference: ReferenceRun) -> SystemRun:
+    def measure_system(
+        self, system: System, reference: ReferenceRun, *, opened: Callable[[], None] = lambda: None
+    ) -> SystemRun:
         """Open the system, run its passes, watch its weights, look where it differs, and close it.
+
+        Args:
+            opened: called when it is open, before its first forward.
 
         Raises:
             SystemRefusedError: it would not open.
@@ -205,6 +210,7 @@ class LogitsBench:
         with system:
             with opening:
                 model = open_system(system)
+            opened()
             passes = tuple(self._run_pass(model, reference, watch, n + 1) for n in range(self.params.passes))
             first = next((run_pass.first for run_pass in passes if run_pass.first), None)
             seen = [found.weights for found in watch.watched if found.weights is not None]

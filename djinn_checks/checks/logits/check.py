@@ -96,11 +96,14 @@ def _run(
     outside: _Outside,
 ) -> Outcome:
     model = open_model(params.model, dtype=choose_dtype(params.dtype, device), device=device, seed=params.seed)
-    own = OwnCode(model.skeleton())
+    outline = model.skeleton()
+    own = OwnCode(outline)
     system, budget_bytes = build_system(factory, params, model, device)
+    built = OwnCode(outline)
     if is_rehearsed(system, model.weight_bytes):
         progress("opening the system", 0.0, 1.0)
-        rehearse(lambda: build_system(factory, params, model, device)[0], open_system, device)
+        with built.rehearsed():
+            rehearse(lambda: build_system(factory, params, model, device)[0], open_system, device)
     prompts = _encode(params, model, device)
     plan = draw_watch(
         prompts,
@@ -129,7 +132,7 @@ def _run(
         release_memory(device)
         measured = clock()
         with outside.link.watching():
-            run = bench.measure_system(system, reference)
+            run = bench.measure_system(system, reference, opened=built.put_in_again)
         timings = {
             "reference_s": measured - loaded,
             "system_s": clock() - measured,

@@ -308,11 +308,14 @@ class ReplacesForAll(StreamingFake):
     """Replaces a method of all feed-forward parts, for the whole process."""
 
     wrong = False
+    calls = 0
 
     def open(self) -> Any:
         original, wrong = LlamaMLP.forward, self.wrong
 
         def forward(mlp: Any, hidden: Tensor) -> Tensor:
+            assert self.blocks, "it was closed"
+            self.calls += 1
             return original(mlp, hidden) * (1.5 if wrong else 1)
 
         LlamaMLP.forward = forward
@@ -333,3 +336,26 @@ def test_what_was_replaced_before_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     outcome = check_logits(params(), system_factory=StreamingFake)
     assert outcome.status is Status.INCONCLUSIVE
     assert "would run LlamaMLP.forward of tests.checks.logits" in outcome.summary
+
+
+class ReplacesOnce(ReplacesForAll):
+    """Replaces it at most once in a process."""
+
+    def open(self) -> Any:
+        if not OPENED:
+            OPENED.append(self)
+            return super().open()
+        return StreamingFake.open(self)
+
+    def close(self) -> None:
+        """Leave it open."""
+
+
+OPENED: list[ReplacesOnce] = []
+
+
+def test_what_a_system_replaces_once_in_a_process_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LlamaMLP, "forward", LlamaMLP.forward)
+    assert check_logits(params(), system_factory=ReplacesOnce).status is Status.PASS
+    assert len(OPENED) == 1
+    assert OPENED[0].calls > 0
