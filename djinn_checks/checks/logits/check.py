@@ -24,7 +24,7 @@ from djinn_checks.checks.logits.link import LinkWatch
 from djinn_checks.checks.logits.measurements import gather_measurements, summarize
 from djinn_checks.checks.logits.prompt_run import Prompt
 from djinn_checks.checks.logits.spool import LogitSpool
-from djinn_checks.checks.logits.watch import draw_watch
+from djinn_checks.checks.logits.watch import WatchPlan, draw_watch
 from djinn_checks.checks.prompts import check_room, select_prompts
 from djinn_checks.checks.refusals import open_system
 from djinn_checks.checks.run import SystemFactory, build_system, release_memory, run_check
@@ -105,14 +105,7 @@ def _run(
         with built.rehearsed():
             rehearse(lambda: build_system(factory, params, model, device)[0], open_system, device)
     prompts = _encode(params, model, device)
-    plan = draw_watch(
-        prompts,
-        passes=params.passes,
-        decode_tokens=params.decode_tokens,
-        encode=model.encode,
-        count=params.watched_forwards,
-        seed=params.watch_seed,
-    )
+    plan = _draw(prompts, params, model)
     with tempfile.TemporaryDirectory(prefix="djinn-checks-") as folder:
         bench = LogitsBench(
             params=params,
@@ -150,6 +143,17 @@ def _run(
         link=outside.link.evidence(),
     )
     return conclude(ANATOMY, evidence, facts, timings=timings)
+
+
+def _draw(prompts: tuple[Prompt, ...], params: LogitsParams, model: Model) -> WatchPlan:
+    return draw_watch(
+        prompts,
+        passes=params.passes,
+        decode_tokens=params.decode_tokens,
+        encode=model.encode,
+        count=params.watched_forwards,
+        seed=params.watch_seed,
+    )
 
 
 def _encode(params: LogitsParams, model: Model, device: torch.device) -> tuple[Prompt, ...]:
