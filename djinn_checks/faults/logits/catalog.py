@@ -340,6 +340,13 @@ _FAULTS = (
         smaller=(30, 10),
         sized=lambda dose: partial(liars.ClaimsHundredfold, factor=dose),
     ),
+    _fault(
+        name="replaced_for_all",
+        breaks="A norm of less precision is put into the class in transformers, and so into the reference as well.",
+        modelled_on="packages of kernels that replace methods of transformers' classes when they are switched on",
+        caught_by="prefill_bit_equal",
+        system=systems.ReplacesForAll,
+    ),
 )
 
 FAULTS: Mapping[str, Fault] = {fault.name: fault for fault in _FAULTS}

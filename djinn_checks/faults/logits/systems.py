@@ -156,3 +156,22 @@ class RepeatsItself(RingSystem):
 
         module.lm_head.register_forward_hook(repeat)
         return module  # type: ignore[no-any-return]
+
+
+class ReplacesForAll(RingSystem):
+    """Puts a norm of less precision into the class of the model's norms, for the whole process, as it is built."""
+
+    def __init__(self, model: Model, *, device: torch.device, budget_bytes: int) -> None:
+        super().__init__(model, device=device, budget_bytes=budget_bytes)
+        norm: Any = model.skeleton().model.norm
+        self._kind, self._forward = type(norm), type(norm).forward
+
+        def forward(module: nn.Module, hidden: Tensor) -> Tensor:
+            short = self._forward(module, hidden.to(torch.bfloat16))
+            return short.to(hidden.dtype)  # type: ignore[no-any-return]
+
+        self._kind.forward = forward
+
+    def close(self) -> None:
+        self._kind.forward = self._forward
+        super().close()
