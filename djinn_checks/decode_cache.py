@@ -15,7 +15,15 @@ CACHE_NAMES = ("past_key_values", "cache_params", "state", "mems", "past_buckets
 def carried_over(output: Any) -> dict[str, Any]:
     """Return the arguments with which the next forward goes on where this one ended; empty if there is nothing to."""
     for name in CACHE_NAMES:
-        value = getattr(output, name, None)
+        value = read_part(output, name)
         if value is not None:
             return {name: value}
     return {}
+
+
+def read_part(output: Any, name: str) -> Any | None:
+    """Return a part of a forward's output by its name; None if it has none such."""
+    try:
+        return getattr(output, name, None)
+    except KeyError:  # as of a dictionary that gives its entries as attributes
+        return None

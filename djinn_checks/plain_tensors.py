@@ -12,6 +12,12 @@ def has_own_operators(tensor: Tensor) -> bool:
     return own not in (Tensor.__torch_dispatch__, torch._C._disabled_torch_dispatch_impl)
 
 
+def has_own_functions(tensor: Tensor) -> bool:
+    """Tell a tensor whose class answers in place of PyTorch's functions (`__torch_function__`)."""
+    own = next(vars(kind)["__torch_function__"] for kind in type(tensor).__mro__ if "__torch_function__" in vars(kind))
+    return own not in (vars(Tensor)["__torch_function__"], torch._C._disabled_torch_function_impl)
+
+
 def without_class(tensor: Tensor) -> Tensor:
     """Return the same memory as a plain tensor, past all that its class says of functions (`__torch_function__`)."""
     with torch._C.DisableTorchFunctionSubclass():

@@ -1,30 +1,23 @@
-"""What a system has to give back, from `open`, which is looked at before anything runs, from a forward, and as a claim.
+"""What a system has to give back, when it is built, from `open`, from a forward, and as a claim.
 
-A mistake in a system is told by its name, and early: a small model is opened once before the resident model is run, by
-an instance of its own that is closed again. A large one is not loaded twice for the sake of that; there it is told when
-the system is opened.
+It is opened once, behind the reference. A second opening, to tell a mistake earlier, would leave its traces in the
+process: what a system sets up once, replaces for all, or takes down when it is closed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from djinn_checks.decode_cache import CACHE_NAMES, carried_over
+from djinn_checks.decode_cache import CACHE_NAMES, carried_over, read_part
 from djinn_checks.errors import SystemContractError
 from djinn_checks.plain_tensors import has_own_operators, without_class
 from djinn_checks.systems.base import System
-from djinn_checks.units import GB
-
-MOST_REHEARSED_BYTES = 1 * GB
-"""Weights that are loaded once more, for a mistake to be told before the reference runs."""
-_OURS = "djinn_checks"
 
 
 def vet_opened(opened: Any, name: str) -> Any:
@@ -82,7 +75,7 @@ def read_answer(output: Any, *, needs_cache: bool) -> Answer:
     Raises:
         SystemContractError: it lacks one of them, or its logits answer for PyTorch's operators themselves.
     """
-    logits = getattr(output, "logits", None)
+    logits = read_part(output, "logits")
     expected = "expected an object with .logits, a tensor [1, T, V], and the cache, as causal LMs of transformers give"
     if not isinstance(logits, Tensor):
         found = "logits of type " + type(logits).__name__ if logits is not None else type(output).__name__
@@ -130,25 +123,3 @@ def _as_whole(number: Any) -> int:
         if not float(number).is_integer():
             raise
         return int(float(number))
-
-
-def is_rehearsed(system: System, weight_bytes: int) -> bool:
-    """Tell whether a system is opened once before the resident model runs: one of somebody's own, of a small model."""
-    return type(system).__module__.partition(".")[0] != _OURS and weight_bytes <= MOST_REHEARSED_BYTES
-
-
-def rehearse(make: Callable[[], System], open_it: Callable[[System], Any], device: torch.device) -> None:
-    """Open a system of its own and close it again.
-
-    Args:
-        make: builds it.
-        open_it: opens it, and raises what it raises in the check.
-        device: whose memory is given back.
-    """
-    system = make()
-    try:
-        open_it(system)
-    finally:
-        system.close()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -7,7 +7,6 @@ these together are many bytes that it never held at once. So a place counts only
 - A storage over memory of somebody else's (a mapping, NumPy's) may die while that memory stays. If the kernel does
   not list the address any more (`/proc/self/maps`), it was given back. If it does, nobody can tell from outside, and
   both answers are kept: as held to the end, and as given back.
-- Between the rows of a weight may lie another's bytes, or none. Both answers are kept.
 - A lazy copy's memory is another tensor's, and a file's memory outlives its mapping, wherever that lies: it can be
   mapped again, and nothing moves. So both are kept as well, and what of a file was used is known by its place in it.
 
@@ -20,7 +19,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +31,8 @@ from djinn_checks.instruments.memory_maps import find_file, is_mapped
 _WATCHED = 64
 """So many places that were used last are looked at again: whether they were resized to nothing."""
 
+_MOST_ROWS = 1 << 20
+
 Mapped = Callable[[int], bool]
 
 
@@ -41,8 +42,10 @@ class _Interval:
     """A device, or a file."""
     start: int
     end: int
-    has_gaps: bool = False
-    """Another's bytes may lie between its rows."""
+    rows: int = 1
+    """Of which only so many stretches of `row_bytes` are meant, `pitch` bytes apart from the start on."""
+    row_bytes: int = 0
+    pitch: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class HeldMemory:
 
     def note(self, tensor: Tensor, start: int, nbytes: int, number: int) -> None:
         """Note that `tensor`, whose first and last byte lie `nbytes` apart from address `start` on, was used; the use
-        has a number."""
+        has a number. Between its rows may lie another's bytes, which do not count."""
         self._look_again()
         storage = tensor.untyped_storage()
         file = find_file(start) if tensor.device.type == "cpu" and not storage.resizable() else None
@@ -83,8 +86,7 @@ class HeldMemory:
             is_shared = file is not None or is_lazy_copy(tensor)
             key = self._follow(storage, start, is_shared=is_shared)
         within, start = file or (str(tensor.device), start)
-        has_gaps = nbytes > tensor.numel() * tensor.element_size()
-        self._events.append(_Event(key, _Interval(within, start, start + nbytes, has_gaps), number))
+        self._events.append(_Event(key, _Interval(within, start, start + nbytes, *_rows_of(tensor)), number))
 
     def _follow(self, storage: torch.UntypedStorage, address: int, *, is_shared: bool) -> int:
         key, handle = len(self._refs), storage._cdata
@@ -120,18 +122,15 @@ class HeldMemory:
     def bytes_of(self, numbers: Collection[int]) -> tuple[int, int]:
         """Return the most bytes that the uses of these numbers held at one moment.
 
-        The first figure counts what may still be held, and all between the rows of a weight; the second counts the
-        one as given back, and of weights with gaps nothing.
+        The first figure counts what may still be held, the second counts it as given back.
         """
         self._look_again()
-        return self._peak(self._events, numbers, lambda event: event.certain), self._peak(
-            [event for event in self._events if event.used is None or not event.used.has_gaps], numbers, lambda _: True
-        )
+        return self._peak(numbers, lambda event: event.certain), self._peak(numbers, lambda event: True)
 
-    def _peak(self, events: list[_Event], numbers: Collection[int], is_gone: Callable[[_Event], bool]) -> int:
+    def _peak(self, numbers: Collection[int], is_gone: Callable[[_Event], bool]) -> int:
         held: dict[int, set[_Interval]] = {}
         peak, grown = 0, False
-        for event in list(events):
+        for event in list(self._events):
             if event.used is not None and event.number in numbers:
                 held.setdefault(event.key, set()).add(event.used)
                 grown = True
@@ -142,13 +141,42 @@ class HeldMemory:
         return max(peak, _union_bytes(held.values()) if grown else 0)
 
 
+def _rows_of(tensor: Tensor) -> tuple[int, int, int]:
+    """Return (rows, bytes of a row, bytes from one to the next) of a tensor with gaps; (1, 0, 0) if it is in one piece,
+    or if it has too many of them or gaps of several widths, and so all of it counts."""
+    dims = sorted((stride, size) for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1)
+    run, rows, pitch = 1, 1, 0
+    for stride, size in dims:
+        if stride == 0:
+            continue
+        if rows == 1 and stride == run:
+            run *= size
+        elif rows == 1 or stride == pitch * rows:
+            rows, pitch = rows * size, pitch or stride
+        else:
+            return 1, 0, 0
+    if rows > _MOST_ROWS:
+        return 1, 0, 0
+    itemsize = tensor.element_size()
+    return (rows, run * itemsize, pitch * itemsize) if rows > 1 else (1, 0, 0)
+
+
 def _union_bytes(places: Iterable[Iterable[_Interval]]) -> int:
     """Return the size of the union of intervals of memory."""
     intervals = [interval for place in places for interval in place]
     total = 0
     for within in {interval.within for interval in intervals}:
         reached = 0
-        for start, end in sorted((found.start, found.end) for found in intervals if found.within == within):
+        for start, end in sorted(_stretches([found for found in intervals if found.within == within])):
             total += max(0, end - max(start, reached))
             reached = max(reached, end)
     return total
+
+
+def _stretches(intervals: Iterable[_Interval]) -> Iterator[tuple[int, int]]:
+    for found in intervals:
+        if found.rows == 1:
+            yield found.start, found.end
+        else:
+            for start in range(found.start, found.end, found.pitch):
+                yield start, start + found.row_bytes

@@ -110,6 +110,8 @@ class Use:
     address: int = 0
     call: int = 0
     """Of a module, in which it was."""
+    is_proxy: bool = False
+    """Its class, or a mode of the system's own, may use another tensor in its place."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def gather_evidence(uses: Sequence[Use], reference: WeightEvidence | None, held:
         held: followed the memory of these uses.
     """
     known = _Known(reference)
-    every = [found for found in _read(uses, known.values) if found.name or found.value in known.values]
+    every = [found for found in _read(uses, known.values) if known.counts(found)]
     seen = known.choose(every)
     if not seen:
         return None
@@ -186,6 +188,11 @@ class _Known:
         self.names: dict[int, str] = {}
         for name, (value, _) in self._contents.items():
             self.names.setdefault(value, name)
+
+    def counts(self, found: _Seen) -> bool:
+        """Tell a use that says something: by its bytes, or by its name if it is what was used."""
+        is_named = bool(found.name) and (self._anything or not found.use.is_proxy)
+        return is_named or found.value in self.values
 
     def choose(self, seen: Sequence[_Seen]) -> list[_Seen]:
         """Leave out what was done with a weight beside what is the most, and what was none if it was used elsewhere:

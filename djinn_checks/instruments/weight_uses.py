@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from djinn_checks.addresses import address_of
 from djinn_checks.digest import digest, digest_rows
@@ -20,7 +22,7 @@ from djinn_checks.instruments.held_memory import HeldMemory
 from djinn_checks.instruments.memory_place import PlaceOf, find_place
 from djinn_checks.instruments.weight_evidence import How, Part, Use, WeightEvidence, gather_evidence
 from djinn_checks.layers import is_of_experts
-from djinn_checks.plain_tensors import has_own_operators, without_class
+from djinn_checks.plain_tensors import has_own_functions, has_own_operators, without_class
 
 
 def _words(text: str) -> frozenset[str]:
@@ -50,6 +52,9 @@ CONSUMES = _words(
     "__add__ __radd__ __iadd__ __matmul__ __rmatmul__ _scaled_mm _grouped_mm _linear_pointwise"
 )
 """Functions by which a tensor that no module owns can be used as a weight. All else moves or packs it."""
+
+_KNOWN = ("torch", "djinn_checks")
+"""Packages whose modes leave tensors as they are."""
 
 _MOST_RANGES = 24
 """Of a fused weight's rows, each read once: three of three sizes have 15."""
@@ -93,7 +98,8 @@ class UseLog:
         """
         plain = bare(tensor)
         if plain is not None:
-            self._note(plain, name, next(self._keys) if how is How.ARITHMETIC else (name, how), frame, how)
+            key = next(self._keys) if how is How.ARITHMETIC else (name, how)
+            self._note(plain, name, key, frame, how, is_proxy=has_own_functions(tensor) or _has_other_modes())
 
     def note_if_known(self, tensor: Tensor, frame: Frame) -> None:
         """Note a tensor that no running module owns, if it has the shape of a weight that is known, or of several."""
@@ -117,7 +123,7 @@ class UseLog:
         """Return what was seen; None if no weight was seen in use. Synchronizes with the device."""
         return gather_evidence(self._uses, self._reference, self._held) if self._uses else None
 
-    def _note(self, plain: Tensor, name: str, key: object, frame: Frame, how: How) -> None:
+    def _note(self, plain: Tensor, name: str, key: object, frame: Frame, how: How, *, is_proxy: bool = False) -> None:
         address, version = address_of(plain), None if plain.is_inference() else plain._version
         if key in frame and frame[key][:2] == (address, version):
             return
@@ -134,6 +140,7 @@ class UseLog:
             how=how,
             experts=self._digest_experts(plain, address, version) if is_of_experts(name) else None,
             address=address,
+            is_proxy=is_proxy,
         )
         frame[key] = address, version, use
         if place == "device":
@@ -190,6 +197,13 @@ def bare(tensor: Tensor) -> Tensor | None:
     if torch._C._functorch.is_functorch_wrapped_tensor(plain) or plain.is_nested:
         return None
     return None if plain.is_quantized or plain.is_conj() or plain.is_neg() else plain
+
+
+def _has_other_modes() -> bool:
+    """Tell whether a mode of the system's own comes after this one: it may put other tensors in the place of those that
+    are given here."""
+    modes = [*_get_current_function_mode_stack(), *_get_current_dispatch_mode_stack()]
+    return any(type(mode).__module__.partition(".")[0] not in _KNOWN for mode in modes)
 
 
 def tensors_in(args: Iterable[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:

@@ -33,6 +33,8 @@ Where it is blind.
 - A weight in a form of the system's own (padded, packed, encoded) is not told by its name: it is seen where it is used
   in the reference's form, or it is `unseen`.
 - A compiled function is let be, and what it uses is not seen.
+- What a class of tensors or a mode of the system's own does with what it is given is not seen: it may put another
+  tensor in its place. So a weight that is right counts there, and one that is wrong accuses nobody.
 """
 
 from __future__ import annotations
@@ -187,8 +189,8 @@ class WeightWitness:
 
     def _look(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = function_name(func)
-        if name == "__getitem__" and tensors_in(args[1:], {}):
-            name = "index"  # rows picked by a tensor are no view
+        if name == "__getitem__" and any(picked.ndim for picked in tensors_in(args[1:], {})):
+            name = "index"  # rows picked by a list of them are no view
         if name in MOVES or name in DESCRIBES:
             return func(*args, **kwargs)
         if name in CONVERTS:

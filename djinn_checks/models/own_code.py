@@ -1,29 +1,35 @@
 """The code that the resident model runs has to be its own, or nothing can be held against it.
 
-A system may replace a method of a class of transformers, or a function of PyTorch: for the whole process, and so for
-the reference as well. What it does when it is built or opened is taken back while the reference runs, and put in again.
-What was done before, when its module was imported, cannot be taken back, and is told.
+A system may replace a method of a class of transformers, a function of PyTorch, or hook every module: for the whole
+process, and so for the reference as well. What it does when it is built is taken back while the reference runs, and put
+in again; it is opened afterwards. What was done when its module was imported cannot be taken back, and is told.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from types import FunctionType, ModuleType
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from types import CodeType, FrameType, ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.modules import module as module_hooks
 
 from djinn_checks.errors import ModelUnsupportedError
 
-_OTHERS = frozenset(("torch", "transformers", "typing_extensions", "numpy", "kernels", "djinn_checks"))
-"""Packages whose functions models use, beside Python's own and that of the model's class."""
+_OWN = frozenset(("torch", "transformers", "djinn_checks", "numpy", "typing_extensions", "kernels"))
+"""Packages whose functions a resident model runs, beside Python's own."""
 
 _NONE = object()
 
 Place = type | ModuleType
+
+_FIRST: dict[Place, dict[str, Any]] = {}
+"""What names stood for when a check of this process saw them first: a system that was checked before may have left its
+own there."""
 
 
 class _Replaced(NamedTuple):
@@ -34,7 +40,7 @@ class _Replaced(NamedTuple):
 
 
 class OwnCode:
-    """The names by which a model's forward finds its code, as they were when this was made."""
+    """The names by which a model's forward finds its code, as they were when the process's first check saw them."""
 
     def __init__(self, model: nn.Module) -> None:
         """Keep what they stand for.
@@ -42,36 +48,70 @@ class OwnCode:
         Args:
             model: of the classes that the reference has; its weights are not looked at.
         """
-        places: list[Place] = [*_find_kinds(model), *_find_libraries()]
-        self._kept = [(place, dict(vars(place))) for place in places]
-        self._left: list[_Replaced] = []
+        self._places: list[Place] = [*_find_kinds(model), *_find_libraries()]
+        for place in self._places:
+            _FIRST.setdefault(place, dict(vars(place)))
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
-        """Take back what was replaced since; behind it the replacements are there again."""
-        replaced = self._replaced()
-        _take_back(replaced)
+        """Take back what was replaced since, and the hooks of all modules; behind it they are there again."""
+        replaced = [found for place in self._places for found in _find_replaced(place, _FIRST[place])]
+        for one in replaced:
+            _put(one.place, one.name, one.old)
         try:
-            yield
+            with _no_global_hooks():
+                yield
         finally:
-            _put_in(replaced)
+            for one in replaced:
+                _put(one.place, one.name, one.new)
 
-    @contextlib.contextmanager
-    def rehearsed(self) -> Iterator[None]:
-        """Take back at the end what is replaced meanwhile: what is opened once more shall not find its own traces."""
-        try:
-            yield
-        finally:
-            self._left = self._replaced()
-            _take_back(self._left)
 
-    def put_in_again(self) -> None:
-        """Put in what was replaced while it was rehearsed, if nothing was since: some do it once in a process."""
-        if not self._replaced():
-            _put_in(self._left)
+@contextlib.contextmanager
+def refuse_foreign() -> Iterator[None]:
+    """See which Python functions this thread runs meanwhile.
 
-    def _replaced(self) -> list[_Replaced]:
-        return [found for place, names in self._kept for found in _find_replaced(place, names)]
+    Raises:
+        ModelUnsupportedError: one of them is neither Python's own nor of a library that the resident model is made of.
+    """
+    found: dict[str, None] = {}
+    seen: set[CodeType] = set()
+
+    def look(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code not in seen:
+            seen.add(frame.f_code)
+            if not _is_own(frame):
+                found[f"{frame.f_globals.get('__name__')}.{frame.f_code.co_qualname}"] = None
+
+    before = sys.getprofile()
+    sys.setprofile(look)
+    try:
+        yield
+    except Exception as error:
+        sys.setprofile(before)
+        if found:
+            raise _foreign(list(found)) from error
+        raise
+    finally:
+        sys.setprofile(before)
+    if found:
+        raise _foreign(list(found))
+
+
+def _foreign(found: list[str]) -> ModelUnsupportedError:
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return ModelUnsupportedError(
+        f"the resident model ran {found[0]}{more}: expected code of PyTorch and transformers alone, as nothing can be "
+        "held against a reference that runs somebody else's. What a system replaces for the whole process it has to "
+        "replace in open(), which comes after the reference, and not when its module is imported"
+    )
+
+
+def _is_own(frame: FrameType) -> bool:
+    home = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    if home not in _OWN and home not in sys.stdlib_module_names:
+        return False
+    written, file = frame.f_code.co_filename, frame.f_globals.get("__file__")
+    return file is None or written.startswith("<") or PurePath(written).name == PurePath(file).name
 
 
 def _find_replaced(place: Place, kept: Mapping[str, Any]) -> list[_Replaced]:
@@ -82,16 +122,6 @@ def _find_replaced(place: Place, kept: Mapping[str, Any]) -> list[_Replaced]:
     return [one for one in found if one.new is not one.old and _is_code(one.new if one.old is _NONE else one.old)]
 
 
-def _take_back(replaced: Iterable[_Replaced]) -> None:
-    for one in replaced:
-        _put(one.place, one.name, one.old)
-
-
-def _put_in(replaced: Iterable[_Replaced]) -> None:
-    for one in replaced:
-        _put(one.place, one.name, one.new)
-
-
 def _put(place: Place, name: str, value: Any) -> None:
     if value is _NONE:
         delattr(place, name)
@@ -99,38 +129,22 @@ def _put(place: Place, name: str, value: Any) -> None:
         setattr(place, name, value)
 
 
-def refuse_foreign(model: nn.Module) -> None:
-    """Refuse a model that runs code of somebody else's.
-
-    Raises:
-        ModelUnsupportedError: a function of its classes, of the modules that define them, or of PyTorch was replaced.
-    """
-    places: list[Place] = [*_find_kinds(model), *_find_homes(model)]
-    found = [
-        (place, name, home)
-        for place in places
-        for name, value in vars(place).items()
-        if (home := _home(value)) and not _belongs(home, place)
-    ]
-    if found:
-        place, name, home = found[0]
-        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-        raise ModelUnsupportedError(
-            f"the resident model would run {place.__name__}.{name} of {home}{more}: expected its own code, as nothing "
-            "can be held against a reference that runs the system's. Replace it in the system's open(): what is done "
-            "there is taken back while the reference runs"
-        )
+@contextlib.contextmanager
+def _no_global_hooks() -> Iterator[None]:
+    kinds = [value for name, value in vars(module_hooks).items() if name.startswith("_global_")]
+    hooks = [(kind, dict(kind)) for kind in kinds if isinstance(kind, dict)]
+    for kind, _ in hooks:
+        kind.clear()
+    try:
+        yield
+    finally:
+        for kind, there in hooks:
+            kind.update(there)
 
 
 def _find_kinds(model: nn.Module) -> list[type]:
     """Return the classes in which a model's forward looks methods up."""
     return [torch.Tensor, *dict.fromkeys(kind for module in model.modules() for kind in type(module).__mro__[:-1])]
-
-
-def _find_homes(model: nn.Module) -> list[ModuleType]:
-    """Return the modules that define a model's classes, and those of PyTorch whose functions they call."""
-    homes = dict.fromkeys(type(module).__module__ for module in model.modules())
-    return [sys.modules[home] for home in (*homes, "torch", "torch.nn.functional") if home in sys.modules]
 
 
 def _find_libraries() -> list[ModuleType]:
@@ -140,16 +154,4 @@ def _find_libraries() -> list[ModuleType]:
 
 
 def _is_code(value: Any) -> bool:
-    return callable(value) or isinstance(value, (staticmethod, classmethod, property))
-
-
-def _home(value: Any) -> str:
-    """Return the module that a function was written in, whatever it says of itself; empty if it is none."""
-    inner = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
-    return str(inner.__globals__.get("__name__", "")) if isinstance(inner, FunctionType) else ""
-
-
-def _belongs(home: str, place: Place) -> bool:
-    package = home.partition(".")[0]
-    own = (place.__module__ if isinstance(place, type) else place.__name__).partition(".")[0]
-    return package == own or package in _OTHERS or package in sys.stdlib_module_names
+    return callable(value) or hasattr(value, "__get__")

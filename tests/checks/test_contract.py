@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from djinn_checks.checks.contract import is_rehearsed, read_answer, read_claim, rehearse, vet_opened
+from djinn_checks.checks.contract import read_answer, read_claim, vet_opened
 from djinn_checks.checks.logits.check import check_logits
 from djinn_checks.checks.refusals import open_system
 from djinn_checks.errors import NoWeightError, SystemContractError
@@ -18,7 +18,6 @@ from djinn_checks.models.weight_names import NamedWeights
 from djinn_checks.outcome import Status
 from djinn_checks.params import LogitsParams
 from djinn_checks.systems.base import System
-from djinn_checks.systems.ring import RingSystem
 
 
 class Forgets(System):
@@ -134,32 +133,45 @@ def test_a_system_without_a_name_or_what_it_was_built_with_is_told_what_to_call(
         open_system(Nameless(None, device=torch.device("cpu"), budget_bytes=1))
 
 
-def test_a_wrong_system_is_an_error_before_the_reference_runs() -> None:
+def test_a_system_that_was_not_built_is_an_error_before_the_reference_runs() -> None:
+    class Unbuilt(Forgets):
+        def __init__(self, model: Any, *, device: torch.device, budget_bytes: int) -> None:
+            """Keep nothing."""
+
     stages: list[str] = []
     params = LogitsParams(model="random:tiny", system="forgets", device="cpu", prompts=1)
-    outcome = check_logits(params, system_factory=Forgets, progress=lambda stage, *_: stages.append(stage))
+    outcome = check_logits(params, system_factory=Unbuilt, progress=lambda stage, *_: stages.append(stage))
     assert outcome.status is Status.ERROR
+    assert "'forgets': it has no model, device, budget_bytes" in outcome.summary
+    assert not stages
+
+
+def test_a_system_is_built_and_opened_once_and_what_it_forgets_is_told() -> None:
+    made: list[str] = []
+
+    class Counts(Forgets):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            made.append("built")
+
+        def open(self) -> Any:
+            made.append("opened")
+
+    params = LogitsParams(model="random:tiny", system="forgets", device="cpu", prompts=1)
+    outcome = check_logits(params, system_factory=Counts)
     assert "system 'forgets': open() returned None" in outcome.summary
-    assert stages == ["opening the system"]
+    assert made == ["built", "opened"]
 
 
-def test_large_models_and_systems_that_come_along_are_opened_once() -> None:
-    ours, theirs = (object.__new__(kind) for kind in (RingSystem, Forgets))
-    assert not is_rehearsed(ours, 1)
-    assert is_rehearsed(theirs, 10**9)
-    assert not is_rehearsed(theirs, 10**11)
+class Attributes(dict[str, Any]):
+    """Gives its entries as attributes."""
+
+    __getattr__ = dict.__getitem__
 
 
-def test_a_rehearsal_closes_what_it_opened_even_if_it_fails() -> None:
-    closed: list[bool] = []
-
-    class Closes(Forgets):
-        def close(self) -> None:
-            closed.append(True)
-
-    with pytest.raises(ZeroDivisionError):
-        rehearse(lambda: object.__new__(Closes), lambda system: 1 // 0, torch.device("cpu"))
-    assert closed == [True]
+def test_a_dictionary_of_attributes_is_read_as_one() -> None:
+    answer = read_answer(Attributes(logits=LOGITS, state=[7]), needs_cache=True)
+    assert answer.carried == {"state": [7]}
 
 
 def test_a_weight_asked_for_by_another_name_is_told_where_it_is() -> None:

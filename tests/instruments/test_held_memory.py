@@ -6,6 +6,8 @@ import mmap
 import os
 
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from djinn_checks.addresses import address_of
 from djinn_checks.digest import digest
@@ -103,12 +105,27 @@ def test_lazy_copies_are_where_the_first_tensor_is_and_stay_what_they_are() -> N
     assert held.bytes_of(range(3)) == (SIZE - 4, SIZE - 4)
 
 
-def test_between_the_rows_of_a_weight_may_lie_anything() -> None:
+def test_between_the_rows_of_a_weight_lies_what_counts_for_itself() -> None:
     held = HeldMemory()
     rows = torch.zeros(10, 2, 4)
     query, key = rows.unbind(1)
     extent = (9 * 8 + 4) * 4
     held.note(query, address_of(query), extent, 0)
-    assert held.bytes_of({0}) == (extent, 0)
+    assert held.bytes_of({0}) == (query.nbytes, query.nbytes)
     held.note(key, address_of(key), extent, 1)
-    assert held.bytes_of({0, 1}) == (rows.nbytes, 0)
+    assert held.bytes_of({0, 1}) == (rows.nbytes, rows.nbytes)
+
+
+@settings(deadline=None)
+@given(
+    shape=st.lists(st.integers(1, 4), min_size=1, max_size=3), pads=st.lists(st.integers(0, 2), min_size=3, max_size=3)
+)
+def test_a_weight_in_rows_of_any_shape_holds_its_own_bytes_and_never_less(shape: list[int], pads: list[int]) -> None:
+    held = HeldMemory()
+    room = torch.zeros([size + pad for size, pad in zip(shape, pads, strict=False)])
+    weight = room[tuple(slice(size) for size in shape)]
+    last = sum((size - 1) * stride for size, stride in zip(weight.shape, weight.stride(), strict=True))
+    held.note(weight, address_of(weight), (last + 1) * 4, 0)
+    assert weight.nbytes <= held.bytes_of({0})[0] <= (last + 1) * 4
+    if len(shape) < 3:
+        assert held.bytes_of({0})[0] == weight.nbytes

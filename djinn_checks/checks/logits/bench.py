@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -142,6 +142,8 @@ class LogitsBench:
     place_of: PlaceOf | None = None
     """Tells where memory lies; None: asks the driver."""
     after_forward: Callable[[], None] = lambda: None
+    as_it_was: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """Takes back what the system replaced in the whole process: a comparison asks PyTorch, and not the system."""
     encodes: bool = False
     """The system says that its weights travel in fewer bytes than they have, so their entropy is measured."""
 
@@ -152,7 +154,6 @@ class LogitsBench:
             load: gives the model with all weights on `device`; the caller keeps no reference to it.
         """
         model = load()
-        refuse_foreign(model)
         versions = marked_versions(model)
         self._warm_up(model)
         weights = {id(parameter): parameter for parameter in model.parameters()}.values()
@@ -172,7 +173,6 @@ class LogitsBench:
         memory = PeakMemory(device)
         floor = self._compare(model, positions, "noise floor", lambda _: lambda: memory, every)
         refuse_written(versions, model)
-        refuse_foreign(model)  # which a thread may have put there meanwhile
         return ReferenceRun(
             weight_bytes=sum(parameter.numel() * parameter.element_size() for parameter in weights),
             parameters=sum(parameter.numel() for parameter in weights),
@@ -186,13 +186,8 @@ class LogitsBench:
             keeps_cache=self._keeps_cache(model),
         )
 
-    def measure_system(
-        self, system: System, reference: ReferenceRun, *, opened: Callable[[], None] = lambda: None
-    ) -> SystemRun:
+    def measure_system(self, system: System, reference: ReferenceRun) -> SystemRun:
         """Open the system, run its passes, watch its weights, look where it differs, and close it.
-
-        Args:
-            opened: called when it is open, before its first forward.
 
         Raises:
             SystemRefusedError: it would not open.
@@ -210,7 +205,6 @@ class LogitsBench:
         with system:
             with opening:
                 model = open_system(system)
-            opened()
             passes = tuple(self._run_pass(model, reference, watch, n + 1) for n in range(self.params.passes))
             first = next((run_pass.first for run_pass in passes if run_pass.first), None)
             seen = [found.weights for found in watch.watched if found.weights is not None]
@@ -247,7 +241,8 @@ class LogitsBench:
         """
         longest = max(self.prompts, key=lambda prompt: prompt.token_ids.shape[1])
         some = replace(longest, token_ids=longest.token_ids[:, :_WARM_UP_TOKENS])
-        logits = run_prompt(model, some.token_ids, 1)
+        with refuse_foreign():
+            logits = run_prompt(model, some.token_ids, 1)
         positions = _describe(some, logits, self.params.top_k)["prefill"]
         LogitStatistics(l2_threshold=self.params.l2_threshold).add(logits.prefill, logits.prefill + 1, positions)
 
@@ -306,11 +301,15 @@ class LogitsBench:
                 needs_cache=needs_cache and self.params.decode_tokens > 0,
                 around=around(prompt.index),
             )
-            for phase in PHASES:
-                statistics = own if prompt.index < len(self.prompts) else new
-                answer = compare_answers(
-                    statistics[phase], expected.phase(phase), found.phase(phase), positions[prompt.index][phase]
-                )
+            statistics = own if prompt.index < len(self.prompts) else new
+            with self.as_it_was():
+                answers = {
+                    phase: compare_answers(
+                        statistics[phase], expected.phase(phase), found.phase(phase), positions[prompt.index][phase]
+                    )
+                    for phase in PHASES
+                }
+            for phase, answer in answers.items():
                 missing[phase] += answer.missing
                 rounded_from = rounded_from or answer.rounded_from
                 if first is None and answer.first_position is not None:

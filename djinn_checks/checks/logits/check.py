@@ -16,7 +16,7 @@ import torch
 
 from djinn_checks.attention import reproducible_attention
 from djinn_checks.checks.conclude import Anatomy, Facts, conclude
-from djinn_checks.checks.contract import is_rehearsed, rehearse
+from djinn_checks.checks.contract import vet_built
 from djinn_checks.checks.logits.bench import LogitsBench
 from djinn_checks.checks.logits.criteria import judge_evidence
 from djinn_checks.checks.logits.evidence import LogitsEvidence
@@ -26,7 +26,6 @@ from djinn_checks.checks.logits.prompt_run import Prompt
 from djinn_checks.checks.logits.spool import LogitSpool
 from djinn_checks.checks.logits.watch import WatchPlan, draw_watch
 from djinn_checks.checks.prompts import check_room, select_prompts
-from djinn_checks.checks.refusals import open_system
 from djinn_checks.checks.run import SystemFactory, build_system, release_memory, run_check
 from djinn_checks.checks.settle import Clock, Progress, no_progress
 from djinn_checks.devices import choose_dtype
@@ -96,14 +95,9 @@ def _run(
     outside: _Outside,
 ) -> Outcome:
     model = open_model(params.model, dtype=choose_dtype(params.dtype, device), device=device, seed=params.seed)
-    outline = model.skeleton()
-    own = OwnCode(outline)
+    own = OwnCode(model.skeleton())
     system, budget_bytes = build_system(factory, params, model, device)
-    built = OwnCode(outline)
-    if is_rehearsed(system, model.weight_bytes):
-        progress("opening the system", 0.0, 1.0)
-        with built.rehearsed():
-            rehearse(lambda: build_system(factory, params, model, device)[0], open_system, device)
+    vet_built(system)
     prompts = _encode(params, model, device)
     plan = _draw(prompts, params, model)
     with tempfile.TemporaryDirectory(prefix="djinn-checks-") as folder:
@@ -118,14 +112,15 @@ def _run(
             place_of=outside.place_of,
             after_forward=outside.link.look,
             encodes=system.encodes,
+            as_it_was=own.restored,
         )
         loaded = clock()
-        with own.restored():
+        with own.restored(), torch.inference_mode(False), torch.autocast(device.type, enabled=False):
             reference = bench.measure_reference(lambda: model.resident(device), device)
         release_memory(device)
         measured = clock()
         with outside.link.watching():
-            run = bench.measure_system(system, reference, opened=built.put_in_again)
+            run = bench.measure_system(system, reference)
         timings = {
             "reference_s": measured - loaded,
             "system_s": clock() - measured,

@@ -26,12 +26,8 @@ _NO_WITNESS = (
 )
 _HOW_TO_BE_SEEN = (
     "a weight is seen if a function of PyTorch gets it whole, or as rows of two or three that are joined, in the "
-    "checkpoint's data type and layout; not in tiles, and not inside an operator or a class of tensors of the system's "
-    "own"
-)
-_MAY_BE_LESS = (
-    "it may be less: memory that was let go and is not PyTorch's own may be held still, and between the rows of "
-    "weights with gaps may lie nothing of theirs"
+    "checkpoint's data type and layout; not in tiles, and not inside an operator, a mode or a class of tensors of the "
+    "system's own"
 )
 _MOST_COPIES = 16
 """For each use. A ring that meets modules out of its order fetches weights again and again: nine times in a model whose
@@ -118,8 +114,7 @@ def _judge_forward(found: Watched, evidence: LogitsEvidence) -> _Moved:
         return _Moved(found, None, needed, _gaps(seen), by_link)
     reason = (
         "memory that weights were used from was let go, and may be held still: it is a file's, shared with another "
-        "tensor, or not PyTorch's own, as it also is once NumPy was given a view of it; copy into another tensor; or "
-        "weights have gaps between their rows, in which others may lie"
+        "tensor, or not PyTorch's own, as it also is once NumPy was given a view of it; copy into another tensor"
     )
     return _Moved(found, None, needed, reason, by_link)
 
@@ -149,7 +144,7 @@ def _weights_within_budget(evidence: LogitsEvidence) -> Criterion:
     observed = None if chosen is None or (doubts and not over) else _held(chosen.weights)
     missing = _NO_WITNESS
     if doubts and not over:
-        missing = doubts[0][1] or _MAY_BE_LESS
+        missing = doubts[0][1] or "memory that was let go, and is not PyTorch's own, may be held still"
     return row.judge(
         observed,
         "<=",

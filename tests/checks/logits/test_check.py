@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from djinn_checks.checks import run as checks_run
+from djinn_checks.checks.logits import bench as logits_bench
 from djinn_checks.checks.logits import check as logits_check
 from djinn_checks.checks.logits.check import check_logits
 from djinn_checks.checks.prompts import PROMPTS, select_prompts
 from djinn_checks.errors import CapacityError, ParamsError, SystemNotInstalledError, SystemUnavailableError
+from djinn_checks.models import own_code
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.params import LogitsParams
 from tests.fakes import (
@@ -191,6 +194,7 @@ def test_a_reference_that_differs_from_itself_makes_equality_inconclusive(monkey
             module.lm_head.register_forward_hook(lambda _, __, output: output + 1e-4 * torch.randn_like(output))
             return module
 
+    monkeypatch.setattr(logits_bench, "refuse_foreign", nullcontext)
     monkeypatch.setattr(logits_check, "open_model", lambda spec, *, dtype, device, seed: Noisy(dtype, seed))
     outcome = run(StreamingFake)
     assert outcome.criterion("prefill_bit_equal").status is Status.INCONCLUSIVE
@@ -332,18 +336,21 @@ def test_what_a_system_replaces_for_all_is_not_in_the_reference(wrong: bool, mon
 
 
 def test_what_was_replaced_before_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_code, "_FIRST", {})
     monkeypatch.setattr(LlamaMLP, "forward", lambda mlp, hidden: hidden)
     outcome = check_logits(params(), system_factory=StreamingFake)
     assert outcome.status is Status.INCONCLUSIVE
-    assert "would run LlamaMLP.forward of tests.checks.logits" in outcome.summary
+    assert "the resident model ran tests.checks.logits.test_check.test_what_was_replaced_before" in outcome.summary
 
 
 class ReplacesOnce(ReplacesForAll):
-    """Replaces it at most once in a process."""
+    """Replaces it once in a process, and never puts the original back."""
+
+    first: Any = None
 
     def open(self) -> Any:
-        if not OPENED:
-            OPENED.append(self)
+        if ReplacesOnce.first is None:
+            ReplacesOnce.first = self
             return super().open()
         return StreamingFake.open(self)
 
@@ -351,11 +358,57 @@ class ReplacesOnce(ReplacesForAll):
         """Leave it open."""
 
 
-OPENED: list[ReplacesOnce] = []
-
-
-def test_what_a_system_replaces_once_in_a_process_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_system_left_behind_does_not_run_in_the_next_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LlamaMLP, "forward", LlamaMLP.forward)
-    assert check_logits(params(), system_factory=ReplacesOnce).status is Status.PASS
-    assert len(OPENED) == 1
-    assert OPENED[0].calls > 0
+    for system in (ReplacesOnce, ReplacesOnce, StreamingFake):
+        outcome = check_logits(params(), system_factory=system)
+        assert outcome.status is Status.PASS, outcome.summary
+    assert ReplacesOnce.first.calls > 0
+
+
+class SaysEqual(SlightlyOff):
+    """Replaces what logits could be compared by."""
+
+    def open(self) -> Any:
+        torch.equal = lambda *_: True
+        return super().open()
+
+
+def test_logits_are_compared_by_pytorchs_own_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "equal", torch.equal)
+    assert check_logits(params(), system_factory=SaysEqual).status is Status.FAIL
+
+
+class Fetched(nn.Parameter):
+    """Stands for a weight that is fetched when a function needs it."""
+
+    fetch: Any
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.functional.linear:
+            args = [value.fetch() if isinstance(value, Fetched) else value for value in args]
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+class FetchesInAClass(KeepsNoCount):
+    """Matrices are zeros whose class puts the weight in their place."""
+
+    def open(self) -> Any:
+        module = super().open()
+        for block in self.blocks:
+            for leaf in block.modules():
+                if isinstance(leaf, nn.Linear):
+                    kept = leaf.weight.data
+                    leaf.weight = Fetched(torch.zeros_like(kept), requires_grad=False)
+                    leaf.weight.fetch = kept.clone
+        return module
+
+    def fill(self, index: int) -> None:
+        """Fill nothing."""
+
+
+def test_what_a_class_of_tensors_puts_in_its_place_is_not_seen_and_accuses_nobody() -> None:
+    outcome = check_logits(params(), system_factory=FetchesInAClass)
+    assert outcome.status is Status.INCONCLUSIVE, outcome.summary
+    assert "a class of tensors of the system's own" in outcome.summary

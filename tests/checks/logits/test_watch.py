@@ -5,12 +5,14 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 
 from djinn_checks.checks import run as checks_run
+from djinn_checks.checks.logits import bench as logits_bench
 from djinn_checks.checks.logits import check as logits_check
 from djinn_checks.checks.logits.check import check_logits
 from djinn_checks.checks.logits.prompt_run import Prompt
@@ -359,6 +361,7 @@ def test_a_model_without_a_cache_is_not_passed_for_decoding_through_one(monkeypa
             module.forward = lambda ids, past_key_values=None, use_cache=True: forward(ids, use_cache=True)
             return module
 
+    monkeypatch.setattr(logits_bench, "refuse_foreign", nullcontext)
     monkeypatch.setattr(logits_check, "open_model", lambda spec, *, dtype, device, seed: Forgets(dtype, seed))
     outcome = run(StreamingFake)
     assert outcome.criterion("prefill_bit_equal").status is Status.PASS
