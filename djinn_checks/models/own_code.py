@@ -8,8 +8,9 @@ in again; it is opened afterwards. What was done when its module was imported ca
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePath
 from types import CodeType, FrameType, ModuleType
 from typing import Any, NamedTuple
@@ -20,8 +21,12 @@ from torch.nn.modules import module as module_hooks
 
 from djinn_checks.errors import ModelUnsupportedError
 
-_OWN = frozenset(("torch", "transformers", "djinn_checks", "numpy", "typing_extensions", "kernels"))
-"""Packages whose functions a resident model runs, beside Python's own."""
+_OWN = frozenset((
+    "torch", "transformers", "djinn_checks", "numpy", "scipy", "typing_extensions", "packaging", "accelerate",
+    "huggingface_hub", "kernels", "triton", "torch_xla", "torchvision", "einops", "apex", "causal_conv1d", "fla",
+    "flash_attn", "flash_attn_interface", "mamba_ssm", "mambapy", "natten",
+))  # fmt: skip
+"""Packages whose functions a resident model runs, beside Python's own: those that transformers itself calls."""
 
 _NONE = object()
 
@@ -68,7 +73,7 @@ class OwnCode:
 
 @contextlib.contextmanager
 def refuse_foreign() -> Iterator[None]:
-    """See which Python functions this thread runs meanwhile.
+    """See which Python functions this thread runs meanwhile, but for those that clean up.
 
     Raises:
         ModelUnsupportedError: one of them is neither Python's own nor of a library that the resident model is made of.
@@ -82,19 +87,29 @@ def refuse_foreign() -> Iterator[None]:
             if not _is_own(frame):
                 found[f"{frame.f_globals.get('__name__')}.{frame.f_code.co_qualname}"] = None
 
-    before = sys.getprofile()
-    sys.setprofile(look)
     try:
-        yield
+        with _profiled_by(look):
+            yield
     except Exception as error:
-        sys.setprofile(before)
         if found:
             raise _foreign(list(found)) from error
         raise
-    finally:
-        sys.setprofile(before)
     if found:
         raise _foreign(list(found))
+
+
+@contextlib.contextmanager
+def _profiled_by(look: Callable[[FrameType, str, Any], None]) -> Iterator[None]:
+    """Have a function look on; garbage, whose finalizers may be anybody's, waits."""
+    before, collects = sys.getprofile(), gc.isenabled()
+    gc.disable()
+    sys.setprofile(look)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
+        if collects:
+            gc.enable()
 
 
 def _foreign(found: list[str]) -> ModelUnsupportedError:

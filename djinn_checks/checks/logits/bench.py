@@ -234,13 +234,14 @@ class LogitsBench:
             )
 
     def _warm_up(self, model: nn.Module) -> None:
-        """Run the longest prompt and its arithmetic once, unrecorded.
+        """Run the longest prompt and its arithmetic, unrecorded, and see that the model runs its own code.
 
         The first call into a vector library may round otherwise: in 1 of 100 processes, MKL computed one
         thread's share of the first `exp` to 5e-7 in float64. That is no property of a system.
         """
         longest = max(self.prompts, key=lambda prompt: prompt.token_ids.shape[1])
         some = replace(longest, token_ids=longest.token_ids[:, :_WARM_UP_TOKENS])
+        run_prompt(model, some.token_ids, 1)  # which may import something, and run what that runs
         with refuse_foreign():
             logits = run_prompt(model, some.token_ids, 1)
         positions = _describe(some, logits, self.params.top_k)["prefill"]
