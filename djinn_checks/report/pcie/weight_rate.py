@@ -54,8 +54,8 @@ def draw_weight_rate(axes: Axes, outcome: Outcome, starts: np.ndarray, rates: np
     axes.annotate(f"weights decoded from it: {weights.gb_per_s:.1f} GB/s, {weights.of_ceiling:.3f} of the ceiling",
                   (0, top), xycoords=("axes fraction", "data"), xytext=(6, 6), fontsize=9, color=WEIGHTS,
                   textcoords="offset points")  # fmt: skip
-    axes.annotate("received over the link", (0, float(np.nanmedian(rates))), xycoords=("axes fraction", "data"),
-                  xytext=(6, -14), fontsize=9, color=FLOOR, textcoords="offset points")  # fmt: skip
+    axes.annotate("received over the link", (0, float(np.nanmedian(rates)) / 2), xycoords=("axes fraction", "data"),
+                  xytext=(6, 0), va="center", fontsize=9, color=FLOOR, textcoords="offset points")  # fmt: skip
     return top
 
 
