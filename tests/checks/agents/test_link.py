@@ -163,6 +163,17 @@ def test_what_a_server_says_against_itself_counts() -> None:
         assert row.observed == pytest.approx(0.8)
 
 
+@pytest.mark.parametrize(("shares", "status"), [((0.8, 0.97), Status.INCONCLUSIVE), ((0.8, 0.9), Status.FAIL)])
+def test_of_two_moves_one_that_was_held_up_does_not_decide(shares: tuple[float, float], status: Status) -> None:
+    evidence = agents_evidence(replace(watched([(2.01, KV)], BACK), series=None), told_s=AT_FULL_SPEED_S)
+    (sleep,) = evidence.sleeper.sleeps
+    records = [SessionRecord(swap_s=AT_FULL_SPEED_S / share, restore_s=AT_FULL_SPEED_S / share) for share in shares]
+    sleeps = tuple(replace(sleep, asleep=record, after=record) for record in records)
+    for row in judge_moves(replace(evidence, sleeper=replace(evidence.sleeper, sleeps=sleeps))):
+        assert row.status is status
+        assert "give sleeps: 3" in row.reason or status is Status.FAIL
+
+
 def test_a_server_that_says_nothing_is_timed_by_the_counters() -> None:
     rows = moved(RATE, told_s=None).values()
     assert {row.status for row in rows} == {Status.PASS}
