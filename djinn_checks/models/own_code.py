@@ -100,14 +100,26 @@ def refuse_foreign() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _profiled_by(look: Callable[[FrameType, str, Any], None]) -> Iterator[None]:
-    """Have a function look on; garbage, whose finalizers may be anybody's, waits."""
+    """Have a function look on; garbage, whose finalizers may be anybody's, waits.
+
+    Raises:
+        ModelUnsupportedError: a profiler looks on that cannot be put aside for a while.
+    """
     before, collects = sys.getprofile(), gc.isenabled()
+    if not (before is None or callable(before) or hasattr(before, "enable")):
+        raise ModelUnsupportedError(
+            f"a profiler is on ({type(before).__name__}), and whether the resident model runs its own code cannot be "
+            "seen beside it; expected none that looks at Python's stack: turn it off (with_stack of torch.profiler)"
+        )
     gc.disable()
     sys.setprofile(look)
     try:
         yield
     finally:
-        sys.setprofile(before)
+        if before is None or callable(before):
+            sys.setprofile(before)
+        else:  # cProfile's, which is no function
+            before.enable()
         if collects:
             gc.enable()
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import cProfile
 import functools
+import pstats
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
+from torch.profiler import profile
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama import modeling_llama
@@ -140,4 +144,20 @@ def test_a_class_of_somebody_elses_is_foreign(patch: pytest.MonkeyPatch) -> None
 def test_what_nobody_calls_is_let_be(model: Any, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Tensor, "lovely", property(half), raising=False)
     patch.setattr(torch, "load", half)
+    forward(model)
+
+
+def test_a_profiler_that_is_on_goes_on(model: Any) -> None:
+    profiler = cProfile.Profile()
+    profiler.enable()
+    forward(model)
+    assert len([1, 2]) == 2
+    profiler.disable()
+    assert "built-in method builtins.len" in str(pstats.Stats(profiler).stats.keys())  # type: ignore[attr-defined]
+    assert sys.getprofile() is None
+
+
+def test_a_profiler_that_cannot_be_put_aside_is_named(model: Any) -> None:
+    with profile(with_stack=True), pytest.raises(ModelUnsupportedError, match="a profiler is on"):
+        forward(model)
     forward(model)
