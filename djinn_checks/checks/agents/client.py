@@ -121,6 +121,9 @@ class AgentClient:
             except RefusedError as error:
                 if self._is_settled:
                     raise
+                if error.status == _CRASHED and not self._has_crashed:
+                    self._has_crashed = True
+                    continue
                 if self._leave_out(body, error):
                     continue
                 refused = refused or error
@@ -171,10 +174,10 @@ class AgentClient:
         if not self._model:
             try:
                 listed = (await self._call("GET", "/v1/models")).get("data") or []
-            except (InstrumentError, ValueError, AttributeError):
-                listed = []
-            self._listed = listed
-            self._model = str(listed[0]["id"]) if listed and listed[0].get("id") else "any"
+                self._listed = [entry for entry in listed if isinstance(entry, dict) and entry.get("id")]
+            except (InstrumentError, ValueError, AttributeError, TypeError):
+                self._listed = []
+            self._model = str(self._listed[0]["id"]) if self._listed else "any"
         return self._model
 
     async def sleep(self, session: str) -> None:
@@ -281,13 +284,14 @@ class AgentClient:
 
     def _refusal(self, path: str, answer: httpx.Response, kind: type[InstrumentError] | None) -> InstrumentError:
         """Return what a server said in place of an answer, as an error of a kind; None: there is no such kind."""
-        is_first_crash = answer.status_code == _CRASHED and not (self._is_settled or self._has_crashed)
-        self._has_crashed |= is_first_crash
-        remedy = tell_remedy(path, answer.status_code, answer.headers)
+        remedy = tell_remedy(path, answer.status_code, answer.headers, answer.text)
         told = self._say(path, f"HTTP {answer.status_code}: {answer.text[:500]}{remedy}")
-        if is_later(answer.status_code, answer.text) or is_first_crash:
+        if is_later(answer.status_code, answer.text):
             return LaterError(told, read_pause_s(answer.headers.get("Retry-After")))
-        return (kind or InstrumentError)(told)
+        error = (kind or InstrumentError)(told)
+        if isinstance(error, RefusedError):
+            error.status = answer.status_code
+        return error
 
 
 class IdleClient(AgentClient):

@@ -19,7 +19,13 @@ _NO_KEY = (401, 403)
 
 
 class RefusedError(InstrumentError):
-    """The server does not take a body of this form."""
+    """The server does not take a body of this form.
+
+    Attributes:
+        status: of HTTP.
+    """
+
+    status = 0
 
 
 def key_header() -> dict[str, str]:
@@ -43,13 +49,15 @@ def say_error(body: bytes) -> str:
     return str(told["error"])[:500] if isinstance(told, dict) and told.get("error") else ""
 
 
-def tell_remedy(path: str, status: int, headers: Mapping[str, str]) -> str:
+def tell_remedy(path: str, status: int, headers: Mapping[str, str], text: str) -> str:
     """Return what helps against a refusal, as a clause; empty where nothing is known."""
     if status in _NO_KEY:
         given = "is another one than" if os.environ.get(KEY_VARIABLE) else "is not given:"
         return f"; a key that it takes {given} {KEY_VARIABLE}, in the environment of this check"
     if status in _REDIRECTS:
         return f"; it sends on to {headers.get('Location', 'nowhere')}: give that server as server_address"
+    if status == 404 and "model" in text.lower():
+        return "; if it has no model of that name, name one that it serves as server_model"
     if status in (404, 405) and path == "/v1/completions":
         return "; OpenAI's completions are asked for: a server with chat completions alone cannot be checked"
     return ""

@@ -231,7 +231,7 @@ def _not_recomputed(evidence: AgentsEvidence) -> Criterion:
     loss."""
     run, row = evidence.sleeper, Row("prefill_counted", _NOTHING_AGAIN, unit="tokens")
     twins = [reply.cached_tokens for reply in run.hot[1:]]
-    is_said = not twins or any(twins) or any(sleep.reply.cached_tokens for sleep in run.sleeps)
+    is_said = twins.count(None) == len(twins) or any(twins) or any(sleep.reply.cached_tokens for sleep in run.sleeps)
     found = [_short(sleep, twin) for sleep, twin in zip_longest(run.sleeps, twins[: len(run.sleeps)])]
     known = [short for short in found if short is not None]
     return row.judge(

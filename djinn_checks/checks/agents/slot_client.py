@@ -9,7 +9,7 @@ from typing import Any
 from djinn_checks.checks.agents.client import LOGPROBS, AgentClient
 from djinn_checks.checks.agents.reply import Reply, SessionRecord
 from djinn_checks.checks.agents.streams import read_llama
-from djinn_checks.errors import InstrumentError, NoRouteError
+from djinn_checks.errors import InstrumentError, NoRouteError, WrongAdapterError
 
 
 class SlotClient(AgentClient):
@@ -42,8 +42,14 @@ class SlotClient(AgentClient):
             saved = await self._call("POST", f"{path}?action=save", {"filename": name})
         except NoRouteError as error:
             raise self._wrong_adapter(f"POST {path}?action=save", error) from error
+        written, seconds = self._read_moved(saved, "n_written", "save_ms")
+        if not written:
+            raise WrongAdapterError(
+                f"{self.address}{path}?action=save: expected a session's KV in a file, got n_written 0; is the folder "
+                "that it was started with (--slot-save-path) there, and may it write to it?"
+            )
         await self._request("POST", f"{path}?action=erase")
-        before, (written, seconds) = self._records[session], self._read_moved(saved, "n_written", "save_ms")
+        before = self._records[session]
         self._records[session] = SessionRecord(
             swaps=(before.swaps or 0) + 1,
             restores=before.restores,
@@ -91,12 +97,13 @@ class SlotClient(AgentClient):
         except (KeyError, TypeError, ValueError) as error:
             raise self._odd("/slots", "a list of slots, each with its id", said) from error
 
-    def _read_moved(self, said: Any, nbytes: str, ms: str) -> tuple[int, float]:
-        """Return the bytes that were written or read, and the seconds that it took."""
+    def _read_moved(self, said: Any, nbytes: str, ms: str) -> tuple[int, float | None]:
+        """Return the bytes that were written or read, and the seconds that it took, if they are said."""
         try:
-            return int(said[nbytes]), float(said["timings"][ms]) / 1e3
-        except (KeyError, TypeError, ValueError) as error:
-            raise self._odd("/slots", f"{nbytes} and timings.{ms}, as of llama-server", said) from error
+            took_ms = (said.get("timings") or {}).get(ms)
+            return int(said[nbytes]), None if took_ms is None else float(took_ms) / 1e3
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise self._odd("/slots", f"{nbytes}, as of llama-server", said) from error
 
     def _odd(self, path: str, expected: str, said: Any) -> InstrumentError:
         return InstrumentError(f"{self.address}{path}: expected {expected}, got {str(said)[:200]}")

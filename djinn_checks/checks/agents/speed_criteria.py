@@ -47,7 +47,7 @@ def _of_ceiling(evidence: AgentsEvidence, direction: str) -> Criterion:
     observed = _decide(lowest, highest, by_server, least)
     if lowest is not None and highest is not None:
         why = f"between {lowest:.1%} and {highest:.1%}, as the counters are not read more often"
-    apart = _say_apart([rate / ceiling for rate in told or ()], least)
+    apart = _say_apart(_shares(evidence, direction, ceiling), least)
     if apart and observed is not None and observed < least:
         observed, why = None, apart
     return row.judge(
@@ -61,13 +61,27 @@ def _of_ceiling(evidence: AgentsEvidence, direction: str) -> Criterion:
     )
 
 
+def _shares(evidence: AgentsEvidence, direction: str, ceiling: float) -> list[float]:
+    """Return the share of the ceiling that each move got: the least of what the server says and what the counters allow
+    at the most."""
+    told, (times, _) = evidence.swap_rates(direction), evidence.move_times(direction)
+    sizes = [evidence.kv_bytes(sleep.tokens) for sleep in evidence.sleeper.sleeps]
+    counted = [size / move.least_s for size, move in zip(sizes, times, strict=False)]
+    return [min(rates) / ceiling for rates in zip(*filter(None, (told, counted)), strict=True)]
+
+
 def _say_apart(shares: Sequence[float], least: float) -> str:
-    """Return that of two moves one is fast enough and the other is not; empty if that is not so. Their median is their
-    mean, and one that somebody else held up would decide."""
-    if len(shares) != 2 or not min(shares) < least <= max(shares):
+    """Return that half of the moves are fast enough and half are not; empty if that is not so. The median of an even
+    number is the mean of two, and one of them that somebody else held up would decide."""
+    half = len(shares) // 2
+    ranked = sorted(shares)
+    if len(shares) % 2 or not shares or not ranked[half - 1] < least <= ranked[half]:
         return ""
-    one, other = map(format_percent, shares)
-    return f"of two moves one got {one} and one {other}, and which of them is usual nobody can tell; give sleeps: 3"
+    one, other = map(format_percent, (ranked[half - 1], ranked[half]))
+    return (
+        f"the middle two of {len(shares)} moves got {one} and {other}, and which of them is usual nobody can tell; "
+        "give an odd number of sleeps, three or more"
+    )
 
 
 def _by_counters(evidence: AgentsEvidence, direction: str, ceiling: float) -> tuple[float | None, float | None, str]:

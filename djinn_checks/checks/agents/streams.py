@@ -25,7 +25,7 @@ _BROKEN_OFF = ("abort", "error", "cancelled")
 
 
 async def read_events(chunks: AsyncIterable[bytes]) -> AsyncIterator[str]:
-    """Yield the data of each server-sent event, in order; the mark of the end is none.
+    """Yield the data of each server-sent event, in order, up to the mark of the end, which is none.
 
     Args:
         chunks: a body's bytes, cut anywhere.
@@ -34,11 +34,14 @@ async def read_events(chunks: AsyncIterable[bytes]) -> AsyncIterator[str]:
     async for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
-            if (data := _take(taken, line)) is not None:
+            data = _take(taken, line)
+            if data == _DONE:  # some servers hold the connection, and some break it off
+                return
+            if data is not None:
                 yield data
     for line in (rest, b""):
-        if (data := _take(taken, line)) is not None:
-            yield data
+        if (data := _take(taken, line)) not in (None, _DONE):
+            yield str(data)
 
 
 def _take(taken: list[str], line: bytes) -> str | None:
@@ -47,13 +50,15 @@ def _take(taken: list[str], line: bytes) -> str | None:
     It is at a blank line, or as soon as it is JSON: who leaves the blank line out is not waited for.
     """
     line = line.rstrip(b"\r")
+    if line.startswith(b"error:"):  # llama-server's, before it was an event's data
+        taken[:] = [json.dumps({"error": line[6:].strip().decode(errors="replace")})]
     if line.startswith(b"data:"):
         taken.append(line[5:].strip(b" \r").decode(errors="replace"))
     data = "\n".join(taken)
-    if line and not _is_json(data):
+    if line and data != _DONE and not _is_json(data):
         return None
     taken.clear()
-    return data if data and data != _DONE else None
+    return data or None
 
 
 def _is_json(data: str) -> bool:
@@ -191,6 +196,7 @@ def read_llama(parts: Parts, event: Mapping[str, Any]) -> None:
         parts.runners_up += [token.get("logprob") for token in place.get("top_logprobs") or []]
     timings = event.get("timings")
     if timings:
-        parts.fields["prompt_tokens"] = timings["cache_n"] + timings["prompt_n"]
-        parts.fields["cached_tokens"] = timings["cache_n"]
-        parts.fields["compute_s"] = timings["prompt_ms"] / 1e3
+        cached, computed, ms = (timings.get(name) for name in ("cache_n", "prompt_n", "prompt_ms"))
+        whole = event.get("tokens_evaluated") if cached is None or computed is None else cached + computed
+        parts.fields["prompt_tokens"], parts.fields["cached_tokens"] = whole, cached
+        parts.fields["compute_s"] = None if ms is None else ms / 1e3

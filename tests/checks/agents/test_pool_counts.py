@@ -83,6 +83,8 @@ def test_sglangs_tiers_and_ranks_are_added_up() -> None:
 
 def test_tokens_that_sglang_counts_as_a_total_came_from_nobody_knows_where() -> None:
     """Of a request whose tiers it does not know it counts the total, and of others the tiers."""
+    both = SGLANG_TOLD + 'sglang:cached_tokens_total{cache_source="total"} 750'
+    assert read_counts(SGLANG, parse_metrics(both)).sources == Sources(device=400, host=350, computed=250)
     before, then = (
         read_counts(SGLANG, parse_metrics(SGLANG_TOLD + f'sglang:cached_tokens_total{{cache_source="total"}} {total}'))
         for total in (70, 90)
@@ -90,7 +92,16 @@ def test_tokens_that_sglang_counts_as_a_total_came_from_nobody_knows_where() -> 
     assert before.since(before).sources == Sources(device=0, host=0, computed=0)
     assert not why_untold(SGLANG, before.since(before))
     assert then.since(before).sources == Sources()
-    assert "it counted 20 tokens from a cache and does not say from which" in why_untold(SGLANG, then.since(before))
+    assert "it counted 20 tokens under a source that is none of those that are known here" in why_untold(
+        SGLANG, then.since(before)
+    )
+
+
+def test_a_source_of_another_name_is_not_taken_for_none() -> None:
+    told = SGLANG_TOLD.replace('cache_source="host"', 'cache_source="cpu"')
+    assert read_counts(SGLANG, parse_metrics(told)).sources == Sources()
+    vllm = TOLD.read_text().replace("external_kv_transfer", "p2p_transfer")
+    assert read_counts(VLLM, parse_metrics(vllm)).sources == Sources()
 
 
 @pytest.mark.parametrize("adapter", POOLS.values(), ids=lambda adapter: adapter.name)

@@ -23,6 +23,7 @@ HAD = TOKENS - 1
         (0, HAD, Status.FAIL, HAD),
         (0, 0, Status.INCONCLUSIVE, None),
         (None, HAD, Status.INCONCLUSIVE, None),
+        (None, None, Status.INCONCLUSIVE, None),
         (HAD, None, Status.PASS, 0),
         (HAD - 1, None, Status.FAIL, 1),
     ],
@@ -35,3 +36,4 @@ def test_what_is_short_is_held_against_the_twin(
     hot = (make_reply(0.0, 0.1), replace(make_reply(0.2, 0.3), cached_tokens=twin))
     row = _not_recomputed(make_evidence(sleeper=replace(made, sleeps=(sleep,), hot=hot)))
     assert (row.status, row.observed) == (status, observed)
+    assert ("the server says 0" in row.reason) == (slept == twin == 0)

@@ -223,3 +223,38 @@ def test_slots_of_another_shape_are_told() -> None:
     said = r"/slots: expected a list of slots, each with its id, got {'data'"
     with serve(lambda body, headers: (200, YES)) as address, pytest.raises(InstrumentError, match=said):
         ask(address, "slot")
+
+
+def test_an_accident_after_the_first_answer_is_not_asked_again() -> None:
+    asked: list[Any] = []
+
+    def answer(body: dict[str, Any], headers: dict[str, str]) -> Answer:
+        asked.append(body)
+        return (500, "it crashed") if len(asked) == 2 else (200, YES)
+
+    async def take(address: str) -> None:
+        async with contextlib.aclosing(connect("none", address)) as client:
+            await client.turn("a", [1, 2], 1)
+            with pytest.raises(InstrumentError, match="HTTP 500: it crashed"):
+                await client.turn("a", [1, 2], 1)
+
+    with serve(answer) as address:
+        asyncio.run(take(address))
+    assert len(asked) == 2
+
+
+def test_a_model_that_is_not_there_is_told_as_that() -> None:
+    said = refused((404, "The model `m` does not exist."))
+    assert "name one that it serves as server_model" in said
+    assert "chat completions" not in said
+
+
+def test_an_error_that_is_a_line_of_its_own_is_one() -> None:
+    said = refused((200, YES + 'error: {"code": 500, "message": "no KV left"}\n\n'))
+    assert "in the middle of an answer: " in said
+    assert "no KV left" in said
+
+
+def test_an_answer_ends_at_its_mark_whatever_comes_behind() -> None:
+    with serve(lambda body, headers: (200, YES + "data: [DONE]\n\ndata: {broken\n\n")) as address:
+        assert ask(address).text == " yes"

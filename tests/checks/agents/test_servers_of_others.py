@@ -26,7 +26,7 @@ from djinn_checks.checks.agents.pool.run import PoolRun, PoolSleep
 from djinn_checks.checks.agents.reply import Reply, Sources
 from djinn_checks.checks.agents.scripts import AgentScript
 from djinn_checks.checks.agents.sleeper import Sleep, answer_ids
-from djinn_checks.errors import InstrumentError
+from djinn_checks.errors import InstrumentError, WrongAdapterError
 from djinn_checks.models.open import Model
 from djinn_checks.outcome import Criterion
 from tests.checks.agents.fake_vllm import Quiet, listening
@@ -285,9 +285,9 @@ WRITTEN = 12_256 * 100
 
 
 @contextlib.contextmanager
-def serve_slots() -> Iterator[str]:
+def serve_slots(written: int = WRITTEN, **timings: float) -> Iterator[str]:
     told = {
-        "save": {"n_written": WRITTEN, "timings": {"save_ms": 6.0}},
+        "save": {"n_written": written, "timings": timings},
         "restore": {"n_read": WRITTEN, "timings": {"restore_ms": 2.0}},
         "erase": {},
     }
@@ -312,9 +312,14 @@ def test_a_slots_size_is_what_llama_server_writes_of_it() -> None:
             await client.wake("a")
             return asleep, await client.record("a")
 
-    with serve_slots() as address:
+    with serve_slots(save_ms=6.0) as address:
         asleep, after = asyncio.run(ask(address))
     assert asleep.kept_bytes == asleep.swapped_bytes == after.restored_bytes == WRITTEN
+    assert (asleep.swap_s, after.restore_s) == (0.006, 0.002)
+    with serve_slots() as address:
+        assert asyncio.run(ask(address))[0].swap_s is None
+    with serve_slots(0) as address, pytest.raises(WrongAdapterError, match="got n_written 0; is the folder"):
+        asyncio.run(ask(address))
 
 
 def test_a_session_has_another_salt_in_every_run_and_after_it_was_closed() -> None:

@@ -74,8 +74,6 @@ class PoolAdapter:
     """Those whose KV came from outside the device."""
     compute: Counters = ()
     """Those that were computed; without such a counter they are what is left."""
-    untold: Counters = ()
-    """Those from a cache of which the server does not say which it was."""
     load_bytes: Counters
     load_s: Counters
     store_bytes: Counters
@@ -148,7 +146,6 @@ SGLANG = PoolAdapter(
     prompt=(Counter(name="sglang:prompt_tokens_total", since="0.5.23"),),
     device=_sglang_cached("device"),
     host=_sglang_cached("host", "storage*"),
-    untold=_sglang_cached("total"),
     load_bytes=(Counter(name="sglang:load_back_bytes_total", since="0.5.23"),),
     load_s=(Counter(name="sglang:load_back_duration_seconds_sum", since="0.5.20"),),
     store_bytes=(Counter(name="sglang:hicache_backup_bytes_total", since="0.5.23"),),

@@ -132,6 +132,7 @@ class PoolClient(AgentClient):
             now = await self.counts()
             found = now.since(before) if now else Counts()
             is_all = (found.prompt is None or found.prompt >= wanted) and found.adds_up
+            is_all = is_all and (not found.host or found.load_bytes != 0)  # whose bytes may be counted later
             if (is_all and found == last) or now is None or time.monotonic() > deadline:
                 break
             last = found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from djinn_checks.checks.agents.pool.adapters import Counter, Counters, Info, PoolAdapter
 from djinn_checks.checks.agents.reply import Sources
@@ -93,7 +93,26 @@ class Counts:
 
 def read_counts(adapter: PoolAdapter, series: Sequence[Series]) -> Counts:
     """Return what the server has counted so far."""
-    return Counts(**{part.name: _read_counter(getattr(adapter, part.name), series) for part in fields(Counts)})
+    named = [part.name for part in fields(Counts) if part.name != "untold"]
+    counts = Counts(**{name: _read_counter(getattr(adapter, name), series) for name in named})
+    return replace(counts, untold=_read_untold(adapter, series))
+
+
+def _read_untold(adapter: PoolAdapter, series: Sequence[Series]) -> float | None:
+    """Return what is counted under a source that is not known here; None if no source is told at all. One that is the
+    sum of those that are known is their total, and none."""
+    there = {entry.name for entry in series}
+    read = [
+        next((one for one in part if one.name in there), None)
+        for part in (adapter.device, adapter.host, adapter.compute)
+    ]
+    labelled = [counter for counter in read if counter and counter.label]
+    if not labelled:
+        return None
+    entries = [entry for entry in series if any(counter.name == entry.name for counter in labelled)]
+    known = [entry for entry in entries if any(_is_meant(one, entry) for one in labelled if one.name == entry.name)]
+    untold = sum(entry.value for entry in entries if entry not in known)
+    return 0.0 if untold == sum(entry.value for entry in known) else untold
 
 
 def find_missing(adapter: PoolAdapter, series: Sequence[Series]) -> dict[str, str]:
@@ -108,13 +127,14 @@ def find_missing(adapter: PoolAdapter, series: Sequence[Series]) -> dict[str, st
 
 
 def why_untold(adapter: PoolAdapter, counted: Counts) -> str:
-    """Return that the server does not say which cache tokens came from; empty if it does."""
+    """Return that the server does not say in words that are known which cache tokens came from; empty if it does."""
     if not counted.untold:
         return ""
-    names = " or ".join(map(str, adapter.untold))
+    names = " or ".join(map(str, (*adapter.device, *adapter.host)))
+    needs = f"; SGLang has to be started with {adapter.needs}" if adapter.needs else ""
     return (
-        f"it counted {counted.untold:,.0f} tokens from a cache and does not say from which ({names}); "
-        f"{adapter.untold[0].since} says so, started with {adapter.needs}"
+        f"it counted {counted.untold:,.0f} tokens under a source that is none of those that are known here ({names}), "
+        f"so whether they came from the device or from outside it is open{needs}"
     )
 
 
