@@ -58,6 +58,8 @@ class Job:
     notebook: Path
     values: dict[str, Any]
     """As given."""
+    replaced: tuple[str, ...] = ()
+    """Names of those that are not the file's."""
     resolved: dict[str, Any] = field(default_factory=dict)
     """As the check takes them, defaults included."""
 

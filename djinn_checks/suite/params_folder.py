@@ -135,7 +135,11 @@ def _read_job(file: Path, given: Mapping[str, Any]) -> Job:
     if check not in PARAMS:
         raise RunnerError(f"{file}: there is no check of that name; known: {', '.join(PARAMS)}")
     fields = PARAMS[check].model_fields
-    values = _read_values(file) | {name: value for name, value in given.items() if name in fields}
+    own, asked = _read_values(file), {name: value for name, value in given.items() if name in fields}
+    values, replaced = (
+        own | asked,
+        tuple(name for name, value in asked.items() if name not in own or own[name] != value),
+    )
     resolved = _validate(PARAMS[check], file, values).model_dump(mode="json")
     if resolved.get(_FINISHED):
         raise ParamsError(
@@ -147,7 +151,15 @@ def _read_job(file: Path, given: Mapping[str, Any]) -> Job:
     except ParamsError as error:
         raise ParamsError(f"{file}: {error}") from None
     notebook = find_notebook(check)
-    return Job(name=file.stem, check=check, params_file=file, notebook=notebook, values=values, resolved=resolved)
+    return Job(
+        name=file.stem,
+        check=check,
+        params_file=file,
+        notebook=notebook,
+        values=values,
+        replaced=replaced,
+        resolved=resolved,
+    )
 
 
 class _Loader(yaml.SafeLoader):

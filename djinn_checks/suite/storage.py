@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -15,6 +16,8 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from djinn_checks.bounded import read_text
 from djinn_checks.outcome import Failure, Outcome, Status, write_atomically
@@ -108,8 +111,7 @@ def adopt(folder: Path, job: Job, out: Path) -> None:
     files = list_files(folder, job.name)
     for file in sorted(files, key=lambda file: file.name == f"{job.name}{OUTCOME}"):
         _put(file, out / file.name)
-    if job.params_file.is_file():
-        _put(job.params_file, out / f"{job.name}.params.yaml")
+    _store_params(job, out)
 
 
 def clear(name: str, out: Path) -> None:
@@ -122,14 +124,27 @@ def _store(scratch: Path | None, outcome: Outcome, page: str | None, job: Job, o
     """Write everything but the verdict to its final place; return why there are no samples, or nothing."""
     if page is not None:
         write_atomically(out / f"{job.name}.html", page)
-    if job.params_file.is_file():
-        _put(job.params_file, out / f"{job.name}.params.yaml")
+    _store_params(job, out)
     if scratch is not None:
         _store_scratch(scratch, job.name, out)
     frames, problem = _try_frames(outcome)
     for frame, text in frames.items():
         write_atomically(out / f"{job.name}.samples.{frame}.csv", text)
     return problem
+
+
+def _store_params(job: Job, out: Path) -> None:
+    """Keep the params file; where values stand in place of its own, keep the lines that it begins with, and those."""
+    if not job.params_file.is_file():
+        return
+    target = out / f"{job.name}.params.yaml"
+    if not job.replaced:
+        _put(job.params_file, target)
+        return
+    lines = read_text(job.params_file).splitlines(keepends=True)
+    head = "".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
+    told = f"# Run with another {', '.join(job.replaced)} than the file's (--set).\n"
+    write_atomically(target, head + told + yaml.safe_dump(job.values, sort_keys=False, allow_unicode=True))
 
 
 def _try_frames(outcome: Outcome) -> tuple[dict[str, str], str]:

@@ -16,6 +16,7 @@ from djinn_checks.report.progress import Stage
 from djinn_checks.suite import given
 from djinn_checks.suite.folder import set_aside
 from djinn_checks.suite.params_folder import read_limits, read_suite
+from djinn_checks.suite.storage import keep
 from djinn_checks.suite.texts import shorten
 from djinn_checks.systems.base import ENTRY_POINT_GROUP
 from tests.suite.runs import write_params
@@ -30,6 +31,26 @@ def test_a_given_parameter_replaces_the_file_s_in_every_check_that_has_it() -> N
     assert jobs["logits"].resolved["budget_gb"] == jobs["pcie"].resolved["budget_gb"] == 0.2
     assert "budget_gb" not in jobs["agents"].resolved
     assert yaml.safe_load(yaml.safe_dump(jobs["logits"].values)) == jobs["logits"].values
+
+
+def test_the_params_file_that_is_kept_has_the_given_values(tmp_path: Path) -> None:
+    told = "# what it is for\nmodel: random:tiny  # small\nsystem: ring\n"
+    (tmp_path / "logits.yaml").write_text(told)
+    for number, (values, kept) in enumerate(
+        [
+            ({}, told),
+            ({"system": "ring"}, told),
+            (
+                {"seed": 5, "system": "uva"},
+                "# what it is for\n# Run with another seed, system than the file's (--set).\n"
+                "model: random:tiny\nsystem: uva\nseed: 5\n",
+            ),
+        ]
+    ):
+        (job,) = read_suite(tmp_path, (), values)
+        out = tmp_path / f"out-{number}"
+        keep(None, whole("logits"), job, out)
+        assert (out / "logits.params.yaml").read_text() == kept
 
 
 @pytest.mark.parametrize(
