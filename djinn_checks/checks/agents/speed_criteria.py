@@ -41,13 +41,16 @@ def _of_ceiling(evidence: AgentsEvidence, direction: str) -> Criterion:
     if evidence.link is None:
         return row.skip(evidence.why_no_link)
     ceiling = evidence.link.ceilings[direction].bytes_per_s
-    told = evidence.swap_rates(direction)
-    by_server = median(told) / ceiling if told else None
-    lowest, highest, why = _by_counters(evidence, direction, ceiling)
+    told, (times, why) = evidence.swap_rates(direction), evidence.move_times(direction)
+    sizes = [evidence.kv_bytes(sleep.tokens) for sleep in evidence.sleeper.sleeps]
+    slowest = [size / move.greatest_s for size, move in zip(sizes, times, strict=False)]
+    fastest = [size / move.least_s for size, move in zip(sizes, times, strict=False)]
+    by_server, lowest, highest = (median(rates) / ceiling if rates else None for rates in (told, slowest, fastest))
     observed = _decide(lowest, highest, by_server, least)
     if lowest is not None and highest is not None:
         why = f"between {lowest:.1%} and {highest:.1%}, as the counters are not read more often"
-    apart = _say_apart(_shares(evidence, direction, ceiling), least)
+    each = zip(*filter(None, (told, fastest)), strict=True)
+    apart = _say_apart([min(rates) / ceiling for rates in each], least)
     if apart and observed is not None and observed < least:
         observed, why = None, apart
     return row.judge(
@@ -61,18 +64,13 @@ def _of_ceiling(evidence: AgentsEvidence, direction: str) -> Criterion:
     )
 
 
-def _shares(evidence: AgentsEvidence, direction: str, ceiling: float) -> list[float]:
-    """Return the share of the ceiling that each move got: the least of what the server says and what the counters allow
-    at the most."""
-    told, (times, _) = evidence.swap_rates(direction), evidence.move_times(direction)
-    sizes = [evidence.kv_bytes(sleep.tokens) for sleep in evidence.sleeper.sleeps]
-    counted = [size / move.least_s for size, move in zip(sizes, times, strict=False)]
-    return [min(rates) / ceiling for rates in zip(*filter(None, (told, counted)), strict=True)]
-
-
 def _say_apart(shares: Sequence[float], least: float) -> str:
     """Return that half of the moves are fast enough and half are not; empty if that is not so. The median of an even
-    number is the mean of two, and one of them that somebody else held up would decide."""
+    number is the mean of two, and one of them that somebody else held up would decide.
+
+    Args:
+        shares: of the ceiling, of each move: the less of what the server says and what the counters allow at the most.
+    """
     half = len(shares) // 2
     ranked = sorted(shares)
     if len(shares) % 2 or not shares or not ranked[half - 1] < least <= ranked[half]:
@@ -82,17 +80,6 @@ def _say_apart(shares: Sequence[float], least: float) -> str:
         f"the middle two of {len(shares)} moves got {one} and {other}, and which of them is usual nobody can tell; "
         "give an odd number of sleeps, three or more"
     )
-
-
-def _by_counters(evidence: AgentsEvidence, direction: str, ceiling: float) -> tuple[float | None, float | None, str]:
-    """Return the lowest and the highest share of the ceiling that agree with the counters, or why there is none."""
-    times, why = evidence.move_times(direction)
-    if not times:
-        return None, None, why
-    sizes = [evidence.kv_bytes(sleep.tokens) for sleep in evidence.sleeper.sleeps]
-    lowest = median(size / move.greatest_s for size, move in zip(sizes, times, strict=True))
-    highest = median(size / move.least_s for size, move in zip(sizes, times, strict=True))
-    return lowest / ceiling, highest / ceiling, ""
 
 
 def _decide(lowest: float | None, highest: float | None, by_server: float | None, least: float) -> float | None:

@@ -131,7 +131,7 @@ def why_untold(adapter: PoolAdapter, counted: Counts) -> str:
     if not counted.untold:
         return ""
     names = " or ".join(map(str, (*adapter.device, *adapter.host)))
-    needs = f"; SGLang has to be started with {adapter.needs}" if adapter.needs else ""
+    needs = f"; {adapter.name} has to be started with {adapter.needs}" if adapter.needs else ""
     return (
         f"it counted {counted.untold:,.0f} tokens under a source that is none of those that are known here ({names}), "
         f"so whether they came from the device or from outside it is open{needs}"
