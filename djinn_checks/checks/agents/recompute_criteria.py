@@ -11,6 +11,7 @@ honest one whose way back is slow. Time alone accuses nobody, and nobody passes 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -27,6 +28,11 @@ _SLOWEST_BYTES_PER_S = 1e9
 """What any way between two memories carries."""
 _APART = 2.0
 """Times the twins' own spread by which a recomputed session's first token must come later than a kept one's."""
+_ENOUGH_ORDERS = 15
+"""In how many ways the twins' times can be told into kept and recomputed ones: 15 of four and two, 6 of two and two.
+Of times that are drawn from one distribution, whichever, at most one way has all the former before all the latter."""
+_FEW_APART_S = 0.1
+"""By how much fewer times than these have to be apart: longer than a busy machine makes a process wait, as a rule."""
 _AS_SLOW = 0.8
 """Of the time to a recomputed session's first token: from here on a session's is as slow."""
 _AS_LATE = (
@@ -59,9 +65,11 @@ class _FirstTokens:
 
     @property
     def are_apart(self) -> bool:
-        """Whether a kept session's are told from a recomputed one's."""
+        """Whether a kept session's are told from a recomputed one's, and not by luck."""
         spread = max(max(self.kept) - min(self.kept), max(self.anew) - min(self.anew))
-        return min(self.anew) > max(self.kept) + _APART * spread
+        gap = min(self.anew) - max(self.kept)
+        is_enough = math.comb(len(self.kept) + len(self.anew), len(self.anew)) >= _ENOUGH_ORDERS
+        return gap > _APART * spread and (is_enough or gap > _FEW_APART_S)
 
     @property
     def is_soon(self) -> bool:

@@ -3,15 +3,18 @@ not; and what one fact has already failed is not failed again."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from djinn_checks import Status
 from djinn_checks.checks.agents.evidence import AgentsEvidence
 from djinn_checks.checks.agents.one_fact import tell_once
-from djinn_checks.checks.agents.recompute_criteria import judge_recomputation
+from djinn_checks.checks.agents.recompute_criteria import _FirstTokens, judge_recomputation
 from djinn_checks.checks.agents.reply import Reply, SessionRecord
 from djinn_checks.outcome import Criterion, judge
 from tests.checks.agents.made_evidence import KV, TOKENS, WOKEN_S, make_one_sleep, make_reply
@@ -37,6 +40,10 @@ def rows(evidence: AgentsEvidence) -> dict[str, Criterion]:
     return {row.name: row for row in judge_recomputation(evidence)}
 
 
+def first_tokens(kept: list[float], anew: list[float]) -> _FirstTokens:
+    return _FirstTokens(slept=[], own=[], kept=kept, anew=anew, move_s=0.0)
+
+
 @pytest.mark.parametrize(
     ("after_s", "status", "observed"),
     [(0.06, Status.PASS, "kept"), (0.97, Status.FAIL, "recomputed"), (0.7, Status.INCONCLUSIVE, None)],
@@ -54,6 +61,21 @@ def test_twins_that_take_as_long_as_each_other_tell_nothing_and_say_so() -> None
     assert {row.status for row in found.values()} == {Status.INCONCLUSIVE}
     assert {row.required for row in found.values()} == {True}
     assert "are not apart under this load" in found["first_token_is_kept"].reason
+
+
+def test_few_twins_that_are_apart_by_less_than_a_busy_machine_makes_a_turn_late_tell_nothing() -> None:
+    assert rows(timed(0.002, kept_s=0.001, anew_s=0.02))["first_token_is_kept"].status is Status.INCONCLUSIVE
+    assert first_tokens(kept=[0.001] * 4, anew=[0.02] * 2).are_apart
+
+
+@given(st.lists(st.floats(0.001, 0.1), min_size=6, max_size=6, unique=True))
+def test_of_all_ways_to_tell_six_times_into_twins_at_most_one_sets_them_apart(times: list[float]) -> None:
+    ways = [set(anew) for anew in itertools.combinations(range(6), 2)]
+    told = [
+        first_tokens(kept=[times[at] for at in range(6) if at not in anew], anew=[times[at] for at in anew])
+        for anew in ways
+    ]
+    assert sum(each.are_apart for each in told) <= 1
 
 
 def test_a_server_that_put_off_every_turn_after_a_sleep_may_have_computed_meanwhile() -> None:
