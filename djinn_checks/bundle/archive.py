@@ -23,6 +23,7 @@ from djinn_checks.bounded import MOST_BYTES, read_bytes, read_gzip_text
 from djinn_checks.bundle.appendix import Facts, write_appendix
 from djinn_checks.bundle.names import Named, Names, list_words, look_around
 from djinn_checks.errors import RunnerError
+from djinn_checks.report.svg import replace_addresses
 from djinn_checks.suite.files import list_names, read_finished
 from djinn_checks.suite.folder import render_folder
 from djinn_checks.suite.manifest import MANIFEST, SIGNATURE, walk, write_manifest
@@ -32,6 +33,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 """Of every file in the zip: the earliest that the format has."""
 _MOST_UNPACKED = 2**29
 _PICTURE = re.compile(r"data:[a-z]+/[a-z+]+;base64,([A-Za-z0-9+/=]+)")
+"""As a notebook from elsewhere may hold it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +158,10 @@ def _read_all(copy: Path) -> Iterator[tuple[str, str]]:
         if text is None:
             yield name, read_bytes(copy / name).decode("latin-1")
             continue
-        yield name, _PICTURE.sub("data:", text)
-        for number, encoded in enumerate(_PICTURE.findall(text), 1):
+        words, drawn = replace_addresses(text, "data:")
+        yield name, _PICTURE.sub("data:", words)
+        yield from ((f"{name}, drawing {number}", svg) for number, svg in enumerate(drawn, 1))
+        for number, encoded in enumerate(_PICTURE.findall(words), 1):
             try:
                 yield f"{name}, picture {number}", base64.b64decode(encoded).decode("utf-8", "ignore")
             except (binascii.Error, ValueError):

@@ -20,6 +20,8 @@ from matplotlib.gridspec import GridSpec
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, Formatter, LogFormatter
 
+from djinn_checks.report.svg import shorten
+
 SYSTEM = "#0072B2"
 """What the system did. Palette of Okabe and Ito: told apart with any colour vision."""
 FLOOR = "#767676"
@@ -40,12 +42,8 @@ _READABLE, _LONG_NAME = 9.0, 8.0
 CELL = "cell"
 """The gid of a text that stands in a cell, and is left out where that is too narrow for it."""
 _MARKUP = re.compile(r"[${}^\\]")
-_PATH = re.compile(r' d="[^"]*"')
-_SPACE = re.compile(r" ?\n| (?=[ML])|(?<=[ML]) ")
 _FORMULA, _POWER = re.compile(r"\$\\mathdefault\{(.*)\}\$"), re.compile(r"\^\{(.*?)\}")
 _RAISED = str.maketrans("0123456789-\N{MINUS SIGN}", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁻")
-_DIGITS = re.compile(r"(\.\d\d)\d+")
-"""A hundredth of a point cannot be seen, and more digits and the spaces between them are half of the file."""
 
 
 class Plot(NamedTuple):
@@ -94,7 +92,7 @@ def to_svg(figure: Figure) -> str:
     _write_powers_plainly(figure)
     with _laid_out(figure), mpl.rc_context({"svg.hashsalt": "djinn-checks", "svg.fonttype": "path"}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, facecolor="white")
-    return _PATH.sub(lambda found: _SPACE.sub("", _DIGITS.sub(r"\1", found[0])), text.getvalue())
+    return shorten(text.getvalue())
 
 
 @contextlib.contextmanager

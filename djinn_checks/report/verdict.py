@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from html import escape
 from typing import TYPE_CHECKING
@@ -147,17 +146,14 @@ def render_figure(figure: Figure | None, alt: str, *, for_phones: bool = False) 
     if figure is None:
         return Html(f'<p class="nothing-to-draw">{escape(alt)}</p>')
     from djinn_checks.report.plots import to_narrow_svg, to_svg  # a verdict without a figure needs no matplotlib
+    from djinn_checks.report.svg import to_address
 
-    wide = _as_address(to_svg(figure))
-    narrow = _as_address(to_narrow_svg(figure)) if for_phones else ""
+    wide = to_address(to_svg(figure))
+    narrow = to_address(to_narrow_svg(figure)) if for_phones else ""
     source = f'<source media="(max-width: 40rem)" srcset="{narrow}">' if narrow else ""
     image = f'<picture>{source}<img src="{wide}" alt="{escape(alt)}"></picture>'
     picture = f'<div class="picture" role="group" tabindex="0" aria-label="Figure">{image}</div>'
     return Html(f'<figure>{picture}<figcaption aria-hidden="true">{escape(alt)}</figcaption></figure>')
-
-
-def _as_address(svg: str) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 
 def format_start(started_at: str) -> Html:

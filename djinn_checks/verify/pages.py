@@ -6,9 +6,6 @@ order; a figure with the same shapes is the same. Any other difference is said w
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,11 +13,11 @@ from pathlib import Path
 from djinn_checks.bounded import MOST_BYTES, read_bytes
 from djinn_checks.outcome import Outcome
 from djinn_checks.report.suite.crate import FILE_NAME
+from djinn_checks.report.svg import replace_addresses
 from djinn_checks.suite.files import FinishedSuite
 from djinn_checks.suite.folder import FRONT, describe_pages, in_parallel, render_report
 from djinn_checks.verify.finding import Finding, agrees, disagrees, unreadable
 
-_IMAGE = re.compile(r"data:image/([a-z+]+);base64,([A-Za-z0-9+/=]+)")
 _AROUND = 60
 """Characters that are quoted of the first difference."""
 
@@ -71,22 +68,14 @@ def _hold(folder: Path, file: str, made: list[str], source: str) -> Finding:
 
 def find_difference(page: str, made: str) -> str:
     """Return where a page is another than the one that was made; empty if only the order of shapes is."""
-    words, again = (_IMAGE.sub("data:image", text) for text in (page, made))
+    (words, pictures), (again, drawn) = (replace_addresses(text, "data:image") for text in (page, made))
     if words != again:
         place = next((at for at, pair in enumerate(zip(words, again, strict=False)) if pair[0] != pair[1]), None)
         at = min(len(words), len(again)) if place is None else place
         told, found = (text[max(0, at - 20) : at + _AROUND] for text in (words, again))
         line = words.count("\n", 0, at) + 1
         return f"line {line} has {told!r}, and not {found!r}"
-    for number, (one, other) in enumerate(zip(_IMAGE.findall(page), _IMAGE.findall(made), strict=True), 1):
-        if one != other and (one[0] != other[0] or _shapes(one[1]) != _shapes(other[1])):
+    for number, (one, other) in enumerate(zip(pictures, drawn, strict=True), 1):
+        if sorted(one.splitlines()) != sorted(other.splitlines()):
             return f"figure {number} is another"
     return ""
-
-
-def _shapes(encoded: str) -> list[bytes]:
-    """Return the lines of a picture in an order of their own."""
-    try:
-        return sorted(base64.b64decode(encoded, validate=True).splitlines())
-    except (binascii.Error, ValueError):
-        return [encoded.encode()]

@@ -11,9 +11,11 @@ from matplotlib.text import Text
 
 from djinn_checks.report.faults.plots import plot_counts, plot_matrix
 from djinn_checks.report.logits.plots import plot_differences, plot_kl, plot_layers, plot_margins
+from djinn_checks.report.pcie.plots import plot_flatline
 from djinn_checks.report.plots import Plot, make_figure, to_narrow_svg
 from tests.report import samples
 from tests.report.faults.samples import fault, found
+from tests.report.pcie.samples import encoded
 
 _PIXELS_OF_A_FIGURE = 340
 """A phone is 400 wide, and a page leaves some at either side."""
@@ -53,6 +55,7 @@ PLOTS: dict[str, Callable[[], Plot]] = {
     "counts": lambda: plot_counts(found(fault("a"), fault("b", verdict="MISSED", alarms=[]))),
     "matrix": _faults,
     "legend": _with_legend,
+    "flatline": lambda: plot_flatline(encoded()),
 }
 
 
@@ -78,6 +81,9 @@ def test_a_narrow_figure_can_be_read_and_keeps_within_its_edges(name: str) -> No
         box = legend.get_window_extent()
         assert box.x0 >= 0
         assert box.x1 <= figure.bbox.x1
+    figure.draw_without_rendering()  # the extents of the letters are those of the last picture, and of its resolution
+    for words in (text for axes in figure.axes for text in axes.texts if text.get_visible()):
+        assert words.get_window_extent().x1 <= figure.bbox.x1, words.get_text()
     for axes in (axes for axes in figure.axes if axes.get_subplotspec() is not None):
         assert axes.bbox.width > 0.3 * figure.bbox.width, "the data has room"
         boxes = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_text().strip()]

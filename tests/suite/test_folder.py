@@ -75,7 +75,7 @@ def cpu_seconds_of_children() -> float:
 def test_notebooks_without_their_figures_give_the_same_pages_and_are_small(suite: Path, tmp_path: Path) -> None:
     slim = shutil.copytree(suite, tmp_path / "slim")
     assert main(["slim", str(slim)]) == 0
-    assert (slim / "pcie.ipynb").stat().st_size < 0.3 * (suite / "pcie.ipynb").stat().st_size
+    assert (slim / "pcie.ipynb").stat().st_size < 0.5 * (suite / "pcie.ipynb").stat().st_size
     render_folder(slim)
     for page in ("logits.html", "pcie.html", "pcie-error.html"):
         assert (slim / page).read_bytes() == (suite / page).read_bytes()

@@ -51,7 +51,7 @@ def draw_weight_rate(axes: Axes, outcome: Outcome, starts: np.ndarray, rates: np
     drawn = rates * (weights.gb_per_s / known.mean())
     axes.step(starts, drawn, where="post", color=WEIGHTS, linewidth=0.9)
     top = float(np.nanmax(drawn))
-    axes.annotate(f"weights decoded from it: {weights.gb_per_s:.1f} GB/s, {weights.of_ceiling:.3f} of the ceiling",
+    axes.annotate(f"decoded: {weights.gb_per_s:.1f} GB/s, {weights.of_ceiling:.3f} of the ceiling",
                   (0, top), xycoords=("axes fraction", "data"), xytext=(6, 6), fontsize=9, color=WEIGHTS,
                   textcoords="offset points")  # fmt: skip
     axes.annotate("received over the link", (0, float(np.nanmedian(rates)) / 2), xycoords=("axes fraction", "data"),
