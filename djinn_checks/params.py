@@ -27,7 +27,9 @@ _SAVE_TO = "save_to"
 class Params(BaseModel):
     """What every check's parameters share: frozen, strict, no unknown names."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True, defer_build=True)
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, defer_build=True
+    )
     check: ClassVar[str]
 
     @classmethod
@@ -188,6 +190,16 @@ class LogitsParams(StreamingParams):
     """How far peak device memory may exceed the budget plus the working set, as a share."""
 
 
+_SOURCES = ("auto", "field", "gpm", "throughput")
+
+
+def _check_source(name: str) -> str:
+    """Let a source of counters pass that there is, or a function that stands in for one (module:function)."""
+    if name not in _SOURCES and ":" not in name:
+        raise ValueError(f"expected {', '.join(_SOURCES[:-1])} or {_SOURCES[-1]}; {suggest(name, _SOURCES)}")
+    return name
+
+
 class PcieParams(StreamingParams):
     """Parameters of the PCIe check."""
 
@@ -204,13 +216,13 @@ class PcieParams(StreamingParams):
     """Forwards before the measurement starts."""
     context_tokens: Annotated[int, Field(ge=2)] = 128
     """The KV cache is started anew when it holds this many tokens, so that the time per pass stays constant."""
-    window_ms: Annotated[float, Field(gt=0)] = 20.0
+    window_ms: Annotated[float, Field(ge=1, le=10_000)] = 20.0
     """Windows that the criteria are judged on, in milliseconds (20: what nvidia-smi integrates over)."""
-    zoom_ms: Annotated[float, Field(gt=0)] = 1.0
+    zoom_ms: Annotated[float, Field(ge=0.1, le=1000)] = 1.0
     """Windows of the zoomed plot, in milliseconds."""
     threshold_mb_per_s: Annotated[float, Field(gt=0)] = 20_000.0
     """Received payload that counts as saturated, in MB/s (the paper's 20,000)."""
-    threshold_share: Annotated[float, Field(gt=0, le=1)] = 0.8
+    threshold_share: Annotated[float, Field(gt=0, lt=1)] = 0.8
     """Share of windows that must be above it (the paper's 0.8)."""
     ceiling_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Part of the link's measured ceiling that a window must reach."""
@@ -220,7 +232,7 @@ class PcieParams(StreamingParams):
     """How far claimed and counted bytes may lie apart, as a share."""
     sampler_hz: Annotated[float, Field(ge=50, le=4000)] = 1000.0
     """Readings of the PCIe counters per second."""
-    counters: str = "auto"
+    counters: Annotated[str, AfterValidator(_check_source)] = "auto"
     """Source of the counters: auto, field, gpm or throughput."""
     sweep: bool = True
     """Also measure copies of 1 to 512 MiB, pinned and pageable."""

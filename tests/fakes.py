@@ -32,7 +32,7 @@ class TinyModel:
 
     name = "tiny-fake"
     positions = None
-    unrouted_bytes = 0
+    unrouted_bytes = unpicked_bytes = 0
 
     def __init__(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> None:
         self.dtype = dtype

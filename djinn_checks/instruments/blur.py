@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 USUAL_S = 0.002
 """A query that takes no longer is as good as any other, however short the windows: readings are a millisecond apart."""
 MOST_OF_WINDOW = 0.25
-"""A query may take so much of a window. The reading is taken for its middle, so each end is then off by an eighth."""
+"""A query may take so much of a window. The reading is taken for its middle, so each end is then off by an eighth; what
+that may add to a window or take from it is held for and against a claim (`find_unclear`)."""
 
 
 def find_blurred(
@@ -30,8 +31,38 @@ def find_blurred(
     Returns:
         bool [m].
     """
-    slow = query_s > max(MOST_OF_WINDOW * window_s, USUAL_S)
-    behind = np.clip(np.searchsorted(t_s, edges_s), 0, len(t_s) - 1)
-    before = np.clip(behind - 1, 0, len(t_s) - 1)
-    unclear = slow[behind] | slow[before]
+    asked_s = _longest_beside(t_s, query_s, edges_s)
+    unclear = asked_s > max(MOST_OF_WINDOW * window_s, USUAL_S)
     return np.asarray(unclear[:-1] | unclear[1:], dtype=np.bool_)
+
+
+def find_unclear(
+    t_s: NDArray[np.float64], query_s: NDArray[np.float64], edges_s: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return for how long, in seconds, what passed in each window may have passed beside it: float64 [m].
+
+    Arguments as of `find_blurred`. At either end that is half of the longer query beside it, if it took longer than
+    usual.
+    """
+    asked_s = _longest_beside(t_s, query_s, edges_s)
+    off_s = np.where(asked_s > USUAL_S, asked_s / 2, 0.0)
+    return np.asarray(off_s[:-1] + off_s[1:], dtype=np.float64)
+
+
+def find_unread(t_s: NDArray[np.float64], edges_s: NDArray[np.float64], window_s: float) -> NDArray[np.bool_]:
+    """Return in which windows nothing was read, because readings lie further apart than that: bool [m].
+
+    What passed in such a window is a part of what passed in a longer time, in which the link may have rested.
+    """
+    behind = np.searchsorted(t_s, edges_s)
+    alone = np.diff(behind) == 0
+    gap_s = np.diff(t_s, prepend=t_s[:1], append=t_s[-1:])
+    return np.asarray(alone & (gap_s[behind[:-1]] > window_s + USUAL_S), dtype=np.bool_)
+
+
+def _longest_beside(
+    t_s: NDArray[np.float64], query_s: NDArray[np.float64], edges_s: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return how long the longer of the two queries around each edge took."""
+    behind = np.clip(np.searchsorted(t_s, edges_s), 0, len(t_s) - 1)
+    return np.asarray(np.maximum(query_s[behind], query_s[np.clip(behind - 1, 0, None)]), dtype=np.float64)

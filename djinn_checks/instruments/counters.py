@@ -28,13 +28,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from djinn_checks.errors import InstrumentError
-from djinn_checks.instruments.blur import find_blurred
+from djinn_checks.instruments.blur import find_blurred, find_unclear, find_unread
 from djinn_checks.instruments.link_health import LinkHealth, parse_health
 from djinn_checks.instruments.sampler import RECORD, health_path
 
 WRAP = 2**32
 TOP_RATE_BYTES_PER_S = 128e9
-"""Raw rate of PCIe 6.0 x16, the fastest link in use: 16 lanes of 64 GT/s (PCI-SIG), a byte for eight transfers."""
+"""Raw rate of PCIe 6.0 x16, 16 lanes of 64 GT/s (PCI-SIG), a byte for eight transfers: until a link was measured."""
 _MOST_OF_WRAP = 0.9  # on a link whose top rate was measured
 RATE_SOURCES = ("gpm", "throughput")
 """Sources that give rates: their readings are running sums of bytes, and do not wrap."""
@@ -104,7 +104,10 @@ class CounterSeries:
         return float(self.t_s[first]), float(self.t_s[last])
 
     def windows(self, start_s: float, end_s: float, window_s: float, direction: str = "rx") -> tuple[Floats, Floats]:
-        """Return starts and bytes of the whole windows within [start_s, end_s]; NaN is lost evidence (also `blur`).
+        """Return starts and bytes of the whole windows within [start_s, end_s]; NaN is lost evidence.
+
+        That is also a window in which nothing was read, for it is known as a part of a mean only, and one beside a
+        query that took long (`blur`).
 
         Raises:
             InstrumentError: as `check_span`, or the windows have no length.
@@ -122,7 +125,22 @@ class CounterSeries:
             counted[(edges[:-1] < hole_end) & (edges[1:] > hole_start)] = np.nan
         if self.wraps:  # of a source of rates each query covers a time of its own
             counted[find_blurred(self.t_s, self.raw.after_s - self.raw.before_s, edges, window_s)] = np.nan
+            counted[find_unread(self.t_s, edges, window_s)] = np.nan
         return edges[:-1], counted
+
+    def unclear_share(self, start_s: float, end_s: float, window_s: float) -> Floats:
+        """Return how much of each whole window within [start_s, end_s] may belong to its neighbours, as shares of it.
+
+        0 for a source of rates, and beside queries as short as usual.
+
+        Raises:
+            InstrumentError: as `windows`.
+        """
+        starts, _ = self.windows(start_s, end_s, window_s)
+        if not self.wraps or not len(starts) or len(self.t_s) < 2:
+            return np.zeros(len(starts))
+        edges = np.append(starts, starts[-1] + window_s)
+        return find_unclear(self.t_s, self.raw.after_s - self.raw.before_s, edges) / window_s
 
     def readings_between(self, start_s: float, end_s: float) -> float:
         """Return how many readings were taken in [start_s, end_s], the ones at its ends in part."""
@@ -139,10 +157,10 @@ class CounterSeries:
         """
         if not 0 < top_rate_bytes_per_s < math.inf:
             raise InstrumentError(f"top rate: expected more than 0 bytes/s, got {top_rate_bytes_per_s}; measure it")
-        raw, rate = self.raw, min(top_rate_bytes_per_s, TOP_RATE_BYTES_PER_S)
+        raw = self.raw
         return build_series(
             raw.before_s, raw.after_s, raw.rx, raw.tx, source=self.source, wraps=self.wraps,
-            top_rate_bytes_per_s=rate, most_of_wrap=_MOST_OF_WRAP,
+            top_rate_bytes_per_s=top_rate_bytes_per_s, most_of_wrap=_MOST_OF_WRAP,
         )  # fmt: skip
 
     def longest_gap_s(self, start_s: float, end_s: float) -> float | None:
@@ -155,9 +173,19 @@ class CounterSeries:
         inside = self.t_s[(self.t_s >= start_s) & (self.t_s <= end_s)]
         return float(np.diff(inside).max()) if len(inside) > 1 else None
 
-    def typical_gap_s(self) -> float | None:
-        """Return the median time between two readings: what happens within it is seen as a mean only."""
-        return float(np.median(np.diff(self.t_s))) if len(self.t_s) > 1 else None
+    def typical_gap_s(self, start_s: float, end_s: float) -> float | None:
+        """Return the median time between two readings, of all or in [start_s, end_s], whichever is longer.
+
+        What happens within it is seen as a mean. None with less than two readings there.
+
+        Raises:
+            InstrumentError: as `check_span`.
+        """
+        check_span(start_s, end_s, self.source)
+        inside = self.t_s[(self.t_s >= start_s) & (self.t_s <= end_s)]
+        if len(inside) < 2:
+            return None
+        return max(float(np.median(np.diff(times))) for times in (self.t_s, inside))
 
     def _lost(self, start_s: float, end_s: float) -> bool:
         return any(start_s < hole_end and end_s > hole_start for hole_start, hole_end in self.holes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from djinn_checks.instruments.counters import CounterSeries, check_span
+from djinn_checks.instruments.payload import Bounds, PayloadCounter
 
 
 def known_spans(series: CounterSeries, start_s: float, end_s: float) -> list[tuple[float, float]]:
@@ -57,3 +58,28 @@ def rate_outside_holes(series: CounterSeries, start_s: float, end_s: float, dire
     if seconds < (end_s - start_s) / 2:
         return None
     return sum(series.bytes_between(first, last, direction) or 0.0 for first, last in spans) / seconds
+
+
+def bound_with_holes(
+    counter: PayloadCounter, series: CounterSeries, start_s: float, end_s: float, most_bytes_per_s: float
+) -> Bounds | None:
+    """Return between what the payload lies that was received in [start_s, end_s]: in a hole anything up to the most.
+
+    None if the series does not reach so far, or less than half of the time is known.
+
+    Args:
+        most_bytes_per_s: of payload, that the link carries.
+
+    Raises:
+        InstrumentError: as `check_span`.
+    """
+    whole = counter.bounds(series, start_s, end_s)
+    if whole is not None or len(series.t_s) < 2 or start_s < series.t_s[0] or end_s > series.t_s[-1]:
+        return whole
+    spans = known_spans(series, start_s, end_s)
+    unknown_s = (end_s - start_s) - sum(last - first for first, last in spans)
+    known = [counter.bounds(series, first, last) for first, last in spans]
+    if unknown_s > (end_s - start_s) / 2:
+        return None
+    least = sum(bounds.least for bounds in known if bounds)
+    return Bounds(least=least, most=sum(bounds.most for bounds in known if bounds) + unknown_s * most_bytes_per_s)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from djinn_checks.instruments.counters import CounterSeries, Integers
+from djinn_checks.instruments.counters import CounterSeries, Floats, Integers
 
 _WIDE_S = 0.02
 """Beside neighbouring readings, these are held against each other: the time of the queries hardly counts then."""
@@ -50,12 +50,20 @@ class Standstill:
 
 def find_fastest_step(series: CounterSeries, start_s: float, end_s: float) -> Step | None:
     """Return the step with the highest rate of either counter from start to end, None without two readings."""
+    return max(find_fastest_steps(series, start_s, end_s), key=lambda step: step.bytes_per_s, default=None)
+
+
+def find_fastest_steps(series: CounterSeries, start_s: float, end_s: float) -> list[Step]:
+    """Return the fastest steps of each counter from start to end, between neighbours and over 20 ms.
+
+    Counters that are renewed less often than they are read stand still between: a step begins where they last moved.
+    """
     inside = _readings(series, start_s, end_s)
     steps = []
     for direction in DIRECTIONS:
         sums = _sums(series, direction)[inside]
-        before, after = series.raw.before_s[inside], series.raw.after_s[inside]
-        t_s = series.t_s[inside]
+        after, t_s = series.raw.after_s[inside], series.t_s[inside]
+        before = _last_moved(series, inside)
         first = np.arange(len(t_s))
         pairs = [(first, np.searchsorted(t_s, t_s + _WIDE_S))]
         if series.wraps:  # a source of rates gives means over a time of its own: neighbours share bytes
@@ -76,7 +84,19 @@ def find_fastest_step(series: CounterSeries, start_s: float, end_s: float) -> St
                     longest_s=float(took[top]),
                 )
             )
-    return max(steps, key=lambda step: step.bytes_per_s, default=None)
+    return steps
+
+
+def _last_moved(series: CounterSeries, inside: slice) -> Floats:
+    """Return of each reading since when its two values may be as they are, by the clock before a query.
+
+    Its own, if the counters are live; if others had the same values, that of the last reading that had not.
+    """
+    rx, tx, before = series.rx_bytes[inside], series.tx_bytes[inside], series.raw.before_s[inside]
+    numbers = np.arange(len(rx))
+    moved = np.concatenate([[True], (np.diff(rx) != 0) | (np.diff(tx) != 0)])[: len(rx)]
+    since = np.maximum.accumulate(np.where(moved, numbers, 0))
+    return np.asarray(before[np.where(since < numbers, np.maximum(since - 1, 0), numbers)], dtype=np.float64)
 
 
 def find_standstill(series: CounterSeries, start_s: float, end_s: float) -> Standstill | None:

@@ -61,6 +61,11 @@ class HealthSample:
         return tuple(words for bit, words in SLOWING_CLOCKS.items() if (self.clock_reasons or 0) & bit)
 
     @property
+    def speed(self) -> int:
+        """How fast the link is as it is trained, in lanes of the first generation: each doubles the rate of a lane."""
+        return (self.width or 0) << (self.generation or 0)
+
+    @property
     def trained(self) -> str:
         """The link's training in words."""
         return f"gen {self.generation or '?'} x{self.width or '?'}"

@@ -26,10 +26,15 @@ class PeakMemory:
     >>> memory.peak_bytes
     """
 
-    def __init__(self, device: torch.device, *, whole_device: bool = False) -> None:
-        """Measure allocated bytes; with `whole_device` reserved bytes, and what the driver counts beside them."""
+    def __init__(self, device: torch.device, *, whole_device: bool = False, taken_before: int = 0) -> None:
+        """Measure allocated bytes; with `whole_device` reserved bytes, and what the driver counts beside them.
+
+        Args:
+            taken_before: bytes beside PyTorch's allocator that what is judged took before the first block.
+        """
         self._device = device
         self._whole_device = whole_device
+        self._taken_before = taken_before
         self._used_before = 0
         self.peak_bytes: int | None = None
         """Most bytes at any moment within the blocks; None if not measured, as on a CPU."""
@@ -37,19 +42,17 @@ class PeakMemory:
     def __enter__(self) -> Self:
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
-            self._used_before = self._used() - torch.cuda.memory_reserved(self._device)
+            self._used_before = used_beside(self._device) - self._taken_before
         return self
 
     def look(self) -> None:
         """Count now what the whole device has in use beyond what it had in use beside PyTorch at the start."""
         if self._device.type == "cuda" and self._whole_device:
-            self._raise_to(self._used() - self._used_before)
+            self._raise_to(_used(self._device) - self._used_before)
 
     def beside_bytes(self) -> int | None:
         """Return what the driver counts beside PyTorch's allocator beyond the start, whoever took it; None on a CPU."""
-        if self._device.type != "cuda":
-            return None
-        return self._used() - torch.cuda.memory_reserved(self._device) - self._used_before
+        return None if self._device.type != "cuda" else used_beside(self._device) - self._used_before
 
     def __exit__(self, *exc: object) -> None:
         if self._device.type == "cuda":
@@ -59,9 +62,16 @@ class PeakMemory:
     def _raise_to(self, count: int) -> None:
         self.peak_bytes = max(self.peak_bytes or 0, count)
 
-    def _used(self) -> int:
-        free, total = torch.cuda.mem_get_info(self._device)
-        return int(total - free)
+
+def used_beside(device: torch.device) -> int:
+    """Return the bytes in use on a GPU beside PyTorch's allocator, whoever took them, as the driver counts; 0 of a
+    CPU."""
+    return _used(device) - torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
+
+
+def _used(device: torch.device) -> int:
+    free, total = torch.cuda.mem_get_info(device)
+    return int(total - free)
 
 
 class HostGrowth:

@@ -10,9 +10,9 @@ strides were counted right within 0.1 to 0.2 %; below that the commands of the c
 
 Its limits. All that is sent must be requests. Data on their way to the host are sent too, and each byte of them would
 take 0.9 from what is counted as read; so the law never counts too much. Where more is sent than the smallest requests
-can explain, the ratio of known copies is used and the answer has bounds. Between the two nobody can tell a kernel's
-small requests from a copy with data on their way back: `bounds` holds for both, and a claim between its ends is not
-refuted. No reader gets more out of a wire than copies with their large requests, which is the upper bound.
+can explain, the ratio of known copies is the likelier. Nobody can tell a kernel's small requests from a copy with data
+on their way back: `bounds` holds for both. What is to hold has to hold at the lower end, and what does not hold at the
+upper end fails. No reader gets more out of a wire than copies with their large requests, which is the upper end.
 
 The readings of the counters themselves move more out than in; their weight is measured on an idle link and taken off.
 On a machine where known copies are not counted right by the law (another generation or other counters, whose two values
@@ -114,7 +114,7 @@ class PayloadCounter:
             )
 
     def between(self, series: CounterSeries, start_s: float, end_s: float) -> float | None:
-        """Return the payload received from start to end, in bytes; None if evidence is lost.
+        """Return the payload received from start to end, in bytes, as is likely; None if evidence is lost.
 
         Raises:
             InstrumentError: as `check_span`.
@@ -123,18 +123,35 @@ class PayloadCounter:
         return None if wire is None else float(self._payload(np.array([wire[0]]), np.array([wire[1]]))[0])
 
     def windows(self, series: CounterSeries, start_s: float, end_s: float, window_s: float) -> tuple[Floats, Floats]:
-        """Return starts and payload bytes of the whole windows from start to end; NaN is lost evidence.
+        """Return starts and payload bytes, as are likely, of the whole windows from start to end; NaN: lost evidence.
 
         Raises:
             InstrumentError: as `CounterSeries.windows`.
         """
+        starts, rx, tx = self._wire_of_windows(series, start_s, end_s, window_s)
+        return starts, self._payload(rx, tx)
+
+    def bound_windows(
+        self, series: CounterSeries, start_s: float, end_s: float, window_s: float
+    ) -> tuple[Floats, Floats]:
+        """Return the least and the most payload bytes of the same windows, whatever else was sent meanwhile.
+
+        Raises:
+            InstrumentError: as `CounterSeries.windows`.
+        """
+        _, rx, tx = self._wire_of_windows(series, start_s, end_s, window_s)
+        return self._bound(rx, tx)
+
+    def _wire_of_windows(
+        self, series: CounterSeries, start_s: float, end_s: float, window_s: float
+    ) -> tuple[Floats, Floats, Floats]:
         starts, rx = series.windows(start_s, end_s, window_s)
         _, tx = series.windows(start_s, end_s, window_s, "tx")
         if self.ruler is not None and len(starts) and len(series.t_s):
             edges = np.append(starts, starts[-1] + window_s)
             readings = np.diff(np.interp(edges, series.t_s, np.arange(len(series.t_s))))
             rx, tx = rx - self.ruler.rx_bytes * readings, tx - self.ruler.tx_bytes * readings
-        return starts, self._payload(rx, tx)
+        return starts, rx, tx
 
     def bounds(self, series: CounterSeries, start_s: float, end_s: float) -> Bounds | None:
         """Return between what the payload lies, had data gone to the host meanwhile; None if evidence is lost.
@@ -145,13 +162,18 @@ class PayloadCounter:
         wire = self._wire(series, start_s, end_s)
         if wire is None:
             return None
-        rx, tx = wire
-        most = rx / self.wire_per_payload
-        fewest = rx * SMALLEST_REQUEST_BYTES / (SMALLEST_REQUEST_BYTES + ANSWER_BYTES)
-        if not self.by_law:
-            return Bounds(least=most if self._is_copy(rx, tx) else min(most, fewest), most=most)
-        least = max(rx - ANSWER_BYTES / REQUEST_BYTES * tx, fewest)
-        return Bounds(least=least, most=max(least, most))
+        least, most = self._bound(np.array([wire[0]]), np.array([wire[1]]))
+        return Bounds(least=float(least[0]), most=float(most[0]))
+
+    def _bound(self, rx: Floats, tx: Floats) -> tuple[Floats, Floats]:
+        """Return the least and the most payload in each of some times; who reads by copies is told by all of them."""
+        most = np.maximum(rx / self.wire_per_payload, 0.0)
+        fewest = np.maximum(rx * SMALLEST_REQUEST_BYTES / (SMALLEST_REQUEST_BYTES + ANSWER_BYTES), 0.0)
+        if self.by_law:
+            least = np.maximum(rx - ANSWER_BYTES / REQUEST_BYTES * tx, fewest)
+            return least, np.maximum(least, most)
+        is_copy = self._is_copy(float(np.nansum(rx)), float(np.nansum(tx)))
+        return (most if is_copy else np.minimum(most, fewest)), most
 
     @property
     def largest_request_bytes(self) -> float:

@@ -31,6 +31,12 @@ def load_trace(path: str | os.PathLike[str], *, wraps: bool = True) -> CounterSe
         rows = list(csv.reader(read_gzip_text(path, _MOST_TRACE_BYTES).splitlines()))
         if tuple(rows[0]) != _COLUMNS:
             raise InstrumentError(f"trace {path}: expected the columns {', '.join(_COLUMNS)}, got {', '.join(rows[0])}")
+        if len(rows) < 2 or any(len(row) != len(_COLUMNS) for row in rows):
+            short = next((number for number, row in enumerate(rows, 1) if len(row) != len(_COLUMNS)), None)
+            got = f"line {short:,} with {len(rows[short - 1])}" if short else "none"
+            raise InstrumentError(
+                f"trace {path}: expected readings of {len(_COLUMNS)} columns, got {got}; copy it again"
+            )
         table = np.array(rows[1:], dtype=object)
         times = table[:, :2].astype(np.float64)
         raw = table[:, 3:].astype(np.int64)

@@ -1,11 +1,11 @@
-"""Experts of a mixture: a token is routed to some of them, and a system may fetch only those."""
+"""Weights that one token does not use, so that a system need not fetch them: experts, and rows of embeddings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from djinn_checks.layers import is_of_experts
 
@@ -28,6 +28,20 @@ def unrouted_bytes(parameters: Iterable[tuple[str, Tensor]], config: Any) -> int
         return 0
     of_experts = sum(value.numel() * value.element_size() for name, value in parameters if is_of_experts(name))
     return int(of_experts * (experts - chosen) // experts)
+
+
+def unpicked_bytes(module: nn.Module) -> int:
+    """Return the bytes of a model's table of embeddings less one row.
+
+    0 where another part uses the same table, as a tied head does, or there is none.
+    """
+    tables = [part for part in module.modules() if isinstance(part, nn.Embedding)]
+    table = max(tables, key=lambda part: part.num_embeddings, default=None)
+    if table is None:
+        return 0
+    users = [name for name, value in module.named_parameters(remove_duplicate=False) if value is table.weight]
+    row = table.embedding_dim * table.weight.element_size()
+    return 0 if len(users) > 1 else (table.num_embeddings - 1) * row
 
 
 def _find(config: Any, names: tuple[str, ...]) -> int:

@@ -33,7 +33,7 @@ from djinn_checks.loading import uncollected
 from djinn_checks.models.build import build_module, vet_module
 from djinn_checks.models.checkpoint import open_checkpoint, tied_names
 from djinn_checks.models.dry_run import part_of
-from djinn_checks.models.experts import unrouted_bytes
+from djinn_checks.models.experts import unpicked_bytes, unrouted_bytes
 from djinn_checks.models.limits import count_positions, count_tokens
 from djinn_checks.models.random_weights import RandomWeights
 from djinn_checks.models.smollm2 import smollm2_folder
@@ -120,6 +120,11 @@ class Model:
     def unrouted_bytes(self) -> int:
         """Bytes of experts that one token is not routed to, so that a forward of it uses none of them."""
         return unrouted_bytes(self._outline.named_parameters(), self.config)
+
+    @cached_property
+    def unpicked_bytes(self) -> int:
+        """Bytes of the table of embeddings that one token picks no row of; 0 where the head uses the table, too."""
+        return unpicked_bytes(self._outline)
 
     @cached_property
     def vocabulary(self) -> int:

@@ -128,8 +128,10 @@ def _verify_rows(file: str, outcome: Outcome, run: Recorded) -> Iterator[Finding
     doubted = any(row.instrument is not False and row.status is Status.INCONCLUSIVE for row in outcome.criteria)
     worked_out = dict(_work_out(run))
     for row in outcome.criteria:
-        if row.name in worked_out:
-            told, source = worked_out[row.name]
+        told, source = worked_out.get(row.name, (None, ""))
+        if row.name == "streams_the_model" and _is_of_one_pass(row, told):
+            yield believed(file, row.name, "when each pass ended is not written down, and it failed by one of them")
+        elif row.name in worked_out:
             yield _hold_value(file, row, told, source)
         elif row.name in _BELIEVED or row.name not in again:
             yield believed(file, row.name, _BELIEVED.get(row.name, "this version has no such row"))
@@ -139,6 +141,12 @@ def _verify_rows(file: str, outcome: Outcome, run: Recorded) -> Iterator[Finding
             yield believed(file, row.name, f"what it says is the check's word: {row.reason or row.evidence}"[:160])
         else:
             yield hold_row(file, row, again[row.name], f"the readings in {run.file}")
+
+
+def _is_of_one_pass(row: Criterion, mean: Observed) -> bool:
+    """Whether a row that failed says less than the mean of all passes."""
+    told = row.observed
+    return row.status is Status.FAIL and isinstance(told, float) and isinstance(mean, float) and told < mean
 
 
 def _work_out(run: Recorded) -> Iterator[tuple[str, tuple[Observed, str]]]:

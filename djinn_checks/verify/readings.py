@@ -19,6 +19,7 @@ import numpy as np
 
 from djinn_checks.checks.pcie.decode_run import DecodeRun
 from djinn_checks.checks.pcie.evidence import HOST_MEMORY, PCIE, REPLAY, LinkFacts, PcieEvidence
+from djinn_checks.checks.pcie.replay import find_way_back
 from djinn_checks.errors import InstrumentError, ParamsError
 from djinn_checks.instruments.calibration import Calibration
 from djinn_checks.instruments.counters import RATE_SOURCES
@@ -66,6 +67,7 @@ def read_recorded(params: Mapping[str, Any], found: pcie.PcieMeasurements, trace
         subject=REPLAY,  # its other rows are about ceilings whose instants are not written down
         recorded=link["subject"] == PCIE,
         ceiling_bytes_per_s=float(link["ceiling_bytes_per_s"]),
+        back_bytes_per_s=find_way_back(link),
         calibration=Calibration(**link["calibration"]),
     )
     start_s, passes = float(windows["clock_start_s"]), traffic["passes"]

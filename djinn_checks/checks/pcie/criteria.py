@@ -17,17 +17,20 @@ from djinn_checks.checks.pcie.evidence import HOST_MEMORY, MOST_OF_CEILING, PCIE
 from djinn_checks.checks.pcie.instrument_criteria import find_doubt, judge_instruments
 from djinn_checks.checks.pcie.link_trouble import explain_slow_windows
 from djinn_checks.checks.pcie.weight_criteria import judge_weights
+from djinn_checks.checks.pcie.why_more import LOST, say_why_more
+from djinn_checks.instruments.counters import Floats
 from djinn_checks.instruments.payload import FETCHED_TWICE, READ_BY_WAITS
 from djinn_checks.outcome import Criterion, Row
 from djinn_checks.units import GB, MB, format_bytes, format_seconds
 
 PAPER_SECONDS = 10.0
 """The paper's criterion is about at least so long a run."""
+_LITTLE, _COMMANDS = 0.01, 0.001
+"""Of the link's capacity: what may be commands and queries alone, and what a count of them may be off by."""
 _HOST_SLACK_BYTES = 2 * GB
 """Host memory that a system may take beside the weights it streams: runtime, buffers, pages of code."""
 _NO_PCIE = "this machine has no PCIe GPU: what ran is a link between two places in host memory"
 _NO_MODEL = "a recorded trace does not say which model ran"
-_LOST = "evidence was lost during the run"
 _WITNESS = "weight witness: bytes that were certainly written in one pass"
 _VRAM_LIMIT = Row("vram_limit", "The process had no more device memory than vram_limit_gb", unit="bytes")
 
@@ -55,6 +58,11 @@ def _rx_above_threshold(evidence: PcieEvidence, doubt: str) -> Criterion:
     share, missing = _share_of_windows(evidence, limit, ">", params.threshold_share, doubt)
     if share is not None and share > params.threshold_share and evidence.duration_s < PAPER_SECONDS:
         share, missing = None, f"it holds, but for {evidence.duration_s:.1f} s: the claim is about {PAPER_SECONDS:g} s"
+    ceiling = evidence.link.ceiling_bytes_per_s
+    if not doubt and limit >= ceiling:
+        share = None
+        missing = f"this link carries {format_bytes(ceiling)}/s at most, so no system can meet the paper's criterion "
+        missing += f"here; run on a faster link, or give threshold_mb_per_s: below {ceiling / MB:,.0f}"
     row = Row(
         "rx_above_threshold",
         f"More than {params.threshold_mb_per_s:,.0f} MB/s of payload are received in more than "
@@ -115,34 +123,46 @@ def _share_of_windows(
     evidence: PcieEvidence, limit: float, comparison: str, needed: float, doubt: str
 ) -> tuple[float | None, str]:
     """Return the share of windows with a rate above (or of) `limit` bytes/s, or None and why it is not known."""
-    rates = evidence.window_rates
-    if rates is None or len(rates) == 0:
+    rates, bounds = evidence.window_rates, evidence.window_bounds
+    if rates is None or bounds is None or len(rates) == 0:
         return None, doubt or "the run is shorter than one window"
     if doubt:
         return None, doubt
-    met = operator.gt if comparison == ">" else operator.ge
     lost = np.isnan(rates)
-    low, high = _bound_lost_windows(evidence, limit, int(lost.sum()))
-    known = int((met(rates, limit) & ~lost).sum())
-    least, most = (known + low) / len(rates), (known + high) / len(rates)
-    if met(least, needed):
-        return least, ""
-    if not met(most, needed):
-        return most, ""
-    return None, f"between {least:.1%} and {most:.1%}, as {lost.mean():.1%} of the windows are lost"
+
+    def share(rates: Floats, total: float | None, side: int) -> float:
+        met = rates > limit if comparison == ">" else rates >= limit
+        return (int((met & ~lost).sum()) + _bound_lost_windows(evidence, rates, total, limit)[side]) / len(rates)
+
+    holds, needed_is = (operator.gt if comparison == ">" else operator.ge), needed
+    low, high = share(rates, evidence.counted_bytes, 0), share(rates, evidence.counted_bytes, 1)
+    least, most = share(bounds[0], evidence.least_bytes, 0), share(bounds[1], evidence.most_bytes, 1)
+    if holds(least, needed_is):
+        return low, ""
+    if not holds(most, needed_is):
+        return high, ""
+    why = [f"{lost.mean():.1%} of the windows are lost"] if lost.any() else []
+    why += [say_why_more(evidence)] if evidence.may_be_more else []
+    why = why or ["it is not known to the millisecond when the counters were read"]
+    return None, f"between {least:.1%} and {most:.1%}, as {'; '.join(why)}"
 
 
-def _bound_lost_windows(evidence: PcieEvidence, limit: float, lost: int) -> tuple[float, float]:
+def _bound_lost_windows(
+    evidence: PcieEvidence, rates: Floats, total: float | None, limit: float
+) -> tuple[float, float]:
     """Return how many of the lost windows had a rate of `limit` at least and at most.
 
     Where slow queries blur the windows and no hole hides a part of the run, what passed in all lost windows together is
     known. So many of them cannot have had `limit` that there are not bytes enough, and so few cannot that the others,
     each below `limit`, could not have carried the rest with these at all that a link carries.
+
+    Args:
+        total: bytes of the whole run, as those of the windows were counted; None: they are not known.
     """
-    total, rates = evidence.counted_bytes, evidence.window_rates
+    lost = int(np.isnan(rates).sum())
     width = evidence.params.window_ms / 1e3
     most_rate = MOST_OF_CEILING * evidence.link.ceiling_bytes_per_s
-    if total is None or rates is None or limit <= 0 or limit >= most_rate:
+    if total is None or evidence.counted_bytes is None or limit <= 0 or limit >= most_rate:
         return 0.0, float(lost)
     rest = total - float(np.nansum(rates)) * width
     beyond = (evidence.duration_s - len(rates) * width) * most_rate  # what may have passed after the last whole window
@@ -161,15 +181,22 @@ def _time_per_pass(evidence: PcieEvidence, doubt: str) -> Criterion:
     )
     if evidence.run is None:
         return row.skip(_NO_MODEL)
-    needed = evidence.needed_per_pass or 0
+    needed, least = evidence.needed_per_pass or 0, evidence.params.ceiling_fraction
+    between = evidence.limit_ratios
+    is_open = between is not None and between[0] < least <= between[1] and not host
+    idles = "the link or the system idles"
+    if (evidence.wire_of_ceiling or 0.0) >= least and evidence.reader is not None and evidence.reader.in_place:
+        idles = f"the wire itself is full, with {evidence.reader.says}"
     return row.judge(
-        evidence.limit_ratio if host or not doubt else None,
+        None if is_open or (doubt and not host) else evidence.limit_ratio,
         ">=",
-        evidence.params.ceiling_fraction,
+        least,
         evidence=f"{len(evidence.run.pass_ends_s)} passes by the clock, {format_bytes(needed)} to move in each"
         + (" by the system's plan" if evidence.run.predicted_bytes is not None else ""),
-        missing=doubt,
-        failed="the link or the system idles" if not host else "a CPU computes slower than its memory copies",
+        missing=doubt or f"between {between[0]:.1%} and {between[1]:.1%}, as {say_why_more(evidence)}"
+        if between
+        else LOST,
+        failed=idles if not host else "a CPU computes slower than its memory copies",
     )
 
 
@@ -182,8 +209,10 @@ def _claimed_vs_counted(evidence: PcieEvidence, doubt: str) -> Criterion:
     if evidence.link.subject == REPLAY:
         row = replace(row, title="What was counted is what was moved, by the recorded truth")
     counted, reader = evidence.counted_bytes, evidence.reader
-    said = f"claimed {format_bytes(evidence.claimed_bytes)}, counted {format_bytes(counted)}"
+    said = f"claimed {format_bytes(evidence.claimed_bytes)}, counted {_say_counted(evidence)}"
     difference = _difference(evidence.claimed_bytes, counted, evidence)
+    if counted is None:
+        difference = _difference_with_holes(evidence.claimed_bytes, evidence)
     ambiguous = _is_ambiguous(evidence, difference) or _may_be_waits(evidence, difference)
     how = "the requests' and answers' own bytes taken off, which known copies prove"
     if evidence.counter is not None and not evidence.counter.by_law:
@@ -193,7 +222,7 @@ def _claimed_vs_counted(evidence: PcieEvidence, doubt: str) -> Criterion:
         "<=",
         _allow(evidence, evidence.claimed_bytes, counted),
         evidence=f"{said}; {how}" + (f"; {reader.says}" if reader else ""),
-        missing=doubt or ambiguous or _LOST,
+        missing=doubt or ambiguous or LOST,
         failed=f"{said}, {counted / evidence.claimed_bytes:.2f} bytes for each claimed"
         if counted and evidence.claimed_bytes
         else said,
@@ -214,13 +243,9 @@ def _is_ambiguous(evidence: PcieEvidence, difference: float | None) -> str:
         return ""
     if not (1 - tolerance) * bounds.least <= evidence.claimed_bytes <= (1 + tolerance) * bounds.most:
         return ""
-    if evidence.counter is not None and not evidence.counter.by_law:
-        why = "it was not copies that read, and only their ratio is known"
-    else:
-        why = "more was sent than copies ask with, so either requests were small or data went to the host meanwhile"
     return (
         f"claimed {format_bytes(evidence.claimed_bytes)}, and {format_bytes(bounds.least)} to "
-        f"{format_bytes(bounds.most)} were read: {why}"
+        f"{format_bytes(bounds.most)} were read: {say_why_more(evidence)}"
     )
 
 
@@ -258,17 +283,36 @@ def _claimed_vs_witnessed(evidence: PcieEvidence, row: Row) -> Criterion:
     )
 
 
+def _say_counted(evidence: PcieEvidence) -> str:
+    if evidence.counted_bytes is not None or evidence.bounds is None:
+        return format_bytes(evidence.counted_bytes)
+    return f"{format_bytes(evidence.bounds.least)} to {format_bytes(evidence.bounds.most)} for holes in the evidence"
+
+
 def _difference(claimed: float, counted: float | None, evidence: PcieEvidence) -> float | None:
     """Return the difference as a share of the larger of the two.
 
-    Where both are below a hundredth of what the link could have carried, nothing was streamed and nothing
-    was claimed: what is counted then are commands and queries, and it is held against the link's capacity.
+    Where both are below a hundredth of what the link could have carried, commands and queries are a large part of what
+    is counted: so much more than was claimed is none of the system's doing, and less than was claimed is.
     """
     if counted is None:
         return None
     capacity = evidence.link.ceiling_bytes_per_s * evidence.duration_s
-    larger = max(claimed, counted)
-    return abs(claimed - counted) / (larger if larger > 0.01 * capacity else capacity)
+    larger, apart = max(claimed, counted), abs(claimed - counted)
+    if larger <= _LITTLE * capacity:
+        apart = max(0.0, apart - (_LITTLE if counted > claimed else _COMMANDS) * capacity)
+    return apart / larger if larger else 0.0
+
+
+def _difference_with_holes(claimed: float, evidence: PcieEvidence) -> float | None:
+    """Return how far a claim is from a count with holes in it, if that is decided whatever passed in them."""
+    bounds = evidence.bounds
+    if bounds is None:
+        return None
+    apart = [_difference(claimed, end, evidence) or 0.0 for end in (bounds.least, bounds.most)]
+    if max(apart) <= evidence.params.byte_tolerance:
+        return max(apart)
+    return None if bounds.least <= claimed <= bounds.most else min(apart)
 
 
 def _vram_limit(evidence: PcieEvidence) -> Criterion:
@@ -297,13 +341,15 @@ def _predicted_vs_counted(evidence: PcieEvidence, doubt: str) -> Criterion:
     if predicted is None:
         return row.skip("there is no plan to hold the count against")
     counted, reader = evidence.counted_per_pass, evidence.reader
+    most = (evidence.most_bytes or 0.0) / (evidence.passes or 1)
+    is_open = counted is not None and counted * (1 + evidence.params.byte_tolerance) < predicted <= most
     return row.judge(
-        None if doubt or counted is None else abs(counted / predicted - 1) if predicted else math.inf,
+        None if doubt or counted is None or is_open else abs(counted / predicted - 1) if predicted else math.inf,
         "<=",
         _allow(evidence, predicted, counted),
         evidence=f"planned {format_bytes(predicted)} a pass, counted {format_bytes(counted)}"
         + (f"; {reader.says}" if reader and reader.in_place else ""),
-        missing=doubt or _LOST,
+        missing=doubt or say_why_more(evidence),
     )
 
 

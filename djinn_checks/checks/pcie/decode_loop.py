@@ -6,6 +6,7 @@ never for the device as a whole: that would also wait for copies that run ahead 
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,6 +43,7 @@ def decode_stretches(
     progress: Progress,
     *,
     known: KnownWeights | None = None,
+    taken_before: int = 0,
     enter: Enter = lambda step: None,
     leave: Callable[[], None] = lambda: None,
     again: Again = lambda start_s, end_s: False,
@@ -51,6 +53,7 @@ def decode_stretches(
     Args:
         progress: called about twice a second, in seconds.
         known: the weights that are looked for in one pass before the start; None: they are not.
+        taken_before: device memory beside PyTorch's allocator that was taken while the system was built.
         enter: called when all is warm, with a function that decodes one token; what is judged starts when it returns.
         leave: called behind the last pass, while the system still holds its memory.
         again: called behind each stretch, `MOST_STRETCHES` of which there are at the most.
@@ -63,7 +66,7 @@ def decode_stretches(
         SystemContractError: a forward returns no logits, or the system claims no number.
         SystemRefusedError: the system says no when it is opened.
     """
-    with HostGrowth() as host, PeakMemory(device, whole_device=True) as memory, system:
+    with HostGrowth() as host, _look_at(device, taken_before) as memory, system:
         began = time.monotonic()
         model = open_system(system)
         loop = _Loop(model, device, params.context_tokens)
@@ -92,6 +95,10 @@ def decode_stretches(
     return [replace(run, **of_all) for run in runs]
 
 
+def _look_at(device: torch.device, taken_before: int) -> PeakMemory:
+    return PeakMemory(device, whole_device=True, taken_before=taken_before)
+
+
 def _stretch(system: System, loop: _Loop, params: PcieParams, progress: Progress) -> DecodeRun:
     """Decode for `params.duration_s`; what is of the whole time is not known yet."""
     claimed = read_claim(system)
@@ -108,7 +115,7 @@ def _stretch(system: System, loop: _Loop, params: PcieParams, progress: Progress
         host_growth_bytes=None,
         open_s=0.0,
         timeline=tuple(getattr(system, "timeline", list)()),
-        held_bytes=min(held) if held else None,
+        held_bytes=int(statistics.median(held)) if held else None,
     )
 
 

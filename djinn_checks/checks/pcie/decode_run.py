@@ -44,10 +44,10 @@ class DecodeRun:
     seen: SeenWeights | None = None
     """Of a system that encodes, the weights that one pass before the start was seen to use; None if none was seen."""
     held_bytes: int | None = None
-    """Least device memory that PyTorch's allocator had given out when a pass ended: what lies there all the time.
-    None on a CPU."""
+    """Device memory that PyTorch's allocator had given out when a pass ended, the median: what lies there at least half
+    of the time. None on a CPU."""
     beside_bytes: int | None = None
-    """Device memory that was taken beside the allocator since before the system opened, whoever took it."""
+    """Device memory that was taken beside the allocator since before the system was built, whoever took it."""
     stretches: tuple[float | None, ...] = ()
     """The share of full windows in each stretch of decoding, in order, None if it is not known; the run is the stretch
     with the most."""

@@ -14,6 +14,7 @@ from djinn_checks.instruments.calibration import Calibration
 from djinn_checks.instruments.ceiling import Ceiling
 from djinn_checks.instruments.counters import CounterSeries, Floats, check_span
 from djinn_checks.instruments.entropy_floor import EntropyFloor
+from djinn_checks.instruments.holes import bound_with_holes
 from djinn_checks.instruments.link_health import LinkHealth
 from djinn_checks.instruments.payload import Bounds, PayloadCounter, Reader
 from djinn_checks.instruments.preflight import PreflightRow
@@ -41,6 +42,8 @@ class LinkFacts:
     """Of a REPLAY: a system ran on a GPU's link, and is judged again by its readings."""
     ceiling_bytes_per_s: float
     """Payload rate of large pinned copies to the device: the better of before and after the run."""
+    back_bytes_per_s: float | None = None
+    """The same to the host; None if it was not measured."""
     ceilings: tuple[Ceiling, ...] = ()
     """Before the run: to the device, back, both at once, and to the device from pageable memory."""
     ceiling_after: Ceiling | None = None
@@ -67,6 +70,16 @@ class LinkFacts:
     def wire_ceiling_bytes_per_s(self) -> float | None:
         """What large copies put on the wire; None without a calibration."""
         return self.ceiling_bytes_per_s * self.calibration.wire_per_payload if self.calibration else None
+
+    def most_on_wire(self, direction: str) -> float | None:
+        """Return what large copies put on the wire one way, rx or tx, in bytes/s; None without a calibration.
+
+        Of what is sent, no less than of what is received: the two ways of a link have the same lanes.
+        """
+        received = self.wire_ceiling_bytes_per_s
+        if received is None or direction == "rx" or self.back_bytes_per_s is None:
+            return received
+        return received * max(1.0, self.back_bytes_per_s / self.ceiling_bytes_per_s)
 
     def fit(self, series: CounterSeries) -> CounterSeries:
         """Return a series whose holes are those of this link: gaps in which half a wrap could have passed on it."""
@@ -119,8 +132,36 @@ class PcieEvidence:
 
     @cached_property
     def window_rates(self) -> Floats | None:
-        """Payload received in each window of `window_ms`, bytes/s; NaN is lost evidence. None without counters."""
+        """Payload received in each window of `window_ms`, bytes/s, as is likely; NaN is lost evidence. None without
+        counters."""
         return self.rates(self.start_s, self.end_s, self.params.window_ms / 1e3)
+
+    @cached_property
+    def window_bounds(self) -> tuple[Floats, Floats] | None:
+        """Between what rates each lies: had data gone to the host, and for queries that took long beside it.
+
+        The likely ones twice where neither is to be reckoned with.
+        """
+        rates, width = self.window_rates, self.params.window_ms / 1e3
+        if self.series is None or self.counter is None or rates is None:
+            return None
+        least, most = rates, rates
+        if self.may_be_more:
+            low, high = self.counter.bound_windows(self.series, self.start_s, self.end_s, width)
+            least, most = np.minimum(low / width, rates), np.maximum(high / width, rates)
+        unclear = self.series.unclear_share(self.start_s, self.end_s, width) * MOST_OF_CEILING
+        return least - unclear * self.link.ceiling_bytes_per_s, most + unclear * self.link.ceiling_bytes_per_s
+
+    @cached_property
+    def may_be_more(self) -> bool:
+        """Whether what may have come is more than what certainly did, by more than the tolerance.
+
+        A system that claims no more than the latter settles it.
+        """
+        if self.bounds is None:
+            return False
+        least = (1 + self.params.byte_tolerance) * self.bounds.least
+        return self.bounds.most > least and (self.claimed_bytes is None or self.claimed_bytes > least)
 
     @cached_property
     def counter(self) -> PayloadCounter | None:
@@ -141,7 +182,7 @@ class PcieEvidence:
 
     @cached_property
     def counted_bytes(self) -> float | None:
-        """Payload received from start to end, by the counters."""
+        """Payload received from start to end, by the counters, as is likely."""
         return self.counted_between(self.start_s, self.end_s)
 
     def counted_between(self, start_s: float, end_s: float) -> float | None:
@@ -152,10 +193,24 @@ class PcieEvidence:
 
     @cached_property
     def bounds(self) -> Bounds | None:
-        """Between what the payload lies, had data gone to the host meanwhile."""
-        if self.series is None or self.counter is None:
+        """Between what the payload lies, had data gone to the host meanwhile, and whatever passed in holes."""
+        ceiling = self.link.wire_ceiling_bytes_per_s
+        if self.series is None or self.counter is None or ceiling is None:
             return None
-        return self.counter.bounds(self.series, self.start_s, self.end_s)
+        most_per_s = MOST_OF_CEILING * self.link.ceiling_bytes_per_s
+        return bound_with_holes(self.counter, self.series, self.start_s, self.end_s, most_per_s)
+
+    @property
+    def least_bytes(self) -> float | None:
+        """The payload that certainly came; what was counted, where nothing speaks for less."""
+        is_open = self.bounds is not None and (self.may_be_more or self.counted_bytes is None)
+        return self.bounds.least if self.bounds is not None and is_open else self.counted_bytes
+
+    @property
+    def most_bytes(self) -> float | None:
+        """The most payload that may have come."""
+        is_open = self.bounds is not None and (self.may_be_more or self.counted_bytes is None)
+        return self.bounds.most if self.bounds is not None and is_open else self.counted_bytes
 
     @cached_property
     def reader(self) -> Reader | None:
@@ -224,11 +279,14 @@ class PcieEvidence:
 
         Without a plan all weights; on a link without counters the plan is taken at its word.
         """
+        return self._plan(self.counted_per_pass)
+
+    def _plan(self, came_per_pass: float | None) -> float | None:
         if self.run is None or self.weight_bytes is None:
             return None
         planned = self.weight_bytes if self.run.predicted_bytes is None else self.run.predicted_bytes
         planned = min(planned, self.weight_bytes)
-        return planned if self.counted_per_pass is None else min(planned, self.counted_per_pass)
+        return planned if came_per_pass is None else min(planned, came_per_pass)
 
     @property
     def limit_s(self) -> float | None:
@@ -242,6 +300,15 @@ class PcieEvidence:
         if self.run is None or self.limit_s is None:
             return None
         return self.limit_s / self.run.seconds_per_pass
+
+    @property
+    def limit_ratios(self) -> tuple[float, float] | None:
+        """The same, had the least come and the most; None if it is not known how many that is."""
+        if self.run is None or self.least_bytes is None or self.most_bytes is None or not self.passes:
+            return None
+        needed = (self._plan(total / self.passes) or 0.0 for total in (self.least_bytes, self.most_bytes))
+        least, most = (each / self.link.ceiling_bytes_per_s / self.run.seconds_per_pass for each in needed)
+        return least, most
 
     @property
     def streamed_of_ceiling(self) -> float | None:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from djinn_checks.checks.pcie.evidence import HOST_MEMORY, MOST_OF_CEILING, PCIE, PcieEvidence
-from djinn_checks.checks.pcie.link_trouble import explain_stalls, find_training
+from djinn_checks.checks.pcie.link_trouble import explain_stalls, find_training, find_training_before
 from djinn_checks.instruments.counters import FROZEN_S
-from djinn_checks.instruments.impossible import Standstill, find_fastest_step, find_standstill
+from djinn_checks.instruments.impossible import Standstill, find_fastest_steps, find_standstill
 from djinn_checks.instruments.link_health import most_replays
 from djinn_checks.instruments.payload import ANSWER_BYTES, LARGEST_REQUEST_BYTES, REQUEST_BYTES
 from djinn_checks.outcome import Criterion, Observed, Row, Status
@@ -99,7 +99,7 @@ def _counters_complete(evidence: PcieEvidence) -> Criterion:
 
 def _counters_fine_enough(evidence: PcieEvidence) -> Criterion:
     """A pause that is shorter than the time between two readings is not seen."""
-    gap = evidence.series.typical_gap_s() if evidence.series else None
+    gap = evidence.series.typical_gap_s(evidence.start_s, evidence.end_s) if evidence.series else None
     row = Row("counters_fine_enough", "Readings are no further apart than the windows are long", unit="ms")
     return _judge_instrument(
         row,
@@ -203,11 +203,12 @@ def _ceiling_steady(evidence: PcieEvidence) -> Criterion:
 def _counted_is_possible(evidence: PcieEvidence) -> Criterion:
     """More than the link can carry is no very full link: a counter was set back, or the ceiling is not the link's."""
     series, found = evidence.series, evidence.link.calibration
-    step = find_fastest_step(series, evidence.start_s, evidence.end_s) if series else None
-    most = evidence.link.ceiling_bytes_per_s * found.wire_per_payload if found else None
+    steps = find_fastest_steps(series, evidence.start_s, evidence.end_s) if series and found else []
+    shares = [(step.bytes_per_s / (evidence.link.most_on_wire(step.direction) or 1.0), step) for step in steps]
     observed, said = None, ""
-    if step is not None and most is not None:
-        observed = step.bytes_per_s / most
+    if shares:
+        observed, step = max(shares, key=lambda pair: pair[0])
+        most = evidence.link.most_on_wire(step.direction) or 0.0
         said = (
             f"{step.direction.upper()} counted {format_bytes(step.nbytes)} within {format_seconds(step.longest_s)}, "
             f"{format_bytes(step.bytes_per_s)}/s on the wire, where large copies reach {format_bytes(most)}/s; a "
@@ -267,8 +268,9 @@ def _link_training(evidence: PcieEvidence) -> Criterion:
     trained = find_training(evidence)
     if not trained:
         return row.skip("this GPU or driver does not tell generation and width, or nobody asked")
-    best = max(trained, key=lambda sample: (sample.width or 0, sample.generation or 0))
-    worst = min(trained, key=lambda sample: (sample.width or 0) * 2 ** (sample.generation or 0))
+    best = max((*trained, *find_training_before(evidence)), key=lambda sample: sample.speed)
+    worst = min(trained, key=lambda sample: sample.speed)
+    worst = worst if worst.speed < best.speed else best
     return _judge_instrument(
         row,
         worst.trained,
@@ -285,8 +287,8 @@ def _link_replays(evidence: PcieEvidence) -> Criterion:
     health = evidence.link.health
     found = health.difference("replays", evidence.start_s, evidence.end_s) if health else None
     samples = health.around(evidence.start_s, evidence.end_s) if health else ()
-    first = samples[0] if samples else None
-    most = most_replays(first.generation, first.width, evidence.duration_s) if first else None
+    fastest = max(samples, key=lambda sample: sample.speed, default=None)
+    most = most_replays(fastest.generation, fastest.width, evidence.duration_s) if fastest else None
     if found is None or most is None:
         return row.skip("this GPU or driver does not tell, or the specification states no rate for this link")
     return _judge_instrument(

@@ -31,6 +31,14 @@ def find_training(evidence: PcieEvidence) -> list[HealthSample]:
     return [sample for sample in inside if _is_in_use(evidence, sample.t_s)]
 
 
+def find_training_before(evidence: PcieEvidence) -> list[HealthSample]:
+    """Return the samples of the time in which the ceiling was measured; one that is faster than the run's means
+    something, whether the link was in use then or not."""
+    health, ceilings = evidence.link.health, evidence.link.ceilings[:1]
+    samples = health.around(ceilings[0].start_s, evidence.start_s) if health and ceilings else ()
+    return [sample for sample in samples if sample.generation is not None and sample.width is not None]
+
+
 def _is_in_use(evidence: PcieEvidence, at_s: float) -> bool:
     start, end = max(evidence.start_s, at_s - _SECOND_S / 2), min(evidence.end_s, at_s + _SECOND_S / 2)
     passed = evidence.counted_between(start, end) if start < end else None
@@ -44,9 +52,9 @@ def explain_slow_windows(evidence: PcieEvidence, slow_starts_s: Sequence[float])
     if health is None or not samples or not len(slow_starts_s):
         return ""
     nearest = [min(samples, key=lambda sample: abs(sample.t_s - start)) for start in slow_starts_s]
-    best = max(((sample.width or 0) * 2 ** (sample.generation or 0) for sample in samples), default=0)
+    best = max((sample.speed for sample in samples), default=0)
     said = []
-    down = [sample for sample in nearest if 0 < (sample.width or 0) * 2 ** (sample.generation or 0) < best]
+    down = [sample for sample in nearest if 0 < sample.speed < best]
     if down:
         said.append(f"the link was at {down[0].trained} in {len(down) / len(nearest):.0%} of them")
     slowed = [reason for sample in nearest for reason in sample.slowed_by]

@@ -56,10 +56,11 @@ def summarize(evidence: PcieEvidence, criteria: Sequence[Criterion], status: Sta
         decisive = next(of_status, None)
         return f"{what}: {decisive.name}: {decisive.reason}" if decisive else what
     shares = {criterion.name: criterion.observed for criterion in criteria}
-    rate = (evidence.streamed_of_ceiling or 0.0) * link.ceiling_bytes_per_s
+    came = evidence.counted_bytes if evidence.least_bytes is None else evidence.least_bytes
+    rate = (came or 0.0) / evidence.duration_s
     text = (
         f"{what}: {rate / GB:.1f} GB/s received over {evidence.duration_s:.0f} s, "
-        f"{evidence.streamed_of_ceiling:.1%} of the link's ceiling; {float(shares['rx_above_threshold'] or 0):.1%} "
+        f"{rate / link.ceiling_bytes_per_s:.1%} of the link's ceiling; {float(shares['rx_above_threshold'] or 0):.1%} "
         f"of the windows above {params.threshold_mb_per_s:,.0f} MB/s"
     )
     if evidence.run is not None and evidence.limit_s is not None:

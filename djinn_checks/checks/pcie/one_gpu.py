@@ -27,6 +27,7 @@ from djinn_checks.devices import choose_dtype
 from djinn_checks.errors import InstrumentError, ParamsError, SystemUnavailableError
 from djinn_checks.instruments.counters import CounterSampler, CounterSeries
 from djinn_checks.instruments.link_ceiling import calibrate, measure_ceiling, sweep_chunks
+from djinn_checks.instruments.memory import used_beside
 from djinn_checks.instruments.preflight import PreflightRow, look_around
 from djinn_checks.instruments.traces import save_trace
 from djinn_checks.models.open import Model, open_model
@@ -71,13 +72,15 @@ def _run(
 ) -> Outcome:
     model = open_model(params.model, dtype=choose_dtype(params.dtype, device), device=device, seed=params.seed)
     check_room(model, params.context_tokens, f"give context_tokens: {model.positions} or less")
+    used_before = used_beside(device)
     system, budget_bytes = _plan(params, factory, model, device)
+    taken = used_beside(device) - used_before
     measure = _measure_on_gpu if device.type == "cuda" else _measure_on_host
     is_mixture = device.type == "cpu" and model.unrouted_bytes > 0  # whose experts are seen by their bytes alone
     known = survey_weights(model, device) if system.encodes or is_mixture else None
     try:
         with _vram_limit(params, device):
-            evidence = measure(params, system, device, progress, known)
+            evidence = measure(params, system, device, progress, known, taken)
     except torch.OutOfMemoryError as error:
         if params.vram_limit_gb is None:
             raise
@@ -87,7 +90,7 @@ def _run(
     evidence = replace(
         evidence,
         weight_bytes=model.weight_bytes,
-        unrouted_bytes=model.unrouted_bytes,
+        unrouted_bytes=model.unrouted_bytes + model.unpicked_bytes,
         budget_bytes=budget_bytes,
         encodes=system.encodes,
         floor=known.floor if known else None,
@@ -106,7 +109,12 @@ def _plan(params: PcieParams, factory: SystemFactory, model: Model, device: torc
 
 
 def _measure_on_gpu(
-    params: PcieParams, system: System, device: torch.device, progress: Progress, known: KnownWeights | None
+    params: PcieParams,
+    system: System,
+    device: torch.device,
+    progress: Progress,
+    known: KnownWeights | None,
+    taken_before: int,
 ) -> PcieEvidence:
     from djinn_checks.instruments.environment import find_uuid
 
@@ -133,6 +141,7 @@ def _measure_on_gpu(
         link = LinkFacts(
             subject=PCIE,
             ceiling_bytes_per_s=before.bytes_per_s,
+            back_bytes_per_s=others[0].bytes_per_s,
             ceilings=(before, *others),
             sweep=tuple(sweep),
             preflight=preflight,
@@ -144,7 +153,7 @@ def _measure_on_gpu(
             share = share_of_full(params, link, sampler.read(), start_s, end_s)
             return share is not None and share < params.ceiling_share
 
-        runs = decode_stretches(system, params, device, progress, known=known, again=again)
+        runs = decode_stretches(system, params, device, progress, known=known, taken_before=taken_before, again=again)
         release_memory(device)
         after = measure_ceiling(device)
         series, health = sampler.read(), sampler.read_health()
@@ -175,13 +184,18 @@ def share_of_full(
 
 
 def _measure_on_host(
-    params: PcieParams, system: System, device: torch.device, progress: Progress, known: KnownWeights | None
+    params: PcieParams,
+    system: System,
+    device: torch.device,
+    progress: Progress,
+    known: KnownWeights | None,
+    taken_before: int,
 ) -> PcieEvidence:
     preflight = _look_around(system, None)
     before = measure_ceiling(device, nbytes=128 * MIB, samples=4)
     sizes = SWEEP_BYTES[:-1] if params.sweep else ()
     sweep = sweep_chunks(device, sizes, pinned=False)
-    (run,) = decode_stretches(system, params, device, progress, known=known)
+    (run,) = decode_stretches(system, params, device, progress, known=known, taken_before=taken_before)
     after = measure_ceiling(device, nbytes=128 * MIB, samples=4)
     link = LinkFacts(
         subject=HOST_MEMORY,

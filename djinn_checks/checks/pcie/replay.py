@@ -12,15 +12,13 @@ The samples that a run of this check kept, `<name>.samples.csv.gz`, are replayed
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-from djinn_checks.bounded import read_text
 from djinn_checks.checks.pcie.evidence import REPLAY, LinkFacts, PcieEvidence
+from djinn_checks.checks.pcie.truth import Truth, read_truth
 from djinn_checks.errors import InstrumentError, OutcomeError, ParamsError
 from djinn_checks.instruments.calibration import Calibration, calibrate_from_trace
-from djinn_checks.instruments.counters import RATE_SOURCES, check_span
+from djinn_checks.instruments.counters import RATE_SOURCES
 from djinn_checks.instruments.entropy_floor import EntropyFloor
 from djinn_checks.instruments.traces import load_trace
 from djinn_checks.measurements import pcie
@@ -28,6 +26,8 @@ from djinn_checks.outcome import Outcome
 from djinn_checks.params import PcieParams
 
 KNOWN_COPY = "copy_h2d"
+_FEWEST_ON_WIRE = 0.98
+"""Bytes on the wire for each that was copied: more than 1, less what readings at its ends may miss."""
 
 
 def replay_trace(params: PcieParams) -> PcieEvidence:
@@ -42,52 +42,54 @@ def replay_trace(params: PcieParams) -> PcieEvidence:
     name = path.name.removesuffix(".csv.gz")
     if name.endswith(".samples"):
         return _replay_samples(params, path, _find_outcome(path, name.removesuffix(".samples")))
-    truth = _read_truth(path.parent / "truth.json")
+    truths = path.parent / "truth.json"
+    span, known = read_truth(truths, name), read_truth(truths, KNOWN_COPY)
     try:
-        span, known = truth[name], truth[KNOWN_COPY]
-        check_span(known["t_start_s"], known["t_end_s"], f"truth of {KNOWN_COPY}")
         known_series = load_trace(path.parent / f"{KNOWN_COPY}.csv.gz")
-        calibration = calibrate_from_trace(known_series, known["t_start_s"], known["t_end_s"], int(known["h2d_bytes"]))
+        calibration = calibrate_from_trace(known_series, known.t_start_s, known.t_end_s, known.h2d_bytes)
+        _check_known_copy(calibration)
         link = LinkFacts(
             subject=REPLAY,
-            ceiling_bytes_per_s=known["h2d_bytes"] / (known["t_end_s"] - known["t_start_s"]),
+            ceiling_bytes_per_s=known.h2d_bytes / (known.t_end_s - known.t_start_s),
             calibration=calibration,
         )
         return PcieEvidence(
             params=params,
             link=link,
             series=link.fit(load_trace(path)),
-            start_s=float(span["t_start_s"]),
-            end_s=float(span["t_end_s"]),
-            claimed_bytes=int(span["h2d_bytes"]),
-            weight_bytes=_maybe(span, "weight_bytes"),
-            budget_bytes=_maybe(span, "budget_bytes"),
-            encodes=bool(span.get("encodes", False)),
+            start_s=span.t_start_s,
+            end_s=span.t_end_s,
+            claimed_bytes=span.h2d_bytes,
+            weight_bytes=span.weight_bytes,
+            budget_bytes=span.budget_bytes,
+            encodes=span.encodes,
             floor=_floor(span),
-            recorded_passes=_maybe(span, "passes"),
-            used_bytes=_maybe(span, "used_bytes"),
+            recorded_passes=span.passes,
+            used_bytes=span.used_bytes,
         )
     except InstrumentError as error:
         raise ParamsError(f"trace: {error}") from error
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+
+
+def _check_known_copy(calibration: Calibration) -> None:
+    """Refuse a known copy that was not of the size or of the time that its truth says.
+
+    Raises:
+        ParamsError: fewer bytes were on the wire than were copied, which no link can.
+    """
+    if calibration.wire_per_payload < _FEWEST_ON_WIRE:
         raise ParamsError(
-            f"trace: {path.parent / 'truth.json'} needs t_start_s, t_end_s and h2d_bytes for {name!r} and for "
-            f"{KNOWN_COPY!r}, the known copy ({type(error).__name__}: {error})"
-        ) from error
+            f"trace: expected more than a byte on the wire for each that {KNOWN_COPY} moved, got "
+            f"{calibration.wire_per_payload:.2f} between its t_start_s and t_end_s; check its times and h2d_bytes in "
+            "truth.json"
+        )
 
 
-def _maybe(span: dict[str, Any], name: str) -> int | None:
-    return None if span.get(name) is None else int(span[name])
-
-
-def _floor(span: dict[str, Any]) -> EntropyFloor | None:
-    if span.get("least_bytes") is None:
+def _floor(span: Truth) -> EntropyFloor | None:
+    if span.least_bytes is None or span.weight_bytes is None:
         return None
     return EntropyFloor(
-        weight_bytes=int(span["weight_bytes"]),
-        least_bytes=float(span["least_bytes"]),
-        error_bytes=0.0,
-        share_of_field={},
+        weight_bytes=span.weight_bytes, least_bytes=span.least_bytes, error_bytes=0.0, share_of_field={}
     )
 
 
@@ -111,6 +113,7 @@ def _replay_samples(params: PcieParams, path: Path, kept: Path) -> PcieEvidence:
         facts = LinkFacts(
             subject=REPLAY,
             ceiling_bytes_per_s=float(link["ceiling_bytes_per_s"]),
+            back_bytes_per_s=find_way_back(link),
             calibration=Calibration(**calibration),
         )
         return PcieEvidence(
@@ -130,13 +133,6 @@ def _replay_samples(params: PcieParams, path: Path, kept: Path) -> PcieEvidence:
         ) from error
 
 
-def _read_truth(path: Path) -> dict[str, Any]:
-    try:
-        truth = json.loads(read_text(path))
-    except OSError as error:
-        raise ParamsError(f"trace: {path} must lie beside the trace and cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise ParamsError(f"trace: {path} is not JSON ({error})") from error
-    if not isinstance(truth, dict):
-        raise ParamsError(f"trace: {path} is not a table of traces")
-    return truth
+def find_way_back(link: pcie.LinkFacts) -> float | None:
+    """Return the ceiling to the host of a recorded run, bytes/s; None if it was not measured."""
+    return next((row["bytes_per_s"] for row in link["ceilings"] if row["direction"] == "d2h"), None)

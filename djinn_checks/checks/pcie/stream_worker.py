@@ -21,6 +21,7 @@ from djinn_checks.checks.run import build_system, release_memory
 from djinn_checks.checks.settle import no_progress
 from djinn_checks.devices import choose_device, choose_dtype
 from djinn_checks.instruments.link_ceiling import copy_known, measure_ceiling
+from djinn_checks.instruments.memory import used_beside
 from djinn_checks.models.open import open_model
 from djinn_checks.params import PcieParams
 from djinn_checks.systems.base import find_system
@@ -49,7 +50,9 @@ class StreamWorker:
         factory = find_system(self._params.system)
         layers = self._params.resident_layers
         options = {} if layers is None else {"resident_blocks": layers}
+        used_before = used_beside(self._device)
         self._system, self._budget_bytes = build_system(factory, self._params, model, self._device, **options)
+        self._taken = used_beside(self._device) - used_before
         self._known = survey_weights(model, self._device) if self._system.encodes else None
         self.meet: Callable[[Any], dict[str, Any]] | None = None
         """Answers in the midst of a command and returns the next one; given by whoever runs this."""
@@ -59,7 +62,7 @@ class StreamWorker:
         floor = self._known.floor if self._known else None
         return {
             "weight_bytes": self._system.model.weight_bytes,
-            "unrouted_bytes": self._system.model.unrouted_bytes,
+            "unrouted_bytes": self._system.model.unrouted_bytes + self._system.model.unpicked_bytes,
             "budget_bytes": self._budget_bytes,
             "encodes": self._system.encodes,
             "floor": None if floor is None else dataclasses.asdict(floor),
@@ -89,6 +92,7 @@ class StreamWorker:
                 self._device,
                 no_progress,
                 known=self._known,
+                taken_before=self._taken,
                 enter=self._enter,
                 leave=self._leave,
             )

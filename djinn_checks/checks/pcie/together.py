@@ -248,6 +248,7 @@ class _Run:
         link = LinkFacts(
             subject=self._streams.subject,
             ceiling_bytes_per_s=max(before.bytes_per_s, after.bytes_per_s),
+            back_bytes_per_s=next((each.bytes_per_s for each in alone if each.direction == "d2h"), None),
             ceilings=(before, *alone),
             ceiling_after=after,
             calibration=calibration,

@@ -10,13 +10,18 @@ that keeps more than its budget fails by the last or by its memory, an honest co
 from __future__ import annotations
 
 from djinn_checks.checks.pcie.evidence import HOST_MEMORY, PcieEvidence
+from djinn_checks.checks.pcie.lean_pass import find_leanest_pass
+from djinn_checks.checks.pcie.why_more import LOST, say_why_more
 from djinn_checks.outcome import Criterion, Row
 from djinn_checks.units import GB, format_bytes
 
-_WORKING_SET_BYTES = GB
+WORKING_SET_BYTES = GB
 """Device memory beside the weights, at batch 1 and some hundred tokens: KV cache, logits, buffers of libraries."""
 _NO_MODEL = "a recorded trace does not say which model ran"
-_LOST = "evidence was lost during the run"
+_SPARED = (
+    "{} of the weights are experts that a pass's token is not routed to, or rows of a table of embeddings that it does "
+    "not pick; nobody saw whether it is they that did not come, which need not"
+)
 _WITNESS = "weight witness: bytes that were certainly written in one pass"
 
 
@@ -49,21 +54,43 @@ def _streams_the_model(evidence: PcieEvidence, doubt: str) -> Criterion:
             failed="more of the model stayed on the device than the budget allows, or it was not used",
         )
     needed = evidence.least_per_pass
-    observed = None if doubt or needed is None else evidence.counted_per_pass
-    unknown = "the entropy of the weights was not measured" if needed is None else _LOST
-    least = int((1 - evidence.params.byte_tolerance) * (needed or 0))
-    if observed is not None and least - evidence.unrouted_bytes <= observed < least:
-        unrouted, observed = format_bytes(evidence.unrouted_bytes), None
-        unknown = f"{unrouted} of the weights are experts that a pass's token is not routed to; nobody saw whether it "
-        unknown += "is they that did not come, which need not"
+    if doubt or needed is None:
+        return row.judge(None, ">=", int((1 - evidence.params.byte_tolerance) * (needed or 0)), evidence="",
+                         missing=doubt or "the entropy of the weights was not measured")  # fmt: skip
+    least = int((1 - evidence.params.byte_tolerance) * needed)
+    observed, missing, failed = _find_coming(evidence, least)
     return row.judge(
         observed,
         ">=",
         least,
         evidence=f"counted payload{_say_floor(evidence)}",
-        missing=doubt or unknown,
-        failed="more of the model stayed on the device than the budget allows, or it was not used",
+        missing=missing,
+        failed=failed,
     )
+
+
+def _find_coming(evidence: PcieEvidence, least: int) -> tuple[float | None, str, str]:
+    """Return the bytes of a pass that decide, or None, and then why they are not known; last why too few are wrong.
+
+    In the mean over all passes at least so many came for certain, or at most so many may have; and of each pass alone
+    the link has to have carried what the budget and everything else on the device cannot hold.
+    """
+    failed = "more of the model stayed on the device than the budget allows, or it was not used"
+    passes = evidence.passes or 1
+    if evidence.least_bytes is None or evidence.most_bytes is None:
+        return None, LOST, failed
+    certain, most = evidence.least_bytes / passes, evidence.most_bytes / passes
+    likely = evidence.counted_per_pass
+    if most < least - evidence.unrouted_bytes:
+        return most if likely is None else likely, "", failed
+    if most < least:
+        return None, _SPARED.format(format_bytes(evidence.unrouted_bytes)), failed
+    leanest = find_leanest_pass(evidence)
+    if leanest is not None and leanest.most_bytes < least - WORKING_SET_BYTES - evidence.unrouted_bytes:
+        return leanest.most_bytes, "", f"no more can have come in pass {leanest.number}: {failed}"
+    if certain < least:
+        return None, f"{format_bytes(certain)} to {format_bytes(most)} came in a pass: {say_why_more(evidence)}", failed
+    return certain if likely is None else likely, "", failed
 
 
 def _say_floor(evidence: PcieEvidence) -> str:
@@ -133,17 +160,22 @@ def _device_memory(evidence: PcieEvidence) -> Criterion:
     if run.held_bytes is None:
         return row.skip("there is no device memory to measure: the device is a CPU")
     beside = max(0, run.beside_bytes or 0)
-    limit = evidence.budget_bytes + _WORKING_SET_BYTES
+    limit = evidence.budget_bytes + WORKING_SET_BYTES
     within = run.held_bytes <= limit
     unknown = within and run.held_bytes + beside > limit
+    missing = f"{format_bytes(beside)} more than before were taken beside PyTorch's allocator, by the system or by "
+    missing += "another process"
+    if evidence.weight_bytes is not None and evidence.weight_bytes <= limit:
+        unknown = within
+        missing = f"all weights have {format_bytes(evidence.weight_bytes)}, and a copy of them would be within the "
+        missing += "limit: give a larger model"
     return row.judge(
         None if unknown else run.held_bytes + (beside if within else 0),
         "<=",
         limit,
-        evidence=f"PyTorch's allocator whenever a pass ended, at the least {format_bytes(run.held_bytes)}, and "
+        evidence=f"PyTorch's allocator whenever a pass ended, in the median {format_bytes(run.held_bytes)}, and "
         f"{format_bytes(beside)} that were taken beside it",
-        missing=f"{format_bytes(beside)} more than before were taken beside PyTorch's allocator, by the system or by "
-        "another process",
+        missing=missing,
         failed="a second copy of weights, or more of them than the budget allows, lies on the device",
     )
 
@@ -158,7 +190,7 @@ def _wire_fullness(evidence: PcieEvidence, doubt: str) -> Criterion:
         ">=",
         evidence.params.ceiling_fraction,
         evidence=f"mean of the run; {reader}" if reader else "mean of the run",
-        missing=doubt or _LOST,
+        missing=doubt or LOST,
     )
 
 
@@ -167,12 +199,15 @@ def _weight_rate(evidence: PcieEvidence, doubt: str) -> Criterion:
     row = Row("weight_rate", title, unit="share of the ceiling", required=False)
     if not evidence.passes or evidence.weight_bytes is None:
         return row.skip(_NO_MODEL)
+    rate, least = evidence.weight_rate_of_ceiling, evidence.params.ceiling_fraction
+    is_open = rate is not None and rate < least and not evidence.encodes and evidence.may_be_more
     return row.judge(
-        None if doubt else evidence.weight_rate_of_ceiling,
+        None if doubt or is_open else rate,
         ">=",
-        evidence.params.ceiling_fraction,
+        least,
         evidence="weight bytes that were certainly written in a pass that was seen to use all of them"
         if evidence.encodes
         else "counted payload, no more than all weights in each pass",
-        missing=doubt or ("no pass was seen to use all decoded weights" if evidence.encodes else _LOST),
+        missing=doubt
+        or ("no pass was seen to use all decoded weights" if evidence.encodes else say_why_more(evidence)),
     )

@@ -88,11 +88,17 @@ START, END = TRUTH["ring"]["t_start_s"], TRUTH["ring"]["t_end_s"]
 @pytest.mark.parametrize(
     ("truth", "said"),
     [
-        ({"t_start_s": END, "t_end_s": START}, "expected a span that ends after it starts"),
-        ({"t_end_s": START}, "expected a span that ends after it starts"),
-        ({"t_end_s": float("nan")}, "expected a span that ends after it starts"),
-        ({"t_end_s": float("inf")}, "expected a span that ends after it starts"),
-        ({"h2d_bytes": -1}, "claimed bytes: expected 0 or more, got -1"),
+        ({"t_start_s": END, "t_end_s": START}, "t_end_s: expected a time after t_start_s"),
+        ({"t_end_s": START}, "t_end_s: expected a time after t_start_s"),
+        ({"t_end_s": float("nan")}, "t_end_s: expected a finite number, got nan"),
+        ({"t_end_s": float("inf")}, "t_end_s: expected a finite number, got inf"),
+        ({"h2d_bytes": -1}, "h2d_bytes: expected greater than or equal to 0, got -1"),
+        ({"encodes": "no"}, "encodes: expected a valid boolean, got 'no'"),
+        ({"passes": 0}, "passes: expected greater than or equal to 1, got 0"),
+        ({"passes": 43.9}, "passes: expected a valid integer, got 43.9"),
+        ({"budget_bytes": 5}, "budget_bytes: needs weight_bytes beside it"),
+        ({"weight_bytes": 10, "budget_bytes": 11}, "budget_bytes: expected at most weight_bytes, 10, got 11"),
+        ({"weight_bytes": 10, "least_bytes": -3.0}, "least_bytes: expected greater than 0, got -3.0"),
         ({"h2d_bytes": float("inf")}, "needs t_start_s, t_end_s and h2d_bytes"),
         ({"h2d_bytes": float("nan")}, "needs t_start_s, t_end_s and h2d_bytes"),
     ],
@@ -103,13 +109,20 @@ def test_a_truth_that_cannot_be_is_refused(tmp_path: Path, truth: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    "known", [{"t_end_s": TRUTH["copy_h2d"]["t_start_s"]}, {"t_start_s": float("nan")}, {"h2d_bytes": 0}]
+    "known",
+    [
+        {"t_end_s": TRUTH["copy_h2d"]["t_start_s"]},
+        {"t_start_s": float("nan")},
+        {"h2d_bytes": 0},
+        {"h2d_bytes": 2 * TRUTH["copy_h2d"]["h2d_bytes"]},
+        {"t_end_s": (TRUTH["copy_h2d"]["t_start_s"] + TRUTH["copy_h2d"]["t_end_s"]) / 2},
+    ],
 )
 def test_a_known_copy_that_cannot_be_is_refused(tmp_path: Path, known: dict[str, Any]) -> None:
     for name in ("copy_h2d.csv.gz", "ring.csv.gz"):
         shutil.copy(TRACES / name, tmp_path)
     (tmp_path / "truth.json").write_text(json.dumps(TRUTH | {"copy_h2d": TRUTH["copy_h2d"] | known}))
-    with pytest.raises(ParamsError, match=r"trace: .*expected .* got .*; "):
+    with pytest.raises(ParamsError, match=r"trace: .*expected .* got .*; [cg]"):
         check_pcie(PcieParams.create(device="cpu", trace=str(tmp_path / "ring.csv.gz")))
 
 

@@ -139,7 +139,7 @@ def test_a_truth_that_is_not_what_was_counted_fails_by_that_name(tmp_path: Path)
     ("trace", "message"),
     [
         ("nowhere/ring.csv.gz", "there is no file 'nowhere/ring.csv.gz'"),
-        (str(TRACES / "truth.json"), "needs t_start_s.* for 'truth.json'"),
+        (str(TRACES / "truth.json"), "says nothing of 'truth.json'; it has 'copy_h2d'"),
     ],
 )
 def test_a_trace_that_is_not_there_or_is_none_is_refused_by_name(trace: str, message: str) -> None:

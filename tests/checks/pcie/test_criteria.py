@@ -14,6 +14,7 @@ from djinn_checks.checks.pcie.measurements import gather_measurements, summarize
 from djinn_checks.faults.pcie.traffic import (
     CEILING,
     CLAIMED_BYTES,
+    END_S,
     FULL_RATE,
     PASS_BYTES,
     START_S,
@@ -157,7 +158,19 @@ def test_a_short_hole_costs_its_windows_and_not_the_verdict() -> None:
     found = judged(make_evidence(make_series(keep=lambda t: (t < START_S + 3) | (t > START_S + 3.1))))
     assert found["rx_of_ceiling"].status is Status.PASS
     assert found["rx_of_ceiling"].observed == pytest.approx(1 - 6 / 600, abs=2 / 600)
+    assert found["claimed_vs_counted"].status is Status.PASS, "whatever passed in it is within the tolerance"
+
+
+def test_a_hole_in_which_much_may_have_passed_leaves_the_claim_open() -> None:
+    found = judged(make_evidence(make_series(keep=lambda t: (t < START_S + 3) | (t > START_S + 3.4))))
     assert found["claimed_vs_counted"].status is Status.INCONCLUSIVE
+    assert "for holes in the evidence" in found["claimed_vs_counted"].evidence
+
+
+def test_little_that_is_claimed_and_did_not_come_is_seen() -> None:
+    capacity = CEILING * (END_S - START_S)
+    found = judged(make_evidence(make_series(1e6), claimed_bytes=int(0.0099 * capacity)))
+    assert found["claimed_vs_counted"].status is Status.FAIL
 
 
 def test_a_counter_that_freezes_leaves_the_claims_open() -> None:

@@ -65,7 +65,7 @@ def test_the_true_number_of_windows_lies_between_the_bounds(rates: list[float], 
     found = make_evidence(blur(make_series(rate)))
     assert found.window_rates is not None
     count = len(found.window_rates)
-    low, high = _bound_lost_windows(found, limit * CEILING, count)
+    low, high = _bound_lost_windows(found, found.window_rates, found.counted_bytes, limit * CEILING)
     edge = 0.001  # a window whose rate is the limit to the last places is counted by either side
     above = sum(rates[n % len(rates)] > limit + edge for n in range(count))
     below = sum(rates[n % len(rates)] >= limit - edge for n in range(count))
