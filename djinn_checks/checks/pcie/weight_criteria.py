@@ -12,6 +12,7 @@ from __future__ import annotations
 from djinn_checks.checks.pcie.evidence import HOST_MEMORY, PcieEvidence
 from djinn_checks.checks.pcie.lean_pass import find_leanest_pass
 from djinn_checks.checks.pcie.why_more import LOST, say_why_more
+from djinn_checks.instruments.payload import FETCHED_TWICE, READ_BY_WAITS
 from djinn_checks.outcome import Criterion, Row
 from djinn_checks.units import GB, format_bytes
 
@@ -134,9 +135,9 @@ def _reads_are_used(evidence: PcieEvidence, doubt: str) -> Criterion:
         return row.skip(
             _NO_MODEL if not evidence.passes or evidence.weight_bytes is None else "nothing counts this link"
         )
-    if evidence.claimed_bytes is None:
-        return row.skip("the system keeps no count of the bytes it moves")
     usable = evidence.used_bytes or evidence.weight_bytes
+    if evidence.claimed_bytes is None:
+        return _came_unclaimed(evidence, row, usable)
     claimed = evidence.claimed_bytes / evidence.passes
     reader = evidence.reader.says if evidence.reader else "the reader is not known"
     return row.judge(
@@ -148,6 +149,17 @@ def _reads_are_used(evidence: PcieEvidence, doubt: str) -> Criterion:
         failed=f"{format_bytes(claimed - usable)} of each pass are fetched and not used, "
         f"{1 - usable / claimed if claimed else 0:.0%} of what is claimed",
     )
+
+
+def _came_unclaimed(evidence: PcieEvidence, row: Row, usable: int) -> Criterion:
+    """Without a count only bytes that no weights explain are seen, and not whose they are."""
+    beyond = (1 + FETCHED_TWICE) * usable + READ_BY_WAITS * evidence.duration_s / (evidence.passes or 1)
+    came = (evidence.least_bytes or 0.0) / (evidence.passes or 1)
+    if came <= beyond:
+        return row.skip("the system keeps no count of the bytes it moves")
+    missing = f"{format_bytes(came)} came in each pass, which has {format_bytes(usable)} of weights to use; the system "
+    missing += "keeps no count, so whose the others are is not known: give it one (`claimed_bytes`)"
+    return row.judge(None, "<=", int((1 + FETCHED_TWICE) * usable), evidence="counted payload", missing=missing)
 
 
 def _device_memory(evidence: PcieEvidence) -> Criterion:

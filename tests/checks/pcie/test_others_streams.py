@@ -215,3 +215,11 @@ def test_rows_of_embeddings_that_are_picked_on_the_host_need_not_come() -> None:
     row = judged(replace(larger, unrouted_bytes=table))["streams_the_model"]
     assert row.status is OPEN
     assert "rows of a table of embeddings" in row.reason
+
+
+def test_more_than_all_weights_that_nobody_claims_are_somebodys_and_nobody_knows_whose() -> None:
+    found = replace(make_evidence(), claimed_bytes=None)
+    assert judged(found)["reads_are_used"].status is Status.SKIP
+    row = judged(replace(found, used_bytes=PASS_BYTES // 2))["reads_are_used"]
+    assert row.status is OPEN
+    assert "give it one" in row.reason
