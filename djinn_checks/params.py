@@ -22,6 +22,7 @@ from djinn_checks.units import GB
 _PAPERMILL_NAMES = {"PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH", "PAPERMILL_CWD"}
 _SAVE_TO = "save_to"
 """Where a notebook saves its outcome: a route that the notebook itself takes, and no parameter of the check."""
+_NO_PARAMETER = "no parameter; a suite keeps its own files (--out), a notebook takes it by itself"
 
 
 class Params(BaseModel):
@@ -48,9 +49,8 @@ class Params(BaseModel):
     def from_notebook(cls, namespace: Mapping[str, Any]) -> Self:
         """Take the parameters from a notebook's globals.
 
-        papermill injects a cell that starts with "# Parameters" and only warns about names that the
-        notebook does not know. The cells that ran are in IPython's ``In``, so the injected names are
-        read from there and an unknown one is refused like anywhere else. `save_to` is the notebook's own.
+        papermill injects a cell that starts with "# Parameters" and only warns about names that are unknown. The cells
+        that ran are in IPython's ``In``: names are read from there and refused as anywhere. `save_to` is its own.
 
         Raises:
             ParamsError: as `create`; or `save_to` is no text, and the outcome could not be saved in the end.
@@ -82,11 +82,9 @@ def _explain(cls: type[Params], values: Mapping[str, Any], error: ValidationErro
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"] if isinstance(part, int) or part.isidentifier())
         field = str(problem["loc"][0]) if problem["loc"] else ""
-        if problem["type"] == "extra_forbidden" and field == _SAVE_TO:
-            lines.append(f"  {field}: no parameter; a suite keeps its own files (--out), a notebook takes it by itself")
-        elif problem["type"] == "extra_forbidden":
-            hint = suggest(field, cls.model_fields)
-            lines.append(f"  {field}: unknown name (got {values.get(field)!r}); {hint}")
+        if problem["type"] == "extra_forbidden":
+            said = f"unknown name (got {values.get(field)!r}); {suggest(field, cls.model_fields)}"
+            lines.append(f"  {field}: {_NO_PARAMETER if field == _SAVE_TO else said}")
         elif not field:
             lines.append(f"  {problem['msg'].removeprefix('Value error, ')}")
         else:
@@ -190,16 +188,6 @@ class LogitsParams(StreamingParams):
     """How far peak device memory may exceed the budget plus the working set, as a share."""
 
 
-_SOURCES = ("auto", "field", "gpm", "throughput")
-
-
-def _check_source(name: str) -> str:
-    """Let a source of counters pass that there is, or a function that stands in for one (module:function)."""
-    if name not in _SOURCES and ":" not in name:
-        raise ValueError(f"expected {', '.join(_SOURCES[:-1])} or {_SOURCES[-1]}; {suggest(name, _SOURCES)}")
-    return name
-
-
 class PcieParams(StreamingParams):
     """Parameters of the PCIe check."""
 
@@ -232,7 +220,7 @@ class PcieParams(StreamingParams):
     """How far claimed and counted bytes may lie apart, as a share."""
     sampler_hz: Annotated[float, Field(ge=50, le=4000)] = 1000.0
     """Readings of the PCIe counters per second."""
-    counters: Annotated[str, AfterValidator(_check_source)] = "auto"
+    counters: Annotated[str, Field(pattern="^(auto|field|gpm|throughput|.+:.+)$")] = "auto"
     """Source of the counters: auto, field, gpm or throughput."""
     sweep: bool = True
     """Also measure copies of 1 to 512 MiB, pinned and pageable."""

@@ -69,6 +69,33 @@ class Answer:
     """What the next forward is given, by name; empty if there is no cache."""
 
 
+def ask(model: Any, token_ids: Tensor, **carried: Any) -> Any:
+    """Return what a forward gives.
+
+    Raises:
+        SystemContractError: it met weights that were never put in their places, or is not called as it has to be.
+    """
+    try:
+        return model(token_ids, **carried, use_cache=True)
+    except (RuntimeError, NotImplementedError) as error:  # as PyTorch's operators say it
+        named = model.named_parameters() if isinstance(model, nn.Module) and "meta" in str(error) else ()
+        left = [name for name, value in named if value.is_meta]
+        if not left:
+            raise
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        raise SystemContractError(
+            f"a forward met weights on 'meta', where there are no bytes; there are still {', '.join(left[:3])}{more}: "
+            "put each in its place before it is used, a tied one under each of its names"
+        ) from error
+    except TypeError as error:
+        if "use_cache" not in str(error):
+            raise
+        raise SystemContractError(
+            "a forward is called as model(ids, use_cache=True), and behind the first one with its cache, too; it said: "
+            f"{error}; let what open() returns take them"
+        ) from error
+
+
 def read_answer(output: Any, *, needs_cache: bool) -> Answer:
     """Return the logits of a forward's output and its cache.
 
@@ -86,6 +113,11 @@ def read_answer(output: Any, *, needs_cache: bool) -> Answer:
             "way (__torch_dispatch__); expected a plain tensor: give what it holds"
         )
     plain = without_class(logits)
+    if plain.is_meta:
+        raise SystemContractError(
+            "a forward returned logits on 'meta', which have no values; expected them on the device: were all weights "
+            "put in their places?"
+        )
     if plain.ndim != 3 or plain.shape[0] != 1:
         raise SystemContractError(f"a forward returned logits {list(plain.shape)}; {expected}")
     carried = carried_over(output)

@@ -106,8 +106,7 @@ class CounterSeries:
     def windows(self, start_s: float, end_s: float, window_s: float, direction: str = "rx") -> tuple[Floats, Floats]:
         """Return starts and bytes of the whole windows within [start_s, end_s]; NaN is lost evidence.
 
-        That is also a window in which nothing was read, for it is known as a part of a mean only, and one beside a
-        query that took long (`blur`).
+        That is also a window in which nothing was read, and one beside a query that took long (`blur`).
 
         Raises:
             InstrumentError: as `check_span`, or the windows have no length.

@@ -16,6 +16,11 @@ def find_unseen_code(device: torch.device) -> str:
     """Return in words what may run unseen in this process; empty: nothing that PyTorch knows of."""
     if device.type == "cuda":
         return "it may be a CUDA graph that was replayed"
-    dynamo: Any = sys.modules.get("torch._dynamo.utils")
-    compiled = int(dynamo.counters["frames"].get("ok", 0)) if dynamo is not None else 0
+    compiled = count_compiled()
     return f"this process compiled {compiled} functions" if compiled else ""
+
+
+def count_compiled() -> int:
+    """Return how many functions PyTorch's compiler has compiled in this process."""
+    dynamo: Any = sys.modules.get("torch._dynamo.utils")
+    return int(dynamo.counters["frames"].get("ok", 0)) if dynamo is not None else 0

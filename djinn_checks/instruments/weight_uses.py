@@ -99,7 +99,7 @@ class UseLog:
         plain = bare(tensor)
         if plain is not None:
             key = next(self._keys) if how is How.ARITHMETIC else (name, how)
-            self._note(plain, name, key, frame, how, is_proxy=has_own_functions(tensor) or _has_other_modes())
+            self._note(plain, name, key, frame, how, is_proxy=has_own_functions(tensor) or has_other_modes())
 
     def note_if_known(self, tensor: Tensor, frame: Frame) -> None:
         """Note a tensor that no running module owns, if it has the shape of a weight that is known, or of several."""
@@ -199,7 +199,7 @@ def bare(tensor: Tensor) -> Tensor | None:
     return None if plain.is_quantized or plain.is_conj() or plain.is_neg() else plain
 
 
-def _has_other_modes() -> bool:
+def has_other_modes() -> bool:
     """Tell whether a mode of the system's own comes after this one: it may put other tensors in the place of those that
     are given here."""
     modes = [*_get_current_function_mode_stack(), *_get_current_dispatch_mode_stack()]

@@ -50,6 +50,7 @@ from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from djinn_checks.errors import SystemContractError
 from djinn_checks.instruments.memory_place import PlaceOf, find_place
 from djinn_checks.instruments.weight_evidence import How, WeightEvidence
 from djinn_checks.instruments.weight_uses import (
@@ -62,6 +63,7 @@ from djinn_checks.instruments.weight_uses import (
     Frame,
     UseLog,
     function_name,
+    has_other_modes,
     is_parameter,
     owned_name,
     tensors_in,
@@ -199,10 +201,32 @@ class WeightWitness:
             if parameter is not None and isinstance(result, Tensor) and result.dtype != parameter.dtype:
                 self._note(parameter, name)  # into another dtype is arithmetic; else it is a move
             return result
-        for tensor in tensors_in(args, kwargs):
+        tensors = tensors_in(args, kwargs)
+        for tensor in tensors:
             if is_parameter(tensor) or (name in CONSUMES):
                 self._note(tensor, name)
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if name in CONSUMES and any(type(tensor) is nn.Parameter and tensor.is_meta for tensor in tensors):
+            self._refuse_without_bytes(tensors, result)
+        return result
+
+    def _refuse_without_bytes(self, tensors: list[Tensor], result: Any) -> None:
+        """Some functions compute with a weight on `meta` as if it had bytes: what they give is memory as it was found.
+
+        Raises:
+            SystemContractError: such a weight was used, and nothing of the system's can have put another in its place.
+        """
+        if not isinstance(result, Tensor) or result.is_meta or has_other_modes():
+            return
+        thread = self._thread
+        module = thread.running[-1][0] if thread.running else None
+        weight = next(tensor for tensor in tensors if type(tensor) is nn.Parameter and tensor.is_meta)
+        leaf = owned_name(module, weight, direct_only=False) if module is not None else None
+        name = ".".join(filter(None, (thread.names.get(id(module), ""), leaf))) or f"one of shape {list(weight.shape)}"
+        raise SystemContractError(
+            f"a forward used the weight {name}, which is on 'meta' and has no bytes: what comes of it is memory as it "
+            "was found; put it in its place, a tied one under each of its names"
+        )
 
     def _note(self, tensor: Tensor, function: str) -> None:
         """Note a use, once per module call."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from djinn_checks.outcome import Outcome
+from djinn_checks.outcome import Outcome, Status
 from djinn_checks.report.faults.counts import retell
+
+_SAYS = {Status.FAIL: "does not hold: ", Status.INCONCLUSIVE: "not decided: "}
+"""Before the words of a criterion, which are a claim: else they would say the opposite of what was found."""
 
 
 def tell(outcome: Outcome) -> str:
@@ -13,5 +16,5 @@ def tell(outcome: Outcome) -> str:
     for row in outcome.criteria:
         before, found, after = outcome.summary.partition(f"{row.name}: ")
         if found and row.title and (not before or before.endswith((" ", ":"))):
-            return f"{before}{row.title}: {after} ({row.name})"
+            return f"{before}{_SAYS.get(row.status, '')}{row.title}: {after} ({row.name})"
     return outcome.summary

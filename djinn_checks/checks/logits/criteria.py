@@ -12,7 +12,7 @@ from operator import itemgetter
 from djinn_checks.checks.logits.evidence import LogitsEvidence, Statistic
 from djinn_checks.checks.logits.link_criteria import judge_link
 from djinn_checks.checks.logits.prompt_run import PHASES
-from djinn_checks.checks.logits.weight_criteria import judge_weights
+from djinn_checks.checks.logits.weight_criteria import judge_weights, weights_were_right
 from djinn_checks.measurements.logits import LogitsStatistics
 from djinn_checks.outcome import Criterion, Row
 from djinn_checks.units import format_bytes
@@ -24,6 +24,13 @@ _l2_position: Statistic = itemgetter("l2_position_max")
 _l2_whole: Statistic = itemgetter("l2_whole_max")
 _same_top_k: Statistic = itemgetter("top_k_identical_share")
 _same_top_token: Statistic = itemgetter("same_top_token_share")
+
+
+_OTHER_ARITHMETIC = (
+    "every weight that was seen in use had the reference's bytes, so the arithmetic was another: weights in another "
+    "layout or at addresses that 64 does not divide, other kernels, or a head over fewer positions; copy each weight "
+    "into a tensor of its own, or give require_bit_equality: false"
+)
 
 
 def judge_evidence(evidence: LogitsEvidence) -> tuple[Criterion, ...]:
@@ -67,14 +74,21 @@ def _judge_peak(row: Row, evidence: LogitsEvidence, peak: int | None, when: str)
 
 
 def _bit_equal(evidence: LogitsEvidence, phase: str) -> Criterion:
-    found = evidence.system.localisation
     row = Row(
         f"{phase}_bit_equal",
         f"Logits of the {phase} equal the resident model's bit for bit",
         unit="elements",
         required=evidence.params.require_bit_equality,
     )
-    return _judge_count(evidence, row, phase, _unequal, failed=str(found.first) if found and found.first else "")
+    return _judge_count(evidence, row, phase, _unequal, failed=_say_where_and_why(evidence, phase))
+
+
+def _say_where_and_why(evidence: LogitsEvidence, phase: str) -> str:
+    found = evidence.system.localisation
+    first = found.first if found else None
+    said = [str(first) if first.phase == phase else f"of all differences {first}"] if first else []
+    is_near = weights_were_right(evidence) and not evidence.count(phase, _neither) + evidence.count(phase, _nonfinite)
+    return "; ".join([*said, _OTHER_ARITHMETIC] if is_near else said)
 
 
 def _l2_or_top_k(evidence: LogitsEvidence, phase: str) -> Criterion:

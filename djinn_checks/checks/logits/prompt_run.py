@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from djinn_checks.checks.contract import read_answer
+from djinn_checks.checks.contract import ask, read_answer
 
 PHASES = ("prefill", "decode")
 
@@ -70,14 +70,14 @@ def run_prompt(
         SystemContractError: it returns no such thing.
     """
     with around():
-        answer = read_answer(model(token_ids, use_cache=True), needs_cache=needs_cache)
+        answer = read_answer(ask(model, token_ids), needs_cache=needs_cache)
     prefill = answer.logits[0].clone()  # a model may write every call's logits to the same place
     tokens = [_next_token(prefill[-1], forced, 0)]
     decode = []
     for step in range(decode_tokens):
         fed = tokens[-1].view(1, 1).to(token_ids.device)
         with around():
-            answer = read_answer(model(fed, **answer.carried, use_cache=True), needs_cache=False)
+            answer = read_answer(ask(model, fed, **answer.carried), needs_cache=False)
         decode.append(answer.logits[0, -1].clone())  # a model may write every step's logits to the same place
         tokens.append(_next_token(decode[-1], forced, step + 1))
     return PromptLogits(prefill, torch.stack(decode), torch.stack(tokens).cpu())

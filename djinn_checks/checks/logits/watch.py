@@ -23,10 +23,10 @@ import torch
 
 from djinn_checks.checks.contract import read_claim
 from djinn_checks.checks.logits.prompt_run import Prompt
-from djinn_checks.errors import SystemRefusedError
+from djinn_checks.errors import DjinnChecksError, SystemRefusedError
 from djinn_checks.instruments.memory import PeakMemory
 from djinn_checks.instruments.memory_place import PlaceOf, find_place_beside
-from djinn_checks.instruments.unseen_code import find_unseen_code
+from djinn_checks.instruments.unseen_code import count_compiled, find_unseen_code
 from djinn_checks.instruments.weight_uses import Digests
 from djinn_checks.instruments.weight_witness import QuietWitness, WeightEvidence, WeightWitness
 from djinn_checks.systems.base import System
@@ -181,6 +181,20 @@ class ReferenceWatch:
         return watch
 
 
+def _blame_compiler(error: Exception, *, is_watched: bool) -> str:
+    """Return how a forward that did not end is compiled, where that may be why: a witness is a function mode, and
+    PyTorch's compiler compiles anew, and otherwise, where one is on. Empty if nothing speaks for it."""
+    if isinstance(error, RuntimeError) and _COMPILED_WHOLE in str(error):
+        return f"with {_WATCHED_WHOLE}"
+    if not is_watched or not count_compiled() or isinstance(error, DjinnChecksError):
+        return ""
+    said = f"{type(error).__name__}: {error}".partition("\n")[0]
+    return (
+        f"by torch.compile, and a forward in which a weight witness looked on did not end ({said}); open it without "
+        "torch.compile for this check. What is compiled is not seen in use, so the answer is INCONCLUSIVE at best"
+    )
+
+
 @dataclass
 class SystemWatch:
     """Wraps each forward of a system: what it claims, when it ran, its peak memory, and what a witness saw of it."""
@@ -220,10 +234,10 @@ class SystemWatch:
         with witness or self.memory:
             try:
                 yield
-            except RuntimeError as error:
-                if _COMPILED_WHOLE not in str(error):
-                    raise
-                raise SystemRefusedError(f"system {self.system.name!r} is compiled with {_WATCHED_WHOLE}") from error
+            except Exception as error:
+                if said := _blame_compiler(error, is_watched=witness is not None):
+                    raise SystemRefusedError(f"system {self.system.name!r} is compiled {said}") from error
+                raise
         if self.system.device.type == "cuda":
             torch.cuda.current_stream(self.system.device).synchronize()
         self.spans.append(Span(place, start, self.clock(), witness is not None))

@@ -168,6 +168,12 @@ def _seen(evidence: LogitsEvidence) -> list[Watched]:
     return [found for found in evidence.system.watched if found.weights is not None]
 
 
+def weights_were_right(evidence: LogitsEvidence) -> bool:
+    """Whether weights were seen in use, and none of them had other bytes than the reference's."""
+    seen = [found.weights for found in evidence.watched if found.weights is not None]
+    return any(weights.used_bytes for weights in seen) and not any(weights.different for weights in seen)
+
+
 def _weights_at_use(evidence: LogitsEvidence) -> Criterion:
     row = Row(
         "weights_at_use",

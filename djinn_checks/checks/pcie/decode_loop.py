@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from djinn_checks.checks.contract import read_answer, read_claim
+from djinn_checks.checks.contract import ask, read_answer, read_claim
 from djinn_checks.checks.pcie.decode_run import DecodeRun
 from djinn_checks.checks.pcie.weights import KnownWeights, compare_weights
 from djinn_checks.checks.refusals import open_system
@@ -173,7 +173,7 @@ class _Loop:
         """Decode one token and wait for it."""
         if self._held >= self._context_tokens:
             self._cache, self._held = {}, 0
-        answer = read_answer(self._model(self._token, **self._cache, use_cache=True), needs_cache=False)
+        answer = read_answer(ask(self._model, self._token, **self._cache), needs_cache=False)
         self._cache, self._held = answer.carried, self._held + 1
         if not self._cache:
             raise ModelUnsupportedError(
