@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -33,17 +33,18 @@ class Params(BaseModel):
     )
     check: ClassVar[str]
 
+    if not TYPE_CHECKING:  # who checks types sees the fields
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise ParamsError(_explain(type(self), values, error)) from None
+
     @classmethod
     def create(cls, **values: Any) -> Self:
-        """Validate and return the parameters.
-
-        Raises:
-            ParamsError: at least one name is unknown or one value impossible; every offence is listed.
-        """
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            raise ParamsError(_explain(cls, values, error)) from None
+        """Validate and return the parameters; a `ParamsError` lists every unknown name and impossible value."""
+        return cls(**values)
 
     @classmethod
     def from_notebook(cls, namespace: Mapping[str, Any]) -> Self:
@@ -95,13 +96,10 @@ def _explain(cls: type[Params], values: Mapping[str, Any], error: ValidationErro
 
 def _yaml_hint(value: Any) -> str:
     """YAML 1.1 needs a dot in a float: 1e-3 arrives as text."""
-    if not isinstance(value, str):
-        return ""
     try:
-        float(value)
+        return f" as text: write it with a dot and no quotes ({float(value)!r})" if isinstance(value, str) else ""
     except ValueError:
         return ""
-    return f" as text: write it with a dot and no quotes ({float(value)!r})"
 
 
 def _check_device(name: str) -> str:

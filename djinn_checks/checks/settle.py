@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,20 @@ Progress = Callable[[str, float, float], None]
 """Called with the stage, what is done of it and what is to do: prompts, seconds, or 0 of 1 for a stage that is one."""
 
 
+def _vet_params(check: str, params: Any) -> None:
+    """Refuse what are no parameters of that check.
+
+    Raises:
+        ParamsError: they are another's, or none.
+    """
+    if getattr(params, "check", None) == check and hasattr(params, "model_dump"):
+        return
+    expected = f"{check.title()}Params"
+    kind = type(params).__name__
+    how = f"{expected}.create(**values)" if isinstance(params, Mapping) else f"{expected}.create(name=value)"
+    raise ParamsError(f"check_{check}: expected {expected}, got {kind}; make them by {how}")
+
+
 def settle_work(check: str, params: Any, work: Callable[[Facts], Outcome], clock: Clock) -> Outcome:
     """Run a check's work and return the outcome whatever happens, with the time that it took.
 
@@ -37,6 +51,7 @@ def settle_work(check: str, params: Any, work: Callable[[Facts], Outcome], clock
     Raises:
         ParamsError: a parameter turned out impossible before any weights were loaded.
     """
+    _vet_params(check, params)
     started_at, started = datetime.now(UTC).isoformat(timespec="seconds"), clock()
     facts: Facts = {"params": params.model_dump(), "started_at": started_at}
     there = set(threading.enumerate())

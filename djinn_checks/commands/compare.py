@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from djinn_checks.errors import IncompleteError
+from djinn_checks.report.suite.no_suite import say_no_suite
 from djinn_checks.units import format_seconds
 from djinn_checks.visible import make_visible
 
@@ -41,7 +42,7 @@ def _compare(options: argparse.Namespace) -> int:
     old, new = (read_finished(folder) for folder in (options.old, options.new))
     for folder, suite in ((options.old, old), (options.new, new)):
         if not suite.outcomes and not suite.unreadable:
-            raise RunnerError(f"{folder}: expected <check>.outcome.json files of a finished suite, found none")
+            raise RunnerError(say_no_suite(folder))
     unreadable = (old.unreadable, new.unreadable)
     rows = compare_suites(old.outcomes, new.outcomes, unreadable)
     shown = rows if options.all else [row for row in rows if row.differs or row.moved]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from djinn_checks.commands.merge import split_label
 from djinn_checks.errors import IncompleteError
+from djinn_checks.report.suite.no_suite import say_no_suite
 from djinn_checks.visible import make_visible
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _read(folders: Sequence[str]) -> tuple[list[Visit], list[str]]:
         host, folder = split_label(text)
         finished = read_finished(folder)
         if not finished.outcomes and not finished.unreadable:
-            problems.append(f"{folder}: expected <check>.outcome.json files of a finished suite, found none")
+            problems.append(say_no_suite(folder))
         problems += [f"{folder}: {why}" for why in finished.unreadable.values()]
         visits.append(Visit(label=folder.as_posix(), outcomes=finished.outcomes, host=host))
     if not any(visit.outcomes for visit in visits):

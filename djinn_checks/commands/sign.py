@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from djinn_checks.report.suite.no_suite import say_no_suite
 from djinn_checks.visible import make_visible
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def _sign(options: argparse.Namespace) -> int:
     from djinn_checks.verify.signature import sign_folder
 
     if not list_names(options.folder):
-        raise RunnerError(f"{options.folder}: expected <check>.outcome.json files of a finished suite, found none")
+        raise RunnerError(say_no_suite(options.folder))
     written = sign_folder(options.folder, options.key) if options.key else write_manifest(options.folder)
     print(make_visible(str(written)))
     return 0

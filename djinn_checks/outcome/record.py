@@ -66,6 +66,21 @@ class Outcome:
     started_at: str = ""
     """UTC, ISO 8601."""
 
+    def __str__(self) -> str:
+        """The verdict in one line, and what does not hold."""
+        rows = [row for row in self.failed_first if row.required]
+        lines = [f"{self.status.value} {self.check}: {self.summary}"]
+        lines += [
+            f"  {row.status.value} {row.name}: {row.reason}"
+            for row in rows
+            if row.status in (Status.FAIL, Status.INCONCLUSIVE)
+        ]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        rows = f"{len(self.criteria)} criteria"
+        return f"Outcome(check={self.check!r}, status={self.status.value}, {rows}, summary={self.summary!r})"
+
     @property
     def failed_first(self) -> tuple[Criterion, ...]:
         """The criteria in reading order: what went wrong first, required before informative."""

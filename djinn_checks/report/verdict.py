@@ -91,9 +91,16 @@ def render_context(outcome: Outcome) -> Html:
 
 
 def show(outcome: Outcome) -> None:
-    """Display the verdict in a notebook, and embed the outcome in the same output for those who read it later."""
-    from IPython.display import display  # only where a kernel runs
+    """Display the verdict in a notebook, and embed the outcome in the same output for those who read it later.
 
+    In a plain Python shell it is printed.
+    """
+    from IPython import get_ipython  # only where a kernel runs
+    from IPython.display import display
+
+    if get_ipython() is None:
+        print(describe(outcome))
+        return
     data = {"text/html": render_fragment(outcome), "text/plain": describe(outcome), OUTCOME_MIME: outcome.to_dict()}
     display(data, raw=True)
 

@@ -30,6 +30,7 @@ from djinn_checks.report.suite.crate import FILE_NAME, describe_folder
 from djinn_checks.report.suite.index import render_index
 from djinn_checks.report.suite.league import PAGE as LEAGUE
 from djinn_checks.report.suite.league import render_league
+from djinn_checks.report.suite.no_suite import say_no_suite
 from djinn_checks.report.suite.servers import PAGE as SERVERS
 from djinn_checks.report.suite.servers import render_servers
 from djinn_checks.suite.execution import find_notebook, is_notebook
@@ -128,7 +129,7 @@ def _try_render(folder: Path, outcomes: Mapping[str, Outcome], name: str) -> Pat
 def _read_some(folder: Path) -> FinishedSuite:
     finished = read_finished(folder)
     if not finished.outcomes and not finished.unreadable:
-        raise RunnerError(f"{folder}: expected <check>.outcome.json files of a finished suite, found none")
+        raise RunnerError(say_no_suite(folder))
     return finished
 
 

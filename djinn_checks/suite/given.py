@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pkgutil
+import re
 from collections.abc import Mapping, Sequence
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ SYSTEMS = "djinn_checks.systems"
 SHAPES = ("llama-2-7b", "llama-2-13b", "llama-2-70b", "tiny")
 """Shapes of random models that are known by name; any other is the path of a config.json."""
 _BUNDLED = "smollm2"
+_MAKES_NAMES = r"import \*|__getattr__|globals\(|exec\("
+"""In the text of a module: it may have names that are not written in it."""
 _RANDOM = "random:"
 _NEAR = 0.8
 """So alike are a name and what it was meant to be, by difflib's measure."""
@@ -96,12 +100,37 @@ def _refuse_module(name: str) -> None:
     module, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
         raise ParamsError(f"system: {name!r} is no module:Class, as in my_package.streamer:LayerByLayer")
-    outermost = module.partition(".")[0]
-    if importlib.util.find_spec(outermost) is None and PathFinder.find_spec(outermost, [os.getcwd()]) is None:
+    outermost, *inner = module.split(".")
+    spec = importlib.util.find_spec(outermost) or PathFinder.find_spec(outermost, [os.getcwd()])
+    if spec is None:
         raise ParamsError(
             f"system: {name!r}: there is no module {outermost!r} in this Python's environment, nor in the "
             "working folder"
         )
+    found, places = outermost, list(spec.submodule_search_locations or ())
+    for part in inner:
+        spec = (
+            PathFinder.find_spec(part, places) if places else None
+        )  # by its own name, or its parent would be imported
+        if spec is None:
+            known = sorted(each.name for each in pkgutil.iter_modules(places))
+            raise ParamsError(f"system: {name!r}: there is no module {part!r} in {found!r}; {suggest(part, known)}")
+        found, places = f"{found}.{part}", list(spec.submodule_search_locations or ())
+    _refuse_unwritten(name, found, spec, attribute.partition(".")[0])
+
+
+def _refuse_unwritten(name: str, module: str, spec: ModuleSpec, attribute: str) -> None:
+    """Refuse a class whose name is nowhere in its module's text, unless the text may make names that are not in it."""
+    if not spec.origin or not spec.origin.endswith(".py"):
+        return
+    try:
+        text = Path(spec.origin).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return
+    if re.search(rf"\b{re.escape(attribute)}\b", text) or re.search(_MAKES_NAMES, text):
+        return
+    classes = re.findall(r"^class (\w+)", text, re.MULTILINE)
+    raise ParamsError(f"system: {name!r}: {module} has no {attribute!r}; {suggest(attribute, classes)}")
 
 
 def _refuse_model(name: str) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from djinn_checks.errors import RunnerError
 from djinn_checks.outcome import Outcome
 from djinn_checks.report.suite.hosts import UNKNOWN, find_machines, is_label, join_host, split_host
+from djinn_checks.report.suite.no_suite import say_no_suite
 from djinn_checks.suite.files import OUTCOME, list_files, list_names, read_finished
 from djinn_checks.suite.folder import render_fault_notes, render_names, write_index
 from djinn_checks.suite.lock import alone_in, reading
@@ -117,7 +118,7 @@ def _refuse_impossible(parts: Sequence[Part], out: Path) -> None:
                 f"{part.host}={part.folder}: a host is named by letters, digits, hyphens and underscores, 40 at most"
             )
         if not part.folder.is_dir() or not list_names(part.folder):
-            raise RunnerError(f"{part.folder}: expected <check>.outcome.json files of a finished suite, found none")
+            raise RunnerError(say_no_suite(part.folder))
         if part.folder.resolve() == out.resolve():
             raise RunnerError(f"{out}: is one of the folders that are merged; choose another with --out")
 

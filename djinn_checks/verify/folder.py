@@ -9,6 +9,7 @@ from djinn_checks.errors import DjinnChecksError, RunnerError
 from djinn_checks.outcome import Outcome, Status
 from djinn_checks.outcome.fields import make_encodable
 from djinn_checks.report.suite.hosts import split_host
+from djinn_checks.report.suite.no_suite import say_no_suite
 from djinn_checks.suite.files import OUTCOME, FinishedSuite, is_file_of, list_names
 from djinn_checks.suite.folder import FRONT
 from djinn_checks.suite.manifest import MANIFEST, SIGNATURE, list_changes, read_manifest, walk
@@ -50,7 +51,7 @@ def verify_folder(
     """
     names = list_names(folder)
     if not names:
-        raise RunnerError(f"{folder}: expected <check>{OUTCOME} files of a finished suite, found none")
+        raise RunnerError(say_no_suite(folder))
     files, odd = walk(folder)
     yield from (disagrees(name, "", "is a link or a special file, and no part of a folder") for name in odd)
     signed = verify_signature(folder, signers)

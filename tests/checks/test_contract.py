@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from djinn_checks.checks.contract import read_answer, read_claim, vet_opened
+from djinn_checks.checks.contract import ask, read_answer, read_claim, vet_opened
 from djinn_checks.checks.logits.check import check_logits
 from djinn_checks.checks.refusals import open_system
 from djinn_checks.errors import NoWeightError, SystemContractError
@@ -68,6 +68,24 @@ LOGITS = torch.zeros(1, 3, 7)
 def test_an_answer_that_is_none_is_named(answer: Any, says: str) -> None:
     with pytest.raises(SystemContractError, match=says):
         read_answer(answer, needs_cache=True)
+
+
+def test_logits_on_meta_have_no_values() -> None:
+    with pytest.raises(SystemContractError, match="logits on 'meta', which have no values"):
+        read_answer(SimpleNamespace(logits=LOGITS.to("meta")), needs_cache=False)
+
+
+def test_weights_that_were_never_put_in_their_places_are_named() -> None:
+    module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3).to("meta"))
+    forward = module.forward
+    module.forward = lambda ids, use_cache: forward(ids) @ module[1].weight.sum()  # type: ignore[method-assign]
+    with pytest.raises(SystemContractError, match=r"there are still 1\.weight, 1\.bias: put each in its place"):
+        ask(module, torch.zeros(2, 3))
+
+
+def test_a_model_that_does_not_know_how_it_is_called_is_told() -> None:
+    with pytest.raises(SystemContractError, match=r"called as model\(ids, use_cache=True\).*unexpected keyword"):
+        ask(lambda ids: ids, torch.zeros(1, 3))
 
 
 def test_an_answer_with_logits_and_a_cache_is_let_be() -> None:

@@ -80,8 +80,10 @@ def test_what_no_check_that_would_run_has_is_refused() -> None:
         ({"model": "random:tinny"}, "did you mean 'random:tiny'"),
         ({"model": "smolm2"}, "did you mean 'smollm2'"),
         ({"model": "./no/such/folder"}, "there is no folder"),
+        ({"system": "tests.fake:TinyModel"}, "there is no module 'fake' in 'tests'; did you mean 'fakes'"),
+        ({"system": "tests.fakes:StreamingFakke"}, "tests.fakes has no 'StreamingFakke'; did you mean 'StreamingFake'"),
     ],
-    ids=["system", "shape", "model", "folder"],
+    ids=["system", "shape", "model", "folder", "module", "class"],
 )
 def test_a_name_that_nothing_answers_to_is_exit_2_before_a_kernel_starts(
     values: dict[str, str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -90,6 +92,18 @@ def test_a_name_that_nothing_answers_to_is_exit_2_before_a_kernel_starts(
     assert main(["run", str(suite), "--out", str(tmp_path / "out")]) == 2
     assert says in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_class_that_a_module_may_make_without_writing_its_name_is_let_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("makes_names.py").write_text("from tests.fakes import *\n")
+    Path("imports_one.py").write_text("from tests.fakes import StreamingFake as Mine\n")
+    for name in ("makes_names:Whatever", "imports_one:Mine", "tests.fakes:StreamingFake.open"):
+        given.refuse_unknown_names({"system": name})
+    with pytest.raises(ParamsError, match="imports_one has no 'Yours'"):
+        given.refuse_unknown_names({"system": "imports_one:Yours"})
 
 
 def test_names_that_may_be_anybody_s_are_let_be(tmp_path: Path) -> None:

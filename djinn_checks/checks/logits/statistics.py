@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from djinn_checks.checks.logits.distances import DifferenceHistogram, UlpHistogram, bit_view, ordered_integers
+from djinn_checks.errors import SystemContractError
 from djinn_checks.measurements.logits import DeltaP, KlByPosition, KlDivergence, LogitsStatistics, Margins, Perplexities
 
 _CHUNK_ELEMENTS = 1 << 22  # float64 temporaries of 32 MiB each
@@ -96,13 +97,13 @@ class LogitStatistics:
             positions: `describe_reference` of the same reference logits.
 
         Raises:
-            ValueError: the two have different shapes or dtypes, or a dtype that is not supported.
+            SystemContractError: the two have different shapes or dtypes.
+            ValueError: a dtype that is not supported.
         """
         if reference.shape != system.shape or reference.dtype != system.dtype:
-            raise ValueError(
+            raise SystemContractError(
                 f"logits of the system: expected {list(reference.shape)} {reference.dtype} as the reference's, "
-                f"got {list(system.shape)} {system.dtype}; cut off what was added to the vocabulary, and answer in the "
-                "model's data type"
+                f"got {list(system.shape)} {system.dtype}; {_remedy(reference, system)}"
             )
         chunks = [
             self._add_chunk(reference[start:stop].to(system.device), system[start:stop], positions.slice(start, stop))
@@ -282,3 +283,11 @@ def _margins(margins: Floats) -> Margins:
         "edges": list(_MARGIN_EDGES),
         "counts": counts.tolist(),
     }
+
+
+def _remedy(reference: Tensor, system: Tensor) -> str:
+    if reference.shape[0] != system.shape[0]:
+        return "give logits of each token of the prompt, or of the last ones alone"
+    if reference.shape[-1] != system.shape[-1]:
+        return "cut off what was added to the vocabulary"
+    return "answer in the model's data type"

@@ -8,6 +8,7 @@ holds both against the outcomes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +18,7 @@ from djinn_checks.outcome import Outcome, Status
 from djinn_checks.report.gate.reports import ask, explain, list_unmet, see
 from djinn_checks.report.suite.league import League, league_columns, list_league, rank_systems
 from djinn_checks.report.suite.markdown import draw_table, plain
+from djinn_checks.report.suite.no_suite import say_no_suite
 from djinn_checks.report.suite.servers import Ranking, list_servers, rank_servers, server_columns, tell_ceilings
 from djinn_checks.report.summary import tell
 from djinn_checks.units import GB
@@ -55,7 +57,7 @@ def render_verdicts(
         OutcomeError: there is no outcome.
     """
     if not outcomes and not unreadable:
-        raise OutcomeError(f"{folder}: expected <check>.outcome.json files of a finished suite, found none")
+        raise OutcomeError(say_no_suite(Path(folder)))
     rows = [
         (_link(folder, name), _verdict(outcome.status), plain(_summarize(outcome)), _commit(outcome))
         for name, outcome in sorted(outcomes.items())

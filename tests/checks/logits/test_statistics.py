@@ -14,6 +14,7 @@ from torch import Tensor
 
 from djinn_checks.checks.logits.distances import LOG10_EDGES, DifferenceHistogram, UlpHistogram, ordered_integers
 from djinn_checks.checks.logits.statistics import LogitStatistics, describe_reference
+from djinn_checks.errors import SystemContractError
 
 K = 5
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -161,10 +162,12 @@ def test_equal_logits_are_ranked_by_token_id() -> None:
 def test_logits_of_another_shape_or_dtype_are_refused() -> None:
     reference, system, tokens = logits(torch.float32)
     positions = describe_reference(reference, tokens, K)
-    with pytest.raises(ValueError, match=r"expected \[40, 61\]"):
+    with pytest.raises(SystemContractError, match=r"expected \[40, 61\].*cut off what was added to the vocabulary"):
         LogitStatistics(l2_threshold=0.1).add(reference, system[:, :-1], positions)
-    with pytest.raises(ValueError, match=r"torch\.float16"):
+    with pytest.raises(SystemContractError, match=r"torch\.float16; answer in the model's data type"):
         LogitStatistics(l2_threshold=0.1).add(reference, system.half(), positions)
+    with pytest.raises(SystemContractError, match=r"got \[39, 61\].*give logits of each token of the prompt"):
+        LogitStatistics(l2_threshold=0.1).add(reference, system[:-1], positions)
 
 
 finite_bits = {

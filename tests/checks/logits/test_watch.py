@@ -159,6 +159,53 @@ def test_what_is_compiled_cannot_be_watched_and_the_reason_says_so(system: Any, 
     assert says in outcome.summary
 
 
+class CompiledAsAWhole(StreamingFake):
+    """All of it is compiled, layers that are put in their places by hooks as well."""
+
+    def open(self) -> Any:
+        return torch.compile(super().open(), backend="eager")
+
+
+def test_a_compiled_model_is_open_and_no_error() -> None:
+    outcome = run(CompiledAsAWhole)
+    assert outcome.status is Status.INCONCLUSIVE, outcome.summary
+
+
+class ForgetsItsHead(StreamingFake):
+    """The head stays where the skeleton had it. A linear function of PyTorch's computes with it all the same."""
+
+    def open(self) -> Any:
+        module = super().open()
+        head = module.lm_head
+        head.weight = torch.nn.Parameter(head.weight.to("meta"), requires_grad=False)
+        return module
+
+
+def test_a_weight_without_bytes_that_was_computed_with_is_named() -> None:
+    outcome = run(ForgetsItsHead)
+    assert outcome.status is Status.ERROR
+    assert "lm_head.weight" in outcome.summary
+    assert "'meta'" in outcome.summary
+
+
+class LiesOtherwise(StreamingFake):
+    """Each matrix is kept transposed: the bytes are right, and the arithmetic may round otherwise."""
+
+    def fill(self, index: int) -> None:
+        for name, value in self.host[index].items():
+            kept = value.t().contiguous().t() if value.ndim == 2 else value.clone()
+            self.blocks[index].get_parameter(name).data = kept
+            self.moved += value.nbytes
+
+
+def test_where_the_weights_were_right_it_is_said_that_the_arithmetic_differs() -> None:
+    outcome = run(LiesOtherwise)
+    assert not outcome.criterion("weights_at_use").observed
+    for name in ("prefill_bit_equal", "decode_bit_equal"):
+        row = outcome.criterion(name)
+        assert row.status is Status.PASS or "copy each weight into a tensor of its own" in row.reason  # by the CPU
+
+
 class SpoiltAfterALook(OneSetOfPlaces):
     """A weight is looked at, and then some of its bytes are written in a way that raises no version."""
 

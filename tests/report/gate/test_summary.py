@@ -43,7 +43,7 @@ def test_the_verdict_comes_first_then_a_line_for_each_claim_then_what_did_not_ho
     lines = render_summary(make_reports(), title="smoke").splitlines()
     assert lines[0] == "## 💥 ERROR: smoke (1 PASS, 1 FAIL, 1 INCONCLUSIVE, 2 ERROR)"
     text = "\n".join(lines)
-    found = "It fails the link idles: the link idles (fails)"
+    found = "does not hold: It fails the link idles: the link idles (fails)"
     assert f"| ❌ | [logits](out/logits.html) | **FAIL** | {found} | 12 s |" in text
     assert "| ✅ | [logits-ok](out/logits-ok.html) | **PASS** | fine |  |" in text
     row = "| logits | **FAIL**: It fails the link idles (fails) | 50 % | at least 90 % | the link idles |"

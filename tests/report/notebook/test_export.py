@@ -202,7 +202,15 @@ def test_papermills_red_letters_are_said_quietly() -> None:
 def displayed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     shown: list[dict[str, Any]] = []
     monkeypatch.setattr(IPython.display, "display", lambda data, raw: shown.append(data))
+    monkeypatch.setattr(IPython, "get_ipython", object)
     return shown
+
+
+def test_where_no_kernel_runs_the_verdict_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    show(samples.failed())
+    told = capsys.readouterr().out
+    assert told.startswith("FAIL: ")
+    assert "<style" not in told
 
 
 def test_show_embeds_the_outcome_beside_its_picture(displayed: list[dict[str, Any]]) -> None:

@@ -143,7 +143,7 @@ def test_the_command_prints_marks_and_writes_a_page_and_names_what_it_cannot_rea
     told = capsys.readouterr()
     assert "3 outcomes in 3 folders" in told.out
     assert "is not JSON" in told.err
-    assert "found none" in told.err
+    assert "there is no such folder" in told.err
     assert main(["history", str(tmp_path / "none")]) == 2
 
 
