@@ -21,17 +21,21 @@ from djinn_checks.faults.pcie.streams import (
 from djinn_checks.faults.pcie.traffic import (
     BUDGET_BYTES,
     CEILING,
+    COPIES,
     END_S,
+    FEW_WORDS,
     FULL_RATE,
     IN_PLACE,
     MODEL_BYTES,
     PASS_BYTES,
+    PASSES,
     START_S,
     make_evidence,
     make_health,
     make_series,
 )
 from djinn_checks.instruments.counters import WRAP, build_series
+from djinn_checks.instruments.payload import ANSWER_BYTES
 
 _ELSE_BYTES = 3 * 10**8
 """KV cache and buffers on the device beside weights."""
@@ -60,6 +64,25 @@ def skips_layers(layers: float) -> PcieEvidence:
 def reads_junk_beside_a_copy(share: float) -> PcieEvidence:
     """Have this share of the weights resident, and read as many junk bytes in place as streaming them would."""
     return with_run(make_in_place(), held_bytes=max(BUDGET_BYTES, int(share * MODEL_BYTES)) + _ELSE_BYTES)
+
+
+def skips_every_other_pass(share: float) -> PcieEvidence:
+    """Use half of the link, and leave this share of every second pass to the ones between."""
+    rate, pass_s, pass_bytes = FULL_RATE / 2, DURATION_S / PASSES, PASS_BYTES // 2
+
+    def came(t: float) -> float:
+        return rate * (1 - share if int((t - START_S) / pass_s) % 2 else 1 + share) if t < END_S else 0.0
+
+    found = replace(make_evidence(make_series(came)), weight_bytes=BUDGET_BYTES + pass_bytes)
+    moved = pass_bytes * PASSES
+    return replace(with_run(found, predicted_bytes=pass_bytes, claimed_bytes=moved), claimed_bytes=moved)
+
+
+def reads_few_words_and_sends_junk(share: float) -> PcieEvidence:
+    """Fill the wire with requests for few words, claim what copies would have brought, and send this share back."""
+    wire = FULL_RATE * (COPIES + ANSWER_BYTES) / COPIES
+    read = wire * FEW_WORDS / (FEW_WORDS + ANSWER_BYTES)
+    return make_evidence(make_series(read, request_bytes=FEW_WORDS, sent_data=share * CEILING))
 
 
 def wastes(share: float) -> PcieEvidence:
