@@ -79,7 +79,8 @@ def _injected_names(cells: Any) -> set[str]:
 
 
 def _explain(cls: type[Params], values: Mapping[str, Any], error: ValidationError) -> str:
-    lines = [f"{cls.check} params: {error.error_count()} problem(s)"]
+    lines: list[str] = []
+    messages: dict[str, list[str]] = {}  # a value that may be of one of several types is told each of them
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"] if isinstance(part, int) or part.isidentifier())
         field = str(problem["loc"][0]) if problem["loc"] else ""
@@ -89,9 +90,10 @@ def _explain(cls: type[Params], values: Mapping[str, Any], error: ValidationErro
         elif not field:
             lines.append(f"  {problem['msg'].removeprefix('Value error, ')}")
         else:
-            message, came = problem["msg"].removeprefix("Value error, "), problem["input"]
-            lines.append(f"  {name}: {message}; got {came!r}{_yaml_hint(came)}")
-    return "\n".join(lines)
+            messages.setdefault(name, []).append(problem["msg"].removeprefix("Value error, "))
+            told = f"  {name}: {', or: '.join(messages[name])}; got {problem['input']!r}{_yaml_hint(problem['input'])}"
+            lines = [*(line for line in lines if not line.startswith(f"  {name}: ")), told]
+    return "\n".join([f"{cls.check} params: {len(lines)} problem{'s' if len(lines) > 1 else ''}", *lines])
 
 
 def _yaml_hint(value: Any) -> str:

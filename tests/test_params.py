@@ -23,12 +23,12 @@ def test_an_unknown_name_gets_the_nearest_known_one() -> None:
 
 def test_every_offence_is_listed_at_once() -> None:
     message = refused(passes=1, budget_gb=-2.0, dtype="fp16")
-    assert "3 problem(s)" in message
+    assert "3 problems" in message
     assert all(name in message for name in ("passes", "budget_gb", "dtype", "float16"))
 
 
 def test_a_problem_is_named_as_its_file_names_it() -> None:
-    assert "  prompts: Input should be greater than or equal to 1; got -1" in refused(prompts=-1)
+    assert "  decode_tokens: Input should be greater than or equal to 1; got -1" in refused(decode_tokens=-1)
     with pytest.raises(ParamsError, match=r"server_address: expected http://HOST:PORT, got 'localhost:5556'"):
         PARAMS["agents"].create(server_address="localhost:5556")
 
@@ -52,6 +52,17 @@ def test_two_budgets_at_once_are_refused_and_none_means_a_quarter() -> None:
     assert "give one of the two" in refused(budget_fraction=0.5, budget_gb=1.0)
     assert LogitsParams.create().budget_bytes(1000) == 250
     assert LogitsParams.create(budget_gb=2.0).budget_bytes(1000) == 2_000_000_000
+
+
+def test_a_value_that_may_be_of_two_types_is_told_both_in_one_line() -> None:
+    said = refused(prompts=31)
+    assert said.endswith("prompts: Input should be less than or equal to 30, or: Input should be a valid list; got 31")
+    assert "1 problem\n" in said
+
+
+def test_the_class_itself_refuses_as_its_factory_does() -> None:
+    with pytest.raises(ParamsError, match=r"modle: unknown name \(got 'x'\); did you mean 'model'"):
+        LogitsParams(modle="x")  # type: ignore[call-arg]
 
 
 def test_params_are_frozen() -> None:

@@ -79,8 +79,10 @@ def render_failure(failure: Failure) -> Html:
     trace = escape(failure.traceback.rstrip())
     name = "Traceback" if trace.startswith(("Traceback", "---")) else "Last output"
     folded = f"<details><summary>{name}</summary><pre>{trace}</pre></details>" if trace else ""
+    place = f"{failure.file}:{failure.line}" if failure.line is not None else failure.file
+    where = f" in <code>{escape(place)}</code>" if place else ""
     return Html(
-        f'<section class="failure"><h2>What stopped the check</h2><p><code>{escape(failure.type)}</code></p>'
+        f'<section class="failure"><h2>What stopped the check</h2><p><code>{escape(failure.type)}</code>{where}</p>'
         f"<pre>{escape(failure.message)}</pre>{folded}</section>"
     )
 
