@@ -11,7 +11,7 @@ import pytest
 from djinn_checks.checks.run import run_check
 from djinn_checks.outcome import Outcome, Status
 
-PARAMS = SimpleNamespace(device="cpu", system="ring", model="random:tiny", model_dump=dict)
+PARAMS = SimpleNamespace(check="logits", device="cpu", system="ring", model="random:tiny", model_dump=dict)
 
 
 @pytest.mark.parametrize("crashes", [False, True])

@@ -26,7 +26,7 @@ from djinn_checks.checks.logits.prompt_run import Prompt
 from djinn_checks.errors import DjinnChecksError, SystemRefusedError
 from djinn_checks.instruments.memory import PeakMemory
 from djinn_checks.instruments.memory_place import PlaceOf, find_place_beside
-from djinn_checks.instruments.unseen_code import count_compiled, find_unseen_code
+from djinn_checks.instruments.unseen_code import find_unseen_code, was_compiled
 from djinn_checks.instruments.weight_uses import Digests
 from djinn_checks.instruments.weight_witness import QuietWitness, WeightEvidence, WeightWitness
 from djinn_checks.systems.base import System
@@ -186,7 +186,7 @@ def _blame_compiler(error: Exception, *, is_watched: bool) -> str:
     PyTorch's compiler compiles anew, and otherwise, where one is on. Empty if nothing speaks for it."""
     if isinstance(error, RuntimeError) and _COMPILED_WHOLE in str(error):
         return f"with {_WATCHED_WHOLE}"
-    if not is_watched or not count_compiled() or isinstance(error, DjinnChecksError):
+    if not is_watched or isinstance(error, DjinnChecksError) or not was_compiled(error):
         return ""
     said = f"{type(error).__name__}: {error}".partition("\n")[0]
     return (
