@@ -26,8 +26,6 @@ LATE_S = 2.0
 """How long a reading behind a copy is waited for."""
 NO_READING = "calibration: the counters have no reading for the time of the known copy"
 _ENOUGH_READINGS = 20
-_HEAVIEST_READING = 64e3
-"""Bytes that a reading is believed to move itself, 16 kB on an H200: more that passes on an idle link is somebody's."""
 _IDLE_SHARE = 0.01
 """Of a copy's rate: less was received before it, so the link was at rest and only the readings moved bytes."""
 Span = tuple[float, float]
@@ -41,7 +39,7 @@ class Calibration:
     wire_per_payload: float
     """Received on the wire for each byte of payload."""
     idle_bytes_per_s: float
-    """What the counters see with nothing going on, less what their readings move themselves."""
+    """What the counters see with nothing going on, readings included."""
     residual: float | None
     """|counted / known - 1| of a second known copy, counted with the first one's ratio."""
     payload_bytes: int
@@ -116,7 +114,7 @@ def calibrate_by_spans(series: CounterSeries, idle: Span, copies: Sequence[Span]
     laws = [(rx - ANSWER_BYTES / REQUEST_BYTES * tx) / payload_bytes for rx, tx in counts]
     return Calibration(
         wire_per_payload=ratios[0],
-        idle_bytes_per_s=max(0.0, idle_rate - _weigh_readings(series, idle, ruler)),
+        idle_bytes_per_s=idle_rate,
         residual=abs(ratios[1] / ratios[0] - 1) if len(ratios) > 1 else None,
         payload_bytes=payload_bytes,
         law_error=max(abs(share - 1) for share in laws) if series.wraps else None,
@@ -164,12 +162,6 @@ def weigh_ruler(series: CounterSeries, start_s: float, end_s: float) -> RulerWei
         return None
     rx, tx = (float(np.median(np.diff(sums[inside]))) for sums in (series.rx_bytes, series.tx_bytes))
     return RulerWeight(rx_bytes=rx, tx_bytes=tx)
-
-
-def _weigh_readings(series: CounterSeries, span: Span, ruler: RulerWeight | None) -> float:
-    """Return what readings move themselves in a span, in bytes a second; 0 if that is not known."""
-    weight = min(ruler.rx_bytes, _HEAVIEST_READING) if ruler else 0.0
-    return weight * series.readings_between(*span) / (span[1] - span[0])
 
 
 def _is_idle(series: CounterSeries, span: Span, busy_bytes_per_s: float) -> bool:

@@ -17,6 +17,8 @@ from djinn_checks.instruments.counters import CounterSeries, Floats, Integers
 
 _WIDE_S = 0.02
 """Beside neighbouring readings, these are held against each other: the time of the queries hardly counts then."""
+_STILL = 0.01
+"""So many readings with the values of the one before: the counters are renewed less often than they are read."""
 DIRECTIONS = ("rx", "tx")
 
 
@@ -58,12 +60,12 @@ def find_fastest_steps(series: CounterSeries, start_s: float, end_s: float) -> l
 
     Counters that are renewed less often than they are read stand still between: a step begins where they last moved.
     """
-    inside = _readings(series, start_s, end_s)
+    inside, before_s = _readings(series, start_s, end_s), _last_moved(series)
     steps = []
     for direction in DIRECTIONS:
         sums = _sums(series, direction)[inside]
         after, t_s = series.raw.after_s[inside], series.t_s[inside]
-        before = _last_moved(series, inside)
+        before = before_s[inside]
         first = np.arange(len(t_s))
         pairs = [(first, np.searchsorted(t_s, t_s + _WIDE_S))]
         if series.wraps:  # a source of rates gives means over a time of its own: neighbours share bytes
@@ -87,16 +89,20 @@ def find_fastest_steps(series: CounterSeries, start_s: float, end_s: float) -> l
     return steps
 
 
-def _last_moved(series: CounterSeries, inside: slice) -> Floats:
+def _last_moved(series: CounterSeries) -> Floats:
     """Return of each reading since when its two values may be as they are, by the clock before a query.
 
-    Its own, if the counters are live; if others had the same values, that of the last reading that had not.
+    Its own, if the counters are live. Where they are renewed less often than they are read, as equal neighbours show,
+    the last reading that had other values.
     """
-    rx, tx, before = series.rx_bytes[inside], series.tx_bytes[inside], series.raw.before_s[inside]
-    numbers = np.arange(len(rx))
-    moved = np.concatenate([[True], (np.diff(rx) != 0) | (np.diff(tx) != 0)])[: len(rx)]
+    before, numbers = series.raw.before_s, np.arange(len(series.t_s))
+    if len(numbers) < 2:
+        return before
+    moved = np.concatenate([[True], (np.diff(series.rx_bytes) != 0) | (np.diff(series.tx_bytes) != 0)])
+    if moved.mean() > 1 - _STILL:
+        return before
     since = np.maximum.accumulate(np.where(moved, numbers, 0))
-    return np.asarray(before[np.where(since < numbers, np.maximum(since - 1, 0), numbers)], dtype=np.float64)
+    return np.asarray(before[np.maximum(since - 1, 0)], dtype=np.float64)
 
 
 def find_standstill(series: CounterSeries, start_s: float, end_s: float) -> Standstill | None:

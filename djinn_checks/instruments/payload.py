@@ -217,7 +217,8 @@ class PayloadCounter:
         if not self.by_law:
             return np.maximum(by_ratio, 0.0)
         by_law = rx - ANSWER_BYTES / REQUEST_BYTES * tx
-        return np.maximum(np.where(tx <= _EXPLAINED * rx, by_law, by_ratio), 0.0)
+        fewest = rx * SMALLEST_REQUEST_BYTES / (SMALLEST_REQUEST_BYTES + ANSWER_BYTES)
+        return np.maximum(np.where(tx <= _EXPLAINED * rx, np.maximum(by_law, fewest), by_ratio), 0.0)
 
 
 def name_reader(rx_bytes: float, tx_bytes: float, *, largest_bytes: float = LARGEST_REQUEST_BYTES) -> Reader:

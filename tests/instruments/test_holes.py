@@ -28,7 +28,8 @@ def made(kept: list[int], busy: tuple[int, int]) -> tuple[CounterSeries, np.ndar
 def links(draw: st.DrawFn) -> tuple[CounterSeries, np.ndarray]:
     first = draw(st.integers(0, READINGS - 2))
     busy = first, draw(st.integers(first + 1, READINGS - 1))
-    gaps = draw(st.lists(st.tuples(st.integers(1, READINGS - 2), st.integers(40, 200)), max_size=3))
+    gap = st.tuples(st.integers(1, READINGS - 42), st.integers(40, 200))  # so long, to the last reading too, is a hole
+    gaps = draw(st.lists(gap, max_size=3))
     missing = {number for start, length in gaps for number in range(start, start + length)}
     kept = [number for number in range(READINGS) if number not in missing or number in (0, READINGS - 1)]
     return made(kept, busy)

@@ -128,19 +128,21 @@ def _share_of_windows(
         return None, doubt or "the run is shorter than one window"
     if doubt:
         return None, doubt
-    lost = np.isnan(rates)
+    lost, holds = np.isnan(rates), operator.gt if comparison == ">" else operator.ge
+    unclear = evidence.unclear_rate
 
-    def share(rates: Floats, total: float | None, side: int) -> float:
-        met = rates > limit if comparison == ">" else rates >= limit
-        return (int((met & ~lost).sum()) + _bound_lost_windows(evidence, rates, total, limit)[side]) / len(rates)
+    def share(rates: Floats, total: float | None, side: int, unclear: Floats | float = 0.0) -> float:
+        open_still = (rates - unclear < limit) & (rates + unclear >= limit)
+        known = np.where(open_still, np.nan, rates)  # as good as lost: a part of it may be its neighbours'
+        met = int((known > limit if comparison == ">" else known >= limit).sum())
+        return (met + _bound_lost_windows(evidence, known, total, limit)[side]) / len(rates)
 
-    holds, needed_is = (operator.gt if comparison == ">" else operator.ge), needed
-    low, high = share(rates, evidence.counted_bytes, 0), share(rates, evidence.counted_bytes, 1)
-    least, most = share(bounds[0], evidence.least_bytes, 0), share(bounds[1], evidence.most_bytes, 1)
-    if holds(least, needed_is):
-        return low, ""
-    if not holds(most, needed_is):
-        return high, ""
+    low, high = (share(rates, evidence.counted_bytes, side) for side in (0, 1))
+    least, most = share(bounds[0], evidence.least_bytes, 0, unclear), share(bounds[1], evidence.most_bytes, 1, unclear)
+    if holds(least, needed):
+        return max(low, least), ""
+    if not holds(most, needed):
+        return min(high, most), ""
     why = [f"{lost.mean():.1%} of the windows are lost"] if lost.any() else []
     why += [say_why_more(evidence)] if evidence.may_be_more else []
     why = why or ["it is not known to the millisecond when the counters were read"]
@@ -184,18 +186,20 @@ def _time_per_pass(evidence: PcieEvidence, doubt: str) -> Criterion:
     needed, least = evidence.needed_per_pass or 0, evidence.params.ceiling_fraction
     between = evidence.limit_ratios
     is_open = between is not None and between[0] < least <= between[1] and not host
+    ratio = evidence.limit_ratio
+    if evidence.counted_bytes is None and between is not None and not host:
+        ratio = between[0] if between[0] >= least else between[1]
     idles = "the link or the system idles"
     if (evidence.wire_of_ceiling or 0.0) >= least and evidence.reader is not None and evidence.reader.in_place:
         idles = f"the wire itself is full, with {evidence.reader.says}"
     return row.judge(
-        None if is_open or (doubt and not host) else evidence.limit_ratio,
+        None if is_open or (doubt and not host) else ratio,
         ">=",
         least,
         evidence=f"{len(evidence.run.pass_ends_s)} passes by the clock, {format_bytes(needed)} to move in each"
         + (" by the system's plan" if evidence.run.predicted_bytes is not None else ""),
-        missing=doubt or f"between {between[0]:.1%} and {between[1]:.1%}, as {say_why_more(evidence)}"
-        if between
-        else LOST,
+        missing=doubt
+        or (f"between {between[0]:.1%} and {between[1]:.1%}, as {say_why_more(evidence)}" if between else LOST),
         failed=idles if not host else "a CPU computes slower than its memory copies",
     )
 
@@ -312,7 +316,9 @@ def _difference_with_holes(claimed: float, evidence: PcieEvidence) -> float | No
     apart = [_difference(claimed, end, evidence) or 0.0 for end in (bounds.least, bounds.most)]
     if max(apart) <= evidence.params.byte_tolerance:
         return max(apart)
-    return None if bounds.least <= claimed <= bounds.most else min(apart)
+    excused = min(bounds.least / (1 + FETCHED_TWICE), bounds.least - READ_BY_WAITS * evidence.duration_s)
+    is_wrong = claimed > bounds.most or claimed < excused  # who reads is not known either
+    return min(apart) if is_wrong and min(apart) > evidence.params.byte_tolerance else None
 
 
 def _vram_limit(evidence: PcieEvidence) -> Criterion:
@@ -342,7 +348,8 @@ def _predicted_vs_counted(evidence: PcieEvidence, doubt: str) -> Criterion:
         return row.skip("there is no plan to hold the count against")
     counted, reader = evidence.counted_per_pass, evidence.reader
     most = (evidence.most_bytes or 0.0) / (evidence.passes or 1)
-    is_open = counted is not None and counted * (1 + evidence.params.byte_tolerance) < predicted <= most
+    tolerance = evidence.params.byte_tolerance
+    is_open = counted is not None and counted * (1 + tolerance) < predicted <= most * (1 + tolerance)
     return row.judge(
         None if doubt or counted is None or is_open else abs(counted / predicted - 1) if predicted else math.inf,
         "<=",

@@ -138,10 +138,7 @@ class PcieEvidence:
 
     @cached_property
     def window_bounds(self) -> tuple[Floats, Floats] | None:
-        """Between what rates each lies: had data gone to the host, and for queries that took long beside it.
-
-        The likely ones twice where neither is to be reckoned with.
-        """
+        """Between what rates each lies, had data gone to the host; the likely ones twice if nothing speaks for it."""
         rates, width = self.window_rates, self.params.window_ms / 1e3
         if self.series is None or self.counter is None or rates is None:
             return None
@@ -149,8 +146,15 @@ class PcieEvidence:
         if self.may_be_more:
             low, high = self.counter.bound_windows(self.series, self.start_s, self.end_s, width)
             least, most = np.minimum(low / width, rates), np.maximum(high / width, rates)
-        unclear = self.series.unclear_share(self.start_s, self.end_s, width) * MOST_OF_CEILING
-        return least - unclear * self.link.ceiling_bytes_per_s, most + unclear * self.link.ceiling_bytes_per_s
+        return least, most
+
+    @cached_property
+    def unclear_rate(self) -> Floats | float:
+        """By how much each may be more or less, for queries beside it that took long, bytes/s."""
+        if self.series is None:
+            return 0.0
+        share = self.series.unclear_share(self.start_s, self.end_s, self.params.window_ms / 1e3)
+        return share * MOST_OF_CEILING * self.link.ceiling_bytes_per_s
 
     @cached_property
     def may_be_more(self) -> bool:
@@ -306,9 +310,11 @@ class PcieEvidence:
         """The same, had the least come and the most; None if it is not known how many that is."""
         if self.run is None or self.least_bytes is None or self.most_bytes is None or not self.passes:
             return None
-        needed = (self._plan(total / self.passes) or 0.0 for total in (self.least_bytes, self.most_bytes))
-        least, most = (each / self.link.ceiling_bytes_per_s / self.run.seconds_per_pass for each in needed)
-        return least, most
+        needed = [self._plan(total / self.passes) for total in (self.least_bytes, self.most_bytes)]
+        if needed[0] is None or needed[1] is None:
+            return None
+        at_ceiling = self.link.ceiling_bytes_per_s * self.run.seconds_per_pass
+        return needed[0] / at_ceiling, needed[1] / at_ceiling
 
     @property
     def streamed_of_ceiling(self) -> float | None:

@@ -144,7 +144,8 @@ def _link_quiet(evidence: PcieEvidence) -> Criterion:
         _QUIET_SHARE,
         evidence="counters over a quarter of a second before the run",
         missing="no calibrated counters",
-        failed="another process is using the link; stop it and run again",
+        failed="another process is using the link: stop it and run again; or, on a narrow link, the readings of the "
+        "counters are what is seen: give a lower sampler_hz",
     )
 
 

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from djinn_checks.checks.pcie.evidence import PcieEvidence
+from djinn_checks.checks.pcie.evidence import MOST_OF_CEILING, PcieEvidence
+
+OF_ONE_PASS = "no more can have come in pass"
+"""In the reason of a row that fails by one pass, before its number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +35,12 @@ def find_leanest_pass(evidence: PcieEvidence) -> LeanPass | None:
     first = np.searchsorted(series.raw.after_s, starts, side="right") - 1
     last = np.searchsorted(series.raw.before_s, ends)
     known = (first >= 0) & (last < len(series.t_s))
-    for hole_start, hole_end in series.holes:
-        since, until = series.t_s[np.maximum(first, 0)], series.t_s[np.minimum(last, len(series.t_s) - 1)]
-        known &= ~((since < hole_end) & (until > hole_start))
     if not known.any():
         return None
+    since, until = series.t_s[first[known]], series.t_s[last[known]]
     most = (series.rx_bytes[last[known]] - series.rx_bytes[first[known]]) / counter.wire_per_payload
+    for hole_start, hole_end in series.holes:
+        within = np.clip(np.minimum(until, hole_end) - np.maximum(since, hole_start), 0.0, None)
+        most = most + within * MOST_OF_CEILING * evidence.link.ceiling_bytes_per_s
     leanest = int(np.argmin(most))
     return LeanPass(number=int(np.flatnonzero(known)[leanest]) + 1, most_bytes=float(most[leanest]))

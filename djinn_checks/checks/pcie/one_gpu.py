@@ -74,7 +74,7 @@ def _run(
     check_room(model, params.context_tokens, f"give context_tokens: {model.positions} or less")
     used_before = used_beside(device)
     system, budget_bytes = _plan(params, factory, model, device)
-    taken = used_beside(device) - used_before
+    taken = max(0, used_beside(device) - used_before)  # or a neighbour's release would hide as much
     measure = _measure_on_gpu if device.type == "cuda" else _measure_on_host
     is_mixture = device.type == "cpu" and model.unrouted_bytes > 0  # whose experts are seen by their bytes alone
     known = survey_weights(model, device) if system.encodes or is_mixture else None

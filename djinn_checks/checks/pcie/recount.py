@@ -19,7 +19,7 @@ from djinn_checks.checks.pcie.criteria import judge_evidence
 from djinn_checks.checks.pcie.evidence import MOST_OF_CEILING, PcieEvidence
 from djinn_checks.checks.pcie.replay import replay_trace
 from djinn_checks.errors import DjinnChecksError
-from djinn_checks.instruments.impossible import find_fastest_step
+from djinn_checks.instruments.impossible import find_fastest_steps
 from djinn_checks.measurements import pcie
 from djinn_checks.outcome import Criterion, Outcome
 from djinn_checks.params import PcieParams
@@ -81,9 +81,10 @@ def _contradict_ceiling(evidence: PcieEvidence) -> Iterator[str]:
     series, found = evidence.series, evidence.link.calibration
     if series is None or found is None or not len(series.t_s):
         return
-    step = find_fastest_step(series, float(series.t_s[0]), float(series.t_s[-1]))
-    most = evidence.link.ceiling_bytes_per_s * found.wire_per_payload
-    if step is not None and step.bytes_per_s > MOST_OF_CEILING * most:
+    for step in find_fastest_steps(series, float(series.t_s[0]), float(series.t_s[-1])):
+        most = evidence.link.most_on_wire(step.direction) or 0.0
+        if step.bytes_per_s <= MOST_OF_CEILING * most:
+            continue
         yield (
             f"its ceiling allows for {format_bytes(most)}/s on the wire, and by the readings the link carried "
             f"{format_bytes(step.bytes_per_s)}/s"

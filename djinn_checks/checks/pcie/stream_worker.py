@@ -52,7 +52,7 @@ class StreamWorker:
         options = {} if layers is None else {"resident_blocks": layers}
         used_before = used_beside(self._device)
         self._system, self._budget_bytes = build_system(factory, self._params, model, self._device, **options)
-        self._taken = used_beside(self._device) - used_before
+        self._taken = max(0, used_beside(self._device) - used_before)  # or a neighbour's release would hide as much
         self._known = survey_weights(model, self._device) if self._system.encodes else None
         self.meet: Callable[[Any], dict[str, Any]] | None = None
         """Answers in the midst of a command and returns the next one; given by whoever runs this."""

@@ -6,18 +6,18 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
 
 from djinn_checks.bounded import read_text
 from djinn_checks.errors import ParamsError
 
-_Bytes = Annotated[int, Field(ge=0)]
+_Bytes = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Truth(BaseModel):
     """When the work of one trace ran, what was really moved, and what of a model was streamed, where that is known."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     t_start_s: float
     t_end_s: float
@@ -28,7 +28,7 @@ class Truth(BaseModel):
     budget_bytes: _Bytes | None = None
     used_bytes: Annotated[int, Field(ge=1)] | None = None
     """Of the weights, what a pass uses."""
-    encodes: bool = False
+    encodes: StrictBool = False
     """They travelled in fewer bytes than they have."""
     least_bytes: Annotated[float, Field(gt=0)] | None = None
     """The fewest that their entropy allows."""

@@ -10,7 +10,7 @@ that keeps more than its budget fails by the last or by its memory, an honest co
 from __future__ import annotations
 
 from djinn_checks.checks.pcie.evidence import HOST_MEMORY, PcieEvidence
-from djinn_checks.checks.pcie.lean_pass import find_leanest_pass
+from djinn_checks.checks.pcie.lean_pass import OF_ONE_PASS, find_leanest_pass
 from djinn_checks.checks.pcie.why_more import LOST, say_why_more
 from djinn_checks.instruments.payload import FETCHED_TWICE, READ_BY_WAITS
 from djinn_checks.outcome import Criterion, Row
@@ -88,7 +88,7 @@ def _find_coming(evidence: PcieEvidence, least: int) -> tuple[float | None, str,
         return None, _SPARED.format(format_bytes(evidence.unrouted_bytes)), failed
     leanest = find_leanest_pass(evidence)
     if leanest is not None and leanest.most_bytes < least - WORKING_SET_BYTES - evidence.unrouted_bytes:
-        return leanest.most_bytes, "", f"no more can have come in pass {leanest.number}: {failed}"
+        return leanest.most_bytes, "", f"{OF_ONE_PASS} {leanest.number}: {failed}"
     if certain < least:
         return None, f"{format_bytes(certain)} to {format_bytes(most)} came in a pass: {say_why_more(evidence)}", failed
     return certain if likely is None else likely, "", failed
@@ -177,10 +177,11 @@ def _device_memory(evidence: PcieEvidence) -> Criterion:
     unknown = within and run.held_bytes + beside > limit
     missing = f"{format_bytes(beside)} more than before were taken beside PyTorch's allocator, by the system or by "
     missing += "another process"
-    if evidence.weight_bytes is not None and evidence.weight_bytes <= limit:
+    smallest = int(evidence.floor.certain_bytes) if evidence.encodes and evidence.floor else evidence.weight_bytes
+    if smallest is not None and smallest <= limit:
         unknown = within
-        missing = f"all weights have {format_bytes(evidence.weight_bytes)}, and a copy of them would be within the "
-        missing += "limit: give a larger model"
+        missing = f"all weights fit into {format_bytes(smallest)}, and a copy of them would be within the limit: give "
+        missing += "a larger model, or a smaller budget"
     return row.judge(
         None if unknown else run.held_bytes + (beside if within else 0),
         "<=",

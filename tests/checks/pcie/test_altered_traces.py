@@ -95,7 +95,7 @@ START, END = TRUTH["ring"]["t_start_s"], TRUTH["ring"]["t_end_s"]
         ({"h2d_bytes": -1}, "h2d_bytes: expected greater than or equal to 0, got -1"),
         ({"encodes": "no"}, "encodes: expected a valid boolean, got 'no'"),
         ({"passes": 0}, "passes: expected greater than or equal to 1, got 0"),
-        ({"passes": 43.9}, "passes: expected a valid integer, got 43.9"),
+        ({"passes": 43.9}, "passes: expected a valid integer, got a number with a fractional part"),
         ({"budget_bytes": 5}, "budget_bytes: needs weight_bytes beside it"),
         ({"weight_bytes": 10, "budget_bytes": 11}, "budget_bytes: expected at most weight_bytes, 10, got 11"),
         ({"weight_bytes": 10, "least_bytes": -3.0}, "least_bytes: expected greater than 0, got -3.0"),
