@@ -139,10 +139,10 @@ def _share_of_windows(
 
     low, high = (share(rates, evidence.counted_bytes, side) for side in (0, 1))
     least, most = share(bounds[0], evidence.least_bytes, 0, unclear), share(bounds[1], evidence.most_bytes, 1, unclear)
-    if holds(least, needed):
-        return max(low, least), ""
-    if not holds(most, needed):
-        return min(high, most), ""
+    if holds(least, needed) and holds(low, needed):
+        return low, ""
+    if not holds(most, needed) and not holds(high, needed):
+        return high, ""
     why = [f"{lost.mean():.1%} of the windows are lost"] if lost.any() else []
     why += [say_why_more(evidence)] if evidence.may_be_more else []
     why = why or ["it is not known to the millisecond when the counters were read"]
@@ -186,14 +186,11 @@ def _time_per_pass(evidence: PcieEvidence, doubt: str) -> Criterion:
     needed, least = evidence.needed_per_pass or 0, evidence.params.ceiling_fraction
     between = evidence.limit_ratios
     is_open = between is not None and between[0] < least <= between[1] and not host
-    ratio = evidence.limit_ratio
-    if evidence.counted_bytes is None and between is not None and not host:
-        ratio = between[0] if between[0] >= least else between[1]
     idles = "the link or the system idles"
     if (evidence.wire_of_ceiling or 0.0) >= least and evidence.reader is not None and evidence.reader.in_place:
         idles = f"the wire itself is full, with {evidence.reader.says}"
     return row.judge(
-        None if is_open or (doubt and not host) else ratio,
+        None if is_open or (doubt and not host) else evidence.limit_ratio,
         ">=",
         least,
         evidence=f"{len(evidence.run.pass_ends_s)} passes by the clock, {format_bytes(needed)} to move in each"

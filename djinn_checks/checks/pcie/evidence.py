@@ -281,8 +281,11 @@ class PcieEvidence:
     def needed_per_pass(self) -> float | None:
         """Bytes to move per pass, M - C: by the system's plan, but no more than were really counted, and than it has.
 
-        Without a plan all weights; on a link without counters the plan is taken at its word.
+        Without a plan all weights; on a link without counters the plan is taken at its word. With holes in the evidence
+        no more than may have come.
         """
+        if self.counted_bytes is None and self.most_bytes is not None and self.passes:
+            return self._plan(self.most_bytes / self.passes)
         return self._plan(self.counted_per_pass)
 
     def _plan(self, came_per_pass: float | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from djinn_checks.checks.conclude import conclude
+from djinn_checks.checks.pcie.anatomy import ANATOMY
 from djinn_checks.checks.pcie.criteria import judge_evidence
 from djinn_checks.checks.pcie.evidence import PcieEvidence
 from djinn_checks.checks.pcie.lean_pass import find_leanest_pass
@@ -31,13 +34,16 @@ from djinn_checks.faults.pcie.traffic import (
     make_series,
 )
 from djinn_checks.instruments.counters import CounterSeries, build_series
-from djinn_checks.outcome import Criterion, Status, settle
+from djinn_checks.outcome import Criterion, Outcome, Status, settle
 
 FAIL, OPEN, PASS = Status.FAIL, Status.INCONCLUSIVE, Status.PASS
 
 
 def judged(found: PcieEvidence) -> dict[str, Criterion]:
-    return {row.name: row for row in judge_evidence(found)}
+    rows = judge_evidence(found)
+    told = conclude(ANATOMY, found, {"params": found.params.model_dump()})
+    Outcome.from_dict(json.loads(json.dumps(told.to_dict())))  # does not contradict itself
+    return {row.name: row for row in rows}
 
 
 def failed(found: PcieEvidence) -> set[str]:
