@@ -50,11 +50,6 @@ class Standstill:
     """What the other one counted meanwhile."""
 
 
-def find_fastest_step(series: CounterSeries, start_s: float, end_s: float) -> Step | None:
-    """Return the step with the highest rate of either counter from start to end, None without two readings."""
-    return max(find_fastest_steps(series, start_s, end_s), key=lambda step: step.bytes_per_s, default=None)
-
-
 def find_fastest_steps(series: CounterSeries, start_s: float, end_s: float) -> list[Step]:
     """Return the fastest steps of each counter from start to end, between neighbours and over 20 ms.
 

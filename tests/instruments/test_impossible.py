@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from djinn_checks.errors import InstrumentError
 from djinn_checks.instruments.counters import FROZEN_S, WRAP, CounterSeries, build_series, check_span
-from djinn_checks.instruments.impossible import find_fastest_step, find_standstill
+from djinn_checks.instruments.impossible import Step, find_fastest_steps, find_standstill
 from djinn_checks.instruments.traces import load_trace
 
 TRACES = Path(__file__).parents[1] / "data" / "traces"
@@ -28,11 +28,16 @@ def read(rates: list[float], start: int = 0, gap_s: float = 0.001, wraps: bool =
     return build_series(times, times + QUERY_S, *raw, source="made", wraps=wraps)
 
 
+def fastest(series: CounterSeries) -> Step | None:
+    steps = find_fastest_steps(series, float(series.t_s[0]), float(series.t_s[-1]))
+    return max(steps, key=lambda step: step.bytes_per_s, default=None)
+
+
 @given(st.lists(st.floats(0, 6e10), min_size=1, max_size=60), st.integers(0, WRAP - 1), st.booleans())
 def test_no_step_is_faster_than_the_link_was_wherever_the_counters_wrap(
     rates: list[float], start: int, wraps: bool
 ) -> None:
-    step = find_fastest_step(read(rates, start, wraps=wraps), 50.0, 60.0)
+    step = fastest(read(rates, start, wraps=wraps))
     most = max(rates) + 14_000 / 0.001
     assert step is None or step.bytes_per_s <= most * (1 + 1e-6) + 2 / 0.001
 
@@ -46,7 +51,7 @@ def test_a_counter_that_is_set_back_shows_more_than_a_link_can_carry(rate: float
     raw = honest.raw.rx.copy()
     raw[at:] = (raw[at:] - lost) % WRAP
     spoilt = build_series(honest.raw.before_s, honest.raw.after_s, raw, honest.raw.tx, source="made")
-    step = find_fastest_step(spoilt, 50.0, 60.0)
+    step = fastest(spoilt)
     assert step is not None
     assert step.direction == "rx"
     assert step.bytes_per_s > 128e9
@@ -90,7 +95,7 @@ def test_a_source_of_rates_may_say_zero() -> None:
 )
 def test_honest_traces_show_neither(name: str) -> None:
     series = load_trace(TRACES / f"{name}.csv.gz")
-    step = find_fastest_step(series, float(series.t_s[0]), float(series.t_s[-1]))
+    step = fastest(series)
     assert step is not None
     assert step.bytes_per_s < 63.02e9, "16 lanes of 32 GT/s, 128 of 130 bits"
     still = find_standstill(series, float(series.t_s[0]), float(series.t_s[-1]))
