@@ -109,9 +109,8 @@ def _refuse_module(name: str) -> None:
         )
     found, places = outermost, list(spec.submodule_search_locations or ())
     for part in inner:
-        spec = (
-            PathFinder.find_spec(part, places) if places else None
-        )  # by its own name, or its parent would be imported
+        # Looked for by its own name: by the whole one, its parent would have to be imported.
+        spec = PathFinder.find_spec(part, places) if places else None
         if spec is None:
             known = sorted(each.name for each in pkgutil.iter_modules(places))
             raise ParamsError(f"system: {name!r}: there is no module {part!r} in {found!r}; {suggest(part, known)}")

@@ -20,7 +20,6 @@ from djinn_checks.outcome import Criterion, Row
 from djinn_checks.units import format_bytes
 
 _NO_COUNT = "the system keeps no count of the bytes it moves"
-_MAY_BE_HELD = "memory that was let go, and is not PyTorch's own, may be held still"
 _NO_WITNESS = (
     "no weight was seen in use: the system runs compiled, in a CUDA graph, without PyTorch, or in a thread or process "
     "in which it calls no nn.Module"
@@ -145,7 +144,10 @@ def _weights_within_budget(evidence: LogitsEvidence) -> Criterion:
     observed = None if chosen is None or (doubts and not over) else _held(chosen.weights)
     missing = _NO_WITNESS
     if doubts and not over:
-        missing = doubts[0][1] or f"{_MAY_BE_HELD}; copy into another tensor"
+        missing = (
+            doubts[0][1]
+            or "memory that was let go, and is not PyTorch's own, may be held still; copy into another tensor"
+        )
     return row.judge(
         observed,
         "<=",

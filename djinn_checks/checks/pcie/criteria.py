@@ -109,14 +109,20 @@ def _say_slow_windows(evidence: PcieEvidence, limit: float) -> str:
     lengths_s = (edges[1::2] - edges[::2]) * evidence.params.window_ms / 1e3
     starts = evidence.start_s + np.flatnonzero(slow) * evidence.params.window_ms / 1e3
     trouble = explain_slow_windows(evidence, starts.tolist())
-    full = (evidence.wire_of_ceiling or 0.0) >= evidence.params.ceiling_fraction
-    if full and evidence.reader is not None and evidence.reader.in_place:
-        trouble = "; ".join(filter(None, [f"the wire itself is full, with {evidence.reader.says}", trouble]))
+    trouble = "; ".join(filter(None, [_say_full_wire(evidence), trouble]))
     return (
         f"the {len(shares):,} slower ones got {shares.min():.1%} of the ceiling at the least and "
         f"{np.median(shares):.1%} in the median, for up to {format_seconds(float(lengths_s.max()))} at a stretch"
         + (f"; {trouble}" if trouble else "")
     )
+
+
+def _say_full_wire(evidence: PcieEvidence) -> str:
+    """Return by whom the wire is full whose payload is less than copies bring; empty if it is not."""
+    full = (evidence.wire_of_ceiling or 0.0) >= evidence.params.ceiling_fraction
+    if not full or evidence.reader is None or not evidence.reader.in_place:
+        return ""
+    return f"the wire itself is full, with {evidence.reader.says}"
 
 
 def _share_of_windows(
@@ -186,9 +192,7 @@ def _time_per_pass(evidence: PcieEvidence, doubt: str) -> Criterion:
     needed, least = evidence.needed_per_pass or 0, evidence.params.ceiling_fraction
     between = evidence.limit_ratios
     is_open = between is not None and between[0] < least <= between[1] and not host
-    idles = "the link or the system idles"
-    if (evidence.wire_of_ceiling or 0.0) >= least and evidence.reader is not None and evidence.reader.in_place:
-        idles = f"the wire itself is full, with {evidence.reader.says}"
+    idles = _say_full_wire(evidence) or "the link or the system idles"
     return row.judge(
         None if is_open or (doubt and not host) else evidence.limit_ratio,
         ">=",

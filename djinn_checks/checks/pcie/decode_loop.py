@@ -66,7 +66,7 @@ def decode_stretches(
         SystemContractError: a forward returns no logits, or the system claims no number.
         SystemRefusedError: the system says no when it is opened.
     """
-    with HostGrowth() as host, _look_at(device, taken_before) as memory, system:
+    with HostGrowth() as host, PeakMemory(device, whole_device=True, taken_before=taken_before) as memory, system:
         began = time.monotonic()
         model = open_system(system)
         loop = _Loop(model, device, params.context_tokens)
@@ -93,10 +93,6 @@ def decode_stretches(
         "beside_bytes": beside,
     }
     return [replace(run, **of_all) for run in runs]
-
-
-def _look_at(device: torch.device, taken_before: int) -> PeakMemory:
-    return PeakMemory(device, whole_device=True, taken_before=taken_before)
 
 
 def _stretch(system: System, loop: _Loop, params: PcieParams, progress: Progress) -> DecodeRun:

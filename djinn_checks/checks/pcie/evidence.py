@@ -207,14 +207,17 @@ class PcieEvidence:
     @property
     def least_bytes(self) -> float | None:
         """The payload that certainly came; what was counted, where nothing speaks for less."""
-        is_open = self.bounds is not None and (self.may_be_more or self.counted_bytes is None)
-        return self.bounds.least if self.bounds is not None and is_open else self.counted_bytes
+        return self._open_bounds.least if self._open_bounds is not None else self.counted_bytes
 
     @property
     def most_bytes(self) -> float | None:
         """The most payload that may have come."""
-        is_open = self.bounds is not None and (self.may_be_more or self.counted_bytes is None)
-        return self.bounds.most if self.bounds is not None and is_open else self.counted_bytes
+        return self._open_bounds.most if self._open_bounds is not None else self.counted_bytes
+
+    @property
+    def _open_bounds(self) -> Bounds | None:
+        """The bounds where they are reckoned with; None where what was counted is what came."""
+        return self.bounds if self.may_be_more or self.counted_bytes is None else None
 
     @cached_property
     def reader(self) -> Reader | None:

@@ -16,7 +16,7 @@ from djinn_checks.instruments.payload import FETCHED_TWICE, READ_BY_WAITS
 from djinn_checks.outcome import Criterion, Row
 from djinn_checks.units import GB, format_bytes
 
-WORKING_SET_BYTES = GB
+_WORKING_SET_BYTES = GB
 """Device memory beside the weights, at batch 1 and some hundred tokens: KV cache, logits, buffers of libraries."""
 _NO_MODEL = "a recorded trace does not say which model ran"
 _SPARED = (
@@ -87,7 +87,7 @@ def _find_coming(evidence: PcieEvidence, least: int) -> tuple[float | None, str,
     if most < least:
         return None, _SPARED.format(format_bytes(evidence.unrouted_bytes)), failed
     leanest = find_leanest_pass(evidence)
-    if leanest is not None and leanest.most_bytes < least - WORKING_SET_BYTES - evidence.unrouted_bytes:
+    if leanest is not None and leanest.most_bytes < least - _WORKING_SET_BYTES - evidence.unrouted_bytes:
         return leanest.most_bytes, "", f"{OF_ONE_PASS} {leanest.number}: {failed}"
     if certain < least:
         return None, f"{format_bytes(certain)} to {format_bytes(most)} came in a pass: {say_why_more(evidence)}", failed
@@ -172,7 +172,7 @@ def _device_memory(evidence: PcieEvidence) -> Criterion:
     if run.held_bytes is None:
         return row.skip("there is no device memory to measure: the device is a CPU")
     beside = max(0, run.beside_bytes or 0)
-    limit = evidence.budget_bytes + WORKING_SET_BYTES
+    limit = evidence.budget_bytes + _WORKING_SET_BYTES
     within = run.held_bytes <= limit
     unknown = within and run.held_bytes + beside > limit
     missing = f"{format_bytes(beside)} more than before were taken beside PyTorch's allocator, by the system or by "
